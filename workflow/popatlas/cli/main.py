@@ -1,0 +1,59 @@
+"""`popatlas`: thin verbs over Snakemake. Nothing heavy is imported before a verb needs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from popatlas import __version__
+from popatlas.errors import PopatlasError
+
+VERBS = ("simulate", "check", "plan", "run", "status", "step")
+LEVELS = ("participant", "group")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="popatlas",
+        description="From a BIDS cohort to an unbiased atlas, fused labels, tables and a QC page.",
+        epilog="As a BIDS App: popatlas BIDS_DIR OUT_DIR participant|group [options of `popatlas run`]",
+    )
+    parser.add_argument("--version", action="version", version=f"popatlas {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="|".join(VERBS), required=True)
+    for verb in VERBS:
+        import_module(f"popatlas.cli.{verb}").add_parser(subparsers)
+    return parser
+
+
+def translate_bids_app(argv: list[str]) -> list[str]:
+    """Rewrite ``BIDS_DIR OUT_DIR participant|group ...`` into the `run` verb.
+
+    `participant` stops before the group tables, `group` runs everything (finished work is kept).
+    """
+    if len(argv) >= 3 and argv[0] not in VERBS and argv[2] in LEVELS:
+        until = ["--until", "subjects"] if argv[2] == "participant" else []
+        return ["run", argv[0], argv[1], *until, *argv[3:]]
+    return argv
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a verb; errors that popatlas raises on purpose are printed without a traceback."""
+    arguments = translate_bids_app(sys.argv[1:] if argv is None else argv)
+    args, extra = build_parser().parse_known_args(arguments)
+    if extra and args.verb not in ("run", "plan"):
+        build_parser().error(f"unrecognized arguments: {' '.join(extra)}")
+    args.snakemake = extra
+    try:
+        return int(import_module(f"popatlas.cli.{args.verb}").main(args))
+    except PopatlasError as error:
+        print(f"popatlas {args.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("popatlas: interrupted; finished work is kept, run the same command to go on", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""`popatlas step NAME --trait value ...`: run one step, with options generated from the interface's traits."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from popatlas.errors import PopatlasError
+from popatlas.interfaces import INTERFACES, load_interface
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb `step`; its own options are parsed later, when the interface is known."""
+    parser = subparsers.add_parser(
+        "step",
+        help="run one step of the pipeline by hand (the commands in the logs)",
+        description="Run one step. `popatlas step NAME --help` shows the options of a step.",
+        add_help=False,
+    )
+    parser.add_argument("name", nargs="?", help="step: " + ", ".join(INTERFACES))
+    parser.add_argument("options", nargs=argparse.REMAINDER)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the step named on the command line; 1 when it fails."""
+    if args.name in (None, "-h", "--help"):
+        print("usage: popatlas step NAME [--trait value ...]\n\nsteps:\n  " + "\n  ".join(INTERFACES))
+        return 0
+    if args.name not in INTERFACES:
+        print(f"popatlas: no step is called '{args.name}'. Steps: {', '.join(INTERFACES)}", file=sys.stderr)
+        return 2
+    interface = load_interface(args.name)
+    inputs = parse_traits(interface, args.options)
+    print(f"popatlas step {args.name} {' '.join(args.options)}", flush=True)
+    try:
+        interface(**inputs).run()
+    except PopatlasError as error:
+        print(f"popatlas step {args.name} failed: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse_traits(interface: Any, options: list[str]) -> dict[str, Any]:
+    """Turn command-line options into trait values.
+
+    Parameters
+    ----------
+    interface : type
+        A PopatlasInterface class.
+    options : list of str
+        ``--trait value`` pairs; a list trait takes several values, a dict trait JSON, a bool trait true or false.
+
+    Returns
+    -------
+    dict
+        Trait name to value of the trait's type.
+    """
+    spec = interface.input_spec()
+    parser = argparse.ArgumentParser(
+        prog=f"popatlas step {interface.__name__}", description=interface.__doc__, allow_abbrev=False
+    )
+    for name in spec.copyable_trait_names():
+        trait = spec.trait(name)
+        kind, many = _kind(trait)
+        parser.add_argument(
+            f"--{name}",
+            required=bool(trait.mandatory),
+            default=argparse.SUPPRESS,
+            type=kind,
+            nargs="*" if many else None,
+            help=trait.desc.replace("%", "%%") if trait.desc else None,
+        )
+    return vars(parser.parse_args(options))
+
+
+def _kind(trait: Any) -> tuple[Any, bool]:
+    """Return the converter of a trait's values and whether it takes several."""
+    handler = type(trait.handler if trait.handler is not None else trait.trait_type).__name__
+    if "List" in handler or "MultiObject" in handler:
+        return _kind(trait.inner_traits[0])[0], True
+    converters: dict[str, Any] = {"Int": int, "Float": float, "Bool": _boolean, "Dict": json.loads}
+    return converters.get(handler.removeprefix("Base").removeprefix("Traited"), str), False
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes"):
+        return True
+    if text.lower() in ("false", "0", "no"):
+        return False
+    raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")

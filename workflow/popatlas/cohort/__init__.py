@@ -1,0 +1,1 @@
+"""Cohort bookkeeping: index, manifest, ledger, plan."""

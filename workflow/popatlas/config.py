@@ -1,0 +1,127 @@
+"""The configuration: defaults, the user's file on top, validation by JSON Schema with readable messages."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from popatlas.errors import ConfigError
+from popatlas.resources import schema_path, workflow_root
+
+Config = dict[str, Any]
+
+
+
+@functools.cache
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}. Remedy: check the path of the configuration") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}. Remedy: check indentation and colons") from error
+
+
+def default_config() -> Config:
+    """Return the shipped configuration, all keys present."""
+    return copy.deepcopy(dict(_read_yaml(workflow_root() / "config.yaml")))
+
+
+def load_config(source: Path | str | Mapping[str, Any] | None = None, **overrides: Any) -> Config:
+    """Read, complete and validate a configuration.
+
+    Parameters
+    ----------
+    source : path or mapping, optional
+        The user's YAML file or its content; keys left out take the shipped defaults.
+    **overrides
+        Top-level keys set last, for example ``bids_dir``.
+
+    Returns
+    -------
+    dict
+        A complete configuration.
+
+    Raises
+    ------
+    ConfigError
+        With one line per problem: the key, what is wrong, what is allowed.
+    """
+    name = str(source) if isinstance(source, str | Path) else "configuration"
+    user = _read_yaml(Path(source)) if isinstance(source, str | Path) else dict(source or {})
+    if not isinstance(user, dict):
+        raise ConfigError(f"{name}: expected keys and values at the top level. Remedy: compare with config.yaml")
+    config = merge(default_config(), user)
+    config |= {key: value for key, value in overrides.items() if value is not None}
+    problems = list(find_problems(config))
+    if problems:
+        raise ConfigError(f"{name}: {len(problems)} problem(s)\n  - " + "\n  - ".join(problems))
+    return config
+
+
+def merge(base: Config, user: Mapping[str, Any]) -> Config:
+    """Return `base` with the user's values laid over it, section by section."""
+    merged = copy.deepcopy(base)
+    for key, value in user.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def find_problems(config: Config) -> Iterator[str]:
+    """Yield one readable line per problem of a complete configuration."""
+    from jsonschema import Draft202012Validator
+
+    validator = Draft202012Validator(_read_yaml(schema_path("config")))
+    errors = sorted(validator.iter_errors(config), key=lambda error: [str(part) for part in error.absolute_path])
+    for error in errors:
+        yield _explain(error)
+    if not errors:
+        yield from _contradictions(config)
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error.absolute_path) or "top level"
+    if error.validator == "additionalProperties":
+        known = sorted(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(known))
+        return "; ".join(f"{where}: unknown key '{key}'{_suggest(key, known)}" for key in unknown)
+    meaning = error.schema.get("description", "")
+    return f"{where}: {error.message}" + (f" ({meaning})" if meaning else "")
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean '{close[0]}'?" if close else f", known keys: {', '.join(known)}"
+
+
+def _contradictions(config: Config) -> Iterator[str]:
+    presets = config["register"]["presets"]
+    for where, names in (
+        ("register.preset", [config["register"]["preset"]]),
+        ("atlas.presets", config["atlas"]["presets"]),
+    ):
+        for name in names:
+            if name not in presets:
+                yield f"{where}: no preset is called '{name}'{_suggest(name, sorted(presets))}"
+    for where, limits in (
+        ("cohort.spacing_mm", config["cohort"]["spacing_mm"]),
+        ("preprocess.brain.volume_ml", config["preprocess"]["brain"]["volume_ml"]),
+        ("register.gate.scale", config["register"]["gate"]["scale"]),
+    ):
+        if limits[0] >= limits[1]:
+            yield f"{where}: the first value must be below the second, got {limits}"
+
+
+def iteration_preset(config: Config, iteration: int) -> str:
+    """Return the name of the schedule of template iteration `iteration` (from 1); the last preset repeats."""
+    presets = config["atlas"]["presets"]
+    return str(presets[min(iteration, len(presets)) - 1])

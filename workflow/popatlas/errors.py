@@ -1,0 +1,41 @@
+"""Errors that a user reads: what is wrong, in which file, of which subject, and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PopatlasError(Exception):
+    """Base of all errors that popatlas raises on purpose; shown without a traceback."""
+
+
+class ConfigError(PopatlasError):
+    """The configuration is wrong or contradicts itself."""
+
+
+class InputError(PopatlasError):
+    """An input cannot be used.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong.
+    file : path-like, optional
+        The file at fault.
+    subject : str, optional
+        The subject or scan that it belongs to.
+    remedy : str, optional
+        What the user can do about it.
+    """
+
+    def __init__(
+        self, message: str, *, file: str | Path | None = None, subject: str | None = None, remedy: str | None = None
+    ) -> None:
+        self.message, self.file, self.subject, self.remedy = message, file, subject, remedy
+        parts = [message.rstrip(".")]
+        if file is not None:
+            parts.append(f"[file: {file}]")
+        if subject:
+            parts.append(f"[subject: {subject}]")
+        text = " ".join(parts)
+        super().__init__(f"{text}. Remedy: {remedy}" if remedy else text)

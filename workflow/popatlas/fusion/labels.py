@@ -1,0 +1,89 @@
+"""Label images as arrays: contiguous numbers and back, the region that any atlas labels, its bounding box."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from popatlas.errors import InputError
+
+IntArray = npt.NDArray[np.integer[Any]]
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[slice, ...]
+
+
+def check_stack(labels: IntArray, subject: str | None = None) -> None:
+    """Raise InputError unless `labels` is a stack (atlases, x, y, z) with at least one atlas.
+
+    Parameters
+    ----------
+    labels : (n_atlases, ...) int ndarray
+        Candidate labels on the target grid.
+    subject : str, optional
+        Named in the message.
+    """
+    if labels.ndim < 2 or labels.shape[0] == 0:
+        raise InputError(
+            "label fusion got no atlas",
+            subject=subject,
+            remedy="set fuse.atlases to at least 1 and check that the labelled atlases passed registration",
+        )
+
+
+def to_contiguous(labels: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
+    """Number the labels that occur 0, 1, 2, ...; background (0) is always number 0.
+
+    Parameters
+    ----------
+    labels : int ndarray
+        Any non-negative label values, of one image or of a stack.
+
+    Returns
+    -------
+    values : (n_labels,) int64 ndarray
+        Sorted original values, ``values[0] == 0``; ``values[indices]`` restores the input.
+    indices : uint16 ndarray
+        Same shape as `labels`.
+
+    Raises
+    ------
+    InputError
+        Negative labels, or more than 65 000 different ones.
+    """
+    values = np.union1d(np.unique(labels), [0]).astype(np.int64)
+    if values[0] < 0:
+        raise InputError(f"negative label {values[0]}", remedy="use labels that are positive, with background 0")
+    if len(values) > 65_000:
+        raise InputError(f"{len(values)} different labels", remedy="check that the label image holds labels")
+    if values[-1] < 1 << 20:
+        table = np.zeros(int(values[-1]) + 1, dtype=np.uint16)
+        table[values] = np.arange(len(values), dtype=np.uint16)
+        return values, np.asarray(table[labels])
+    return values, np.searchsorted(values, labels).astype(np.uint16)
+
+
+def union_mask(labels: IntArray) -> BoolArray:
+    """Return where at least one atlas has a label, shape of one image, from a stack (atlases, ...)."""
+    return np.asarray((labels != 0).any(axis=0))
+
+
+def disputed_mask(labels: IntArray) -> BoolArray:
+    """Return where the atlases of a stack (atlases, ...) do not all have the same label."""
+    return np.asarray((labels != labels[:1]).any(axis=0))
+
+
+def bounding_box(mask: BoolArray, margin: int = 0) -> Box:
+    """Return the smallest box of slices that holds `mask`, grown by `margin` voxels inside the image.
+
+    An empty mask gives an empty box.
+    """
+    box = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        found = np.flatnonzero(mask.any(axis=others))
+        if found.size == 0:
+            return tuple(slice(0, 0) for _ in range(mask.ndim))
+        box.append(slice(max(int(found[0]) - margin, 0), min(int(found[-1]) + 1 + margin, mask.shape[axis])))
+    return tuple(box)

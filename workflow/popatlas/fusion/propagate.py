@@ -1,0 +1,167 @@
+"""Bring atlases onto a target grid: one composed transform, one interpolation.
+
+A chain is written in ANTs order: the first transform acts first on a point of the target grid. From a target over the
+template to an atlas it is ``[target affine (inverted), target inverse warp, atlas warp, atlas affine]``; for a direct
+registration it is ``[warp, affine]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from popatlas.errors import InputError
+
+LabelInterpolator = Literal["genericLabel", "nearestNeighbor"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One transform file of a chain; only affine files (.mat) can be inverted."""
+
+    file: Path
+    invert: bool = False
+
+
+def chain(
+    warp: Path, affine: Path, target_affine: Path | None = None, target_inverse_warp: Path | None = None
+) -> list[Step]:
+    """Return the transform chain from a target grid to an atlas, in ANTs order.
+
+    Parameters
+    ----------
+    warp, affine : Path
+        Forward registration of the atlas (atlas image to template, or to the target when direct).
+    target_affine, target_inverse_warp : Path, optional
+        Registration of the target to the template; left out for a direct registration.
+
+    Returns
+    -------
+    list of Step
+    """
+    forward = [Step(warp), Step(affine)]
+    if target_affine is None or target_inverse_warp is None:
+        return forward
+    return [Step(target_affine, invert=True), Step(target_inverse_warp), *forward]
+
+
+def resample(
+    target: Path, moving: Path, steps: Sequence[Step], interpolator: str, subject: str | None = None
+) -> npt.NDArray[np.float64]:
+    """Resample an image onto the grid of `target` through a chain, interpolating once.
+
+    Parameters
+    ----------
+    target, moving : Path
+        Images.
+    steps : sequence of Step
+        Chain in ANTs order; empty: only the grids differ.
+    interpolator : str
+        ANTs name: ``linear``, ``genericLabel``, ``nearestNeighbor``, ...
+    subject : str, optional
+        Named in messages.
+
+    Returns
+    -------
+    (x, y, z) float64 ndarray
+        In the voxel order of `target`.
+
+    Raises
+    ------
+    InputError
+        When a file is missing or ANTs refuses the chain.
+    """
+    import ants
+
+    for file in (target, moving, *(step.file for step in steps)):
+        if not file.exists():
+            raise InputError("file is missing", file=file, subject=subject, remedy="run the registration step again")
+    try:
+        warped = ants.apply_transforms(
+            fixed=ants.image_read(str(target), pixeltype="double"),
+            moving=ants.image_read(str(moving), pixeltype="double"),
+            transformlist=[str(step.file) for step in steps],
+            whichtoinvert=[step.invert for step in steps],
+            interpolator=interpolator,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"ANTs cannot apply the transforms: {error}",
+            file=moving,
+            subject=subject,
+            remedy="run the registration step again",
+        ) from error
+    return np.asarray(warped.numpy(), dtype=np.float64)
+
+
+def propagate(
+    target: Path,
+    dsegs: Sequence[Path],
+    brains: Sequence[Path],
+    chains: Sequence[Sequence[Step]],
+    interpolator: LabelInterpolator = "genericLabel",
+    subject: str | None = None,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Warp the labels and images of all atlases onto a target grid.
+
+    Parameters
+    ----------
+    target : Path
+        Image that defines the grid.
+    dsegs, brains : sequence of Path
+        Label image and image of each atlas.
+    chains : sequence of chains
+        One for each atlas, see :func:`chain`.
+    interpolator : {"genericLabel", "nearestNeighbor"}
+        For labels; images are interpolated linearly. ``genericLabel`` takes the label with the largest linear weight
+        (Schaerer J, Roche F, Belaroussi B. A generic interpolator for multi-label images. Insight Journal 2014).
+    subject : str, optional
+        Named in messages.
+
+    Returns
+    -------
+    labels : (n_atlases, x, y, z) int32 ndarray
+    images : (n_atlases, x, y, z) float32 ndarray
+
+    Raises
+    ------
+    InputError
+        No atlas, lists of different lengths, missing files.
+    """
+    if not dsegs:
+        raise InputError(
+            "no labelled atlas to propagate",
+            subject=subject,
+            remedy="set fuse.atlases to at least 1 and check that the labelled atlases passed registration",
+        )
+    if not len(dsegs) == len(brains) == len(chains):
+        raise InputError(
+            f"{len(dsegs)} label images, {len(brains)} images and {len(chains)} transform chains",
+            subject=subject,
+            remedy="give one of each for every atlas",
+        )
+    labels, images = [], []
+    for dseg, brain, steps in zip(dsegs, brains, chains, strict=True):
+        warped = resample(target, dseg, steps, interpolator, subject)
+        labels.append(np.rint(warped).astype(np.int32))
+        images.append(resample(target, brain, steps, "linear", subject).astype(np.float32))
+    return np.stack(labels), np.stack(images)
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """Return a readable name for each atlas file: its name up to the first BIDS entity that is not an identity."""
+    return ["_".join(p for p in f.name.split(".")[0].split("_") if p.startswith(("sub-", "ses-"))) or f.name for f in files]
+
+
+def describe(names: Sequence[str], chains: Sequence[Sequence[Step]]) -> dict[str, Any]:
+    """Return the sidecar of a 4D stack: which atlas is which volume, through which transforms."""
+    return {
+        "Description": "Candidate labels and images; volume i is atlas i",
+        "Atlases": list(names),
+        "Transforms": [[f"[{s.file.name},1]" if s.invert else s.file.name for s in steps] for steps in chains],
+    }

@@ -1,0 +1,1 @@
+"""Unbiased groupwise template building."""

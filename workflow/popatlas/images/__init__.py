@@ -1,0 +1,1 @@
+"""Image reading and writing, grids and the phantom."""

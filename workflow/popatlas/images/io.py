@@ -1,0 +1,173 @@
+"""Files: images, tables and JSON, written to a temporary name first so that nothing is ever half there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from popatlas.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PathLike = str | os.PathLike[str]
+
+
+def suffix_of(path: PathLike) -> str:
+    """Return the extension of a file name, `.nii.gz` being one extension."""
+    name = Path(path).name
+    return ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside `path` and rename it onto `path` when the block succeeds.
+
+    Parameters
+    ----------
+    path : path-like
+        The final file; its folder is made when missing.
+
+    Yields
+    ------
+    Path
+        A name in the same folder with the same extension; removed when the block raises.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".tmp-{secrets.token_hex(6)}{suffix_of(target)}"
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_if_changed(path: PathLike, text: str) -> bool:
+    """Write `text` unless the file holds it already, so that time stamps mean something; tell whether it wrote."""
+    target = Path(path)
+    if target.exists() and target.read_text(encoding="utf-8") == text:
+        return False
+    write_text(target, text)
+    return True
+
+
+def write_json(path: PathLike, obj: Any) -> None:
+    """Write `obj` as indented JSON, atomically; NumPy scalars and paths are converted."""
+    write_text(path, json.dumps(obj, indent=2, default=_plain, sort_keys=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+def read_json(path: PathLike) -> Any:
+    """Read a JSON file; a broken one raises InputError."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read JSON: {error}", file=path, remedy="delete the file and run again") from error
+
+
+def table_text(table: pd.DataFrame) -> str:
+    """Return a table as TSV text with BIDS's `n/a` for missing values."""
+    return str(table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+
+
+def write_table(table: pd.DataFrame, path: PathLike) -> None:
+    """Write a table atomically, as TSV or Parquet by its extension."""
+    if suffix_of(path) == ".parquet":
+        with atomic_path(path) as temporary:
+            table.to_parquet(temporary, index=False)
+    else:
+        write_text(path, table_text(table))
+
+
+def read_table(path: PathLike, **options: Any) -> pd.DataFrame:
+    """Read a TSV (`n/a` is missing) or Parquet table; a broken one raises InputError."""
+    import pandas as pd
+
+    try:
+        if suffix_of(path) == ".parquet":
+            return pd.read_parquet(path, **options)
+        return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, **options)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read table: {error}", file=path, remedy="check that it is a TSV file") from error
+
+
+def load_image(path: PathLike, dtype: npt.DTypeLike = np.float32) -> nib.Nifti1Image:
+    """Load an image into memory.
+
+    Parameters
+    ----------
+    path : path-like
+        NIfTI file.
+    dtype : dtype
+        Type of the returned data.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        Data of type `dtype`, the affine in RAS millimetres.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or unreadable.
+    """
+    try:
+        image = nib.load(path)
+        return nib.Nifti1Image(np.asanyarray(image.dataobj).astype(dtype), image.affine)
+    except Exception as error:  # nibabel raises many kinds on damaged files
+        raise InputError(f"cannot read image: {error}", file=path, remedy="replace or exclude the file") from error
+
+
+def save_image(
+    data: npt.NDArray[Any], affine: npt.NDArray[Any], path: PathLike, dtype: npt.DTypeLike | None = None
+) -> None:
+    """Write an array as NIfTI, atomically, with sform and qform set.
+
+    Parameters
+    ----------
+    data : ndarray
+        Voxels.
+    affine : (4, 4) ndarray
+        Voxel to RAS millimetres.
+    path : path-like
+        Output file, `.nii` or `.nii.gz`.
+    dtype : dtype, optional
+        Type on disk, that of `data` when left out.
+    """
+    image = nib.Nifti1Image(np.asarray(data, dtype=dtype), affine)
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
+def sha256(path: PathLike) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

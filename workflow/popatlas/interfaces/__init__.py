@@ -1,0 +1,34 @@
+"""One Nipype interface per step: the typed contract that a rule calls."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+INTERFACES: dict[str, str] = {
+    "AlignChannel": "popatlas.interfaces.preprocess",
+    "AverageTemplate": "popatlas.interfaces.groupwise",
+    "CorrectAndConform": "popatlas.interfaces.preprocess",
+    "DescribeTemplate": "popatlas.interfaces.groupwise",
+    "DrawSubject": "popatlas.interfaces.report",
+    "ExtractBrain": "popatlas.interfaces.preprocess",
+    "ExtractBrainTemplate": "popatlas.interfaces.preprocess",
+    "FuseLabels": "popatlas.interfaces.fuse",
+    "IndexCohort": "popatlas.interfaces.cohort",
+    "InitialiseTemplate": "popatlas.interfaces.groupwise",
+    "MakeReference": "popatlas.interfaces.groupwise",
+    "MeasureScan": "popatlas.interfaces.measure",
+    "NormaliseBrain": "popatlas.interfaces.preprocess",
+    "PropagateLabels": "popatlas.interfaces.fuse",
+    "RegisterImages": "popatlas.interfaces.register",
+    "RegisterRigid": "popatlas.interfaces.register",
+    "ScoreTruth": "popatlas.interfaces.measure",
+    "SettleLedger": "popatlas.interfaces.cohort",
+    "TabulateCohort": "popatlas.interfaces.measure",
+    "WriteReport": "popatlas.interfaces.report",
+}
+
+
+def load_interface(name: str) -> Any:
+    """Import and return the interface class `name`; only its own module is imported."""
+    return getattr(import_module(INTERFACES[name]), name)

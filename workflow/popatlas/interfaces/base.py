@@ -1,0 +1,173 @@
+"""The contract of a step: a Nipype interface with checked inputs, a JSON record and readable failures.
+
+A rule calls ``popatlas step NAME --trait value ...``; the same class works inside a Nipype workflow.
+Output files are inputs named ``out_*`` and come back as outputs of the same names.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+from nipype.interfaces.base import (
+    BaseInterface,
+    BaseInterfaceInputSpec,
+    File,
+    Str,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+import popatlas
+from popatlas.errors import InputError, PopatlasError
+from popatlas.images.io import sha256, write_json
+
+# Larger inputs are described by size and time only: hashing them again in each step would double the reading.
+MAX_HASHED_BYTES = 64 << 20
+RECORDED_PACKAGES = ("antspyx", "deepbet", "monai", "nibabel", "nipype", "numpy", "SimpleITK", "scipy", "torch")
+
+
+class PopatlasInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+    """Inputs that every step has."""
+
+    subject = Str("", usedefault=True, desc="scan or subject, named in messages")
+    record = File(desc="JSON record of this run (state, parameters, versions, checksums, seconds)")
+    threads = traits.Int(1, usedefault=True, desc="CPU threads of this job")
+
+
+class PopatlasInterface(BaseInterface):  # type: ignore[misc]
+    """Base of all steps: subclasses set `input_spec`, `output_spec` and implement `_execute`."""
+
+    input_spec: ClassVar[Any] = PopatlasInputSpec
+    output_spec: ClassVar[Any] = TraitedSpec
+    resource_monitor = False
+
+    def __init__(self, **inputs: Any) -> None:
+        super().__init__(**inputs)
+        self.notes: dict[str, Any] = {}
+
+    def _execute(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} does not implement _execute")
+
+    def _run_interface(self, runtime: Any) -> Any:
+        limit_threads(self.inputs.threads)
+        started, cpu = time.time(), _cpu_seconds()
+        self._write_record({"state": "running", "started": _iso(started)})
+        try:
+            self._make_folders()
+            self._execute()
+            self._check_outputs()
+        except Exception as error:
+            remedy = getattr(error, "remedy", None)
+            expected = isinstance(error, PopatlasError)
+            message = str(getattr(error, "message", None) or error) if expected else f"{type(error).__name__}: {error}"
+            self._write_record(
+                {"state": "failed", "started": _iso(started), "message": message, "remedy": remedy or "see the log"}
+            )
+            raise
+        self._write_record(
+            {
+                "state": "ok",
+                "started": _iso(started),
+                "seconds": round(time.time() - started, 3),
+                "cpu_seconds": round(_cpu_seconds() - cpu, 3),
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                "host": platform.node(),
+                "job": os.environ.get("SLURM_JOB_ID"),
+                "inputs": self._describe_inputs(),
+                "versions": _versions(),
+                "notes": self.notes,
+            }
+        )
+        return runtime
+
+    def _list_outputs(self) -> dict[str, Any]:
+        outputs = self.output_spec().get()
+        for name in outputs:
+            value = getattr(self.inputs, name, None)
+            if value is not None and isdefined(value):
+                outputs[name] = [str(Path(v).resolve()) for v in value] if isinstance(value, list) else _resolved(value)
+        return dict(outputs)
+
+    def _output_files(self) -> list[Path]:
+        names = [name for name in self.inputs.copyable_trait_names() if name.startswith("out_")]
+        values = [getattr(self.inputs, name) for name in names]
+        flat = [item for value in values if isdefined(value) for item in (value if isinstance(value, list) else [value])]
+        return [Path(item) for item in flat if isinstance(item, str | os.PathLike)]
+
+    def _make_folders(self) -> None:
+        for path in self._output_files():
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def _check_outputs(self) -> None:
+        for path in self._output_files():
+            if path.is_file() and path.stat().st_size == 0:
+                raise InputError(
+                    "the step wrote an empty file", file=path, subject=self.inputs.subject, remedy="check the disk space"
+                )
+
+    def _describe_inputs(self) -> dict[str, Any]:
+        described: dict[str, Any] = {}
+        for name in sorted(self.inputs.copyable_trait_names()):
+            value = getattr(self.inputs, name)
+            if isdefined(value) and name not in ("record",):
+                described[name] = _describe(value) if name.startswith("in_") else value
+        return described
+
+    def _write_record(self, content: dict[str, Any]) -> None:
+        if isdefined(self.inputs.record):
+            head = {"step": type(self).__name__, "subject": self.inputs.subject, "popatlas": popatlas.__version__}
+            write_json(self.inputs.record, head | content)
+
+
+def limit_threads(threads: int) -> None:
+    """Bound the threads of OpenMP, ITK and torch in this process.
+
+    The environment is set before ants is imported; torch, when loaded already, is told directly.
+    """
+    import sys
+
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _cpu_seconds() -> float:
+    spent = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
+
+
+def _iso(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _resolved(value: Any) -> Any:
+    return str(Path(value).resolve()) if isinstance(value, str | os.PathLike) else value
+
+
+def _describe(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_describe(item) for item in value]
+    path = Path(value) if isinstance(value, str | os.PathLike) else None
+    if path is None or not path.is_file():
+        return value
+    size = path.stat().st_size
+    return {"file": str(path), "bytes": size, "sha256": sha256(path) if size <= MAX_HASHED_BYTES else None}

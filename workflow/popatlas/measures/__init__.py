@@ -1,0 +1,1 @@
+"""Overlap, surface, Jacobian, volume and landmark measures."""

@@ -1,0 +1,1 @@
+"""Preprocessing: bias, conform, brain, intensity."""

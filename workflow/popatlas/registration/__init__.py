@@ -1,0 +1,1 @@
+"""Registration engines and the quality gate."""

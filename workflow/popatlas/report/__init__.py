@@ -1,0 +1,1 @@
+"""Cohort and subject QC pages."""

@@ -1,0 +1,1 @@
+"""Affine and displacement transforms and their files."""
