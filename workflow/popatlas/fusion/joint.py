@@ -41,7 +41,7 @@ def joint_label_fusion(
     radius: int = 2,
     search: int = 1,
     rho: float = 0.1,
-    memory_mb: float = 2000.0,
+    memory_mb: float = 800.0,
 ) -> npt.NDArray[np.int32]:
     """Fuse a stack of label images by joint label fusion.
 
@@ -80,7 +80,7 @@ def joint_label_fusion(
             f"joint label fusion: shapes differ: target {target.shape}, images {images.shape}, labels {labels.shape}",
             remedy="propagate the atlases again onto the grid of the target",
         )
-    fused = labels[0].astype(np.int32)
+    fused: npt.NDArray[np.int32] = labels[0].astype(np.int32)
     disputed = disputed_mask(labels)
     if not disputed.any():
         return fused

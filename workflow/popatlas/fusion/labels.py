@@ -33,7 +33,7 @@ def check_stack(labels: IntArray, subject: str | None = None) -> None:
 
 
 def to_contiguous(labels: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
-    """Number the labels that occur 0, 1, 2, ...; background (0) is always number 0.
+    """Renumber the labels that occur to 0, 1, 2, ...; background (0) is always number 0.
 
     Parameters
     ----------

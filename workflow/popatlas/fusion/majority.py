@@ -82,16 +82,13 @@ def _nearest_option(
 
     scale = np.ones(fused.ndim) if spacing is None else np.asarray(spacing, dtype=float)
     points = np.argwhere(tied) * scale
-    best = options.max(axis=0)
+    best: npt.NDArray[np.int32] = options.max(axis=0)
     best_distance = np.full(len(points), np.inf)
     # ascending labels and a strict comparison: the smallest label wins equal distances
     for label in np.unique(options[options >= 0]):
         asking = (options == label).any(axis=0)
         surface = _surface_points((fused == label) & ~tied) * scale
-        if len(surface):
-            distance = KDTree(surface).query(points[asking])[0]
-        else:
-            distance = np.full(int(asking.sum()), np.inf)
+        distance = KDTree(surface).query(points[asking])[0] if len(surface) else np.full(int(asking.sum()), np.inf)
         previous = best_distance[asking]
         # rounding: distances that are equal in exact arithmetic must not be decided by their last bit
         closer = (distance < previous - 1e-9) | (np.isinf(distance) & np.isinf(previous) & (label < best[asking]))
@@ -109,4 +106,4 @@ def _surface_points(mask: BoolArray) -> npt.NDArray[np.intp]:
     if inside.size == 0:
         return np.empty((0, mask.ndim), dtype=np.intp)
     edge = inside & ~binary_erosion(inside, border_value=1)
-    return np.argwhere(edge) + np.array([part.start for part in box])
+    return np.asarray(np.argwhere(edge) + np.array([part.start for part in box]), dtype=np.intp)

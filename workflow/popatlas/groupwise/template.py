@@ -18,7 +18,7 @@ import numpy.typing as npt
 from popatlas.errors import InputError
 from popatlas.registration.gate import correlation
 from popatlas.transforms.affine import Matrix, mean_affine, read_affine, stretch_about
-from popatlas.transforms.displacement import field_array, invert_field, mean_field
+from popatlas.transforms.displacement import field_array, field_image, invert_field, mean_field
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
@@ -166,7 +166,7 @@ def mean_shape_transform(
     mean = mean_field(warps)
     stretch = stretch_about(mean_affine(affines), centre)
     update = np.linalg.norm(_field_of(mean, stretch), axis=-1)
-    back = sitk.DisplacementFieldTransform(invert_field(mean * step))
+    back = sitk.DisplacementFieldTransform(invert_field(field_image(step * field_array(mean), mean)))
     inverse = np.linalg.inv(stretch_about(mean_affine(affines), centre, power=step))
     linear = sitk.AffineTransform(3)
     linear.SetMatrix(inverse[:3, :3].ravel().tolist())

@@ -34,10 +34,11 @@ def read_field(path: Path | str) -> sitk.Image:
 
 def mean_field(paths: Sequence[Path | str]) -> sitk.Image:
     """Return the voxelwise mean of displacement fields on one grid; fields are read one at a time."""
-    total = read_field(paths[0])
+    first = read_field(paths[0])
+    total = field_array(first)
     for path in paths[1:]:
-        total = total + read_field(path)
-    return total / float(len(paths))
+        total += field_array(read_field(path))
+    return field_image(total / len(paths), first)
 
 
 def invert_field(field: sitk.Image, iterations: int = 30, tolerance_mm: float = 0.01) -> sitk.Image:
@@ -73,6 +74,15 @@ def field_array(field: sitk.Image) -> npt.NDArray[np.float64]:
     import SimpleITK as sitk
 
     return np.asarray(sitk.GetArrayFromImage(field), dtype=np.float64)
+
+
+def field_image(vectors: npt.NDArray[np.float64], grid: sitk.Image) -> sitk.Image:
+    """Return vectors (z, y, x, 3), LPS millimetres, as a field on the grid of an image."""
+    import SimpleITK as sitk
+
+    field = sitk.GetImageFromArray(vectors, isVector=True)
+    field.CopyInformation(grid)
+    return field
 
 
 def write_jacobian(field_path: Path | str, reference: Path | str, out_file: Path | str) -> npt.NDArray[np.float32]:
@@ -137,6 +147,7 @@ def compose(
                 transformlist=[str(path) for path in transforms],
                 whichtoinvert=list(invert),
                 compose=prefix,
+                singleprecision=True,
             )
         )
         written.replace(temporary)

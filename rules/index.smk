@@ -1,0 +1,22 @@
+# The index itself is made before the DAG (Snakefile, open_study), because the DAG follows from it.
+
+
+rule settle_ledger:
+    """Write what became of each scan at each stage; the group rules read it."""
+    input:
+        tables=study.measured_tables(),
+        index="cohort/index.parquet",
+    output:
+        ledger="cohort/ledger.tsv",
+    params:
+        config=study.step_config(),
+    log:
+        "logs/group/settle_ledger.log",
+    resources:
+        mem_mb=growing(1000),
+        runtime=10,
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "popatlas step SettleLedger --in_index {input.index:q} --out_dir . --config {params.config:q}"
+        " --out_ledger {output.ledger:q} --record {log:q}.json > {log:q} 2>&1"

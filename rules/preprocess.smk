@@ -1,0 +1,126 @@
+brain = config["preprocess"]["brain"]
+
+
+rule conform_image:
+    """Correct the bias field (N4), reorient to RAS, resample to the isotropic grid."""
+    input:
+        raw=study.raw_image,
+    output:
+        image="{scan}_desc-preproc_T1w.nii.gz",
+    params:
+        n4=study.as_json("preprocess", "n4"),
+        resolution=config["preprocess"]["resolution_mm"],
+        denoise=config["preprocess"]["denoise"],
+    log:
+        "logs/preprocess/{scan}_conform.log",
+    benchmark:
+        "benchmarks/preprocess/{scan}_conform.tsv"
+    resources:
+        mem_mb=growing(2000),
+        runtime=30,
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {input.raw:q}"
+        " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise}"
+        " --out_file {output.image:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+if brain["method"] == "template":
+
+    rule extract_brain_by_template:
+        """Find the brain by registering the MNI152 brain to the head (ANTs)."""
+        input:
+            image="{scan}_desc-preproc_T1w.nii.gz",
+        output:
+            mask="work/brain/{scan}_mask.nii.gz",
+        log:
+            "logs/preprocess/{scan}_brain.log",
+        benchmark:
+            "benchmarks/preprocess/{scan}_brain.tsv"
+        resources:
+            mem_mb=growing(3000),
+            runtime=60,
+        conda:
+            "../envs/cpu.yaml"
+        shell:
+            "popatlas step ExtractBrainTemplate --subject {wildcards.scan:q} --threads {threads}"
+            " --in_file {input.image:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
+
+else:
+
+    rule extract_brains:
+        """Find the brains of one batch of scans with one loaded network (or take the foreground: method none)."""
+        input:
+            images=study.batch_images,
+        output:
+            receipt="work/brain/batch-{batch}.json",
+        params:
+            scans=study.batch_scans,
+            masks=study.batch_masks,
+            options=brain,
+        log:
+            "logs/batches/brain-{batch}.log",
+        benchmark:
+            "benchmarks/preprocess/brain-batch-{batch}.tsv"
+        resources:
+            mem_mb=growing(4000),
+            runtime=60,
+            gpu=brain["gpu"],
+        conda:
+            "../envs/gpu.yaml" if brain["gpu"] else "../envs/cpu.yaml"
+        shell:
+            "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads}"
+            " --method {params.options[method]} --threshold {params.options[threshold]}"
+            " --dilate {params.options[dilate]} --in_files {input.images:q} --scans {params.scans:q}"
+            " --out_masks {params.masks:q} --out_receipt {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+rule normalise_brain:
+    """Check the brain mask, publish it, and scale the brain's intensities."""
+    input:
+        image="{scan}_desc-preproc_T1w.nii.gz",
+        found=study.brain_evidence,
+    output:
+        brain="{scan}_desc-brain_T1w.nii.gz",
+        mask="{scan}_desc-brain_mask.nii.gz",
+        quality="{scan}_desc-qc_mask.json",
+    params:
+        mask="work/brain/{scan}_mask.nii.gz",
+        method=config["preprocess"]["intensity"],
+        volume=brain["volume_ml"],
+    log:
+        "logs/preprocess/{scan}_normalise.log",
+    resources:
+        mem_mb=growing(1500),
+        runtime=10,
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask {params.mask:q}"
+        " --method {params.method} --volume_ml {params.volume} --out_brain {output.brain:q} --out_mask {output.mask:q}"
+        " --out_qc {output.quality:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+rule align_channel:
+    """Align an extra channel (T2w, ...) rigidly to the T1w of its session."""
+    input:
+        channel=study.channel_image,
+        reference="{scan}_desc-preproc_T1w.nii.gz",
+        mask="{scan}_desc-brain_mask.nii.gz",
+    output:
+        image="{scan}_space-T1w_desc-preproc_{channel}.nii.gz",
+        transform="{scan}_from-{channel}_to-T1w_mode-image_xfm.mat",
+    params:
+        n4=study.as_json("preprocess", "n4"),
+    log:
+        "logs/preprocess/{scan}_channel-{channel}.log",
+    resources:
+        mem_mb=growing(2000),
+        runtime=30,
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "popatlas step AlignChannel --subject {wildcards.scan:q} --threads {threads} --in_channel {input.channel:q}"
+        " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q}"
+        " --out_file {output.image:q} --out_transform {output.transform:q} --record {log:q}.json > {log:q} 2>&1"

@@ -1,0 +1,41 @@
+label = study.label
+
+
+rule register_to_template:
+    """Register a brain to the final template: rigid, affine, SyN; a failed gate is tried again, then fails the scan."""
+    input:
+        fixed=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
+        fixed_mask=f"tpl-{label}/tpl-{label}_desc-brain_mask.nii.gz",
+        moving="{scan}_desc-brain_T1w.nii.gz",
+        moving_mask="{scan}_desc-brain_mask.nii.gz",
+    output:
+        affine=f"{{scan}}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
+        warp=f"{{scan}}_from-T1w_to-{label}_mode-image_desc-warp_xfm.nii.gz",
+        inverse_warp=f"{{scan}}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
+        composed=f"{{scan}}_from-T1w_to-{label}_mode-image_xfm.nii.gz",
+        inverse_composed=f"{{scan}}_from-{label}_to-T1w_mode-image_xfm.nii.gz",
+        warped=f"{{scan}}_space-{label}_desc-brain_T1w.nii.gz",
+        warped_mask=f"{{scan}}_space-{label}_desc-brain_mask.nii.gz",
+        logjacobian=f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
+        gate=f"{{scan}}_space-{label}_desc-gate_registration.json",
+    params:
+        schedule=study.schedule(config["register"]["preset"]),
+        gate=study.as_json("register", "gate"),
+    log:
+        "logs/register/{scan}_register.log",
+    benchmark:
+        "benchmarks/register/{scan}_register.tsv"
+    resources:
+        mem_mb=growing(3000),
+        runtime=240,
+    conda:
+        "../envs/cpu.yaml"
+    shell:
+        "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads}"
+        " --in_fixed {input.fixed:q} --in_fixed_mask {input.fixed_mask:q}"
+        " --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
+        " --schedule {params.schedule:q} --gate {params.gate:q}"
+        " --out_affine {output.affine:q} --out_warp {output.warp:q} --out_inverse_warp {output.inverse_warp:q}"
+        " --out_composed {output.composed:q} --out_inverse_composed {output.inverse_composed:q}"
+        " --out_warped {output.warped:q} --out_warped_mask {output.warped_mask:q}"
+        " --out_logjacobian {output.logjacobian:q} --out_gate {output.gate:q} --record {log:q}.json > {log:q} 2>&1"

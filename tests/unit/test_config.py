@@ -1,0 +1,60 @@
+import pytest
+import yaml
+
+from popatlas.config import default_config, find_problems, iteration_preset, load_config, merge
+from popatlas.errors import ConfigError
+
+
+def test_the_shipped_configuration_is_valid():
+    assert list(find_problems(default_config())) == []
+
+
+def test_a_user_file_is_laid_over_the_defaults(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"atlas": {"iterations": 7}, "register": {"preset": "careful"}}))
+    config = load_config(path, out_dir="out")
+    assert config["atlas"]["iterations"] == 7
+    assert config["atlas"]["label"] == default_config()["atlas"]["label"]
+    assert config["out_dir"] == "out"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"preproces": {}}, "did you mean 'preprocess'"),
+        ({"atlas": {"iterations": 0}}, r"atlas\.iterations: 0 is less than the minimum of 1"),
+        ({"atlas": {"iteration": 3}}, "did you mean 'iterations'"),
+        ({"register": {"preset": "fastt"}}, "no preset is called 'fastt', did you mean 'fast'"),
+        ({"atlas": {"presets": ["none"]}}, "no preset is called 'none'"),
+        ({"preprocess": {"resolution_mm": "fine"}}, "is not of type 'number'"),
+        ({"cohort": {"spacing_mm": [6, 0.3]}}, "first value must be below the second"),
+        ({"fuse": {"methods": ["vote"]}}, "'vote' is not one of"),
+    ],
+)
+def test_mistakes_are_explained(wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(wrong)
+
+
+def test_a_missing_or_broken_file_is_explained(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("atlas: [1, 2")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(broken)
+    broken2 = tmp_path / "list.yaml"
+    broken2.write_text("- 1")
+    with pytest.raises(ConfigError, match="expected keys and values"):
+        load_config(broken2)
+
+
+def test_merge_replaces_lists_and_joins_mappings():
+    base = {"a": {"x": 1, "y": [1, 2]}, "b": 1}
+    assert merge(base, {"a": {"y": [3]}}) == {"a": {"x": 1, "y": [3]}, "b": 1}
+    assert base["a"]["y"] == [1, 2]
+
+
+def test_the_last_preset_repeats():
+    config = load_config({"atlas": {"presets": ["quick", "fast"]}})
+    assert [iteration_preset(config, k) for k in (1, 2, 3, 9)] == ["quick", "fast", "fast", "fast"]

@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+from nipype.interfaces.base import File, TraitedSpec, traits
+
+from popatlas.cli.step import main, parse_traits
+from popatlas.errors import InputError
+from popatlas.images.io import atomic_path, read_json, write_if_changed
+from popatlas.interfaces import INTERFACES, load_interface
+from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+
+
+class CopyInputSpec(PopatlasInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="text")
+    numbers = traits.List(traits.Int(), desc="numbers")
+    options = traits.Dict(desc="options")
+    loud = traits.Bool(False, usedefault=True, desc="upper case")
+    out_file = File(mandatory=True, desc="copy")
+
+
+class CopyOutputSpec(TraitedSpec):
+    out_file = File(exists=True)
+
+
+class Copy(PopatlasInterface):
+    """Copy a text file, or fail on the word `bad`."""
+
+    input_spec = CopyInputSpec
+    output_spec = CopyOutputSpec
+
+    def _execute(self):
+        text = Path(self.inputs.in_file).read_text()
+        if text == "bad":
+            raise InputError("bad text", file=self.inputs.in_file, subject=self.inputs.subject, remedy="write better")
+        with atomic_path(self.inputs.out_file) as temporary:
+            temporary.write_text(text.upper() if self.inputs.loud else text)
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_text("good")
+    return path
+
+
+def test_a_step_records_what_it_did(source, tmp_path):
+    record = tmp_path / "logs" / "record.json"
+    result = Copy(in_file=str(source), out_file=str(tmp_path / "new" / "out.txt"), record=str(record), loud=True).run()
+    assert Path(result.outputs.out_file).read_text() == "GOOD"
+    content = read_json(record)
+    assert content["state"] == "ok"
+    assert content["inputs"]["in_file"]["sha256"]
+    assert content["inputs"]["loud"] is True
+    assert content["versions"]["numpy"]
+
+
+def test_a_failing_step_says_why_and_leaves_no_output(source, tmp_path):
+    source.write_text("bad")
+    record = tmp_path / "record.json"
+    with pytest.raises(InputError, match=r"bad text \[file: .*in\.txt\] \[subject: sub-1\]\. Remedy: write better"):
+        Copy(in_file=str(source), out_file=str(tmp_path / "out.txt"), record=str(record), subject="sub-1").run()
+    content = read_json(record)
+    assert (content["state"], content["message"], content["remedy"]) == ("failed", "bad text", "write better")
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_options_become_traits_of_their_type():
+    parsed = parse_traits(
+        Copy,
+        ["--in_file", "a b.txt", "--numbers", "1", "2", "--options", '{"k": [1]}', "--loud", "true", "--out_file", "c"],
+    )
+    assert parsed == {"in_file": "a b.txt", "numbers": [1, 2], "options": {"k": [1]}, "loud": True, "out_file": "c"}
+
+
+def test_every_listed_interface_can_be_loaded_and_documents_itself():
+    for name in INTERFACES:
+        interface = load_interface(name)
+        assert issubclass(interface, PopatlasInterface)
+        assert interface.__doc__
+        spec = interface.input_spec()
+        for trait in spec.copyable_trait_names():
+            assert spec.trait(trait).desc, f"{name}.{trait} has no description"
+
+
+def test_an_unknown_step_is_refused(capsys):
+    import argparse
+
+    assert main(argparse.Namespace(name="Nonsense", options=[])) == 2
+    assert "no step is called 'Nonsense'" in capsys.readouterr().err
+
+
+def test_atomic_path_leaves_nothing_behind_on_failure(tmp_path):
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "image.nii.gz") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_if_changed_keeps_the_time_stamp(tmp_path):
+    path = tmp_path / "table.tsv"
+    assert write_if_changed(path, "a") is True
+    stamp = path.stat().st_mtime_ns
+    assert write_if_changed(path, "a") is False
+    assert path.stat().st_mtime_ns == stamp
+    assert json.dumps(path.read_text()) == '"a"'

@@ -1,0 +1,54 @@
+"""`popatlas plan`: what a run would do, before it does it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+JOB_LINE = re.compile(r"^(\w+)\s+(\d+)$")
+TARGETS = ("all", "subjects", "preprocess", "total")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb `plan`."""
+    from popatlas.cli.snake import add_study_arguments
+
+    parser = subparsers.add_parser(
+        "plan",
+        help="show what a run would do: subjects added or removed, jobs per rule",
+        description="Index the dataset and show the jobs that `popatlas run` would start. No image is written.",
+    )
+    add_study_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print the changes of the cohort and the jobs per rule."""
+    import yaml
+
+    from popatlas.cli.snake import check_folders, command, run_snakemake, study_config
+    from popatlas.cohort.plan import cohort_changes, format_plan
+    from popatlas.images.io import read_table, write_if_changed
+
+    config = study_config(args)
+    check_folders(config)
+    out_dir = Path(config["out_dir"])
+    index_file = out_dir / "cohort" / "index.parquet"
+    before = read_table(index_file) if index_file.is_file() else None
+    config_file = out_dir / "config.yaml"
+    write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
+    line = command(config_file, args, ["all"], ["--dry-run", "--quiet", "rules"])
+    result = run_snakemake(line, out_dir, capture_output=True)
+    if result.returncode:
+        print(result.stderr, file=sys.stderr)
+        return 1
+    print(format_plan(job_counts(result.stdout + result.stderr), cohort_changes(before, read_table(index_file))))
+    return 0
+
+
+def job_counts(output: str) -> dict[str, int]:
+    """Return jobs per rule from Snakemake's dry run, target rules left out."""
+    found = (JOB_LINE.match(line.strip()) for line in output.splitlines())
+    return {match[1]: int(match[2]) for match in found if match and match[1] not in TARGETS}

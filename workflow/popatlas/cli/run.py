@@ -1,0 +1,123 @@
+"""`popatlas run`: the pipeline in passes, so that a broken scan stops neither the others nor the group.
+
+Pass 1 preprocesses everyone; the atlas members are then frozen among the scans that came through. Pass 2 builds the
+template and does the rest per scan. After each pass the ledger is settled, and failed scans are left out of what
+follows. The last pass makes the group tables and the report from the scans that are `ok`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+FINISHED_WITH_FAILURES = 3
+MOST_ROUNDS = 3
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb `run`."""
+    from popatlas.cli.snake import add_study_arguments
+
+    parser = subparsers.add_parser(
+        "run",
+        help="run the pipeline on a dataset",
+        description="Run the pipeline. Finished work is kept: after adding subjects run the same command again. "
+        "Options that popatlas does not know go to Snakemake. Exit code 3: finished, but some scans failed.",
+    )
+    add_study_arguments(parser)
+    parser.add_argument("--until", choices=["preprocess", "subjects", "all"], default="all", help="last pass (all)")
+    parser.add_argument("--no-retry", action="store_true", help="leave out scans that failed before, do not try again")
+    parser.add_argument("--verbose", action="store_true", help="show Snakemake's whole output")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run all passes; 0 when everything is done, 3 when scans failed on the way, 1 when the workflow itself failed."""
+    import yaml
+
+    from popatlas.cli.snake import check_folders, study_config
+    from popatlas.images.io import write_if_changed
+
+    started = time.monotonic()
+    config = study_config(args)
+    check_folders(config)
+    out_dir = Path(config["out_dir"])
+    if not args.no_retry:
+        (out_dir / "cohort" / "failures.tsv").unlink(missing_ok=True)
+    config_file = out_dir / "config.yaml"
+    write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
+    passes = Passes(args, config_file, out_dir, config)
+    code = passes.run()
+    passes.say_results(code, time.monotonic() - started)
+    return code
+
+
+class Passes:
+    """The passes of one run."""
+
+    def __init__(self, args: argparse.Namespace, config_file: Path, out_dir: Path, config: dict[str, Any]) -> None:
+        self.args, self.config_file, self.out_dir, self.config = args, config_file, out_dir, config
+        self.failed: set[str] = set()
+
+    def run(self) -> int:
+        """Run preprocess, subjects and all; a pass is repeated while new failures block what others need."""
+        for target in ("preprocess", "subjects", "all"):
+            code = self._rounds(target)
+            if code and not self.failed:
+                return 1
+            if target == self.args.until:
+                break
+        if code:
+            return 1
+        return FINISHED_WITH_FAILURES if self.failed else 0
+
+    def _rounds(self, target: str) -> int:
+        code = 1
+        for _ in range(MOST_ROUNDS):
+            print(f"popatlas: pass '{target}'", flush=True)
+            code = self._snakemake(target)
+            before = set(self.failed)
+            self.failed = self._settle()
+            if code == 0 or self.failed == before:
+                break
+            print(f"popatlas: {len(self.failed - before)} scan(s) failed, going on without them", flush=True)
+        return code
+
+    def _snakemake(self, target: str) -> int:
+        from popatlas.cli.snake import command, run_snakemake
+
+        quiet = [] if self.args.verbose else ["--quiet", "rules", "host"]
+        return run_snakemake(command(self.config_file, self.args, [target], quiet), self.out_dir).returncode
+
+    def _settle(self) -> set[str]:
+        from popatlas.cohort.freeze import read_label_atlases
+        from popatlas.cohort.ledger import settle
+        from popatlas.cohort.outputs import stage_outputs
+        from popatlas.images.io import read_table
+
+        index_file = self.out_dir / "cohort" / "index.parquet"
+        if not index_file.is_file():
+            return set()
+        labelled = len(read_label_atlases(self.out_dir)) > 0
+        index = read_table(index_file)
+        ledger = settle(self.out_dir, index, stage_outputs(self.config, labelled=labelled))
+        failed = ledger[ledger["state"] == "failed"]
+        for row in failed[~failed["scan"].isin(self.failed)].to_dict("records"):
+            print(f"popatlas: {row['scan']} failed at {row['stage']}: {row['reason']}", file=sys.stderr, flush=True)
+        return set(failed["scan"])
+
+    def say_results(self, code: int, seconds: float) -> None:
+        """Print where the results are, or what to do about a failure."""
+        label = self.config["atlas"]["label"]
+        print(f"\npopatlas: {'finished' if code != 1 else 'stopped'} after {seconds / 60:.1f} min")
+        if code == 1:
+            print(f"  Logs: {self.out_dir / 'logs'}; state of each scan: popatlas status {self.out_dir}")
+            return
+        shown = (f"tpl-{label}/tpl-{label}_T1w.nii.gz", "group/metrics.tsv", "group/volumes.tsv", "report/index.html")
+        for name, path in zip(("atlas", "metrics", "volumes", "QC page"), shown, strict=True):
+            if (self.out_dir / path).exists():
+                print(f"  {name:8} {self.out_dir / path}")
+        if self.failed:
+            print(f"  {len(self.failed)} scan(s) failed: popatlas status {self.out_dir}")

@@ -1,0 +1,182 @@
+"""Steps of the measurement stage: one scan, the cohort, and the truth of a simulated cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined, traits
+
+from popatlas.errors import InputError
+from popatlas.images.io import read_table, write_json, write_table
+from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+
+# keys are text also where every value looks like a number or is empty
+KEY_KINDS = dict.fromkeys(["scan", "subject", "session", "participant_id", "stage", "state", "reason"], str)
+
+
+class MeasureScanInputSpec(PopatlasInputSpec):
+    """Inputs of MeasureScan; whatever is left out is not measured."""
+
+    scan = Str(mandatory=True, desc="scan key, for example sub-01/ses-1/anat/sub-01_ses-1")
+    template = Str("", usedefault=True, desc="label@version of the template")
+    in_mask = File(exists=True, desc="brain mask")
+    in_brain = File(exists=True, desc="brain on the preprocessed grid")
+    in_labels = traits.List(File(exists=True), desc="fused labels, one per method")
+    methods = traits.List(Str, desc="method of each file of in_labels")
+    in_reference = File(exists=True, desc="reference labels, any grid in the same world space")
+    in_names = File(exists=True, desc="label names (index, name); found beside the reference when left out")
+    in_landmarks = File(exists=True, desc="landmarks of the scan (name, x, y, z in RAS mm)")
+    in_template_brain = File(exists=True, desc="template")
+    in_template_mask = File(exists=True, desc="brain mask of the template")
+    in_warped = File(exists=True, desc="brain of the scan on the template grid")
+    in_field = File(exists=True, desc="composed displacement field on the template grid")
+    in_log_jacobian = File(exists=True, desc="log Jacobian of that field; spares computing it")
+    in_affine = File(exists=True, desc="affine of the scan")
+    in_inverse_warp = File(exists=True, desc="inverse warp of the scan")
+    surface = traits.Bool(True, usedefault=True, desc="measure surface distances")
+    min_voxels = traits.Int(1, usedefault=True, desc="smaller reference labels are not scored")
+    out_table = File(mandatory=True, desc="tidy table (TSV)")
+
+
+class MeasureScanOutputSpec(TraitedSpec):
+    """Outputs of MeasureScan."""
+
+    out_table = File(exists=True)
+
+
+class MeasureScan(PopatlasInterface):
+    """Measure everything that is available for one scan."""
+
+    input_spec = MeasureScanInputSpec
+    output_spec = MeasureScanOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.measures.scan import ScanFiles, measure_scan
+
+        inputs = self.inputs
+        labels = list(inputs.in_labels) if isdefined(inputs.in_labels) else []
+        methods = list(inputs.methods) if isdefined(inputs.methods) else []
+        if len(labels) != len(methods):
+            raise InputError(
+                f"{len(labels)} label images and {len(methods)} methods",
+                subject=inputs.scan,
+                remedy="name the method of each label image",
+            )
+        names = (
+            "mask", "brain", "reference", "names", "landmarks", "template_brain", "template_mask", "warped", "field",
+            "log_jacobian", "affine", "inverse_warp",
+        )  # fmt: skip
+        files: dict[str, Any] = {name: _path(getattr(inputs, f"in_{name}")) for name in names}
+        files["labels"] = dict(zip(methods, map(Path, labels), strict=True))
+        table = measure_scan(ScanFiles(inputs.scan, inputs.template, **files), inputs.surface, inputs.min_voxels)
+        self.notes = {"rows": len(table)}
+        write_table(table, inputs.out_table)
+
+
+class _CohortInputSpec(PopatlasInputSpec):
+    """Inputs of steps that look at the whole cohort."""
+
+    in_index = File(exists=True, mandatory=True, desc="cohort/index (TSV or Parquet)")
+    in_ledger = File(exists=True, mandatory=True, desc="cohort/ledger.tsv")
+    derivatives = Directory(exists=True, mandatory=True, desc="OUT_DIR, which holds the tables of the scans")
+
+
+class TabulateCohortInputSpec(_CohortInputSpec):
+    """Inputs of TabulateCohort."""
+
+    in_participants = File(exists=True, desc="BIDS participants.tsv, joined to the volumes")
+    in_extra = traits.List(File(exists=True), desc="more tidy tables (truth.tsv), appended to the metrics")
+    out_parquet = File(mandatory=True, desc="group/metrics.parquet, all values, long")
+    out_tsv = File(mandatory=True, desc="group/metrics.tsv, the same as TSV")
+    out_dictionary = File(mandatory=True, desc="group/metrics.json, data dictionary")
+    out_volumes = File(mandatory=True, desc="group/volumes.tsv, one row per scan")
+    out_summary = File(mandatory=True, desc="group/summary.tsv, mean and spread")
+    out_members = File(mandatory=True, desc="group/members.json, who is in, who is out and why")
+
+
+class TabulateCohortOutputSpec(TraitedSpec):
+    """Outputs of TabulateCohort."""
+
+    out_parquet = File(exists=True)
+    out_tsv = File(exists=True)
+    out_dictionary = File(exists=True)
+    out_volumes = File(exists=True)
+    out_summary = File(exists=True)
+    out_members = File(exists=True)
+
+
+class TabulateCohort(PopatlasInterface):
+    """Combine the tables of all scans that the ledger lets in."""
+
+    input_spec = TabulateCohortInputSpec
+    output_spec = TabulateCohortOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.measures.dictionary import dictionary
+        from popatlas.measures.table import tabulate
+
+        inputs = self.inputs
+        participants = _read(inputs.in_participants) if isdefined(inputs.in_participants) else None
+        extra = [Path(file) for file in inputs.in_extra] if isdefined(inputs.in_extra) else []
+        tables = tabulate(
+            Path(inputs.derivatives), _read(inputs.in_index), _read(inputs.in_ledger), participants, extra
+        )
+        self.notes = {"scans_in": tables.members["n_in"], "scans_out": tables.members["n_out"]}
+        write_table(tables.metrics, inputs.out_parquet)
+        write_table(tables.metrics, inputs.out_tsv)
+        write_json(inputs.out_dictionary, dictionary())
+        write_table(tables.volumes, inputs.out_volumes)
+        write_table(tables.summary, inputs.out_summary)
+        write_json(inputs.out_members, tables.members)
+
+
+class ScoreTruthInputSpec(_CohortInputSpec):
+    """Inputs of ScoreTruth."""
+
+    truth = Directory(exists=True, mandatory=True, desc="derivatives/truth of the simulated dataset")
+    label = Str(mandatory=True, desc="label of the template")
+    template = Str("", usedefault=True, desc="label@version of the template")
+    points = traits.Int(20000, usedefault=True, desc="most points of the template brain that are compared")
+    seed = traits.Int(0, usedefault=True, desc="seed of the choice of points")
+    out_table = File(mandatory=True, desc="group/truth.tsv")
+
+
+class ScoreTruthOutputSpec(TraitedSpec):
+    """Outputs of ScoreTruth."""
+
+    out_table = File(exists=True)
+
+
+class ScoreTruth(PopatlasInterface):
+    """Score registrations, masks and template of a simulated cohort against the truth."""
+
+    input_spec = ScoreTruthInputSpec
+    output_spec = ScoreTruthOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.measures.table import members
+        from popatlas.measures.truth import score_truth
+
+        inputs = self.inputs
+        inside, _ = members(_read(inputs.in_index), _read(inputs.in_ledger))
+        table = score_truth(
+            inside["scan"].tolist(),
+            Path(inputs.derivatives),
+            Path(inputs.truth),
+            inputs.label,
+            inputs.template,
+            inputs.points,
+            inputs.seed,
+        )
+        self.notes = {"scans": len(inside), "rows": len(table)}
+        write_table(table, inputs.out_table)
+
+
+def _path(value: Any) -> Path | None:
+    return Path(value) if isdefined(value) else None
+
+
+def _read(path: str) -> Any:
+    options = {} if str(path).endswith(".parquet") else {"dtype": KEY_KINDS}
+    return read_table(path, **options)

@@ -1,0 +1,123 @@
+"""The data dictionary: every column and every metric of the published tables, with unit and meaning."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+KEYS = ["subject", "session", "template", "method", "label"]
+COLUMNS = [*KEYS, "metric", "value", "unit"]
+# method of rows that describe no label fusion
+REFERENCE, MASK, AFFINE, REGISTRATION, TRUTH = "reference", "mask", "affine", "registration", "truth"
+BRAIN = "brain"  # label of rows that describe the whole brain
+GROUP = "group"  # subject of rows that describe the cohort
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: what it is, its unit, which direction is better, and its range."""
+
+    description: str
+    unit: str
+    better: Literal["higher", "lower", "neither"]
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+_OVERLAP = "fused label against the reference label, resampled to the grid of the fused label with nearest neighbour"
+_SURFACE = "between the border voxels of fused and reference label; missing where one image lacks the label"
+
+METRICS: dict[str, Metric] = {
+    "dice": Metric(f"Dice coefficient 2|A∩B|/(|A|+|B|), {_OVERLAP}", "1", "higher", 0, 1),
+    "jaccard": Metric(f"Jaccard index |A∩B|/|A∪B|, {_OVERLAP}", "1", "higher", 0, 1),
+    "volume_similarity": Metric(f"1 - ||A|-|B||/(|A|+|B|), {_OVERLAP}", "1", "higher", 0, 1),
+    "hd95": Metric(f"95th percentile Hausdorff distance (larger of both directions) {_SURFACE}", "mm", "lower", 0),
+    "assd": Metric(f"average symmetric surface distance {_SURFACE}", "mm", "lower", 0),
+    "volume": Metric(
+        "volume of a label (of the fused labels by method, of the reference, or of the brain mask)", "ml", "neither", 0
+    ),
+    "correlation": Metric("Pearson correlation of subject and template intensities in the brain", "1", "higher", -1, 1),
+    "local_correlation": Metric(
+        "mean squared correlation of subject and template in cubes of 7 voxels", "1", "higher", 0, 1
+    ),
+    "nmi": Metric("normalised mutual information (H(A)+H(B))/H(A,B) of subject and template", "1", "higher", 1, 2),
+    "log_jacobian_mean": Metric(
+        "mean log Jacobian determinant of the map from template to subject points in the template brain; positive: the "
+        "subject is larger",
+        "1",
+        "neither",
+    ),
+    "log_jacobian_sd": Metric("standard deviation of the log Jacobian determinant in the brain", "1", "neither", 0),
+    "nonpositive_jacobian": Metric("share of brain voxels with a Jacobian determinant <= 0", "1", "lower", 0, 1),
+    "landmark_x": Metric("landmark mapped to the template, x (left to right, RAS)", "mm", "neither"),
+    "landmark_y": Metric("landmark mapped to the template, y (posterior to anterior, RAS)", "mm", "neither"),
+    "landmark_z": Metric("landmark mapped to the template, z (inferior to superior, RAS)", "mm", "neither"),
+    "landmark_error": Metric(
+        "distance in the template between a landmark of a scan and the mean of the other scans' landmarks of that name",
+        "mm",
+        "lower",
+        0,
+    ),
+    "mask_dice": Metric("Dice of the brain mask against the true brain mask", "1", "higher", 0, 1),
+    "known_field_error": Metric(
+        "mean distance, at points of the template brain, between where a scan's registration followed by its true "
+        "inverse deformation leads in MNI space and where those of the other scans lead on average",
+        "mm",
+        "lower",
+        0,
+    ),
+    "known_field_error_p95": Metric("95th percentile of the distance of known_field_error", "mm", "lower", 0),
+    "pairwise_field_error": Metric(
+        "mean distance in MNI space between a scan and the next scan of the cohort, as in known_field_error",
+        "mm",
+        "lower",
+        0,
+    ),
+    "template_error": Metric(
+        "mean distance between points of the template brain and the same anatomy in the true mean anatomy, after the "
+        "best rigid alignment",
+        "mm",
+        "lower",
+        0,
+    ),
+    "template_correlation": Metric(
+        "correlation of the template with the brain that the cohort was simulated from, carried to the template",
+        "1",
+        "higher",
+        -1,
+        1,
+    ),
+    "truth_points": Metric("points of the template brain at which the truth was compared", "points", "neither", 0),
+}
+
+COLUMN_TEXT = {
+    "subject": "participant, with the prefix sub-; 'group' for values of the whole cohort",
+    "session": "session, with the prefix ses-; empty where the dataset has no sessions",
+    "template": "template label and the first 8 digits of its version hash, label@version",
+    "method": "label fusion method (majority, staple, jlf), or what was measured: reference (reference labels), mask "
+    "(brain mask), affine (after the affine stage only), registration (after the full transform), truth (simulation)",
+    "label": "name of the structure, its number where no name is known, the name of the landmark, or brain",
+    "metric": "name of the metric, see metrics",
+    "value": "value of the metric; missing where undefined",
+    "unit": "unit of the value",
+}
+
+
+def unit_of(metric: str) -> str:
+    """Return the unit of a metric; an unknown name is a KeyError."""
+    return METRICS[metric].unit
+
+
+def dictionary() -> dict[str, Any]:
+    """Return the data dictionary as plain data for JSON."""
+    return {
+        "columns": COLUMN_TEXT,
+        "metrics": {name: asdict(metric) for name, metric in METRICS.items()},
+        "other_tables": {
+            "volumes.tsv": "one row per scan: subject, session, columns of participants.tsv, then one column per "
+            "method and label (method_label), in ml",
+            "summary.tsv": "per template, method and metric: values are averaged over labels within a scan first; "
+            "then number of scans, mean, standard deviation (n - 1), minimum and maximum over scans",
+            "members.json": "scans in the tables, and scans left out with stage, state and reason",
+        },
+    }

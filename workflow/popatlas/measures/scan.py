@@ -1,0 +1,215 @@
+"""Everything that can be measured about one scan, as tidy rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+
+from popatlas.fusion.propagate import Step, resample
+from popatlas.images.io import load_image, read_table
+from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION, unit_of
+from popatlas.measures.jacobian import log_jacobian, summarise_log_jacobian
+from popatlas.measures.landmarks import AXES, read_landmarks, to_template
+from popatlas.measures.overlap import overlap
+from popatlas.measures.similarity import similarity
+from popatlas.measures.surface import label_surface_distances
+from popatlas.measures.volumes import volumes
+
+Row = tuple[str, str, str, float]  # method, label, metric, value
+OVERLAP_METRICS = ("dice", "jaccard", "volume_similarity")
+
+
+@dataclass(frozen=True)
+class ScanFiles:
+    """Files of one scan; whatever is left out is not measured.
+
+    Attributes
+    ----------
+    scan : str
+        Key, for example ``sub-01/ses-1/anat/sub-01_ses-1``.
+    template : str
+        ``label@version``.
+    mask, brain : Path
+        Brain mask and brain on the preprocessed grid.
+    labels : mapping of str to Path
+        Fused labels by method.
+    reference, names, landmarks : Path
+        Reference labels on any grid of the same world space, table of label names (index, name), landmark table.
+    template_brain, template_mask, warped : Path
+        Template, its brain mask, and the brain of the scan resampled to it.
+    field, log_jacobian : Path
+        Composed displacement field (template to subject points) or the log Jacobian made from it.
+    affine, inverse_warp : Path
+        Parts of the registration.
+    """
+
+    scan: str
+    template: str = ""
+    mask: Path | None = None
+    brain: Path | None = None
+    labels: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    reference: Path | None = None
+    names: Path | None = None
+    landmarks: Path | None = None
+    template_brain: Path | None = None
+    template_mask: Path | None = None
+    warped: Path | None = None
+    field: Path | None = None
+    log_jacobian: Path | None = None
+    affine: Path | None = None
+    inverse_warp: Path | None = None
+
+
+def split_scan(scan: str) -> tuple[str, str]:
+    """Return (subject, session) of a scan key; the session is empty where there is none."""
+    parts = Path(scan).name.split("_")
+    return parts[0], next((part for part in parts[1:] if part.startswith("ses-")), "")
+
+
+def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) -> pd.DataFrame:
+    """Measure one scan.
+
+    Parameters
+    ----------
+    files : ScanFiles
+        What there is.
+    surface : bool
+        Measure surface distances too.
+    min_voxels : int
+        Reference labels with fewer voxels (on the grid of the fused labels) are not scored.
+
+    Returns
+    -------
+    DataFrame
+        Columns of :data:`popatlas.measures.dictionary.COLUMNS`, one row per value; zero rows when nothing is given.
+
+    Raises
+    ------
+    InputError
+        When a file that is given cannot be read.
+    """
+    rows = [
+        *_mask_rows(files),
+        *_label_rows(files, surface, max(min_voxels, 1)),
+        *_registration_rows(files),
+        *_landmark_rows(files),
+    ]
+    subject, session = split_scan(files.scan)
+    table = pd.DataFrame(rows, columns=["method", "label", "metric", "value"])
+    table = table.assign(subject=subject, session=session, template=files.template)
+    table["unit"] = table["metric"].map(unit_of)
+    table["value"] = table["value"].astype(float)
+    return table[COLUMNS]
+
+
+def read_names(path: Path | None) -> dict[int, str]:
+    """Read label names (columns index, name); no file gives no names. Names that repeat get their index appended."""
+    if path is None:
+        return {}
+    table = read_table(path, dtype={"name": str})
+    if not {"index", "name"} <= set(table.columns):
+        return {}
+    repeated = table["name"].duplicated(keep=False)
+    names = table["name"].where(~repeated, table["name"] + "-" + table["index"].astype(str))
+    return dict(zip(table["index"].astype(int), names.astype(str), strict=True))
+
+
+def find_names(labels: Path | None) -> Path | None:
+    """Find the table of label names beside a label image: its own TSV, or dseg.tsv up to the root of its dataset."""
+    if labels is None:
+        return None
+    own = labels.with_name(labels.name.split(".")[0] + ".tsv")
+    if own.exists():
+        return own
+    for folder in list(labels.resolve().parents)[:6]:
+        if (folder / "dseg.tsv").exists():
+            return folder / "dseg.tsv"
+        if (folder / "dataset_description.json").exists():
+            return None
+    return None
+
+
+def resample_labels(labels: Path, grid: nib.Nifti1Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    """Load labels as (x, y, z) int32 on the grid of an image of the same world space, by nearest neighbour."""
+    from nibabel.processing import resample_from_to
+
+    image = load_image(labels, dtype=np.int32)
+    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-4):
+        return np.asarray(image.dataobj, dtype=np.int32)
+    moved = resample_from_to(image, (grid.shape, grid.affine), order=0, mode="constant", cval=0)
+    return np.asarray(moved.dataobj, dtype=np.int32)
+
+
+def _mask_rows(files: ScanFiles) -> Iterator[Row]:
+    if files.mask is not None:
+        image = load_image(files.mask, dtype=np.uint8)
+        table = volumes(np.asarray(image.dataobj != 0, dtype=np.uint8), image.affine)
+        yield MASK, BRAIN, "volume", float(table["volume"].sum())
+
+
+def _label_rows(files: ScanFiles, surface: bool, min_voxels: int) -> Iterator[Row]:
+    names = read_names(files.names or find_names(files.reference))
+
+    def name(label: int) -> str:
+        return names.get(label, str(label))
+
+    if files.reference is not None:
+        image = load_image(files.reference, dtype=np.int32)
+        for label, value in volumes(np.asarray(image.dataobj), image.affine).itertuples(index=False):
+            yield REFERENCE, name(int(label)), "volume", value
+    for method, path in files.labels.items():
+        image = load_image(path, dtype=np.int32)
+        fused = np.asarray(image.dataobj)
+        for label, value in volumes(fused, image.affine).itertuples(index=False):
+            yield method, name(int(label)), "volume", value
+        if files.reference is None:
+            continue
+        reference = resample_labels(files.reference, image)
+        scores = overlap(reference, fused)
+        scores = scores[scores["n_reference"] >= min_voxels]
+        metrics = list(OVERLAP_METRICS)
+        if surface:
+            spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
+            distances = label_surface_distances(reference, fused, spacing.tolist(), scores["label"])
+            scores = scores.merge(distances, on="label")
+            metrics += ["hd95", "assd"]
+        for metric in metrics:
+            for label, value in zip(scores["label"], scores[metric], strict=True):
+                yield method, name(int(label)), metric, float(value)
+
+
+def _registration_rows(files: ScanFiles) -> Iterator[Row]:
+    if files.template_brain is None or files.template_mask is None:
+        return
+    template = np.asarray(load_image(files.template_brain).dataobj)
+    mask = np.asarray(load_image(files.template_mask, dtype=np.uint8).dataobj)
+    if files.brain is not None and files.affine is not None:
+        moved = resample(files.template_brain, files.brain, [Step(files.affine)], "linear", files.scan)
+        yield from ((AFFINE, BRAIN, metric, value) for metric, value in similarity(template, moved, mask).items())
+    if files.warped is not None:
+        warped = np.asarray(load_image(files.warped).dataobj)
+        yield from ((REGISTRATION, BRAIN, m, value) for m, value in similarity(template, warped, mask).items())
+    determinant = None
+    if files.log_jacobian is not None:
+        determinant = np.asarray(load_image(files.log_jacobian).dataobj)
+    elif files.field is not None:
+        determinant = log_jacobian(files.field, files.template_brain)
+    if determinant is not None:
+        summary = summarise_log_jacobian(determinant, mask)
+        yield from ((REGISTRATION, BRAIN, metric, value) for metric, value in summary.items())
+
+
+def _landmark_rows(files: ScanFiles) -> Iterator[Row]:
+    if files.landmarks is None or files.affine is None or files.inverse_warp is None:
+        return
+    table = read_landmarks(files.landmarks, files.scan)
+    points = to_template(table[AXES].to_numpy(dtype=float), files.affine, files.inverse_warp)
+    for name, point in zip(table["name"], points, strict=True):
+        for axis, value in zip(AXES, point, strict=True):
+            yield REGISTRATION, str(name), f"landmark_{axis}", float(value)

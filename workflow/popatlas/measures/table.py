@@ -1,0 +1,193 @@
+"""Group tables: the long table of all scans, wide volumes, summary, and who is in and who is out.
+
+Membership comes from the ledger, never from which files happen to exist: a scan is in when none of its stages failed,
+was excluded or is unavailable, and its measurement is not pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from popatlas.images.io import read_table
+from popatlas.measures.dictionary import BRAIN, COLUMNS, KEYS, METRICS
+from popatlas.measures.landmarks import landmark_errors
+
+OUT_STATES = ("failed", "excluded", "unavailable")
+COORDINATES = ("landmark_x", "landmark_y", "landmark_z")
+
+
+@dataclass(frozen=True)
+class GroupTables:
+    """The tables of a cohort: `metrics` (long), `volumes` (wide), `summary`, and `members` (JSON-ready)."""
+
+    metrics: pd.DataFrame
+    volumes: pd.DataFrame
+    summary: pd.DataFrame
+    members: dict[str, Any]
+
+
+def members(index: pd.DataFrame, ledger: pd.DataFrame, stage: str = "measure") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split the cohort into scans that enter group results and scans that do not.
+
+    Parameters
+    ----------
+    index : DataFrame
+        cohort/index: columns scan, subject, session and, where atlases were added, role (atlases are left aside).
+    ledger : DataFrame
+        Columns subject, session, stage, state, reason.
+    stage : str
+        Last stage that has to be done; ``pending`` there leaves a scan out. A stage without a row does not.
+
+    Returns
+    -------
+    inside : DataFrame
+        Columns scan, subject, session.
+    outside : DataFrame
+        Columns scan, subject, session, stage, state, reason: the first stage at fault.
+    """
+    cohort = index[index["role"] != "atlas"] if "role" in index.columns else index
+    cohort = cohort[["scan", "subject", "session"]].fillna({"session": ""}).astype(str)
+    rows = ledger.assign(session=ledger["session"].fillna("").astype(str), subject=ledger["subject"].astype(str))
+    bad = rows["state"].isin(OUT_STATES) | ((rows["stage"] == stage) & (rows["state"] == "pending"))
+    first = rows[bad].drop_duplicates(["subject", "session"])[["subject", "session", "stage", "state", "reason"]]
+    joined = cohort.merge(first, on=["subject", "session"], how="left")
+    out = joined["state"].notna()
+    return joined.loc[~out, ["scan", "subject", "session"]].reset_index(drop=True), joined[out].reset_index(drop=True)
+
+
+def scan_table(derivatives: Path, scan: str) -> Path:
+    """Return the path of the metric table of a scan."""
+    return derivatives / f"{scan}_desc-metrics_table.tsv"
+
+
+def read_scan_tables(tables: Iterable[Path]) -> pd.DataFrame:
+    """Read and stack the tidy tables of scans; keys are text, absent sessions are empty text."""
+    kinds = dict.fromkeys([*KEYS, "metric", "unit"], str)
+    frames = [read_table(table, dtype=kinds) for table in tables]
+    frames = [frame for frame in frames if len(frame)]
+    stacked = pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS)
+    texts = [column for column in COLUMNS if column != "value"]
+    stacked[texts] = stacked[texts].fillna("").astype(str)
+    stacked["value"] = stacked["value"].astype(float)
+    return stacked
+
+
+def tabulate(
+    derivatives: Path,
+    index: pd.DataFrame,
+    ledger: pd.DataFrame,
+    participants: pd.DataFrame | None = None,
+    extra: Iterable[Path] = (),
+) -> GroupTables:
+    """Combine the tables of all scans that the ledger lets in.
+
+    Parameters
+    ----------
+    derivatives : Path
+        OUT_DIR, which holds ``{scan}_desc-metrics_table.tsv``.
+    index, ledger : DataFrame
+        See :func:`members`.
+    participants : DataFrame, optional
+        BIDS participants.tsv (participant_id with or without ``sub-``), joined to the volumes.
+    extra : iterable of Path
+        More tidy tables, appended to the metrics (the truth of a simulation).
+
+    Returns
+    -------
+    GroupTables
+        A scan that the ledger lets in but that has no table is out, with that reason.
+    """
+    inside, outside = members(index, ledger)
+    there = inside["scan"].map(lambda scan: scan_table(derivatives, scan).exists()).astype(bool)
+    lost = inside[~there].assign(stage="measure", state="pending", reason="no metric table")
+    inside, outside = inside[there].reset_index(drop=True), pd.concat([outside, lost], ignore_index=True)
+    metrics = read_scan_tables([*(scan_table(derivatives, scan) for scan in inside["scan"]), *extra])
+    errors = landmark_errors(metrics)
+    metrics = pd.concat([metrics, errors], ignore_index=True) if len(errors) else metrics
+    who = {
+        "n_in": len(inside),
+        "n_out": len(outside),
+        "in": inside["scan"].tolist(),
+        "out": outside.fillna("").to_dict(orient="records"),
+    }
+    return GroupTables(metrics, wide_volumes(metrics, inside, participants), summarise(metrics), who)
+
+
+def wide_volumes(metrics: pd.DataFrame, scans: pd.DataFrame, participants: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return one row per scan: subject, session, participant columns, then ``{method}_{label}`` volumes in ml.
+
+    Labels that a scan lacks are missing values; participants without scan are left out.
+    """
+    volumes = metrics[metrics["metric"] == "volume"]
+    table = scans[["subject", "session"]].copy()
+    if participants is not None and "participant_id" in participants.columns:
+        identifiers = "sub-" + participants["participant_id"].astype(str).str.removeprefix("sub-")
+        described = participants.drop(columns="participant_id").assign(subject=identifiers)
+        described = described.drop(columns="session", errors="ignore").drop_duplicates("subject")
+        table = table.merge(described, on="subject", how="left")
+    if volumes.empty:
+        return table
+    columns = (volumes["method"] + "_" + volumes["label"]).rename("column")
+    wide = volumes.pivot_table(
+        index=["subject", "session"], columns=columns, values="value", aggfunc="first", sort=False
+    )
+    return table.merge(wide.reset_index(), on=["subject", "session"], how="left")
+
+
+def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return mean and spread over scans by template, method and metric.
+
+    Values are averaged over labels within a scan first, so that every scan counts once. Coordinates of landmarks and
+    volumes of single labels are left out: their mean over labels has no meaning.
+    """
+    single = metrics["metric"].isin(COORDINATES) | ((metrics["metric"] == "volume") & (metrics["label"] != BRAIN))
+    rows = metrics[~single]
+    keys = ["template", "method", "metric", "unit"]
+    columns = [*keys, "scans", "mean", "sd", "minimum", "maximum"]
+    if rows.empty:
+        return pd.DataFrame(columns=columns)
+    per_scan = rows.groupby([*keys, "subject", "session"], sort=False)["value"].mean().dropna()
+    groups = per_scan.groupby(level=keys)
+    table = groups.agg(scans="size", mean="mean", sd="std", minimum="min", maximum="max").reset_index()
+    order = {name: place for place, name in enumerate(METRICS)}
+    return table.sort_values(
+        ["template", "method", "metric"], key=lambda c: c.map(order) if c.name == "metric" else c, ignore_index=True
+    )[columns]
+
+
+def age_effect(volumes: pd.DataFrame, column: str, age: str = "age") -> dict[str, float]:
+    """Regress a volume on age by ordinary least squares.
+
+    Parameters
+    ----------
+    volumes : DataFrame
+        Wide volumes with a column of ages in years.
+    column : str
+        Volume column, for example ``jlf_lateral-ventricle``.
+    age : str
+        Column of ages.
+
+    Returns
+    -------
+    dict
+        ``slope`` (ml per year), ``intercept`` (ml), ``r``, ``p`` (two-sided), ``n``; NaN with fewer than
+        three scans or one single age.
+    """
+    from scipy.stats import linregress
+
+    pairs = volumes[[age, column]].apply(pd.to_numeric, errors="coerce").dropna()
+    if len(pairs) < 3 or pairs[age].nunique() < 2:
+        return {**dict.fromkeys(("slope", "intercept", "r", "p"), float("nan")), "n": float(len(pairs))}
+    fit = linregress(pairs[age], pairs[column])
+    return {
+        "slope": float(fit.slope),
+        "intercept": float(fit.intercept),
+        "r": float(fit.rvalue),
+        "p": float(fit.pvalue),
+        "n": float(len(pairs)),
+    }

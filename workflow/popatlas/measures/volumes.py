@@ -1,0 +1,34 @@
+"""Volumes of labels in millilitres."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+
+def voxel_ml(affine: npt.NDArray[np.floating[Any]]) -> float:
+    """Return the volume of a voxel in millilitres from a (4, 4) affine in mm."""
+    return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000.0
+
+
+def volumes(labels: npt.NDArray[np.integer[Any]], affine: npt.NDArray[np.floating[Any]]) -> pd.DataFrame:
+    """Return the volume of each label.
+
+    Parameters
+    ----------
+    labels : int ndarray
+        Label image, 0 is background.
+    affine : (4, 4) ndarray
+        Voxel to mm.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``label`` and ``volume`` (ml), sorted by label; background left out.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    inside = values != 0
+    return pd.DataFrame({"label": values[inside].astype(np.int64), "volume": counts[inside] * voxel_ml(affine)})
