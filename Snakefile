@@ -1,7 +1,7 @@
 """popatlas: a cohort goes in; an unbiased atlas, fused labels, tables and a QC page come out.
 
-    snakemake --cores 2                        the demo cohort
-    snakemake --cores 2 --configfile my.yaml   your cohort (`popatlas run` adds quarantine of failing scans)
+snakemake --cores 2                        the demo cohort
+snakemake --cores 2 --configfile my.yaml   your cohort (`popatlas run` adds quarantine of failing scans)
 """
 
 import sys

@@ -13,15 +13,15 @@ rule make_reference:
     output:
         image=f"{build}/reference_T1w.nii.gz",
         mask=f"{build}/reference_mask.nii.gz",
-    params:
-        resolution=config["preprocess"]["resolution_mm"],
     log:
         "logs/atlas/make_reference.log",
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=10,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        resolution=config["preprocess"]["resolution_mm"],
     shell:
         "popatlas step MakeReference --resolution_mm {params.resolution}"
         " --out_file {output.image:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
@@ -35,17 +35,17 @@ rule align_to_reference:
     output:
         affine=f"{build}/iter-0/{{scan}}_xfm.mat",
         warped=f"{build}/iter-0/{{scan}}_T1w.nii.gz",
-    params:
-        schedule=study.schedule(study.iteration_preset(1)),
     log:
         "logs/atlas/{scan}_iter-0.log",
     benchmark:
         "benchmarks/atlas/{scan}_iter-0.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=30,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        schedule=study.schedule(study.iteration_preset(1)),
     shell:
         "popatlas step RegisterRigid --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_moving {input.moving:q} --schedule {params.schedule:q} --out_affine {output.affine:q}"
@@ -61,11 +61,11 @@ rule initialise_template:
         mask=f"{build}/iter-0/template_mask.nii.gz",
     log:
         "logs/atlas/template_iter-0.log",
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=60,
-    conda:
-        "../envs/cpu.yaml"
     shell:
         "popatlas step InitialiseTemplate --in_images {input.images:q} --out_template {output.template:q}"
         " --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
@@ -84,18 +84,18 @@ rule register_member:
         warped=f"{build}/iter-{{iteration}}/{{scan}}_T1w.nii.gz",
         mask=f"{build}/iter-{{iteration}}/{{scan}}_mask.nii.gz",
         gate=f"{build}/iter-{{iteration}}/{{scan}}_gate.json",
-    params:
-        schedule=study.iteration_schedule,
-        gate=study.as_json("register", "gate"),
     log:
         "logs/atlas/{scan}_iter-{iteration}.log",
     benchmark:
         "benchmarks/atlas/{scan}_iter-{iteration}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(3000),
         runtime=240,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        schedule=study.iteration_schedule,
+        gate=study.as_json("register", "gate"),
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads}"
         " --in_fixed {input.fixed:q} --in_fixed_mask {input.fixed_mask:q}"
@@ -118,17 +118,17 @@ rule average_template:
         template=f"{build}/iter-{{iteration}}/template_T1w.nii.gz",
         mask=f"{build}/iter-{{iteration}}/template_mask.nii.gz",
         row=f"{build}/iter-{{iteration}}/convergence.json",
-    params:
-        atlas=config["atlas"],
     log:
         "logs/atlas/template_iter-{iteration}.log",
     benchmark:
         "benchmarks/atlas/template_iter-{iteration}.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=120,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        atlas=config["atlas"],
     shell:
         "popatlas step AverageTemplate --iteration {wildcards.iteration} --in_template {input.template:q}"
         " --in_mask {input.mask:q} --in_images {input.images:q} --in_masks {input.masks:q}"
@@ -143,16 +143,16 @@ rule publish_template:
         **study.template_sources(),
     output:
         **template_files,
-    params:
-        sources=study.template_options,
-        version=study.version,
     log:
         "logs/atlas/publish_template.log",
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1000),
         runtime=10,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        sources=study.template_options,
+        version=study.version,
     shell:
         "popatlas step DescribeTemplate --in_template {input.template:q} {params.sources} --label {label}"
         " --version {params.version} --out_template {output.template:q} --out_mask {output.mask:q}"

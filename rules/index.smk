@@ -8,15 +8,15 @@ rule settle_ledger:
         index="cohort/index.parquet",
     output:
         ledger="cohort/ledger.tsv",
-    params:
-        config=study.step_config(),
     log:
         "logs/group/settle_ledger.log",
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1000),
         runtime=10,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        config=study.step_config(),
     shell:
-        "popatlas step SettleLedger --in_index {input.index:q} --out_dir . --config {params.config:q}"
+        "popatlas step SettleLedger --in_index {input.index:q} --derivatives . --config {params.config:q}"
         " --out_ledger {output.ledger:q} --record {log:q}.json > {log:q} 2>&1"

@@ -7,19 +7,19 @@ rule conform_image:
         raw=study.raw_image,
     output:
         image="{scan}_desc-preproc_T1w.nii.gz",
-    params:
-        n4=study.as_json("preprocess", "n4"),
-        resolution=config["preprocess"]["resolution_mm"],
-        denoise=config["preprocess"]["denoise"],
     log:
         "logs/preprocess/{scan}_conform.log",
     benchmark:
         "benchmarks/preprocess/{scan}_conform.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=30,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        n4=study.as_json("preprocess", "n4"),
+        resolution=config["preprocess"]["resolution_mm"],
+        denoise=config["preprocess"]["denoise"],
     shell:
         "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {input.raw:q}"
         " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise}"
@@ -38,11 +38,11 @@ if brain["method"] == "template":
             "logs/preprocess/{scan}_brain.log",
         benchmark:
             "benchmarks/preprocess/{scan}_brain.tsv"
+        conda:
+            "../envs/cpu.yaml"
         resources:
             mem_mb=growing(3000),
             runtime=60,
-        conda:
-            "../envs/cpu.yaml"
         shell:
             "popatlas step ExtractBrainTemplate --subject {wildcards.scan:q} --threads {threads}"
             " --in_file {input.image:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
@@ -55,20 +55,20 @@ else:
             images=study.batch_images,
         output:
             receipt="work/brain/batch-{batch}.json",
-        params:
-            scans=study.batch_scans,
-            masks=study.batch_masks,
-            options=brain,
         log:
             "logs/batches/brain-{batch}.log",
         benchmark:
             "benchmarks/preprocess/brain-batch-{batch}.tsv"
+        conda:
+            "../envs/gpu.yaml" if brain["gpu"] else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(4000),
             runtime=60,
             gpu=brain["gpu"],
-        conda:
-            "../envs/gpu.yaml" if brain["gpu"] else "../envs/cpu.yaml"
+        params:
+            scans=study.batch_scans,
+            masks=study.batch_masks,
+            options=brain,
         shell:
             "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads}"
             " --method {params.options[method]} --threshold {params.options[threshold]}"
@@ -85,17 +85,17 @@ rule normalise_brain:
         brain="{scan}_desc-brain_T1w.nii.gz",
         mask="{scan}_desc-brain_mask.nii.gz",
         quality="{scan}_desc-qc_mask.json",
+    log:
+        "logs/preprocess/{scan}_normalise.log",
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=10,
     params:
         mask="work/brain/{scan}_mask.nii.gz",
         method=config["preprocess"]["intensity"],
         volume=brain["volume_ml"],
-    log:
-        "logs/preprocess/{scan}_normalise.log",
-    resources:
-        mem_mb=growing(1500),
-        runtime=10,
-    conda:
-        "../envs/cpu.yaml"
     shell:
         "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask {params.mask:q}"
         " --method {params.method} --volume_ml {params.volume} --out_brain {output.brain:q} --out_mask {output.mask:q}"
@@ -111,15 +111,15 @@ rule align_channel:
     output:
         image="{scan}_space-T1w_desc-preproc_{channel}.nii.gz",
         transform="{scan}_from-{channel}_to-T1w_mode-image_xfm.mat",
-    params:
-        n4=study.as_json("preprocess", "n4"),
     log:
         "logs/preprocess/{scan}_channel-{channel}.log",
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=30,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        n4=study.as_json("preprocess", "n4"),
     shell:
         "popatlas step AlignChannel --subject {wildcards.scan:q} --threads {threads} --in_channel {input.channel:q}"
         " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q}"

@@ -18,18 +18,18 @@ rule register_to_template:
         warped_mask=f"{{scan}}_space-{label}_desc-brain_mask.nii.gz",
         logjacobian=f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
         gate=f"{{scan}}_space-{label}_desc-gate_registration.json",
-    params:
-        schedule=study.schedule(config["register"]["preset"]),
-        gate=study.as_json("register", "gate"),
     log:
         "logs/register/{scan}_register.log",
     benchmark:
         "benchmarks/register/{scan}_register.tsv"
+    conda:
+        "../envs/cpu.yaml"
     resources:
         mem_mb=growing(3000),
         runtime=240,
-    conda:
-        "../envs/cpu.yaml"
+    params:
+        schedule=study.schedule(config["register"]["preset"]),
+        gate=study.as_json("register", "gate"),
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads}"
         " --in_fixed {input.fixed:q} --in_fixed_mask {input.fixed_mask:q}"

@@ -240,35 +240,32 @@ class Study:
         """Return the brain images of a target's atlases."""
         return [f"{atlas}_desc-brain_T1w.nii.gz" for atlas in self.atlases_for(wildcards.scan)]
 
-    def atlas_transforms(self, wildcards: Wildcards) -> list[str]:
-        """Return the transform files of all chains, without repeats (the rule's inputs)."""
-        files = (path for chain in self.atlas_chains(wildcards) for path in chain)
-        return list(dict.fromkeys(files))
+    def atlas_warps(self, wildcards: Wildcards) -> list[str]:
+        """Return the forward warps of a target's atlases, to the template or straight to the target."""
+        return [f"{stem}-warp_xfm.nii.gz" for stem in self._atlas_stems(wildcards.scan)]
 
-    def atlas_chains(self, wildcards: Wildcards) -> list[list[str]]:
-        """Return, per atlas, the transforms in the order in which a point of the target goes through them."""
-        scan, label = wildcards.scan, self.label
+    def atlas_affines(self, wildcards: Wildcards) -> list[str]:
+        """Return the forward affines of a target's atlases."""
+        return [f"{stem}-affine_xfm.mat" for stem in self._atlas_stems(wildcards.scan)]
+
+    def _atlas_stems(self, scan: str) -> list[str]:
         if self.config["fuse"]["through"] == "direct":
-            pairs = [f"work/pairs/{scan}/from/{atlas}" for atlas in self.atlases_for(scan)]
-            return [[f"{pair}_warp.nii.gz", f"{pair}_affine.mat"] for pair in pairs]
-        to_template = [
-            f"{scan}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
-            f"{scan}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
-        ]
-        return [
-            [
-                *to_template,
-                f"{atlas}_from-T1w_to-{label}_mode-image_desc-warp_xfm.nii.gz",
-                f"{atlas}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
-            ]
-            for atlas in self.atlases_for(scan)
-        ]
+            return [f"work/pairs/{scan}/from/{atlas}_desc" for atlas in self.atlases_for(scan)]
+        return [f"{atlas}_from-T1w_to-{self.label}_mode-image_desc" for atlas in self.atlases_for(scan)]
 
-    def chains_json(self, wildcards: Wildcards) -> str:
-        """Return the chains as JSON: per atlas, a list of [file, inverted]."""
-        inverted = [True, False, False, False] if self.config["fuse"]["through"] == "template" else [False, False]
-        chains = self.atlas_chains(wildcards)
-        return json.dumps([[list(pair) for pair in zip(chain, inverted, strict=True)] for chain in chains])
+    def target_transforms(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return the target's own transforms when labels go through the template, nothing when they go directly."""
+        if self.config["fuse"]["through"] == "direct":
+            return {}
+        scan, label = wildcards.scan, self.label
+        return {
+            "target_affine": f"{scan}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
+            "target_inverse_warp": f"{scan}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
+        }
+
+    def target_options(self, wildcards: Wildcards) -> str:
+        """Return PropagateLabels' options for the target's own transforms."""
+        return " ".join(f"--in_{name} {shlex.quote(path)}" for name, path in self.target_transforms(wildcards).items())
 
     # Measures and targets
 
@@ -298,6 +295,17 @@ class Study:
         methods = self.methods if self.atlases_for(wildcards.scan) else []
         return [f"{wildcards.scan}_desc-{method}_dseg.nii.gz" for method in methods]
 
+    def label_options(self, wildcards: Wildcards) -> str:
+        """Return MeasureScan's options for the fused labels of a scan."""
+        files = self.fused_labels(wildcards)
+        names = self.methods if files else []
+        return f"{self.option('--in_labels', files)} {self.option('--methods', names)}".strip()
+
+    @staticmethod
+    def option(name: str, values: list[str]) -> str:
+        """Return an option with quoted values, nothing when there are none."""
+        return f"{name} {shlex.join(values)}" if values else ""
+
     def template_column(self) -> str:
         """Return the tables' template column, name and version."""
         return f"{self.label}@{self.version}"
@@ -310,18 +318,28 @@ class Study:
         """Return the brains of every scan, external atlases too."""
         return [f"{scan}_desc-brain_T1w.nii.gz" for scan in self.images]
 
+    def thumbnails(self) -> list[str]:
+        """Return the montage picture of every scan of the cohort that is not failed."""
+        return [f"report/thumbnails/{scan}.png" for scan in self.own]
+
+    def subject_page(self, scan: str) -> str:
+        """Return the QC page of a scan."""
+        return f"report/subjects/{scan.rsplit('/', 1)[-1]}.html"
+
     def scan_targets(self) -> list[str]:
         """Return the last per-scan results."""
-        pages = [f"report/thumbnails/{scan}.png" for scan in self.own]
         extra = [
             f"{scan}_space-T1w_desc-preproc_{channel}.nii.gz" for scan in self.own for channel in self.channels[scan]
         ]
-        return [*self.measured_tables(), *pages, *extra]
+        return [*self.measured_tables(), *self.thumbnails(), *extra]
 
     def group_targets(self) -> list[str]:
         """Return the group tables and the report."""
-        tables = ["group/metrics.parquet", "group/truth.tsv"] if self.truth_folder() else ["group/metrics.parquet"]
-        return [*tables, "report/index.html"]
+        return ["group/metrics.parquet", *self.truth_tables(), "report/index.html"]
+
+    def truth_tables(self) -> list[str]:
+        """Return the table of truth scores when the cohort is a simulated one."""
+        return ["group/truth.tsv"] if self.truth_folder() else []
 
     def truth_folder(self) -> Path | None:
         """Return the folder with a simulated cohort's truth, None when there is none."""

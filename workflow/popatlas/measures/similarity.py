@@ -53,7 +53,7 @@ def local_correlation(fixed: FloatArray, moving: FloatArray, radius: int) -> npt
     a, b = fixed.astype(np.float64), moving.astype(np.float64)
 
     def mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(uniform_filter(values, size=2 * radius + 1, mode="constant"))
+        return np.asarray(uniform_filter(values, size=2 * radius + 1, mode="nearest"))
 
     mean_a, mean_b = mean(a), mean(b)
     covariance = mean(a * b) - mean_a * mean_b

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from popatlas.errors import InputError
 from popatlas.images.io import read_table
 from popatlas.measures.dictionary import BRAIN, COLUMNS, KEYS, METRICS
 from popatlas.measures.landmarks import landmark_errors
@@ -68,8 +69,14 @@ def scan_table(derivatives: Path, scan: str) -> Path:
 def read_scan_tables(tables: Iterable[Path]) -> pd.DataFrame:
     """Read and stack the tidy tables of scans; keys are text, absent sessions are empty text."""
     kinds = dict.fromkeys([*KEYS, "metric", "unit"], str)
-    frames = [read_table(table, dtype=kinds) for table in tables]
-    frames = [frame for frame in frames if len(frame)]
+    frames = []
+    for table in tables:
+        frame = read_table(table, dtype=kinds)
+        missing = [column for column in COLUMNS if column not in frame.columns]
+        if missing:
+            raise InputError(f"columns {missing} are missing", file=table, remedy="delete the file and run again")
+        if len(frame):
+            frames.append(frame)
     stacked = pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS)
     texts = [column for column in COLUMNS if column != "value"]
     stacked[texts] = stacked[texts].fillna("").astype(str)

@@ -1,0 +1,91 @@
+if config["fuse"]["through"] == "direct":
+
+    rule register_atlas_to_target:
+        """Register one labelled atlas to one target."""
+        input:
+            fixed="{scan}_desc-brain_T1w.nii.gz",
+            fixed_mask="{scan}_desc-brain_mask.nii.gz",
+            moving="{atlas}_desc-brain_T1w.nii.gz",
+            moving_mask="{atlas}_desc-brain_mask.nii.gz",
+        output:
+            affine="work/pairs/{scan}/from/{atlas}_desc-affine_xfm.mat",
+            warp="work/pairs/{scan}/from/{atlas}_desc-warp_xfm.nii.gz",
+            warped="work/pairs/{scan}/from/{atlas}_T1w.nii.gz",
+            gate="work/pairs/{scan}/from/{atlas}_gate.json",
+        log:
+            "logs/fuse/{scan}_from/{atlas}.log",
+        benchmark:
+            "benchmarks/fuse/{scan}_from/{atlas}.tsv"
+        conda:
+            "../envs/cpu.yaml"
+        resources:
+            mem_mb=growing(3000),
+            runtime=240,
+        params:
+            schedule=study.schedule(config["register"]["preset"]),
+            gate=study.as_json("register", "gate"),
+        shell:
+            "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads}"
+            " --in_fixed {input.fixed:q} --in_fixed_mask {input.fixed_mask:q}"
+            " --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q} --schedule {params.schedule:q}"
+            " --gate {params.gate:q} --out_affine {output.affine:q} --out_warp {output.warp:q}"
+            " --out_warped {output.warped:q} --out_gate {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+rule propagate_labels:
+    """Bring the labels and images of all atlases onto a target's grid, each with one interpolation."""
+    input:
+        unpack(study.target_transforms),
+        target="{scan}_desc-brain_T1w.nii.gz",
+        dsegs=study.atlas_labels,
+        brains=study.atlas_brains,
+        warps=study.atlas_warps,
+        affines=study.atlas_affines,
+    output:
+        labels=temp("work/fuse/{scan}_candidates_dseg.nii.gz"),
+        images=temp("work/fuse/{scan}_candidates_T1w.nii.gz"),
+    log:
+        "logs/fuse/{scan}_propagate.log",
+    benchmark:
+        "benchmarks/fuse/{scan}_propagate.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(3000),
+        runtime=60,
+    params:
+        target=study.target_options,
+        names=lambda wildcards: study.atlases_for(wildcards.scan),
+    shell:
+        "popatlas step PropagateLabels --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
+        " --in_dsegs {input.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q}"
+        " --in_affines {input.affines:q} {params.target} --names {params.names:q}"
+        " --out_labels {output.labels:q} --out_images {output.images:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+rule fuse_labels:
+    """Fuse the candidate labels of a target into one: majority, STAPLE or joint label fusion."""
+    input:
+        labels="work/fuse/{scan}_candidates_dseg.nii.gz",
+        images="work/fuse/{scan}_candidates_T1w.nii.gz",
+        target="{scan}_desc-brain_T1w.nii.gz",
+    output:
+        dseg="{scan}_desc-{method}_dseg.nii.gz",
+    log:
+        "logs/fuse/{scan}_{method}.log",
+    benchmark:
+        "benchmarks/fuse/{scan}_{method}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(4000),
+        runtime=120,
+    params:
+        ties=config["fuse"]["ties"],
+        jlf=config["fuse"]["jlf"],
+    shell:
+        "popatlas step FuseLabels --subject {wildcards.scan:q} --threads {threads} --method {wildcards.method}"
+        " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q}"
+        " --ties {params.ties} --beta {params.jlf[beta]} --radius {params.jlf[radius]}"
+        " --search {params.jlf[search]} --rho {params.jlf[rho]} --out_file {output.dseg:q}"
+        " --record {log:q}.json > {log:q} 2>&1"

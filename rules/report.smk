@@ -1,0 +1,47 @@
+rule draw_subject:
+    """Draw the figures and the page of a scan."""
+    input:
+        table="{scan}_desc-metrics_table.tsv",
+        template=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
+    output:
+        thumbnail="report/thumbnails/{scan}.png",
+    log:
+        "logs/report/{scan}_draw.log",
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(1500),
+        runtime=20,
+    params:
+        page=lambda wildcards: study.subject_page(wildcards.scan),
+        methods=study.option("--methods", study.methods),
+    shell:
+        "popatlas step DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
+        " --template_label {label} {params.methods} --out_page {params.page:q}"
+        " --out_thumbnail {output.thumbnail:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+rule write_report:
+    """Write the cohort page: template, convergence, montage, sortable table, who is out and why."""
+    input:
+        ledger="cohort/ledger.tsv",
+        metrics="group/metrics.parquet",
+        thumbnails=study.thumbnails(),
+        template=f"tpl-{label}/template_description.json",
+    output:
+        page="report/index.html",
+    log:
+        "logs/group/write_report.log",
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=60,
+    params:
+        methods=study.option("--methods", study.methods),
+        per_page=config["report"]["per_page"],
+        config=study.step_config(),
+    shell:
+        "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {label} {params.methods}"
+        " --per_page {params.per_page} --config {params.config:q} --out_page {output.page:q}"
+        " --record {log:q}.json > {log:q} 2>&1"

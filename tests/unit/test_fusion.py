@@ -1,0 +1,328 @@
+"""Facts about label fusion: transform order, votes and ties, STAPLE against a reference, joint fusion, the steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from popatlas.errors import InputError
+from popatlas.fusion.joint import joint_label_fusion
+from popatlas.fusion.labels import bounding_box, to_contiguous
+from popatlas.fusion.majority import majority_vote
+from popatlas.fusion.propagate import Step, chain, propagate, resample
+from popatlas.fusion.staple import multilabel_staple
+from popatlas.images.io import save_image
+from popatlas.interfaces.fuse import FuseLabels, PropagateLabels
+from popatlas.measures.landmarks import map_points, to_template
+
+LPS = np.array([-1.0, -1.0, 1.0])
+SHAPE = (24, 22, 20)
+AFFINE = np.array([[2.0, 0, 0, -23], [0, 2, 0, -21], [0, 0, 2.5, -24], [0, 0, 0, 1]])
+
+
+def world(affine: np.ndarray = AFFINE, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Return the LPS coordinates of all voxels, (x, y, z, 3)."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
+    return nib.affines.apply_affine(affine, index) * LPS
+
+
+def write_affine(path: Path, matrix: np.ndarray, shift: np.ndarray) -> Path:
+    import ants
+
+    parameters = np.concatenate([matrix.ravel(), shift])
+    transform = ants.new_ants_transform(precision="double", dimension=3, transform_type="AffineTransform")
+    transform.set_parameters(parameters)
+    ants.write_transform(transform, str(path))
+    return path
+
+
+def write_linear_field(path: Path, matrix: np.ndarray, shift: np.ndarray) -> Path:
+    """Write the displacement u(p) = matrix p + shift: linear interpolation is exact on it."""
+    data = (world() @ matrix.T + shift).astype(np.float32)[:, :, :, None, :]
+    image = nib.Nifti1Image(data, AFFINE)
+    image.header.set_intent(1007)
+    nib.save(image, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def transforms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    folder = tmp_path_factory.mktemp("chain")
+    rng = np.random.default_rng(3)
+
+    def pair(scale: float) -> tuple[np.ndarray, np.ndarray]:
+        return rng.normal(0, scale, (3, 3)), rng.normal(0, 1.0, 3)
+
+    affine_t, affine_a, field_t, field_a = pair(0.05), pair(0.05), pair(0.02), pair(0.02)
+    eye = np.eye(3)
+    files = {
+        "affine_t": write_affine(folder / "t.mat", eye + affine_t[0], affine_t[1]),
+        "affine_a": write_affine(folder / "a.mat", eye + affine_a[0], affine_a[1]),
+        "inverse_t": write_linear_field(folder / "t_inv.nii.gz", *field_t),
+        "warp_a": write_linear_field(folder / "a_warp.nii.gz", *field_a),
+    }
+
+    def through(points: np.ndarray) -> np.ndarray:
+        """Target to atlas point (LPS): undo the target's affine, its inverse warp, the atlas's warp and affine."""
+        p = (points - affine_t[1]) @ np.linalg.inv(eye + affine_t[0]).T
+        p = p + p @ field_t[0].T + field_t[1]
+        p = p + p @ field_a[0].T + field_a[1]
+        return p @ (eye + affine_a[0]).T + affine_a[1]
+
+    return {"files": files, "map": through, "folder": folder}
+
+
+def inner(data: np.ndarray) -> np.ndarray:
+    return data[7:-7, 7:-7, 7:-7]
+
+
+def test_chain_through_template_is_composed_in_the_documented_order(transforms: dict) -> None:
+    files, folder = transforms["files"], transforms["folder"]
+    steps = chain(files["warp_a"], files["affine_a"], files["affine_t"], files["inverse_t"])
+    expected = transforms["map"](world())
+    save_image(np.zeros(SHAPE, np.float32), AFFINE, folder / "target.nii.gz")
+    for axis in range(3):
+        # an image of its own coordinate tells where each target voxel was taken from
+        save_image(world()[..., axis], AFFINE, folder / f"coordinate{axis}.nii.gz", np.float64)
+        found = resample(folder / "target.nii.gz", folder / f"coordinate{axis}.nii.gz", steps, "linear")
+        np.testing.assert_allclose(inner(found), inner(expected[..., axis]), atol=1e-3)
+
+
+def test_points_and_images_move_in_opposite_directions(transforms: dict) -> None:
+    files = transforms["files"]
+    steps = chain(files["warp_a"], files["affine_a"], files["affine_t"], files["inverse_t"])
+    points = inner(world()).reshape(-1, 3)
+    moved = map_points(points * LPS, steps)  # tables are RAS
+    np.testing.assert_allclose(moved * LPS, transforms["map"](points), atol=1e-3)
+
+
+def test_to_template_undoes_the_forward_transform(tmp_path: Path) -> None:
+    shift, translation = np.array([1.0, -2.0, 0.5]), np.array([3.0, 1.0, -1.0])
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+    affine = write_affine(tmp_path / "affine.mat", turn, translation)
+    warp = write_linear_field(tmp_path / "warp.nii.gz", np.zeros((3, 3)), shift)
+    inverse = write_linear_field(tmp_path / "inverse.nii.gz", np.zeros((3, 3)), -shift)
+    template = np.array([[1.0, 2.0, 3.0], [-4.0, 0.0, 2.0]])
+    subject = map_points(template, [Step(warp), Step(affine)])
+    np.testing.assert_allclose(subject * LPS, ((template * LPS) + shift) @ turn.T + translation, atol=1e-4)
+    np.testing.assert_allclose(to_template(subject, affine, inverse), template, atol=1e-4)
+
+
+def blocks(shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    labels = np.zeros(shape, dtype=np.int32)
+    labels[4:12, 4:18, 4:16] = 7
+    labels[12:20, 4:18, 4:16] = 1035
+    return labels
+
+
+def test_labels_keep_their_values_under_propagation(tmp_path: Path, transforms: dict) -> None:
+    files = transforms["files"]
+    save_image(blocks(), AFFINE, tmp_path / "dseg.nii.gz")
+    save_image(blocks().astype(np.float32), AFFINE, tmp_path / "brain.nii.gz")
+    steps = chain(files["warp_a"], files["affine_a"])
+    for interpolator in ("genericLabel", "nearestNeighbor"):
+        labels, images = propagate(
+            tmp_path / "brain.nii.gz", [tmp_path / "dseg.nii.gz"], [tmp_path / "brain.nii.gz"], [steps], interpolator
+        )
+        assert labels.shape == images.shape == (1, *SHAPE)
+        assert set(np.unique(labels)) == {0, 7, 1035}
+        assert (labels[0] != blocks()).any()
+
+
+def brute_majority(column: np.ndarray) -> set[int]:
+    values, counts = np.unique(column, return_counts=True)
+    return set(values[counts == counts.max()].tolist())
+
+
+def test_majority_equals_counting() -> None:
+    labels = np.random.default_rng(0).choice([0, 3, 9, 400], size=(5, 6, 7, 8))
+    fused, agreement = majority_vote(labels)
+    lowest, _ = majority_vote(labels, ties="lowest")
+    for place in np.ndindex(6, 7, 8):
+        winners = brute_majority(labels[:, *place])
+        assert fused[place] in winners
+        assert lowest[place] == min(winners)
+        assert agreement[place] == pytest.approx((labels[:, *place] == fused[place]).mean())
+
+
+def test_tie_takes_the_nearest_undisputed_label_in_millimetres() -> None:
+    first = np.zeros((1, 1, 9), dtype=int)
+    first[0, 0, :4], first[0, 0, 5:] = 1, 2
+    second = first.copy()
+    first[0, 0, 4], second[0, 0, 4] = 1, 2
+    first[0, 0, 5] = 1  # voxels 4 and 5 are tied between 1 and 2; 3 is the nearest decided 1, 6 the nearest decided 2
+    fused, agreement = majority_vote(np.stack([first, second]), ties="nearest", spacing=(1, 1, 2))
+    assert fused.ravel().tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert agreement.ravel().tolist() == [1, 1, 1, 1, 0.5, 0.5, 1, 1, 1]
+    fused, _ = majority_vote(np.stack([first, second]), ties="lowest")
+    assert fused.ravel().tolist() == [1, 1, 1, 1, 1, 1, 2, 2, 2]
+
+
+def test_spacing_decides_which_voxel_is_nearest() -> None:
+    labels = np.zeros((2, 5, 5, 1), dtype=int)
+    labels[:, 0, 2], labels[:, 2, 4] = 1, 2
+    labels[:, 2, 2, 0] = 1, 2
+    # voxel (2, 2): label 1 is two steps away on axis 0, label 2 two steps on axis 1
+    assert majority_vote(labels, "nearest", (1, 3, 1))[0][2, 2, 0] == 1
+    assert majority_vote(labels, "nearest", (3, 1, 1))[0][2, 2, 0] == 2
+
+
+def test_tie_without_any_decided_voxel_takes_the_smallest_label() -> None:
+    labels = np.array([5, 3, 5, 3]).reshape(2, 2, 1, 1)
+    labels[1, :, 0, 0] = [3, 5]
+    assert majority_vote(labels, "nearest")[0].ravel().tolist() == [3, 3]
+
+
+def reference_staple(votes: np.ndarray, n_labels: int, iterations: int = 300) -> np.ndarray:
+    """EM of Rohlfing et al. 2004 on votes (raters, voxels): start from the majority, priors from the votes."""
+    raters = len(votes)
+    counts = np.stack([(votes == label).sum(axis=0) for label in range(n_labels)])
+    weight = np.where((counts == counts.max(axis=0)).sum(axis=0) == 1, counts == counts.max(axis=0), 0.0)
+    prior = np.array([(votes == label).mean() for label in range(n_labels)])
+    for _ in range(iterations):
+        theta = np.zeros((raters, n_labels, n_labels))
+        for rater in range(raters):
+            np.add.at(theta[rater], votes[rater], weight.T)
+        theta /= np.maximum(theta.sum(axis=1, keepdims=True), 1e-300)
+        weight = prior[:, None] * np.prod([theta[r][votes[r]].T for r in range(raters)], axis=0)
+        weight /= np.maximum(weight.sum(axis=0), 1e-300)
+    return weight.argmax(axis=0)
+
+
+def noisy_raters(seed: int, n_labels: int, raters: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = np.zeros(shape, dtype=int)
+    edges = np.linspace(0, shape[0], n_labels + 1).astype(int)
+    for label in range(n_labels):
+        truth[edges[label] : edges[label + 1]] = label
+    wrong = rng.random((raters, *shape)) < np.linspace(0.05, 0.4, raters)[:, None, None, None]
+    return truth, np.where(wrong, rng.integers(0, n_labels, (raters, *shape)), truth)
+
+
+@pytest.mark.parametrize(("seed", "n_labels", "raters"), [(0, 4, 3), (1, 6, 4), (2, 5, 6)])
+def test_staple_equals_a_reference_implementation_also_with_ties(seed: int, n_labels: int, raters: int) -> None:
+    truth, votes = noisy_raters(seed, n_labels, raters, (16, 14, 12))
+    counts = np.sort(np.stack([(votes == label).sum(axis=0) for label in range(n_labels)]), axis=0)
+    assert (counts[-1] == counts[-2]).mean() > 0.005  # ties, where ITK seeds its matrices wrongly
+    fused = multilabel_staple(votes, max_iterations=300, tolerance=1e-8)
+    expected = reference_staple(votes.reshape(raters, -1), n_labels).reshape(truth.shape)
+    np.testing.assert_array_equal(fused, expected)
+    # raters differ in skill, which STAPLE finds out; a vote without spatial tie rule does not know it
+    assert (fused == truth).mean() > (majority_vote(votes, "lowest")[0] == truth).mean()
+
+
+def test_staple_handles_many_and_large_labels() -> None:
+    rng = np.random.default_rng(0)
+    values = np.sort(rng.choice(np.arange(1, 2_000_000), 300, replace=False))
+    truth = values[np.arange(300)].reshape(10, 10, 3).repeat(4, axis=2).astype(np.int64)
+    votes = np.stack([truth] * 3)
+    votes[0].flat[::17] = values[0]
+    fused = multilabel_staple(votes)
+    assert set(np.unique(fused)) <= set(np.unique(votes))
+    assert (fused == truth).mean() > 0.99
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_identical_atlases_are_returned(count: int) -> None:
+    labels = np.stack([blocks()] * count)
+    images = np.stack([blocks().astype(np.float32)] * count)
+    assert (majority_vote(labels)[0] == blocks()).all()
+    assert (multilabel_staple(labels) == blocks()).all()
+    assert (joint_label_fusion(images[0], images, labels) == blocks()).all()
+
+
+def test_background_only_stays_background() -> None:
+    labels = np.zeros((3, 6, 6, 6), dtype=np.int32)
+    images = np.ones(labels.shape, dtype=np.float32)
+    assert not majority_vote(labels)[0].any()
+    assert not multilabel_staple(labels).any()
+    assert not joint_label_fusion(images[0], images, labels).any()
+
+
+def shifted_atlases(shifts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return target, truth, images, labels: atlases are the target moved along the first axis."""
+    truth = blocks()
+    rng = np.random.default_rng(1)
+    target = (truth == 7) * 0.5 + (truth == 1035) * 1.0 + rng.normal(0, 0.02, truth.shape)
+    images = np.stack([np.roll(target, s, axis=0) + rng.normal(0, 0.02, truth.shape) for s in shifts])
+    labels = np.stack([np.roll(truth, s, axis=0) for s in shifts])
+    return target.astype(np.float32), truth, images.astype(np.float32), labels
+
+
+def test_joint_fusion_trusts_the_atlases_that_look_like_the_target(tmp_path: Path, monkeypatch) -> None:
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    target, truth, images, labels = shifted_atlases([0, 0, 3, 3, 3])
+    joint = joint_label_fusion(target, images, labels, search=0)
+    voted = majority_vote(labels)[0]
+    assert (joint == truth).mean() > 0.99 > (voted == truth).mean()
+    assert set(np.unique(joint)) <= set(np.unique(labels))
+    agreed = (labels == labels[0]).all(axis=0)
+    assert (joint[agreed] == labels[0][agreed]).all()
+    assert not list(tmp_path.iterdir())  # no temporary file is left
+
+
+def test_joint_fusion_in_slabs_equals_one_piece() -> None:
+    target, _, images, labels = shifted_atlases([0, 1, -1, 2])
+    whole = joint_label_fusion(target, images, labels)
+    assert (joint_label_fusion(target, images, labels, memory_mb=0.001) == whole).all()
+
+
+def test_joint_fusion_of_two_atlases() -> None:
+    target, truth, images, labels = shifted_atlases([0, 2])
+    joint = joint_label_fusion(target, images, labels, search=0)
+    assert (joint == truth).mean() > 0.97
+
+
+def test_contiguous_numbers_restore_the_labels() -> None:
+    for values in ([3, 0, 70000, 3], [5, 5_000_000, 0, 1]):
+        kept, indices = to_contiguous(np.array(values))
+        assert kept[0] == 0
+        assert (kept[indices] == values).all()
+    with pytest.raises(InputError, match="negative"):
+        to_contiguous(np.array([-1, 2]))
+
+
+def test_bounding_box_of_nothing_is_empty() -> None:
+    assert np.zeros((4, 4))[bounding_box(np.zeros((4, 4), dtype=bool))].size == 0
+
+
+@pytest.mark.parametrize("fuse", [majority_vote, multilabel_staple, lambda x: joint_label_fusion(x, x, x)])
+def test_no_atlas_is_an_input_error_with_a_remedy(fuse) -> None:
+    with pytest.raises(InputError, match=r"no atlas.*Remedy: set fuse.atlases"):
+        fuse(np.zeros((0, 4, 4, 4), dtype=np.int32))
+
+
+def test_steps_propagate_and_fuse(tmp_path: Path, transforms: dict) -> None:
+    files = transforms["files"]
+    save_image(blocks(), AFFINE, tmp_path / "sub-01_dseg.nii.gz")
+    save_image(blocks().astype(np.float32), AFFINE, tmp_path / "brain.nii.gz")
+    brain, dseg = str(tmp_path / "brain.nii.gz"), str(tmp_path / "sub-01_dseg.nii.gz")
+    stack, images = tmp_path / "labels.nii.gz", tmp_path / "images.nii.gz"
+    step = PropagateLabels(
+        in_target=brain, in_dsegs=[dseg] * 2, in_brains=[brain] * 2, in_warps=[str(files["warp_a"])] * 2,
+        in_affines=[str(files["affine_a"])] * 2, in_target_affine=str(files["affine_t"]),
+        in_target_inverse_warp=str(files["inverse_t"]), out_labels=str(stack), out_images=str(images),
+        out_json=str(tmp_path / "labels.json"),
+    )  # fmt: skip
+    step.run()
+    assert nib.load(stack).shape == (*SHAPE, 2)
+    sidecar = json.loads((tmp_path / "labels.json").read_text())
+    assert sidecar["Atlases"] == ["sub-01", "sub-01"]
+    assert sidecar["Transforms"][0] == ["[t.mat,1]", "t_inv.nii.gz", "a_warp.nii.gz", "a.mat"]
+    expected = nib.load(stack).get_fdata()[..., 0]
+    for method in ("majority", "staple", "jlf"):
+        out = tmp_path / f"{method}.nii.gz"
+        FuseLabels(method=method, in_labels=str(stack), in_images=str(images), in_target=brain, out_file=str(out)).run()
+        assert nib.load(out).get_data_dtype() == np.int32
+        np.testing.assert_array_equal(nib.load(out).get_fdata(), expected)
+    with pytest.raises(InputError, match="no labelled atlas"):
+        PropagateLabels(
+            in_target=brain, in_dsegs=[], in_brains=[], in_warps=[], in_affines=[], out_labels="x.nii.gz",
+            out_images="y.nii.gz",
+        ).run()  # fmt: skip

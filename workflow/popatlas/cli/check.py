@@ -1,0 +1,95 @@
+"""`popatlas check`: look before the run. Every image is opened, nothing is written to the output folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from popatlas.config import Config
+
+# float32 volumes and fields kept per scan, in volumes of the isotropic grid
+VOLUMES_PER_SCAN = 30
+# measured on the demo cohort (one core): preprocessing, template, registration, fusion and measures per scan and megavoxel
+MINUTES_PER_MEGAVOXEL = 2.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb `check`."""
+    parser = subparsers.add_parser(
+        "check",
+        help="check a dataset, the configuration and this machine before a run",
+        description="Validate the configuration, open every image, and look at disk, cores, weights and scheduler. "
+        "Exit code 1 when no scan can be used.",
+    )
+    parser.add_argument("bids_dir", nargs="?", type=Path, help="BIDS dataset, or a TSV of paths (default: the config's)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="your settings")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print a report; 0 when at least one scan can be used."""
+    from popatlas.cohort.index import index_cohort
+    from popatlas.config import load_config
+
+    config = load_config(args.config, bids_dir=None if args.bids_dir is None else str(args.bids_dir))
+    print(f"configuration  ok ({args.config or 'defaults'})")
+    with tempfile.TemporaryDirectory() as folder:
+        index = index_cohort(config, Path(folder))
+    usable = index[index["state"] == "ok"]
+    for line in (*describe_cohort(index), *describe_machine(config, usable)):
+        print(line)
+    return 0 if len(usable) else 1
+
+
+def describe_cohort(index: pd.DataFrame) -> list[str]:
+    """Return the lines about the images."""
+    usable = index[index["state"] == "ok"]
+    counts = ", ".join(f"{number} {state}" for state, number in index["state"].value_counts().items())
+    lines = [f"scans          {len(index)}: {counts}; {index['subject'].nunique()} subjects"]
+    for name in ("spacing_mm", "orientation", "shape"):
+        values = usable[name].value_counts()
+        shown = ", ".join(f"{value} ({number})" for value, number in values.head(4).items())
+        lines.append(f"{name:14} {shown}{', ...' if len(values) > 4 else ''}")
+    for row in index[(index["reason"] != "") & (index["state"] != "excluded")].to_dict("records"):
+        lines.append(f"  {row['state']:11} {row['scan']}: {row['reason']}")
+    return lines
+
+
+def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:
+    """Return the lines about disk, cores, network weights and scheduler."""
+    megavoxels = sum(_megavoxels(row, config) for row in usable.to_dict("records"))
+    need_gb = megavoxels * 4e6 * VOLUMES_PER_SCAN / 1e9
+    parent = next(path for path in (Path(config["out_dir"]).resolve(), *Path(config["out_dir"]).resolve().parents) if path.exists())
+    free_gb = shutil.disk_usage(parent).free / 1e9
+    verdict = "ok" if free_gb > need_gb else "TOO LITTLE"
+    schedulers = [name for name in ("sbatch", "qsub", "bsub") if shutil.which(name)]
+    cores = len(os.sched_getaffinity(0))
+    return [
+        f"disk           about {need_gb:.1f} GB needed, {free_gb:.0f} GB free: {verdict}",
+        f"cores          {cores}; roughly {megavoxels * MINUTES_PER_MEGAVOXEL / cores:.0f} minutes here",
+        f"network        {_weights(config)}",
+        f"scheduler      {', '.join(schedulers) or 'none found (use the default profile)'}",
+    ]
+
+
+def _megavoxels(row: Any, config: Config) -> float:
+    shape = [int(n) for n in row["shape"].split("x")[:3]]
+    spacing = [float(value) for value in row["spacing_mm"].split("x")[:3]]
+    millimetres = [n * size for n, size in zip(shape, spacing, strict=True)]
+    return float(millimetres[0] * millimetres[1] * millimetres[2] / config["preprocess"]["resolution_mm"] ** 3 / 1e6)
+
+
+def _weights(config: Config) -> str:
+    if config["preprocess"]["brain"]["method"] != "deepbet":
+        return "not needed"
+    from popatlas.preprocess.brain import cuda_visible, deepbet_weights
+
+    found = deepbet_weights()
+    device = "CUDA" if cuda_visible() else "CPU"
+    return f"deepbet weights {'present' if found else 'MISSING (install deepbet again)'}; {device} will be used"

@@ -1,0 +1,240 @@
+"""What is frozen: the members of the template, the labelled atlases, the batches. New scans never change them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from popatlas.cohort.index import read_atlas_table, scan_key
+from popatlas.cohort.select import subject_name
+from popatlas.config import Config
+from popatlas.errors import ConfigError
+from popatlas.images.io import read_table, sha256, table_text, write_if_changed
+
+MEMBER_COLUMNS = ["scan", "subject", "session", "sha256"]
+ATLAS_COLUMNS = ["atlas", "dseg", "external"]
+
+
+def draw_evenly(table: pd.DataFrame, count: int, by: str) -> pd.DataFrame:
+    """Return `count` rows spread evenly over a column, without chance.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Candidates.
+    count : int
+        Rows wanted; all when there are fewer.
+    by : str
+        Column that is covered from its lowest to its highest value.
+    """
+    ordered = table.sort_values([by, "scan"], ignore_index=True)
+    if count >= len(ordered):
+        return ordered
+    step = (len(ordered) - 1) / max(count - 1, 1)
+    return ordered.iloc[sorted({round(position * step) for position in range(count)})]
+
+
+def members_file(config: Config, out_dir: Path) -> Path:
+    """Return the path of the frozen cohort file."""
+    return out_dir / "cohort" / f"atlas-{config['atlas']['label']}.tsv"
+
+
+def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
+    """Return the members of the template; draw and write them unless a template has been built from them.
+
+    Parameters
+    ----------
+    config : dict
+        Complete configuration; `atlas.members` is "all", a number or a list of subjects.
+    index : DataFrame
+        Cohort index.
+    usable : sequence of str
+        Scans that are available and not failed.
+    out_dir : Path
+        Output folder.
+
+    Returns
+    -------
+    DataFrame
+        Columns scan, subject, session, sha256.
+
+    Raises
+    ------
+    ConfigError
+        When a listed subject is not usable, or fewer than two are left.
+    """
+    path = members_file(config, out_dir)
+    label = config["atlas"]["label"]
+    if path.is_file() and (out_dir / f"tpl-{label}" / "template_description.json").is_file():
+        return read_table(path, dtype=str).fillna("")
+    candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
+    chosen = _choose(candidates, config["atlas"]["members"], "atlas.members", out_dir)
+    if len(chosen) < 2:
+        raise ConfigError(
+            f"a template needs at least 2 usable scans, found {len(chosen)}. "
+            f"Remedy: look at `popatlas status {out_dir}`, or give an existing template (atlas.template)"
+        )
+    members = chosen.sort_values("scan")[MEMBER_COLUMNS]
+    write_if_changed(path, table_text(members))
+    return members
+
+
+def _choose(candidates: pd.DataFrame, wanted: Any, where: str, out_dir: Path) -> pd.DataFrame:
+    if wanted == "all":
+        return candidates
+    if isinstance(wanted, int):
+        return draw_evenly(*_with_age(candidates, out_dir, wanted))
+    names = [subject_name(name) for name in wanted]
+    absent = [name for name in names if name not in set(candidates["subject"])]
+    if absent:
+        raise ConfigError(f"{where}: {absent[0]} is not a usable subject. Remedy: see `popatlas status {out_dir}`")
+    return candidates[candidates["subject"].isin(names)]
+
+
+def _with_age(candidates: pd.DataFrame, out_dir: Path, count: int) -> tuple[pd.DataFrame, int, str]:
+    """Add the participants' age to the candidates, where it is known, so that a draw covers it."""
+    path = out_dir / "cohort" / "participants.tsv"
+    people = read_table(path) if path.is_file() else pd.DataFrame()
+    if "age" not in people or not pd.api.types.is_numeric_dtype(people["age"]):
+        return candidates, count, "scan"
+    ages = people.drop_duplicates("scan").set_index("scan")["age"]
+    return candidates.assign(age=candidates["scan"].map(ages).fillna(ages.median())), count, "age"
+
+
+def read_members(config: Config, out_dir: Path) -> pd.DataFrame:
+    """Return the frozen members, none when an existing template is used."""
+    path = members_file(config, out_dir)
+    if config["atlas"]["template"] is not None or not path.is_file():
+        return pd.DataFrame(columns=MEMBER_COLUMNS)
+    return read_table(path, dtype=str).fillna("")
+
+
+def template_version(members: pd.DataFrame, config: Config) -> str:
+    """Return the template's version: 8 hexadecimal digits of a hash over members and settings.
+
+    An existing template (`atlas.template`) is hashed by its content.
+    """
+    existing = config["atlas"]["template"]
+    if existing is not None:
+        return sha256(existing)[:8] if Path(existing).is_file() else "00000000"
+    used = {name: config["register"]["presets"][name] for name in config["atlas"]["presets"]}
+    brain = {key: value for key, value in config["preprocess"]["brain"].items() if key not in ("batch", "gpu")}
+    settings = {
+        "members": sorted(zip(members["scan"], members["sha256"], strict=True)),
+        "preprocess": config["preprocess"] | {"brain": brain},
+        "presets": used,
+        "atlas": {key: value for key, value in config["atlas"].items() if key != "members"},
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def resolve_pattern(pattern: str, scan: str, root: Path) -> Path:
+    """Return the file that a pattern with {scan}, {subject} or {session} names.
+
+    Parameters
+    ----------
+    pattern : str
+        Relative to `root`, or absolute.
+    scan : str
+        Scan key.
+    root : Path
+        Dataset; for a table of paths, the folder of the table.
+    """
+    parts = scan.split("/")
+    session = next((part for part in parts if part.startswith("ses-")), "")
+    subject = next(part for part in parts if part.startswith("sub-"))
+    base = root.parent if root.is_file() else root
+    return base / pattern.format(scan=scan, subject=subject, session=session)
+
+
+def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
+    """Return the labelled atlases; they are drawn once and stay, as long as their scans are usable.
+
+    Parameters
+    ----------
+    config : dict
+        Complete configuration; `fuse.atlases` is a number, a list of subjects, or a TSV of an external set.
+    index : DataFrame
+        Cohort index.
+    usable : sequence of str
+        Scans that are available and not failed.
+    out_dir : Path
+        Output folder.
+
+    Returns
+    -------
+    DataFrame
+        Columns atlas (scan), dseg (file), external; empty when no labels exist: nothing is fused then.
+    """
+    wanted = config["fuse"]["atlases"]
+    path = out_dir / "cohort" / "label-atlases.tsv"
+    stamp = out_dir / "cohort" / "label-atlases.json"
+    request = json.dumps({"atlases": wanted, "labels": config["fuse"]["labels"]})
+    if path.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == request:
+        frozen = read_label_atlases(out_dir)
+        if set(frozen["atlas"]) <= set(usable) and len(frozen):
+            return frozen
+    table = _external(wanted) if isinstance(wanted, str) else _own(config, index, usable, out_dir)
+    write_if_changed(path, table_text(table))
+    write_if_changed(stamp, request)
+    return table
+
+
+def _external(source: str) -> pd.DataFrame:
+    table = read_atlas_table(Path(source))
+    keys = [scan_key(subject_name(name), "", role="atlas") for name in table["atlas"]]
+    return pd.DataFrame({"atlas": keys, "dseg": table["dseg"], "external": True})
+
+
+def _own(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
+    root = Path(config["bids_dir"])
+    candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
+    files = {scan: resolve_pattern(config["fuse"]["labels"], scan, root) for scan in candidates["scan"]}
+    labelled = candidates[[files[scan].is_file() for scan in candidates["scan"]]]
+    wanted = config["fuse"]["atlases"]
+    if labelled.empty or wanted == 0 or not config["fuse"]["methods"]:
+        return pd.DataFrame(columns=ATLAS_COLUMNS)
+    chosen = _choose(labelled, wanted, "fuse.atlases", out_dir).sort_values("scan")
+    dsegs = [str(files[scan]) for scan in chosen["scan"]]
+    return pd.DataFrame({"atlas": chosen["scan"].to_numpy(), "dseg": dsegs, "external": False})
+
+
+def read_label_atlases(out_dir: Path) -> pd.DataFrame:
+    """Return the frozen labelled atlases, none when nothing has been frozen."""
+    path = out_dir / "cohort" / "label-atlases.tsv"
+    return read_table(path) if path.is_file() else pd.DataFrame(columns=ATLAS_COLUMNS)
+
+
+def batches(usable: Sequence[str], size: int, out_dir: Path) -> dict[str, int]:
+    """Return the batch of each scan; new scans form new batches and the old ones stay as they are.
+
+    Parameters
+    ----------
+    usable : sequence of str
+        Scans that need a batch.
+    size : int
+        Scans per batch.
+    out_dir : Path
+        Output folder.
+    """
+    known = read_batches(out_dir)
+    fresh = [scan for scan in sorted(usable) if scan not in known]
+    start = max(known.values(), default=0) + 1
+    assigned: Mapping[str, int] = known | {scan: start + number // size for number, scan in enumerate(fresh)}
+    table = pd.DataFrame({"scan": list(assigned), "batch": list(assigned.values())})
+    write_if_changed(out_dir / "cohort" / "batches.tsv", table_text(table))
+    return dict(assigned)
+
+
+def read_batches(out_dir: Path) -> dict[str, int]:
+    """Return the batch of each scan that has one."""
+    path = out_dir / "cohort" / "batches.tsv"
+    if not path.is_file():
+        return {}
+    table = read_table(path)
+    return {str(scan): int(batch) for scan, batch in zip(table["scan"], table["batch"], strict=True)}

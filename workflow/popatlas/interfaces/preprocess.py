@@ -1,0 +1,233 @@
+"""Steps of the preprocessing stage."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, Str, TraitedSpec, traits
+
+from popatlas.errors import InputError, PopatlasError
+from popatlas.images.io import atomic_path, load_image, read_json, save_image, write_json
+from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+from popatlas.interfaces.register import publish
+
+
+class CorrectAndConformInputSpec(PopatlasInputSpec):
+    """Inputs of CorrectAndConform."""
+
+    in_file = File(mandatory=True, desc="raw image")
+    resolution_mm = traits.Float(mandatory=True, desc="voxel size of the isotropic grid, mm")
+    n4 = traits.Dict(mandatory=True, desc="preprocess.n4 (JSON)")
+    denoise = traits.Bool(False, usedefault=True, desc="non-local means before N4")
+    out_file = File(mandatory=True, desc="corrected image, RAS, isotropic")
+
+
+class OneFileOutputSpec(TraitedSpec):  # type: ignore[misc]
+    """One output file."""
+
+    out_file = File(exists=True)
+
+
+class CorrectAndConform(PopatlasInterface):
+    """Reorient to RAS, correct the bias field, resample to the isotropic grid; world coordinates are kept."""
+
+    input_spec = CorrectAndConformInputSpec
+    output_spec = OneFileOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.preprocess.bias import correct_bias
+        from popatlas.preprocess.conform import load_single_volume, resample_isotropic
+
+        raw = load_single_volume(self.inputs.in_file, self.inputs.subject)
+        corrected = correct_bias(raw, self.inputs.n4, denoise=self.inputs.denoise)
+        image = resample_isotropic(corrected, self.inputs.resolution_mm)
+        save_image(np.asarray(image.dataobj, dtype=np.float32), image.affine, self.inputs.out_file)
+
+
+class ExtractBrainInputSpec(PopatlasInputSpec):
+    """Inputs of ExtractBrain."""
+
+    in_files = traits.List(File(exists=True), mandatory=True, desc="preprocessed heads of one batch")
+    scans = traits.List(Str, mandatory=True, desc="scan of each head")
+    method = traits.Enum("deepbet", "none", usedefault=True, desc="network, or foreground of stripped images")
+    threshold = traits.Float(0.5, usedefault=True, desc="probability above which a voxel is brain")
+    dilate = traits.Int(0, usedefault=True, desc="voxels added to the mask, negative to remove")
+    out_masks = traits.List(File(), mandatory=True, desc="mask of each head")
+    out_receipt = File(mandatory=True, desc="state and message of each scan, JSON")
+
+
+class ExtractBrainOutputSpec(TraitedSpec):  # type: ignore[misc]
+    """Outputs of ExtractBrain."""
+
+    out_receipt = File(exists=True)
+
+
+class ExtractBrain(PopatlasInterface):
+    """Find the brains of a batch with one loaded network; a scan that fails is noted, the others go on.
+
+    A mask that is newer than its image is kept, so that a batch that is run again touches only what is missing.
+    """
+
+    input_spec = ExtractBrainInputSpec
+    output_spec = ExtractBrainOutputSpec
+
+    def _execute(self) -> None:
+        receipt = {}
+        extract = self._extractor()
+        for scan, image, mask in zip(self.inputs.scans, self.inputs.in_files, self.inputs.out_masks, strict=True):
+            receipt[scan] = self._extract_one(extract, Path(image), Path(mask))
+            print(f"{scan}: {receipt[scan]['state']} {receipt[scan]['message']}", flush=True)
+        self.notes["scans"] = receipt
+        write_json(self.inputs.out_receipt, receipt)
+
+    def _extractor(self) -> Any:
+        from popatlas.interfaces.base import limit_threads
+        from popatlas.preprocess.brain import cuda_visible, deepbet_extractor, deepbet_weights, foreground
+
+        if self.inputs.method == "none":
+            return foreground
+        gpu = cuda_visible()
+        limit_threads(self.inputs.threads)
+        self.notes |= {"device": "cuda" if gpu else "cpu", "weights": deepbet_weights()}
+        return deepbet_extractor(self.inputs.threshold, self.inputs.dilate, gpu=gpu)
+
+    def _extract_one(self, extract: Any, image: Path, mask: Path) -> dict[str, str]:
+        if mask.is_file() and mask.stat().st_mtime_ns >= image.stat().st_mtime_ns:
+            return {"state": "ok", "message": "kept"}
+        mask.unlink(missing_ok=True)
+        try:
+            head = load_image(image)
+            found = extract(head)
+            if not found.any():
+                raise InputError("no brain was found")
+            save_image(found, head.affine, mask)
+        except Exception as error:  # one bad scan must not stop its batch: the message goes into its receipt
+            message = str(error) if isinstance(error, PopatlasError) else f"{type(error).__name__}: {error}"
+            return {"state": "failed", "message": message}
+        return {"state": "ok", "message": "found"}
+
+
+class ExtractBrainTemplateInputSpec(PopatlasInputSpec):
+    """Inputs of ExtractBrainTemplate."""
+
+    in_file = File(exists=True, mandatory=True, desc="preprocessed head")
+    out_mask = File(mandatory=True, desc="brain mask")
+
+
+class ExtractBrainTemplateOutputSpec(TraitedSpec):  # type: ignore[misc]
+    """Outputs of ExtractBrainTemplate."""
+
+    out_mask = File(exists=True)
+
+
+class ExtractBrainTemplate(PopatlasInterface):
+    """Find the brain by registering the MNI152 brain to the head (ANTs): the classical fallback."""
+
+    input_spec = ExtractBrainTemplateInputSpec
+    output_spec = ExtractBrainTemplateOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.preprocess.brain import extract_by_template
+
+        affine = load_image(self.inputs.in_file).affine
+        save_image(extract_by_template(self.inputs.in_file), affine, self.inputs.out_mask)
+
+
+class NormaliseBrainInputSpec(PopatlasInputSpec):
+    """Inputs of NormaliseBrain."""
+
+    in_file = File(exists=True, mandatory=True, desc="preprocessed head")
+    in_mask = File(mandatory=True, desc="raw brain mask; missing when the extraction failed")
+    in_receipt = File(desc="receipt of the batch, which says why a mask is missing")
+    method = traits.Enum("robust", "zscore", "none", usedefault=True, desc="normalisation")
+    volume_ml = traits.List(traits.Float(), mandatory=True, minlen=2, maxlen=2, desc="plausible brain volume")
+    out_brain = File(mandatory=True, desc="brain with normalised intensities")
+    out_mask = File(mandatory=True, desc="brain mask")
+    out_qc = File(mandatory=True, desc="mask quality, JSON")
+
+
+class NormaliseBrainOutputSpec(TraitedSpec):  # type: ignore[misc]
+    """Outputs of NormaliseBrain."""
+
+    out_brain = File(exists=True)
+    out_mask = File(exists=True)
+    out_qc = File(exists=True)
+
+
+class NormaliseBrain(PopatlasInterface):
+    """Judge the brain mask, publish it, and scale the intensities of the brain."""
+
+    input_spec = NormaliseBrainInputSpec
+    output_spec = NormaliseBrainOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.preprocess.intensity import normalise
+        from popatlas.preprocess.quality import mask_quality
+
+        inputs = self.inputs
+        if not Path(inputs.in_mask).is_file():
+            raise InputError(
+                f"skull stripping failed: {self._reason()}",
+                file=inputs.in_file,
+                subject=inputs.subject,
+                remedy="look at the image; try preprocess.brain.method template, or exclude the scan",
+            )
+        image, mask = load_image(inputs.in_file), load_image(inputs.in_mask, np.uint8)
+        data, brain = np.asarray(image.dataobj), np.asarray(mask.dataobj)
+        quality = mask_quality(data, brain, image.affine, inputs.volume_ml)
+        self.notes["quality"] = quality
+        if quality["verdict"] == "fail":
+            raise InputError(
+                f"the brain mask is not plausible: {'; '.join(quality['reasons'])}",
+                file=inputs.in_mask,
+                subject=inputs.subject,
+                remedy="look at the image; change preprocess.brain, or exclude the scan",
+            )
+        save_image(normalise(data, brain, inputs.method), image.affine, inputs.out_brain)
+        save_image(brain, image.affine, inputs.out_mask)
+        write_json(inputs.out_qc, quality)
+
+    def _reason(self) -> str:
+        receipt = self.inputs.in_receipt
+        entry = read_json(receipt).get(self.inputs.subject, {}) if isinstance(receipt, str) and receipt else {}
+        return str(entry.get("message", "no mask was written"))
+
+
+class AlignChannelInputSpec(PopatlasInputSpec):
+    """Inputs of AlignChannel."""
+
+    in_channel = File(mandatory=True, desc="raw image of the extra channel")
+    in_reference = File(exists=True, mandatory=True, desc="preprocessed T1w")
+    in_mask = File(exists=True, mandatory=True, desc="brain mask of the T1w")
+    n4 = traits.Dict(mandatory=True, desc="preprocess.n4 (JSON)")
+    out_file = File(mandatory=True, desc="channel on the T1w grid")
+    out_transform = File(mandatory=True, desc="rigid transform, ITK, T1w to channel points")
+
+
+class AlignChannelOutputSpec(TraitedSpec):  # type: ignore[misc]
+    """Outputs of AlignChannel."""
+
+    out_file = File(exists=True)
+    out_transform = File(exists=True)
+
+
+class AlignChannel(PopatlasInterface):
+    """Align an extra channel rigidly to the T1w and resample it once onto its grid."""
+
+    input_spec = AlignChannelInputSpec
+    output_spec = AlignChannelOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.preprocess.channel import align_channel
+
+        inputs = self.inputs
+        with tempfile.TemporaryDirectory() as folder:
+            image, transform = align_channel(
+                inputs.in_channel, inputs.in_reference, inputs.in_mask, inputs.n4, Path(folder), inputs.subject
+            )
+            publish(transform, inputs.out_transform)
+        with atomic_path(inputs.out_file) as temporary:
+            image.to_filename(str(temporary))
