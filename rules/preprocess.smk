@@ -98,7 +98,7 @@ rule normalise_brain:
         volume=brain["volume_ml"],
     shell:
         "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask {params.mask:q}"
-        " --method {params.method} --volume_ml {params.volume} --out_brain {output.brain:q} --out_mask {output.mask:q}"
+        " --in_receipt {input.found:q} --method {params.method} --volume_ml {params.volume} --out_brain {output.brain:q} --out_mask {output.mask:q}"
         " --out_qc {output.quality:q} --record {log:q}.json > {log:q} 2>&1"
 
 

@@ -61,7 +61,8 @@ def load_config(source: Path | str | Mapping[str, Any] | None = None, **override
     config |= {key: value for key, value in overrides.items() if value is not None}
     problems = list(find_problems(config))
     if problems:
-        raise ConfigError(f"{name}: {len(problems)} problem(s)\n  - " + "\n  - ".join(problems))
+        lines = "\n  - ".join(problems)
+        raise ConfigError(f"{name}: {len(problems)} problem(s)\n  - {lines}\nRemedy: correct the keys; the shipped config.yaml lists all")
     return config
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, Str, TraitedSpec, traits
+from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
 
 from popatlas.errors import InputError, PopatlasError
 from popatlas.images.io import atomic_path, load_image, read_json, save_image, write_json
@@ -192,7 +192,8 @@ class NormaliseBrain(PopatlasInterface):
 
     def _reason(self) -> str:
         receipt = self.inputs.in_receipt
-        entry = read_json(receipt).get(self.inputs.subject, {}) if isinstance(receipt, str) and receipt else {}
+        known = isdefined(receipt) and Path(receipt).suffix == ".json"
+        entry = read_json(receipt).get(self.inputs.subject, {}) if known else {}
         return str(entry.get("message", "no mask was written"))
 
 

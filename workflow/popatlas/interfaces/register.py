@@ -98,8 +98,9 @@ class RegisterImages(PopatlasInterface):
     def _execute(self) -> None:
         from popatlas.registration.pair import Pair, attempt
 
+        inputs = self.inputs
         pair = Pair.load(
-            self.inputs.in_fixed, self.inputs.in_fixed_mask, self.inputs.in_moving, self.inputs.in_moving_mask
+            inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject
         )
         attempts: list[dict[str, Any]] = []
         for start in ("centre of mass", "multi-start search"):

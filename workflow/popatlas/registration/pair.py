@@ -29,7 +29,7 @@ class Pair:
     moving_file: Path
 
     @classmethod
-    def load(cls, fixed: str, fixed_mask: str, moving: str, moving_mask: str) -> Pair:
+    def load(cls, fixed: str, fixed_mask: str, moving: str, moving_mask: str, subject: str = "") -> Pair:
         """Read four files; empty images and masks raise InputError."""
         ants = deterministic_ants()
         images = []
@@ -37,7 +37,9 @@ class Pair:
             image = ants.image_read(path)
             values = image.numpy()
             if not np.isfinite(values).all() or values.max() <= values.min():
-                raise InputError("image is empty or not finite", file=path, remedy="check the skull stripping")
+                raise InputError(
+                    "image is empty or not finite", file=path, subject=subject, remedy="check the skull stripping"
+                )
             images.append(image)
         return cls(ants, *images, fixed_file=Path(fixed), moving_file=Path(moving))
 

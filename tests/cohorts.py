@@ -1,0 +1,41 @@
+"""Datasets for tests that need files but no anatomy: tiny images of seeded noise in a BIDS tree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from popatlas.images.io import save_image, write_json, write_table
+
+
+def noise_image(path: Path, seed: int, shape: tuple[int, ...] = (36, 36, 36), spacing: float = 2.0) -> Path:
+    """Write positive noise with sform and qform set."""
+    data = np.random.default_rng(seed).integers(1, 1000, shape).astype(np.int16)
+    save_image(data, np.diag([spacing, spacing, spacing, 1.0]), path)
+    return path
+
+
+def noise_cohort(root: Path, names: list[str], *, labels: bool = True) -> Path:
+    """Write a BIDS dataset with one T1w per subject, ages, and labels in derivatives/truth."""
+    write_json(root / "dataset_description.json", {"Name": "noise", "BIDSVersion": "1.9.0"})
+    for number, name in enumerate(names):
+        noise_image(root / name / "anat" / f"{name}_T1w.nii.gz", seed=100 + number)
+        if labels:
+            noise_image(root / f"derivatives/truth/{name}/anat/{name}_desc-truth_dseg.nii.gz", seed=number)
+    ages = [20.0 + 5 * number for number in range(len(names))]
+    people = pd.DataFrame({"participant_id": names, "age": ages, "sex": ["F", "M"] * (len(names) // 2) + ["F"] * (len(names) % 2)})
+    write_table(people, root / "participants.tsv")
+    return root
+
+
+def popatlas(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does and return what it printed."""
+    line = [sys.executable, "-m", "popatlas.cli.main", *(str(argument) for argument in arguments)]
+    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    if check and result.returncode:
+        raise AssertionError(f"{' '.join(line)} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
+    return result
