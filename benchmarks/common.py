@@ -1,0 +1,129 @@
+"""What all benchmarks share: options, bars, machine, and the written result."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from popatlas.images.io import read_json, write_json
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("antspyx", "deepbet", "SimpleITK", "monai", "numpy", "snakemake", "torch")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One number that was asked for, and whether it holds."""
+
+    name: str
+    value: float
+    threshold: float
+    holds: bool
+
+
+def at_least(name: str, value: float, threshold: float) -> Bar:
+    """Return a bar that holds from a threshold upwards."""
+    return Bar(name, float(value), threshold, bool(value >= threshold))
+
+
+def at_most(name: str, value: float, threshold: float) -> Bar:
+    """Return a bar that holds up to a threshold."""
+    return Bar(name, float(value), threshold, bool(value <= threshold))
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the options that every benchmark has."""
+    options = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", type=Path, help="dataset, where the benchmark needs one")
+    options.add_argument("--out", type=Path, help="folder of the run; finished work in it is kept")
+    options.add_argument("--quick", action="store_true", help="smaller and faster, for a first look")
+    options.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
+    options.add_argument("--cores", type=int, default=2, help="cores of the run (2)")
+    return options
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores and versions."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":", 1)[1].strip() if lines else model
+    versions = {package: metadata.version(package) for package in PACKAGES}
+    return {"processor": model, "system": platform.platform(), "python": platform.python_version(), **versions}
+
+
+def report(
+    name: str, tables: dict[str, pd.DataFrame], bars: Sequence[Bar], args: argparse.Namespace, data: str
+) -> None:
+    """Print tables and bars; write Markdown and JSON to `benchmarks/results`."""
+    result = {
+        "benchmark": name,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "data": data,
+        "machine": machine(),
+        "rows": {title: table.to_dict("records") for title, table in tables.items()},
+        "bars": [asdict(bar) for bar in bars],
+    }
+    text = to_markdown(result)
+    print(text)
+    if not args.quick:
+        write_json(RESULTS / f"{name}.json", result)
+        (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    if args.json:
+        write_json(args.json, result)
+
+
+def to_markdown(result: dict[str, Any]) -> str:
+    """Return a result as a Markdown page."""
+    place = result["machine"]
+    lines = [
+        f"# {result['benchmark']}\n",
+        f"Data: {result['data']}. Machine: {place['processor']}. Date: {result['date']}. "
+        f"Versions: {', '.join(f'{package} {place[package]}' for package in PACKAGES)}.\n",
+    ]
+    for title, rows in result["rows"].items():
+        lines += [f"## {title}\n", table_markdown(pd.DataFrame(rows)), ""]
+    lines += ["## Bars\n", table_markdown(pd.DataFrame(result["bars"])), ""]
+    return "\n".join(lines)
+
+
+def table_markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown, numbers with four significant digits."""
+    show: Callable[[Any], str] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
+    rows = [[show(value) for value in row] for row in table.itertuples(index=False)]
+    head = [list(map(str, table.columns)), ["---"] * len(table.columns)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [*head, *rows])
+
+
+def stage_costs(out_dir: Path) -> pd.DataFrame:
+    """Return jobs, wall seconds and CPU seconds per stage and step, from the records of a run.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output folder of a run.
+    """
+    records = []
+    for path in sorted((out_dir / "logs").rglob("*.log.json")):
+        record = read_json(path)
+        if record["state"] == "ok":
+            stage = path.relative_to(out_dir / "logs").parts[0]
+            records.append({"stage": stage} | {key: record[key] for key in ("step", "seconds", "cpu_seconds", "peak_mb")})
+    table = pd.DataFrame(records).groupby(["stage", "step"])
+    costs = table.agg(
+        jobs=("seconds", "size"),
+        wall_s=("seconds", "sum"),
+        cpu_s=("cpu_seconds", "sum"),
+        wall_s_per_job=("seconds", "mean"),
+        peak_mb=("peak_mb", "max"),
+    )
+    return costs.reset_index().sort_values("cpu_s", ascending=False, ignore_index=True)

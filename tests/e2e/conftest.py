@@ -1,0 +1,64 @@
+"""One small cohort, run for real once: three good scans, one that fails, one that cannot be opened."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from ..cohorts import popatlas
+
+# Everything real, but coarse: 4 mm, one template iteration, the cheapest schedule
+SETTINGS = {
+    "preprocess": {"resolution_mm": 4.0, "n4": {"iterations": [20, 20]}},
+    "register": {"preset": "quick", "gate": {"mask_dice": 0.8}},
+    "atlas": {"label": "tiny", "iterations": 1, "presets": ["quick"]},
+    "fuse": {"atlases": ["01", "02"]},
+}
+GOOD, BROKEN, UNREADABLE = ("sub-01", "sub-02", "sub-03"), "sub-04", "sub-05"
+
+
+class Workspace:
+    """A dataset, its configuration and its results."""
+
+    def __init__(self, root: Path) -> None:
+        self.bids, self.out, self.config = root / "bids", root / "out", root / "config.yaml"
+
+    def popatlas(self, verb: str, *extra: str, check: bool = True):
+        return popatlas(verb, self.bids, self.out, "--config", self.config, "--cores", "2", *extra, check=check)
+
+    def digests(self, pattern: str) -> dict[str, tuple[str, int]]:
+        """Content and time of the files that match a pattern."""
+        return {
+            str(path.relative_to(self.out)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+            for path in sorted(self.out.glob(pattern))
+            if path.is_file()
+        }
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory) -> tuple[Workspace, int, str]:
+    """Return the finished workspace, the exit code and what was printed."""
+    work = Workspace(tmp_path_factory.mktemp("cohort"))
+    popatlas("simulate", work.bids, "--subjects", "5", "--seed", "3")
+    work.config.write_text(yaml.safe_dump(SETTINGS))
+    spoil(work.bids / BROKEN / "anat" / f"{BROKEN}_T1w.nii.gz", brain=False)
+    spoil(work.bids / UNREADABLE / "anat" / f"{UNREADABLE}_T1w.nii.gz", brain=True)
+    result = work.popatlas("run", check=False)
+    return work, result.returncode, result.stdout + result.stderr
+
+
+def spoil(path: Path, *, brain: bool) -> None:
+    """Make an image unreadable for the index (NaN), or readable but without any brain (a small bright ball)."""
+    image = nib.load(path)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    if brain:
+        data[10:12] = np.nan
+    else:
+        distance = np.linalg.norm(np.indices(data.shape) - np.array(data.shape)[:, None, None, None] / 2, axis=0)
+        data = np.random.default_rng(0).random(data.shape, dtype=np.float32) * 20 + 500 * (distance < 8)
+    nib.save(nib.Nifti1Image(data.astype(np.float32), image.affine), path)

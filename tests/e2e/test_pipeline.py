@@ -1,0 +1,126 @@
+"""The real workflow on a small cohort: a broken scan, the group results, and two scans more."""
+
+import re
+
+import numpy as np
+import pytest
+
+from popatlas.cohort.outputs import stage_outputs
+from popatlas.config import load_config
+from popatlas.images.io import load_image, read_json, read_table
+
+from ..cohorts import popatlas
+from .conftest import BROKEN, GOOD, SETTINGS, UNREADABLE
+
+pytestmark = pytest.mark.e2e
+
+
+def scan(subject):
+    return f"{subject}/anat/{subject}"
+
+
+def group_metrics(work):
+    """Values of scans; those of the whole cohort stand under the subject `group`."""
+    metrics = read_table(work.out / "group" / "metrics.parquet")
+    return metrics[metrics["subject"] != "group"]
+
+
+def test_a_broken_scan_stops_neither_the_others_nor_the_group(first_run):
+    work, code, printed = first_run
+    assert code == 3, printed
+    ledger = read_table(work.out / "cohort" / "ledger.tsv").set_index(["subject", "stage"])
+    for subject in GOOD:
+        assert set(ledger.loc[subject, "state"]) == {"ok"}
+    assert ledger.loc[(BROKEN, "preprocess"), "state"] == "failed"
+    assert "remedy" in ledger.loc[(BROKEN, "preprocess"), "reason"]
+    assert (work.out / ledger.loc[(BROKEN, "preprocess"), "log"]).is_file()
+    assert ledger.loc[(BROKEN, "register"), "state"] == "pending"
+    assert ledger.loc[(UNREADABLE, "index"), "state"] == "unavailable"
+    assert set(group_metrics(work)["subject"]) == set(GOOD)
+
+
+def test_group_outputs_say_who_is_in_and_who_is_out(first_run):
+    work, _, printed = first_run
+    members = read_json(work.out / "group" / "members.json")
+    assert (members["n_in"], members["n_out"]) == (3, 2)
+    page = (work.out / "report" / "index.html").read_text()
+    assert BROKEN in page
+    assert "not finite" in page
+    assert f"{scan(BROKEN)} failed at preprocess" in printed
+
+
+def test_every_promised_file_is_there(first_run):
+    work = first_run[0]
+    for patterns in stage_outputs(load_config(SETTINGS), labelled=True).values():
+        for pattern in patterns:
+            for subject in GOOD:
+                assert (work.out / pattern.format(scan=scan(subject))).stat().st_size > 0
+    for name in ("volumes.tsv", "summary.tsv", "metrics.tsv", "metrics.json", "truth.tsv"):
+        assert (work.out / "group" / name).stat().st_size > 0
+
+
+def test_the_template_was_built_from_the_scans_that_came_through(first_run):
+    work = first_run[0]
+    description = read_json(work.out / "tpl-tiny" / "template_description.json")
+    assert [member["subject"] for member in description["Members"]] == list(GOOD)
+    assert re.fullmatch("[0-9a-f]{8}", description["Version"])
+    assert set(group_metrics(work)["template"].dropna()) <= {f"tiny@{description['Version']}", ""}
+    assert len(read_table(work.out / "tpl-tiny" / "tpl-tiny_desc-convergence_table.tsv")) == 1
+
+
+def test_the_truth_is_found_again(first_run):
+    """Coarse bounds: 4 mm voxels, one quick iteration."""
+    work = first_run[0]
+    for subject in GOOD:
+        mask = load_image(work.out / f"{scan(subject)}_desc-brain_mask.nii.gz", np.uint8)
+        truth = work.bids / "derivatives" / "truth" / f"{scan(subject)}_desc-truth_mask.nii.gz"
+        volumes = [np.asarray(m.dataobj).astype(bool).sum() * abs(np.linalg.det(m.affine)) for m in (mask, load_image(truth, np.uint8))]
+        assert volumes[0] == pytest.approx(volumes[1], rel=0.15)
+    metrics = group_metrics(work)
+    dice = metrics[(metrics["metric"] == "dice") & (metrics["method"] == "majority")].groupby("subject")["value"].mean()
+    assert (dice > 0.55).all(), dice
+
+
+def test_leave_one_out_an_atlas_is_not_its_own_reference(first_run):
+    work = first_run[0]
+    for subject in ("sub-01", "sub-02"):
+        log = (work.out / "logs" / "fuse" / f"{scan(subject)}_propagate.log").read_text()
+        names = re.search(r"--names (.*?) --out_labels", log)[1]
+        assert scan(subject) not in names.split()
+
+
+def test_volumes_are_joined_with_the_participants(first_run):
+    volumes = read_table(first_run[0].out / "group" / "volumes.tsv")
+    assert {"age", "sex"} <= set(volumes.columns)
+    assert len(volumes) == 3
+
+
+def test_nothing_is_left_to_do(first_run):
+    assert "everything is up to date" in first_run[0].popatlas("plan").stdout
+
+
+def test_status_names_the_failed_scan_and_its_log(first_run):
+    result = popatlas("status", first_run[0].out, check=False)
+    assert result.returncode == 3
+    assert f"failed      {scan(BROKEN)}" in result.stdout
+    assert "log: " in result.stdout
+
+
+def test_two_more_subjects_run_only_their_jobs_against_the_frozen_template(first_run):
+    work = first_run[0]
+    popatlas("simulate", work.bids, "--subjects", "2", "--first", "6", "--seed", "3")
+    plan = work.popatlas("plan").stdout
+    jobs = {name: int(count) for name, count in re.findall(r"^  ([a-z_]+) +(\d+)$", plan, re.M)}
+    per_scan = ("conform_image", "extract_brains", "normalise_brain", "register_to_template", "propagate_labels")
+    expected = dict.fromkeys((*per_scan, "measure_scan", "draw_subject"), 2) | {"fuse_labels": 6}
+    group = dict.fromkeys(("settle_ledger", "tabulate_cohort", "score_truth", "write_report"), 1)
+    assert jobs == expected | group
+
+    template = work.digests("tpl-tiny/*")
+    old = {subject: work.digests(f"{subject}/**/*") for subject in GOOD}
+    result = work.popatlas("run", "--no-retry", check=False)
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert work.digests("tpl-tiny/*") == template
+    assert {subject: work.digests(f"{subject}/**/*") for subject in GOOD} == old
+    assert set(group_metrics(work)["subject"]) == {*GOOD, "sub-06", "sub-07"}
+    assert "sub-07" in (work.out / "report" / "index.html").read_text()
