@@ -61,9 +61,7 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "system": platform.platform(), "python": platform.python_version(), **versions}
 
 
-def report(
-    name: str, tables: dict[str, pd.DataFrame], bars: Sequence[Bar], args: argparse.Namespace, data: str
-) -> None:
+def report(name: str, tables: dict[str, pd.DataFrame], bars: Sequence[Bar], args: argparse.Namespace, data: str) -> None:
     """Print tables and bars; write Markdown and JSON to `benchmarks/results`."""
     result = {
         "benchmark": name,

@@ -1,6 +1,6 @@
 """Start-up: `popatlas --help` and one empty step against the bare interpreter, in the same run.
 
-    python -m benchmarks.startup
+python -m benchmarks.startup
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ def noise_cohort(root: Path, names: list[str], *, labels: bool = True) -> Path:
         if labels:
             noise_image(root / f"derivatives/truth/{name}/anat/{name}_desc-truth_dseg.nii.gz", seed=number)
     ages = [20.0 + 5 * number for number in range(len(names))]
-    people = pd.DataFrame({"participant_id": names, "age": ages, "sex": ["F", "M"] * (len(names) // 2) + ["F"] * (len(names) % 2)})
+    people = pd.DataFrame(
+        {"participant_id": names, "age": ages, "sex": ["F", "M"] * (len(names) // 2) + ["F"] * (len(names) % 2)}
+    )
     write_table(people, root / "participants.tsv")
     return root
 

@@ -19,6 +19,10 @@ def scan(subject):
     return f"{subject}/anat/{subject}"
 
 
+def volume_of(mask):
+    return np.count_nonzero(mask.dataobj) * abs(np.linalg.det(mask.affine))
+
+
 def group_metrics(work):
     """Values of scans; those of the whole cohort stand under the subject `group`."""
     metrics = read_table(work.out / "group" / "metrics.parquet")
@@ -74,7 +78,10 @@ def test_the_truth_is_found_again(first_run):
     for subject in GOOD:
         mask = load_image(work.out / f"{scan(subject)}_desc-brain_mask.nii.gz", np.uint8)
         truth = work.bids / "derivatives" / "truth" / f"{scan(subject)}_desc-truth_mask.nii.gz"
-        volumes = [np.asarray(m.dataobj).astype(bool).sum() * abs(np.linalg.det(m.affine)) for m in (mask, load_image(truth, np.uint8))]
+        volumes = [
+            np.asarray(m.dataobj).astype(bool).sum() * abs(np.linalg.det(m.affine))
+            for m in (mask, load_image(truth, np.uint8))
+        ]
         assert volumes[0] == pytest.approx(volumes[1], rel=0.15)
     metrics = group_metrics(work)
     dice = metrics[(metrics["metric"] == "dice") & (metrics["method"] == "majority")].groupby("subject")["value"].mean()

@@ -22,7 +22,7 @@ from popatlas.errors import PopatlasError
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
 
-from ..cohorts import noise_cohort, noise_image, popatlas
+from ..cohorts import noise_cohort, popatlas
 
 TABLE = Path(__file__).parents[2] / "docs" / "bad-input.md"
 HEAD = """# Bad input
@@ -216,9 +216,7 @@ def template_with_skull(folder: Path) -> str:
 
 def joint_fusion_without_images(folder: Path) -> str:
     save_image(np.ones((*SHAPE, 2), np.int32), AFFINE, folder / "labels.nii.gz")
-    return step(
-        "FuseLabels", method="jlf", in_labels=str(folder / "labels.nii.gz"), out_file=str(folder / "fused.nii.gz")
-    )
+    return step("FuseLabels", method="jlf", in_labels=str(folder / "labels.nii.gz"), out_file=str(folder / "fused.nii.gz"))
 
 
 def unnamed_labels(folder: Path) -> str:

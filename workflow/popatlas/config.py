@@ -17,7 +17,6 @@ from popatlas.resources import schema_path, workflow_root
 Config = dict[str, Any]
 
 
-
 @functools.cache
 def _read_yaml(path: Path) -> Any:
     try:
@@ -62,7 +61,9 @@ def load_config(source: Path | str | Mapping[str, Any] | None = None, **override
     problems = list(find_problems(config))
     if problems:
         lines = "\n  - ".join(problems)
-        raise ConfigError(f"{name}: {len(problems)} problem(s)\n  - {lines}\nRemedy: correct the keys; the shipped config.yaml lists all")
+        raise ConfigError(
+            f"{name}: {len(problems)} problem(s)\n  - {lines}\nRemedy: correct the keys; the shipped config.yaml lists all"
+        )
     return config
 
 

@@ -65,7 +65,9 @@ def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:
     """Return the lines about disk, cores, network weights and scheduler."""
     megavoxels = sum(_megavoxels(row, config) for row in usable.to_dict("records"))
     need_gb = megavoxels * 4e6 * VOLUMES_PER_SCAN / 1e9
-    parent = next(path for path in (Path(config["out_dir"]).resolve(), *Path(config["out_dir"]).resolve().parents) if path.exists())
+    parent = next(
+        path for path in (Path(config["out_dir"]).resolve(), *Path(config["out_dir"]).resolve().parents) if path.exists()
+    )
     free_gb = shutil.disk_usage(parent).free / 1e9
     verdict = "ok" if free_gb > need_gb else "TOO LITTLE"
     schedulers = [name for name in ("sbatch", "qsub", "bsub") if shutil.which(name)]

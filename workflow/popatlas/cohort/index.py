@@ -104,9 +104,7 @@ def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], pd.Dat
     return rows, participants
 
 
-def _scan_row(
-    subject: str, session: str, files: pd.DataFrame, root: Path, options: Mapping[str, Any]
-) -> dict[str, Any]:
+def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     name, visit = f"sub-{subject}", f"ses-{session}" if session else ""
     images = _ordered(files[files["suffix"] == "T1w"])
     if images.empty:
@@ -118,9 +116,7 @@ def _scan_row(
         if len(others):
             channels[channel] = str(root / others.iloc[0]["path"])
     unused = [str(path) for path in images["path"] if path != chosen["path"]]
-    return _row(
-        name, visit, t1w=str(root / chosen["path"]), channels=channels, runs=len(images), unused=", ".join(unused)
-    )
+    return _row(name, visit, t1w=str(root / chosen["path"]), channels=channels, runs=len(images), unused=", ".join(unused))
 
 
 def _ordered(files: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +127,8 @@ def _ordered(files: pd.DataFrame) -> pd.DataFrame:
 
 
 def _same_variant(images: pd.DataFrame) -> pd.Series[bool]:
-    return images["_variants"] == images["_variants"].iloc[0]
+    same: pd.Series[bool] = images["_variants"] == images["_variants"].iloc[0]
+    return same
 
 
 def _read_table_of_paths(source: Path) -> tuple[list[dict[str, Any]], pd.DataFrame]:
@@ -157,7 +154,7 @@ def _read_table_of_paths(source: Path) -> tuple[list[dict[str, Any]], pd.DataFra
         if not isinstance(record["t1w"], str):
             rows.append(_unavailable(record["subject"], record["session"], "missing"))
             continue
-        named = {name: str(folder / record[name]) for name in image_columns if isinstance(record[name], str)}
+        named = {str(name): str(folder / record[name]) for name in image_columns if isinstance(record[name], str)}
         rows.append(_row(record["subject"], record["session"], t1w=named.pop("t1w"), channels=named, runs=1))
     others = table.drop(columns=[*image_columns, "session"]).rename(columns={"subject": "participant_id"})
     participants = others.drop_duplicates("participant_id").apply(_to_numbers)
@@ -240,8 +237,8 @@ def _open_images(index: pd.DataFrame, limits: Mapping[str, Any], former: Path) -
 
 
 def _opened(
-    row: dict[str, Any], limits: Mapping[str, Any], known: Mapping[Any, Inspection], seen: dict[str, str]
-) -> dict[str, Any]:
+    row: dict[Any, Any], limits: Mapping[str, Any], known: Mapping[Any, Inspection], seen: dict[str, str]
+) -> dict[Any, Any]:
     blank = {"sha256": "", "shape": "", "spacing_mm": "", "orientation": "", "bytes": 0, "mtime_ns": 0}
     if row["state"] != "ok":
         return row | blank
@@ -257,7 +254,7 @@ def _opened(
     return row | _usable_channels(row, limits)
 
 
-def _usable_channels(row: Mapping[str, Any], limits: Mapping[str, Any]) -> dict[str, str]:
+def _usable_channels(row: Mapping[Any, Any], limits: Mapping[str, Any]) -> dict[str, str]:
     """Keep the extra channels that can be used; a bad one does not cost the scan."""
     channels = json.loads(row["channels"])
     bad = {name: inspect_image(path, limits) for name, path in channels.items()}
@@ -302,4 +299,3 @@ def _write(index: pd.DataFrame, participants: pd.DataFrame, source: Path, folder
     dictionary = source / "participants.json"
     if dictionary.is_file():
         write_if_changed(folder / "participants.json", dictionary.read_text(encoding="utf-8"))
-

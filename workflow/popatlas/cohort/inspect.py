@@ -140,4 +140,3 @@ def _orientation(affine: Any) -> str:
     if affine is None or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         return ""
     return "".join(nib.aff2axcodes(affine))
-

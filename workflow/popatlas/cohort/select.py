@@ -34,9 +34,7 @@ def query_participants(participants: pd.DataFrame, query: str) -> set[str]:
         ) from error
 
 
-def selection_reasons(
-    subjects: Iterable[str], participants: pd.DataFrame, options: Mapping[str, Any]
-) -> dict[str, str]:
+def selection_reasons(subjects: Iterable[str], participants: pd.DataFrame, options: Mapping[str, Any]) -> dict[str, str]:
     """Return why subjects are left out.
 
     Parameters

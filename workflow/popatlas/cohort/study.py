@@ -328,9 +328,7 @@ class Study:
 
     def scan_targets(self) -> list[str]:
         """Return the last per-scan results."""
-        extra = [
-            f"{scan}_space-T1w_desc-preproc_{channel}.nii.gz" for scan in self.own for channel in self.channels[scan]
-        ]
+        extra = [f"{scan}_space-T1w_desc-preproc_{channel}.nii.gz" for scan in self.own for channel in self.channels[scan]]
         return [*self.measured_tables(), *self.thumbnails(), *extra]
 
     def group_targets(self) -> list[str]:

@@ -33,7 +33,7 @@ MAX_HASHED_BYTES = 64 << 20
 RECORDED_PACKAGES = ("antspyx", "deepbet", "monai", "nibabel", "nipype", "numpy", "SimpleITK", "scipy", "torch")
 
 
-class PopatlasInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
+class PopatlasInputSpec(BaseInterfaceInputSpec):
     """Inputs that every step has."""
 
     subject = Str("", usedefault=True, desc="scan or subject, named in messages")
@@ -41,7 +41,7 @@ class PopatlasInputSpec(BaseInterfaceInputSpec):  # type: ignore[misc]
     threads = traits.Int(1, usedefault=True, desc="CPU threads of this job")
 
 
-class PopatlasInterface(BaseInterface):  # type: ignore[misc]
+class PopatlasInterface(BaseInterface):
     """Base of all steps: subclasses set `input_spec`, `output_spec` and implement `_execute`."""
 
     input_spec: ClassVar[Any] = PopatlasInputSpec
@@ -98,7 +98,9 @@ class PopatlasInterface(BaseInterface):  # type: ignore[misc]
     def _output_files(self) -> list[Path]:
         names = [name for name in self.inputs.copyable_trait_names() if name.startswith("out_")]
         values = [getattr(self.inputs, name) for name in names]
-        flat = [item for value in values if isdefined(value) for item in (value if isinstance(value, list) else [value])]
+        flat = [
+            item for value in values if isdefined(value) for item in (value if isinstance(value, list) else [value])
+        ]
         return [Path(item) for item in flat if isinstance(item, str | os.PathLike)]
 
     def _make_folders(self) -> None:
@@ -109,7 +111,10 @@ class PopatlasInterface(BaseInterface):  # type: ignore[misc]
         for path in self._output_files():
             if path.is_file() and path.stat().st_size == 0:
                 raise InputError(
-                    "the step wrote an empty file", file=path, subject=self.inputs.subject, remedy="check the disk space"
+                    "the step wrote an empty file",
+                    file=path,
+                    subject=self.inputs.subject,
+                    remedy="check the disk space",
                 )
 
     def _describe_inputs(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class IndexCohortInputSpec(PopatlasInputSpec):
     out_dir = Directory(mandatory=True, desc="output folder")
 
 
-class IndexCohortOutputSpec(TraitedSpec):  # type: ignore[misc]
+class IndexCohortOutputSpec(TraitedSpec):
     """Outputs of IndexCohort."""
 
     scans = traits.Int(desc="usable scans")
@@ -49,7 +49,7 @@ class SettleLedgerInputSpec(PopatlasInputSpec):
     out_ledger = File(mandatory=True, desc="cohort/ledger.tsv of OUT_DIR")
 
 
-class SettleLedgerOutputSpec(TraitedSpec):  # type: ignore[misc]
+class SettleLedgerOutputSpec(TraitedSpec):
     """Outputs of SettleLedger."""
 
     out_ledger = File(exists=True)

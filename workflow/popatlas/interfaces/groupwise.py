@@ -21,7 +21,7 @@ class MakeReferenceInputSpec(PopatlasInputSpec):
     out_mask = File(mandatory=True, desc="its mask")
 
 
-class MakeReferenceOutputSpec(TraitedSpec):  # type: ignore[misc]
+class MakeReferenceOutputSpec(TraitedSpec):
     """Outputs of MakeReference."""
 
     out_file = File(exists=True)
@@ -50,7 +50,7 @@ class InitialiseTemplateInputSpec(PopatlasInputSpec):
     out_mask = File(mandatory=True, desc="its brain mask")
 
 
-class InitialiseTemplateOutputSpec(TraitedSpec):  # type: ignore[misc]
+class InitialiseTemplateOutputSpec(TraitedSpec):
     """Outputs of InitialiseTemplate."""
 
     out_template = File(exists=True)
@@ -90,7 +90,7 @@ class AverageTemplateInputSpec(PopatlasInputSpec):
     out_row = File(mandatory=True, desc="row of the convergence table, JSON")
 
 
-class AverageTemplateOutputSpec(TraitedSpec):  # type: ignore[misc]
+class AverageTemplateOutputSpec(TraitedSpec):
     """Outputs of AverageTemplate."""
 
     out_template = File(exists=True)
@@ -135,7 +135,7 @@ class DescribeTemplateInputSpec(PopatlasInputSpec):
     out_description = File(mandatory=True, desc="template_description.json")
 
 
-class DescribeTemplateOutputSpec(TraitedSpec):  # type: ignore[misc]
+class DescribeTemplateOutputSpec(TraitedSpec):
     """Outputs of DescribeTemplate."""
 
     out_template = File(exists=True)

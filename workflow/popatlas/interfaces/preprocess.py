@@ -25,7 +25,7 @@ class CorrectAndConformInputSpec(PopatlasInputSpec):
     out_file = File(mandatory=True, desc="corrected image, RAS, isotropic")
 
 
-class OneFileOutputSpec(TraitedSpec):  # type: ignore[misc]
+class OneFileOutputSpec(TraitedSpec):
     """One output file."""
 
     out_file = File(exists=True)
@@ -59,7 +59,7 @@ class ExtractBrainInputSpec(PopatlasInputSpec):
     out_receipt = File(mandatory=True, desc="state and message of each scan, JSON")
 
 
-class ExtractBrainOutputSpec(TraitedSpec):  # type: ignore[misc]
+class ExtractBrainOutputSpec(TraitedSpec):
     """Outputs of ExtractBrain."""
 
     out_receipt = File(exists=True)
@@ -117,7 +117,7 @@ class ExtractBrainTemplateInputSpec(PopatlasInputSpec):
     out_mask = File(mandatory=True, desc="brain mask")
 
 
-class ExtractBrainTemplateOutputSpec(TraitedSpec):  # type: ignore[misc]
+class ExtractBrainTemplateOutputSpec(TraitedSpec):
     """Outputs of ExtractBrainTemplate."""
 
     out_mask = File(exists=True)
@@ -149,7 +149,7 @@ class NormaliseBrainInputSpec(PopatlasInputSpec):
     out_qc = File(mandatory=True, desc="mask quality, JSON")
 
 
-class NormaliseBrainOutputSpec(TraitedSpec):  # type: ignore[misc]
+class NormaliseBrainOutputSpec(TraitedSpec):
     """Outputs of NormaliseBrain."""
 
     out_brain = File(exists=True)
@@ -208,7 +208,7 @@ class AlignChannelInputSpec(PopatlasInputSpec):
     out_transform = File(mandatory=True, desc="rigid transform, ITK, T1w to channel points")
 
 
-class AlignChannelOutputSpec(TraitedSpec):  # type: ignore[misc]
+class AlignChannelOutputSpec(TraitedSpec):
     """Outputs of AlignChannel."""
 
     out_file = File(exists=True)

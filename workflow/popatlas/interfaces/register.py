@@ -24,7 +24,7 @@ class RegisterRigidInputSpec(PopatlasInputSpec):
     out_warped = File(mandatory=True, desc="moving image on the fixed grid")
 
 
-class RegisterRigidOutputSpec(TraitedSpec):  # type: ignore[misc]
+class RegisterRigidOutputSpec(TraitedSpec):
     """Outputs of RegisterRigid."""
 
     out_affine = File(exists=True)
@@ -71,7 +71,7 @@ class RegisterImagesInputSpec(PopatlasInputSpec):
     out_gate = File(mandatory=True, desc="gate metrics and verdict of each attempt, JSON")
 
 
-class RegisterImagesOutputSpec(TraitedSpec):  # type: ignore[misc]
+class RegisterImagesOutputSpec(TraitedSpec):
     """Outputs of RegisterImages."""
 
     out_affine = File(exists=True)
@@ -99,9 +99,7 @@ class RegisterImages(PopatlasInterface):
         from popatlas.registration.pair import Pair, attempt
 
         inputs = self.inputs
-        pair = Pair.load(
-            inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject
-        )
+        pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
         attempts: list[dict[str, Any]] = []
         for start in ("centre of mass", "multi-start search"):
             with tempfile.TemporaryDirectory() as folder:

@@ -32,8 +32,8 @@ def tidy_mask(mask: npt.NDArray[Any], dilate: int = 0) -> Mask:
     """
     from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, label
 
-    components, count = label(mask > 0)
-    if count == 0:
+    components = np.asarray(label(mask > 0)[0])  # type: ignore[index]
+    if not components.any():
         return np.zeros(mask.shape, np.uint8)
     sizes = np.bincount(components.ravel())
     sizes[0] = 0

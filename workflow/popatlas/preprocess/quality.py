@@ -48,7 +48,7 @@ def mask_quality(
         reasons.append("the mask is cut by the edge of the image")
     return {
         "brain_ml": round(volume, 2),
-        "components": int(label(brain)[1]),
+        "components": int(np.asarray(label(brain)[0]).max()),  # type: ignore[index]
         "border_voxels": border,
         "compactness": round(_compactness(brain), 4),
         "contrast": round(float(data[brain].mean()) / outside, 4) if outside > 0 and brain.any() else None,
@@ -58,7 +58,7 @@ def mask_quality(
 
 
 def _compactness(brain: npt.NDArray[np.bool_]) -> float:
-    """Return 36 pi V^2 / S^3 in voxels, S by counting faces scaled by 2/3 (the face count of a ball is 1.5 times its surface)."""
+    """Return 36 pi V^2 / S^3 in voxels; S is 2/3 of the number of faces (a ball has 1.5 times as many as its surface)."""
     padded = np.pad(brain, 1).astype(np.int8)
     faces = sum(int(np.abs(np.diff(padded, axis=axis)).sum()) for axis in range(3))
     surface = faces * 2 / 3

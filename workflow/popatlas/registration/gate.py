@@ -77,7 +77,10 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
         (metrics["scale_min"] < low, f"scale {metrics['scale_min']:.2f} below {low}"),
         (metrics["scale_max"] > high, f"scale {metrics['scale_max']:.2f} above {high}"),
         (metrics["shear"] > limits["shear"], f"shear {metrics['shear']:.2f} above {limits['shear']}"),
-        (metrics["mask_dice"] < limits["mask_dice"], f"mask Dice {metrics['mask_dice']:.3f} below {limits['mask_dice']}"),
+        (
+            metrics["mask_dice"] < limits["mask_dice"],
+            f"mask Dice {metrics['mask_dice']:.3f} below {limits['mask_dice']}",
+        ),
     ]
     share = metrics.get("nonpositive_jacobian", 0.0)
     most = limits["nonpositive_jacobian"]

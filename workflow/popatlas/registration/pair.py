@@ -32,7 +32,7 @@ class Pair:
     def load(cls, fixed: str, fixed_mask: str, moving: str, moving_mask: str, subject: str = "") -> Pair:
         """Read four files; empty images and masks raise InputError."""
         ants = deterministic_ants()
-        images = []
+        images: list[Any] = []
         for path in (fixed, fixed_mask, moving, moving_mask):
             image = ants.image_read(path)
             values = image.numpy()
@@ -41,7 +41,8 @@ class Pair:
                     "image is empty or not finite", file=path, subject=subject, remedy="check the skull stripping"
                 )
             images.append(image)
-        return cls(ants, *images, fixed_file=Path(fixed), moving_file=Path(moving))
+        one, one_mask, other, other_mask = images
+        return cls(ants, one, one_mask, other, other_mask, Path(fixed), Path(moving))
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,7 @@ class Attempt:
     reasons: list[str]
 
 
-def attempt(
-    pair: Pair, preset: Mapping[str, Any], limits: Mapping[str, Any], folder: Path, *, search: bool
-) -> Attempt:
+def attempt(pair: Pair, preset: Mapping[str, Any], limits: Mapping[str, Any], folder: Path, *, search: bool) -> Attempt:
     """Register a pair once and judge it.
 
     Parameters
