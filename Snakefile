@@ -1,15 +1,11 @@
-"""popatlas: a cohort goes in; an unbiased atlas, fused labels, tables and a QC page come out.
-
-snakemake --cores 2                        the demo cohort
-snakemake --cores 2 --configfile my.yaml   your cohort (`popatlas run` adds quarantine of failing scans)
-"""
+"""A cohort goes in; an unbiased atlas, fused labels, tables and a QC page come out (`popatlas run` adds quarantine)."""
 
 import sys
 from pathlib import Path
 
 from snakemake.utils import min_version
 
-from popatlas.cohort.study import growing, open_study
+from popatlas.cohort.study import SCAN_PATTERN, growing, open_study
 
 min_version("9.19")
 
@@ -26,8 +22,8 @@ workdir: study.out_dir
 
 
 wildcard_constraints:
-    scan=r"(?:atlases/)?sub-[0-9A-Za-z]+(?:/ses-[0-9A-Za-z]+)?/anat/sub-[0-9A-Za-z]+(?:_ses-[0-9A-Za-z]+)?",
-    atlas=r"(?:atlases/)?sub-[0-9A-Za-z]+(?:/ses-[0-9A-Za-z]+)?/anat/sub-[0-9A-Za-z]+(?:_ses-[0-9A-Za-z]+)?",
+    scan=SCAN_PATTERN,
+    atlas=SCAN_PATTERN,
     iteration=r"[0-9]+",
     batch=r"[0-9]+",
     channel=r"[0-9A-Za-z]+",

@@ -1,11 +1,5 @@
-# Template iterations live in work/tpl-<label>/<version>: another version never overwrites them.
+# work/tpl-<label>/<version>: another version never overwrites the iterations of this one
 build = study.build_folder
-template_files = dict(
-    template=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
-    mask=f"tpl-{label}/tpl-{label}_desc-brain_mask.nii.gz",
-    convergence=f"tpl-{label}/tpl-{label}_desc-convergence_table.tsv",
-    description=f"tpl-{label}/template_description.json",
-)
 
 
 rule make_reference:
@@ -23,8 +17,8 @@ rule make_reference:
     params:
         resolution=config["preprocess"]["resolution_mm"],
     shell:
-        "popatlas step MakeReference --resolution_mm {params.resolution}"
-        " --out_file {output.image:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step MakeReference --resolution_mm {params.resolution} --out_file {output.image:q}"
+        " --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule align_to_reference:
@@ -37,8 +31,6 @@ rule align_to_reference:
         warped=f"{build}/iter-0/{{scan}}_T1w.nii.gz",
     log:
         "logs/atlas/{scan}_iter-0.log",
-    benchmark:
-        "benchmarks/atlas/{scan}_iter-0.tsv"
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -67,8 +59,8 @@ rule initialise_template:
         mem_mb=growing(2000),
         runtime=60,
     shell:
-        "popatlas step InitialiseTemplate --in_images {input.images:q} --out_template {output.template:q}"
-        " --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step InitialiseTemplate --in_images {input.images:q}"
+        " --out_template {output.template:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule register_member:
@@ -100,9 +92,8 @@ rule register_member:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads}"
         " --in_fixed {input.fixed:q} --in_fixed_mask {input.fixed_mask:q}"
         " --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --schedule {params.schedule:q} --gate {params.gate:q} --out_affine {output.affine:q}"
-        " --out_warp {output.warp:q} --out_warped {output.warped:q} --out_warped_mask {output.mask:q}"
-        " --out_gate {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
+        " --schedule {params.schedule:q} --gate {params.gate:q} --out_affine {output.affine:q} --out_warp {output.warp:q}"
+        " --out_warped {output.warped:q} --out_warped_mask {output.mask:q} --out_gate {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule average_template:
@@ -120,8 +111,6 @@ rule average_template:
         row=f"{build}/iter-{{iteration}}/convergence.json",
     log:
         "logs/atlas/template_iter-{iteration}.log",
-    benchmark:
-        "benchmarks/atlas/template_iter-{iteration}.tsv"
     conda:
         "../envs/cpu.yaml"
     resources:
@@ -142,7 +131,10 @@ rule publish_template:
     input:
         **study.template_sources(),
     output:
-        **template_files,
+        template=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
+        mask=f"tpl-{label}/tpl-{label}_desc-brain_mask.nii.gz",
+        convergence=f"tpl-{label}/tpl-{label}_desc-convergence_table.tsv",
+        description=f"tpl-{label}/template_description.json",
     log:
         "logs/atlas/publish_template.log",
     conda:
@@ -152,9 +144,9 @@ rule publish_template:
         runtime=10,
     params:
         sources=study.template_options,
+        label=label,
         version=study.version,
     shell:
-        "popatlas step DescribeTemplate --in_template {input.template:q} {params.sources} --label {label}"
-        " --version {params.version} --out_template {output.template:q} --out_mask {output.mask:q}"
-        " --out_convergence {output.convergence:q} --out_description {output.description:q}"
-        " --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step DescribeTemplate --in_template {input.template:q} {params.sources} --label {params.label}"
+        " --version {params.version} --out_template {output.template:q} --out_mask {output.mask:q} --out_convergence"
+        " {output.convergence:q} --out_description {output.description:q} --record {log:q}.json > {log:q} 2>&1"

@@ -54,10 +54,11 @@ rule score_truth:
         runtime=60,
     params:
         truth=study.truth_folder(),
+        label=label,
         template=study.template_column(),
     shell:
         "popatlas step ScoreTruth --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives ."
-        " --truth {params.truth:q} --label {label} --template {params.template} --out_table {output.table:q}"
+        " --truth {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q}"
         " --record {log:q}.json > {log:q} 2>&1"
 
 

@@ -13,11 +13,12 @@ rule draw_subject:
         mem_mb=growing(1500),
         runtime=20,
     params:
+        label=label,
         page=lambda wildcards: study.subject_page(wildcards.scan),
         methods=study.option("--methods", study.methods),
     shell:
         "popatlas step DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
-        " --template_label {label} {params.methods} --out_page {params.page:q}"
+        " --template_label {params.label} {params.methods} --out_page {params.page:q}"
         " --out_thumbnail {output.thumbnail:q} --record {log:q}.json > {log:q} 2>&1"
 
 
@@ -38,10 +39,11 @@ rule write_report:
         mem_mb=growing(2000),
         runtime=60,
     params:
+        label=label,
         methods=study.option("--methods", study.methods),
         per_page=config["report"]["per_page"],
         config=study.step_config(),
     shell:
-        "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {label} {params.methods}"
+        "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {params.label} {params.methods}"
         " --per_page {params.per_page} --config {params.config:q} --out_page {output.page:q}"
         " --record {log:q}.json > {log:q} 2>&1"

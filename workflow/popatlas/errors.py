@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 
 class PopatlasError(Exception):
@@ -29,7 +29,7 @@ class InputError(PopatlasError):
     """
 
     def __init__(
-        self, message: str, *, file: str | Path | None = None, subject: str | None = None, remedy: str | None = None
+        self, message: str, *, file: str | os.PathLike[str] | None = None, subject: str | None = None, remedy: str | None = None
     ) -> None:
         self.message, self.file, self.subject, self.remedy = message, file, subject, remedy
         parts = [message.rstrip(".")]

@@ -17,7 +17,8 @@ from popatlas.config import Config, default_config, iteration_preset, load_confi
 from popatlas.images.io import read_table, write_if_changed
 
 Wildcards = Any
-ATLAS_COLUMNS = ("atlas", "dseg", "external")
+# A scan key as a wildcard: sub-01/anat/sub-01 or sub-01/ses-1/anat/sub-01_ses-1, external atlases under atlases/
+SCAN_PATTERN = r"(?:atlases/)?sub-[0-9A-Za-z]+(?:/ses-[0-9A-Za-z]+)?/anat/sub-[0-9A-Za-z]+(?:_ses-[0-9A-Za-z]+)?"
 
 
 def growing(megabytes: int) -> Callable[[Wildcards, int], int]:

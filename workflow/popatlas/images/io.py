@@ -111,8 +111,10 @@ def read_table(path: PathLike, **options: Any) -> pd.DataFrame:
 
     try:
         if suffix_of(path) == ".parquet":
-            return pd.read_parquet(path, **options)
-        return pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, **options)
+            table: pd.DataFrame = pd.read_parquet(path, **options)
+        else:
+            table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, **options)
+        return table
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read table: {error}", file=path, remedy="check that it is a TSV file") from error
 
