@@ -15,6 +15,7 @@ configfile: Path(workflow.basedir) / "config.yaml"
 
 # The cohort is indexed here, once, by the main process: the jobs read the tables that it wrote.
 study = open_study(config, main=workflow.is_main_process)
+label, build = study.label, study.build_folder
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; ")
 
 

@@ -1,5 +1,4 @@
-# work/tpl-<label>/<version>: another version never overwrites the iterations of this one
-build = study.build_folder
+# work/tpl-<label>/<version> (`build`): another version never overwrites the iterations of this one
 
 
 rule make_reference:
@@ -17,8 +16,8 @@ rule make_reference:
     params:
         resolution=config["preprocess"]["resolution_mm"],
     shell:
-        "popatlas step MakeReference --resolution_mm {params.resolution} --out_file {output.image:q}"
-        " --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step MakeReference --resolution_mm {params.resolution} --out_file {output.image:q} --out_mask"
+        " {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule align_to_reference:
@@ -40,8 +39,8 @@ rule align_to_reference:
         schedule=study.schedule(study.iteration_preset(1)),
     shell:
         "popatlas step RegisterRigid --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
-        " --in_moving {input.moving:q} --schedule {params.schedule:q} --out_affine {output.affine:q}"
-        " --out_warped {output.warped:q} --record {log:q}.json > {log:q} 2>&1"
+        " --in_moving {input.moving:q} --schedule {params.schedule:q} --out_affine {output.affine:q} --out_warped"
+        " {output.warped:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule initialise_template:
@@ -59,8 +58,8 @@ rule initialise_template:
         mem_mb=growing(2000),
         runtime=60,
     shell:
-        "popatlas step InitialiseTemplate --in_images {input.images:q}"
-        " --out_template {output.template:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step InitialiseTemplate --in_images {input.images:q} --out_template {output.template:q} --out_mask"
+        " {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule register_member:
@@ -89,11 +88,11 @@ rule register_member:
         schedule=study.iteration_schedule,
         gate=study.as_json("register", "gate"),
     shell:
-        "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads}"
-        " --in_fixed {input.fixed:q} --in_fixed_mask {input.fixed_mask:q}"
-        " --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --schedule {params.schedule:q} --gate {params.gate:q} --out_affine {output.affine:q} --out_warp {output.warp:q}"
-        " --out_warped {output.warped:q} --out_warped_mask {output.mask:q} --out_gate {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
+        " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
+        " --schedule {params.schedule:q} --gate {params.gate:q} --out_affine {output.affine:q} --out_warp"
+        " {output.warp:q} --out_warped {output.warped:q} --out_warped_mask {output.mask:q} --out_gate {output.gate:q}"
+        " --record {log:q}.json > {log:q} 2>&1"
 
 
 rule average_template:
@@ -119,11 +118,11 @@ rule average_template:
     params:
         atlas=config["atlas"],
     shell:
-        "popatlas step AverageTemplate --iteration {wildcards.iteration} --in_template {input.template:q}"
-        " --in_mask {input.mask:q} --in_images {input.images:q} --in_masks {input.masks:q}"
-        " --in_affines {input.affines:q} --in_warps {input.warps:q} --shape_step {params.atlas[shape_step]}"
-        " --sharpen {params.atlas[sharpen]} --out_template {output.template:q} --out_mask {output.mask:q}"
-        " --out_row {output.row:q} --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step AverageTemplate --iteration {wildcards.iteration} --in_template {input.template:q} --in_mask"
+        " {input.mask:q} --in_images {input.images:q} --in_masks {input.masks:q} --in_affines {input.affines:q}"
+        " --in_warps {input.warps:q} --shape_step {params.atlas[shape_step]} --sharpen {params.atlas[sharpen]}"
+        " --out_template {output.template:q} --out_mask {output.mask:q} --out_row {output.row:q} --record"
+        " {log:q}.json > {log:q} 2>&1"
 
 
 rule publish_template:

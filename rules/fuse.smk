@@ -25,11 +25,11 @@ if config["fuse"]["through"] == "direct":
             schedule=study.schedule(config["register"]["preset"]),
             gate=study.as_json("register", "gate"),
         shell:
-            "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads}"
-            " --in_fixed {input.fixed:q} --in_fixed_mask {input.fixed_mask:q}"
-            " --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q} --schedule {params.schedule:q}"
-            " --gate {params.gate:q} --out_affine {output.affine:q} --out_warp {output.warp:q}"
-            " --out_warped {output.warped:q} --out_gate {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
+            "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
+            " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask"
+            " {input.moving_mask:q} --schedule {params.schedule:q} --gate {params.gate:q} --out_affine"
+            " {output.affine:q} --out_warp {output.warp:q} --out_warped {output.warped:q} --out_gate {output.gate:q}"
+            " --record {log:q}.json > {log:q} 2>&1"
 
 
 rule propagate_labels:
@@ -58,9 +58,9 @@ rule propagate_labels:
         names=lambda wildcards: study.atlases_for(wildcards.scan),
     shell:
         "popatlas step PropagateLabels --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
-        " --in_dsegs {input.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q}"
-        " --in_affines {input.affines:q} {params.target} --names {params.names:q}"
-        " --out_labels {output.labels:q} --out_images {output.images:q} --record {log:q}.json > {log:q} 2>&1"
+        " --in_dsegs {input.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q} --in_affines"
+        " {input.affines:q} {params.target} --names {params.names:q} --out_labels {output.labels:q} --out_images"
+        " {output.images:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule fuse_labels:
@@ -85,7 +85,6 @@ rule fuse_labels:
         jlf=config["fuse"]["jlf"],
     shell:
         "popatlas step FuseLabels --subject {wildcards.scan:q} --threads {threads} --method {wildcards.method}"
-        " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q}"
-        " --ties {params.ties} --beta {params.jlf[beta]} --radius {params.jlf[radius]}"
-        " --search {params.jlf[search]} --rho {params.jlf[rho]} --out_file {output.dseg:q}"
-        " --record {log:q}.json > {log:q} 2>&1"
+        " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q} --ties {params.ties}"
+        " --beta {params.jlf[beta]} --radius {params.jlf[radius]} --search {params.jlf[search]} --rho"
+        " {params.jlf[rho]} --out_file {output.dseg:q} --record {log:q}.json > {log:q} 2>&1"

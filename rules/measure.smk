@@ -32,10 +32,9 @@ rule measure_scan:
         "popatlas step MeasureScan --subject {wildcards.scan:q} --threads {threads} --scan {wildcards.scan:q}"
         " --template {params.template} --in_mask {input.mask:q} --in_brain {input.brain:q} {params.labels}"
         " {params.references} --in_template_brain {input.template:q} --in_template_mask {input.template_mask:q}"
-        " --in_warped {input.warped:q} --in_field {input.field:q} --in_log_jacobian {input.logjacobian:q}"
-        " --in_affine {input.affine:q} --in_inverse_warp {input.inverse_warp:q}"
-        " --surface {params.measure[surface]} --min_voxels {params.measure[min_voxels]}"
-        " --out_table {output.table:q} --record {log:q}.json > {log:q} 2>&1"
+        " --in_warped {input.warped:q} --in_field {input.field:q} --in_log_jacobian {input.logjacobian:q} --in_affine"
+        " {input.affine:q} --in_inverse_warp {input.inverse_warp:q} --surface {params.measure[surface]} --min_voxels"
+        " {params.measure[min_voxels]} --out_table {output.table:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule score_truth:
@@ -57,9 +56,9 @@ rule score_truth:
         label=label,
         template=study.template_column(),
     shell:
-        "popatlas step ScoreTruth --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives ."
-        " --truth {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q}"
-        " --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step ScoreTruth --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives . --truth"
+        " {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q} --record"
+        " {log:q}.json > {log:q} 2>&1"
 
 
 rule tabulate_cohort:
@@ -87,6 +86,6 @@ rule tabulate_cohort:
         extra=study.option("--in_extra", study.truth_tables()),
     shell:
         "popatlas step TabulateCohort --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives ."
-        " --in_participants {input.participants:q} {params.extra} --out_parquet {output.parquet:q}"
-        " --out_tsv {output.tsv:q} --out_dictionary {output.dictionary:q} --out_volumes {output.volumes:q}"
-        " --out_summary {output.summary:q} --out_members {output.members:q} --record {log:q}.json > {log:q} 2>&1"
+        " --in_participants {input.participants:q} {params.extra} --out_parquet {output.parquet:q} --out_tsv"
+        " {output.tsv:q} --out_dictionary {output.dictionary:q} --out_volumes {output.volumes:q} --out_summary"
+        " {output.summary:q} --out_members {output.members:q} --record {log:q}.json > {log:q} 2>&1"

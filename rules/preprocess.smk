@@ -22,8 +22,8 @@ rule conform_image:
         denoise=config["preprocess"]["denoise"],
     shell:
         "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {input.raw:q}"
-        " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise}"
-        " --out_file {output.image:q} --record {log:q}.json > {log:q} 2>&1"
+        " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise} --out_file"
+        " {output.image:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 if brain["method"] == "template":
@@ -44,8 +44,8 @@ if brain["method"] == "template":
             mem_mb=growing(3000),
             runtime=60,
         shell:
-            "popatlas step ExtractBrainTemplate --subject {wildcards.scan:q} --threads {threads}"
-            " --in_file {input.image:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
+            "popatlas step ExtractBrainTemplate --subject {wildcards.scan:q} --threads {threads} --in_file"
+            " {input.image:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
 
 else:
 
@@ -70,10 +70,10 @@ else:
             masks=study.batch_masks,
             options=brain,
         shell:
-            "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads}"
-            " --method {params.options[method]} --threshold {params.options[threshold]}"
-            " --dilate {params.options[dilate]} --in_files {input.images:q} --scans {params.scans:q}"
-            " --out_masks {params.masks:q} --out_receipt {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
+            "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads} --method"
+            " {params.options[method]} --threshold {params.options[threshold]} --dilate {params.options[dilate]}"
+            " --in_files {input.images:q} --scans {params.scans:q} --out_masks {params.masks:q} --out_receipt"
+            " {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule normalise_brain:
@@ -97,9 +97,10 @@ rule normalise_brain:
         method=config["preprocess"]["intensity"],
         volume=brain["volume_ml"],
     shell:
-        "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask {params.mask:q}"
-        " --in_receipt {input.found:q} --method {params.method} --volume_ml {params.volume} --out_brain {output.brain:q} --out_mask {output.mask:q}"
-        " --out_qc {output.quality:q} --record {log:q}.json > {log:q} 2>&1"
+        "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask"
+        " {params.mask:q} --in_receipt {input.found:q} --method {params.method} --volume_ml {params.volume}"
+        " --out_brain {output.brain:q} --out_mask {output.mask:q} --out_qc {output.quality:q} --record {log:q}.json >"
+        " {log:q} 2>&1"
 
 
 rule align_channel:
@@ -122,5 +123,5 @@ rule align_channel:
         n4=study.as_json("preprocess", "n4"),
     shell:
         "popatlas step AlignChannel --subject {wildcards.scan:q} --threads {threads} --in_channel {input.channel:q}"
-        " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q}"
-        " --out_file {output.image:q} --out_transform {output.transform:q} --record {log:q}.json > {log:q} 2>&1"
+        " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q} --out_file {output.image:q}"
+        " --out_transform {output.transform:q} --record {log:q}.json > {log:q} 2>&1"

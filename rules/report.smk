@@ -18,8 +18,8 @@ rule draw_subject:
         methods=study.option("--methods", study.methods),
     shell:
         "popatlas step DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
-        " --template_label {params.label} {params.methods} --out_page {params.page:q}"
-        " --out_thumbnail {output.thumbnail:q} --record {log:q}.json > {log:q} 2>&1"
+        " --template_label {params.label} {params.methods} --out_page {params.page:q} --out_thumbnail"
+        " {output.thumbnail:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule write_report:
@@ -44,6 +44,6 @@ rule write_report:
         per_page=config["report"]["per_page"],
         config=study.step_config(),
     shell:
-        "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {params.label} {params.methods}"
-        " --per_page {params.per_page} --config {params.config:q} --out_page {output.page:q}"
+        "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {params.label}"
+        " {params.methods} --per_page {params.per_page} --config {params.config:q} --out_page {output.page:q}"
         " --record {log:q}.json > {log:q} 2>&1"
