@@ -1,8 +1,5 @@
-# work/tpl-<label>/<version> (`build`): another version never overwrites the iterations of this one
-
-
 rule make_reference:
-    """Write the brain that gives the template its pose and grid."""
+    """Write the brain that gives the template its pose and grid (`build`: work/tpl-<label>/<version>)."""
     output:
         image=f"{build}/reference_T1w.nii.gz",
         mask=f"{build}/reference_mask.nii.gz",

@@ -152,7 +152,8 @@ def ledger_rows(scan: str, state: str = "ok", stage: str = "", reason: str = "",
             row |= {"state": state, "reason": reason, "log": log}
             stopped = True
         elif stopped:
-            row |= {"state": state, "reason": reason} if stage == "index" else {"state": "pending", "reason": f"waits for {stage}"}
+            waits = {"state": "pending", "reason": f"waits for {stage}"}
+            row |= {"state": state, "reason": reason} if stage == "index" else waits
         rows.append(row)
     return rows
 
@@ -202,6 +203,8 @@ def _write_cohort(out: Path, bids: Path, scans: list[str], ages: dict[str, float
     index = pd.DataFrame({"scan": scans, "t1w": [f"{bids / scan}_T1w.nii.gz" for scan in scans]})
     index["role"] = "cohort"
     write_table(index, out / "cohort" / "index.parquet")
+    atlases = pd.DataFrame({"atlas": scans[:2], "dseg": "x", "external": False})
+    write_table(atlases, out / "cohort" / "label-atlases.tsv")
     bids.mkdir(parents=True, exist_ok=True)
     (bids / "dataset_description.json").write_text(json.dumps({"Name": "Ageing & <growth> study", "BIDSVersion": "1.10.0"}))
     names = pd.DataFrame({"index": list(LABELS), "name": list(LABELS.values())})

@@ -40,7 +40,7 @@ def random_labels(seed: int, n_labels: int = 12, shape: tuple[int, int, int] = (
 
 
 def test_overlap_equals_simpleitk() -> None:
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     reference, prediction = random_labels(0), np.roll(random_labels(0), 2, axis=1)
     table = overlap(reference, prediction).set_index("label")
@@ -144,7 +144,7 @@ def write_field(path: Path, affine: np.ndarray, shape: tuple[int, ...], matrix: 
 
 @pytest.mark.parametrize("flips", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
 def test_jacobian_of_a_linear_map_on_grids_of_any_orientation(tmp_path: Path, flips: tuple[int, int, int]) -> None:
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     affine = np.diag([1.5 * flips[0], 2.0 * flips[1], 2.5 * flips[2], 1])
     matrix = np.random.default_rng(0).normal(0, 0.1, (3, 3))

@@ -127,3 +127,12 @@ def iteration_preset(config: Config, iteration: int) -> str:
     """Return the name of the schedule of template iteration `iteration` (from 1); the last preset repeats."""
     presets = config["atlas"]["presets"]
     return str(presets[min(iteration, len(presets)) - 1])
+
+
+def make_absolute(config: Config) -> None:
+    """Make the paths of a configuration absolute, in place: jobs run in the output folder."""
+    config["bids_dir"] = str(Path(config["bids_dir"]).resolve())
+    config["out_dir"] = str(Path(config["out_dir"]).resolve())
+    for section, key in (("atlas", "template"), ("fuse", "atlases")):
+        if isinstance(config[section][key], str):
+            config[section][key] = str(Path(config[section][key]).resolve())

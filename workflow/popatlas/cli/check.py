@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +38,16 @@ def main(args: argparse.Namespace) -> int:
     """Print a report; 0 when at least one scan can be used."""
     from popatlas.cohort.index import index_cohort
     from popatlas.config import load_config
+    from popatlas.images.io import read_table
 
     config = load_config(args.config, bids_dir=None if args.bids_dir is None else str(args.bids_dir))
     print(f"configuration  ok ({args.config or 'defaults'})")
     with tempfile.TemporaryDirectory() as folder:
         index = index_cohort(config, Path(folder))
+        people = read_table(Path(folder) / "cohort" / "participants.tsv")
     usable = index[index["state"] == "ok"]
+    columns = [str(name) for name in people if name not in ("scan", "subject", "session")]
+    print(f"participants   columns {', '.join(columns)}")
     for line in (*describe_cohort(index), *describe_machine(config, usable)):
         print(line)
     return 0 if len(usable) else 1
@@ -56,6 +62,8 @@ def describe_cohort(index: pd.DataFrame) -> list[str]:
         values = usable[name].value_counts()
         shown = ", ".join(f"{value} ({number})" for value, number in values.head(4).items())
         lines.append(f"{name:14} {shown}{', ...' if len(values) > 4 else ''}")
+    channels = Counter(name for text in usable["channels"] for name in json.loads(text))
+    lines.append(f"channels       {', '.join(f'{name} ({number})' for name, number in channels.items()) or 'T1w only'}")
     for row in index[(index["reason"] != "") & (index["state"] != "excluded")].to_dict("records"):
         lines.append(f"  {row['state']:11} {row['scan']}: {row['reason']}")
     return lines
@@ -71,10 +79,12 @@ def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:
     free_gb = shutil.disk_usage(parent).free / 1e9
     verdict = "ok" if free_gb > need_gb else "TOO LITTLE"
     schedulers = [name for name in ("sbatch", "qsub", "bsub") if shutil.which(name)]
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = len(os.sched_getaffinity(0))
     return [
         f"disk           about {need_gb:.1f} GB needed, {free_gb:.0f} GB free: {verdict}",
         f"cores          {cores}; roughly {megavoxels * MINUTES_PER_MEGAVOXEL / cores:.0f} minutes here",
+        f"memory         {memory_gb:.0f} GB",
         f"network        {_weights(config)}",
         f"scheduler      {', '.join(schedulers) or 'none found (use the default profile)'}",
     ]

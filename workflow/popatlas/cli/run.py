@@ -38,6 +38,7 @@ def main(args: argparse.Namespace) -> int:
     import yaml
 
     from popatlas.cli.snake import check_folders, study_config
+    from popatlas.cohort.ledger import forget_failures
     from popatlas.images.io import write_if_changed
 
     started = time.monotonic()
@@ -45,7 +46,7 @@ def main(args: argparse.Namespace) -> int:
     check_folders(config)
     out_dir = Path(config["out_dir"])
     if not args.no_retry:
-        (out_dir / "cohort" / "failures.tsv").unlink(missing_ok=True)
+        forget_failures(out_dir)
     config_file = out_dir / "config.yaml"
     write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
     passes = Passes(args, config_file, out_dir, config)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from popatlas.config import Config, load_config
+from popatlas.config import Config, load_config, make_absolute
 from popatlas.errors import ConfigError, InputError
 from popatlas.resources import workflow_root
 
@@ -31,8 +31,7 @@ def study_config(args: argparse.Namespace) -> Config:
     config = load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir))
     if args.bids_dir is not None and args.out_dir is None:
         raise ConfigError("OUT_DIR is missing. Remedy: popatlas run BIDS_DIR OUT_DIR")
-    config["bids_dir"] = str(Path(config["bids_dir"]).resolve())
-    config["out_dir"] = str(Path(config["out_dir"]).resolve())
+    make_absolute(config)
     if args.participant_label:
         config["cohort"]["include"] = list(args.participant_label)
     if args.query is not None:

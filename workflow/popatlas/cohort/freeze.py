@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import pandas as pd
 
 from popatlas.cohort.index import read_atlas_table, scan_key
@@ -73,7 +76,7 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     if path.is_file() and (out_dir / f"tpl-{label}" / "template_description.json").is_file():
         return read_table(path, dtype=str).fillna("")
     candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
-    chosen = _choose(candidates, config["atlas"]["members"], "atlas.members", out_dir)
+    chosen = _choose(candidates, config["atlas"]["members"], "atlas.members", index, out_dir)
     if len(chosen) < 2:
         raise ConfigError(
             f"a template needs at least 2 usable scans, found {len(chosen)}. "
@@ -84,15 +87,20 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     return members
 
 
-def _choose(candidates: pd.DataFrame, wanted: Any, where: str, out_dir: Path) -> pd.DataFrame:
+def _choose(candidates: pd.DataFrame, wanted: Any, where: str, index: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
     if wanted == "all":
         return candidates
     if isinstance(wanted, int):
         return draw_evenly(*_with_age(candidates, out_dir, wanted))
     names = [subject_name(name) for name in wanted]
-    absent = [name for name in names if name not in set(candidates["subject"])]
-    if absent:
-        raise ConfigError(f"{where}: {absent[0]} is not a usable subject. Remedy: see `popatlas status {out_dir}`")
+    known, usable = sorted(set(index["subject"])), set(candidates["subject"])
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"the dataset has {len(known)} subjects"
+            raise ConfigError(f"{where}: {name} is not in the dataset. Remedy: {hint}")
+        if name not in usable:  # one broken scan must not stop the study
+            print(f"popatlas: {where}: {name} cannot be used and is left out", file=sys.stderr)
     return candidates[candidates["subject"].isin(names)]
 
 
@@ -149,7 +157,19 @@ def resolve_pattern(pattern: str, scan: str, root: Path) -> Path:
     session = next((part for part in parts if part.startswith("ses-")), "")
     subject = next(part for part in parts if part.startswith("sub-"))
     base = root.parent if root.is_file() else root
-    return base / pattern.format(scan=scan, subject=subject, session=session)
+    try:
+        return base / pattern.format(scan=scan, subject=subject, session=session)
+    except (KeyError, IndexError, ValueError) as error:
+        allowed = "{scan}, {subject} and {session}"
+        raise ConfigError(f"pattern '{pattern}': cannot fill in {error}. Remedy: use {allowed} only") from error
+
+
+def is_label_image(path: Path) -> bool:
+    """Tell whether a label image is there and opens; one that does not would fail every target."""
+    try:
+        return path.is_file() and len(nib.load(path).shape) >= 3
+    except Exception:  # nibabel raises many kinds on damaged files
+        return False
 
 
 def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
@@ -188,18 +208,22 @@ def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[s
 def _external(source: str) -> pd.DataFrame:
     table = read_atlas_table(Path(source))
     keys = [scan_key(subject_name(name), "", role="atlas") for name in table["atlas"]]
-    return pd.DataFrame({"atlas": keys, "dseg": table["dseg"], "external": True})
+    found = pd.DataFrame({"atlas": keys, "dseg": table["dseg"], "external": True})
+    good = [is_label_image(Path(path)) for path in found["dseg"]]
+    for path in found.loc[[not one for one in good], "dseg"]:
+        print(f"popatlas: fuse.atlases: {path} does not open and is left out", file=sys.stderr)
+    return found[good].reset_index(drop=True)
 
 
 def _own(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
     root = Path(config["bids_dir"])
     candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
     files = {scan: resolve_pattern(config["fuse"]["labels"], scan, root) for scan in candidates["scan"]}
-    labelled = candidates[[files[scan].is_file() for scan in candidates["scan"]]]
+    labelled = candidates[[is_label_image(files[scan]) for scan in candidates["scan"]]]
     wanted = config["fuse"]["atlases"]
     if labelled.empty or wanted == 0 or not config["fuse"]["methods"]:
         return pd.DataFrame(columns=ATLAS_COLUMNS)
-    chosen = _choose(labelled, wanted, "fuse.atlases", out_dir).sort_values("scan")
+    chosen = _choose(labelled, wanted, "fuse.atlases", index, out_dir).sort_values("scan")
     dsegs = [str(files[scan]) for scan in chosen["scan"]]
     return pd.DataFrame({"atlas": chosen["scan"].to_numpy(), "dseg": dsegs, "external": False})
 

@@ -1,16 +1,20 @@
 """The index: the dataset read once, every image opened, one row per scan.
 
-bids2table reads the tree (not pybids: it gives an Arrow table in one pass, without a database and without the seconds per
-hundred subjects that large cohorts cannot afford). Nothing later walks the dataset.
+bids2table reads the tree (not pybids: it gives an Arrow table in one pass, without a database and without the seconds
+per hundred subjects that large cohorts cannot afford). Nothing later walks the dataset.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from popatlas.cohort.inspect import CHECKS, Inspection, inspect_image
-from popatlas.cohort.select import selection_reasons, subject_name
+from popatlas.cohort.select import read_participants, selection_reasons, subject_name
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_table, table_text, write_if_changed, write_table
 
@@ -27,12 +31,12 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "scan", "subject", "session", "role", "state", "reason", "t1w", "channels", "runs", "unused_runs",
-    "sha256", "shape", "spacing_mm", "orientation", "bytes", "mtime_ns",
+    "sha256", "shape", "spacing_mm", "orientation", "bytes", "mtime_ns", "channel_stamps",
 )  # fmt: skip
-# Variants that stand behind the plain image when a session has several
-VARIANT_ENTITIES = ("rec", "part", "ce", "acq", "inv", "echo")
+BIDS_FOLDER = re.compile(r"sub-[0-9A-Za-z]+")
 LABEL = re.compile(r"^[0-9A-Za-z]+$")
-PROGRESS_SECONDS = 5.0
+PROGRESS_FILES, PROGRESS_SECONDS = 100, 5.0
+Key = tuple[str, int, int]
 
 
 def scan_key(subject: str, session: str, *, role: str = "cohort") -> str:
@@ -56,8 +60,8 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
     -------
     DataFrame
         One row per scan with the columns `COLUMNS`, sorted by scan. Images that cannot be used are `unavailable`, scans
-        that are not selected `excluded`, both with the reason. Files whose size and time have not changed since the last
-        index are not opened again.
+        that are not selected `excluded`, both with the reason. Files whose size and time have not changed since the
+        last index are not opened again.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
         When the dataset itself is missing or not understood, or the selection names what does not exist.
     """
     source = Path(config["bids_dir"])
-    rows, participants = _read_table_of_paths(source) if source.is_file() else _read_bids(source, config)
+    rows, participants = _read_table_of_paths(source, config) if source.is_file() else _read_bids(source, config)
     rows += external_atlases(config)
     index = pd.DataFrame(rows, columns=list(COLUMNS[:10]))
     own = index["role"] == "cohort"
@@ -80,28 +84,60 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
 
 
 def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    from bids2table import index_dataset
-
     if not root.is_dir():
         raise InputError("the dataset does not exist", file=root, remedy="check bids_dir")
     if not any(root.glob("sub-*")):
         raise InputError("no sub-* folder was found", file=root, remedy="give the root of a BIDS dataset")
-    files = index_dataset(root).to_pandas().astype(object)
-    files = files.where(files.notna(), "")
-    files = files[(files["datatype"] == "anat") & files["ext"].isin([".nii.gz", ".nii"])]
+    files = read_tree(root, ["T1w", *config["cohort"]["channels"]])
     rows = [
         _scan_row(str(subject), str(session), group, root, config["cohort"])
         for (subject, session), group in files.groupby(["sub", "ses"], sort=True)
     ]
-    table = root / "participants.tsv"
-    participants = read_table(table) if table.is_file() else pd.DataFrame({"participant_id": pd.Series(dtype=str)})
-    if "participant_id" not in participants:
-        raise InputError("no column participant_id", file=table, remedy="make it a BIDS participants.tsv")
-    participants["participant_id"] = participants["participant_id"].astype(str).map(subject_name)
+    participants = read_participants(root / "participants.tsv")
     found = {row["subject"] for row in rows} | {path.name for path in root.glob("sub-*") if path.is_dir()}
     silent = sorted((found | set(participants["participant_id"])) - {row["subject"] for row in rows})
-    rows += [_unavailable(subject, "", "missing") for subject in silent]
+    rows += [_unavailable(name, "", "missing" if BIDS_FOLDER.fullmatch(name) else "label") for name in silent]
     return rows, participants
+
+
+def read_tree(root: Path, suffixes: Sequence[str]) -> pd.DataFrame:
+    """Find the anatomical images of a BIDS dataset.
+
+    Parameters
+    ----------
+    root : Path
+        Dataset.
+    suffixes : sequence of str
+        BIDS suffixes, for example T1w and T2w.
+
+    Returns
+    -------
+    DataFrame
+        Columns sub, ses, run, suffix, path (relative to `root`), missing entities empty. A file whose name belongs to
+        another subject or session than its folder is left out: nobody knows whose it is.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from bids2table import index_dataset
+
+    logging.getLogger("bids2table").setLevel(logging.ERROR)
+    # bids2table gives the root to glob, refuses names with a dot, remembers what it saw: a fresh link avoids all that
+    with tempfile.TemporaryDirectory(prefix="popatlas-") as folder:
+        link = Path(folder) / "dataset"
+        link.symlink_to(root.resolve(), target_is_directory=True)
+        table = index_dataset(link).select(["sub", "ses", "run", "suffix", "ext", "datatype", "path"])
+    extensions = pa.array([".nii.gz", ".nii"])
+    wanted = pc.and_(pc.is_in(table["suffix"], pa.array(suffixes)), pc.is_in(table["ext"], extensions))
+    kept = table.filter(pc.and_(wanted, pc.equal(table["datatype"], "anat")))
+    files: pd.DataFrame = kept.to_pandas().astype(object)
+    files = files.where(files.notna(), "")
+    own = [_in_own_folder(*row) for row in zip(files["path"], files["sub"], files["ses"], strict=True)]
+    return files[pd.Series(own, index=files.index, dtype=bool)]
+
+
+def _in_own_folder(path: str, subject: str, session: str) -> bool:
+    parts = path.split("/")
+    return parts[0] == f"sub-{subject}" and (parts[1][4:] if parts[1].startswith("ses-") else "") == session
 
 
 def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,32 +157,34 @@ def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, optio
 
 def _ordered(files: pd.DataFrame) -> pd.DataFrame:
     """Sort images of one session: fewest variant entities first, then run, then name."""
-    variants = (files[list(VARIANT_ENTITIES)] != "").sum(axis=1)
+    variants = files["path"].str.rsplit("/", n=1).str[-1].str.replace(r"^sub-[^_]*_|(?:ses|run)-[^_]*_", "", regex=True)
+    # an acquisition name tells protocols apart; any other entity marks a derived or partial image
+    weight = 2 * variants.str.count("_") - variants.str.contains(r"(?:^|_)acq-").astype(int)
     runs = pd.to_numeric(files["run"], errors="coerce").fillna(0)
-    return files.assign(_variants=variants, _run=runs).sort_values(["_variants", "_run", "path"])
+    ordered = files.assign(_weight=weight, _variants=variants, _run=runs)
+    return ordered.sort_values(["_weight", "_variants", "_run", "path"])
 
 
 def _same_variant(images: pd.DataFrame) -> pd.Series[bool]:
-    same: pd.Series[bool] = images["_variants"] == images["_variants"].iloc[0]
-    return same
+    return images["_variants"].eq(images["_variants"].iloc[0])
 
 
-def _read_table_of_paths(source: Path) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+def _read_table_of_paths(source: Path, config: Config) -> tuple[list[dict[str, Any]], pd.DataFrame]:
     table = read_table(source, dtype=str)
     for column in ("subject", "t1w"):
         if column not in table:
             raise ConfigError(
-                f"{source}: no column '{column}'. Remedy: columns are subject, t1w, optionally session and one per channel"
+                f"{source}: no column '{column}'. Remedy: use subject, t1w, optionally session and one per channel"
             )
-    table["subject"] = table["subject"].map(subject_name)
+    if table["subject"].isna().any():
+        raise ConfigError(f"{source}: a row has no subject. Remedy: name it, or delete the row")
+    table["subject"] = table["subject"].str.strip().map(subject_name)
     visits = table["session"].fillna("") if "session" in table else pd.Series("", index=table.index)
     table["session"] = [f"ses-{visit.removeprefix('ses-')}" if visit else "" for visit in visits]
     repeated = table[table.duplicated(["subject", "session"])]
     if len(repeated):
         raise ConfigError(f"{source}: {repeated.iloc[0]['subject']} is listed twice. Remedy: give each row a session")
-    odd = [name for name in [*table["subject"].str[4:], *table["session"].str[4:]] if name and not LABEL.match(name)]
-    if odd:
-        raise ConfigError(f"{source}: '{odd[0]}' is not a label. Remedy: use letters and digits only")
+    _require_labels([*table["subject"].str[4:], *(name for name in table["session"].str[4:] if name)], source)
     folder = source.resolve().parent
     image_columns = [name for name in table if name not in ("subject", "session") and _is_image_column(table[name])]
     rows = []
@@ -154,11 +192,23 @@ def _read_table_of_paths(source: Path) -> tuple[list[dict[str, Any]], pd.DataFra
         if not isinstance(record["t1w"], str):
             rows.append(_unavailable(record["subject"], record["session"], "missing"))
             continue
-        named = {str(name): str(folder / record[name]) for name in image_columns if isinstance(record[name], str)}
+        wanted = [name for name in image_columns if name == "t1w" or name in config["cohort"]["channels"]]
+        named = {str(name): str(folder / record[name]) for name in wanted if isinstance(record[name], str)}
         rows.append(_row(record["subject"], record["session"], t1w=named.pop("t1w"), channels=named, runs=1))
     others = table.drop(columns=[*image_columns, "session"]).rename(columns={"subject": "participant_id"})
     participants = others.drop_duplicates("participant_id").apply(_to_numbers)
+    beside = folder / "participants.tsv"
+    if beside.is_file() and beside != source.resolve():
+        listed = read_participants(beside)
+        fresh = ["participant_id", *(name for name in listed if name not in participants)]
+        participants = participants.merge(listed[fresh], on="participant_id", how="left")
     return rows, participants
+
+
+def _require_labels(names: Iterable[str], source: Path) -> None:
+    odd = next((name for name in names if not LABEL.fullmatch(name)), None)
+    if odd is not None:
+        raise ConfigError(f"{source}: '{odd}' is not a label. Remedy: use letters and digits only")
 
 
 def _to_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -188,6 +238,11 @@ def read_atlas_table(source: Path) -> pd.DataFrame:
     missing = [column for column in ("atlas", "t1w", "dseg") if column not in table]
     if missing:
         raise ConfigError(f"{source}: no column '{missing[0]}'. Remedy: columns are atlas, t1w and dseg")
+    if table[["atlas", "t1w", "dseg"]].isna().any(axis=None):
+        raise ConfigError(f"{source}: a cell of atlas, t1w or dseg is empty. Remedy: fill it, or delete the row")
+    _require_labels(table["atlas"].map(subject_name).str[4:], source)
+    if table["atlas"].map(subject_name).duplicated().any():
+        raise ConfigError(f"{source}: an atlas is listed twice. Remedy: give each its own name")
     for column in ("t1w", "dseg"):
         table[column] = [str(source.resolve().parent / path) for path in table[column]]
     return table
@@ -224,54 +279,84 @@ def _unavailable(subject: str, session: str, code: str) -> dict[str, Any]:
 
 def _open_images(index: pd.DataFrame, limits: Mapping[str, Any], former: Path) -> pd.DataFrame:
     """Open the images of the selected scans and of their channels; mark what cannot be used."""
-    known = _former_inspections(former)
-    seen: dict[str, str] = {}
-    records = []
+    known = {key: found for key, found in _former_inspections(former).items() if _within(found, limits)}
+    rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
+    alive = [row for row in rows if row["state"] == "ok"]
+    paths = dict.fromkeys(path for row in alive for path in (row["t1w"], *json.loads(row["channels"]).values()))
+    stamps = {path: _stamp(path) for path in paths}
+    fresh = [path for path in paths if (path, *stamps[path]) not in known]
+    opened = _inspect_many(fresh, limits)
+    found = {path: opened[path] if path in opened else known[path, *stamps[path]] for path in paths}
+    seen: dict[tuple[str, str], str] = {}
+    return pd.DataFrame([_opened(row, found, stamps, seen) for row in rows], columns=list(COLUMNS))
+
+
+def _inspect_many(paths: Sequence[str], limits: Mapping[str, Any]) -> dict[str, Inspection]:
+    """Open images in threads (zlib, hashlib and NumPy release the interpreter lock); say how far it is."""
+    found: dict[str, Inspection] = {}
     said = time.monotonic()
-    for number, row in enumerate(index.to_dict("records"), start=1):
-        if time.monotonic() - said > PROGRESS_SECONDS:
-            said = time.monotonic()
-            print(f"popatlas: opened {number} of {len(index)} images", file=sys.stderr, flush=True)
-        records.append(_opened(row, limits, known, seen))
-    return pd.DataFrame(records, columns=list(COLUMNS))
+    with ThreadPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
+        for path, inspection in zip(paths, pool.map(lambda path: inspect_image(path, limits), paths), strict=True):
+            found[path] = inspection
+            if len(found) % PROGRESS_FILES == 0 or time.monotonic() - said > PROGRESS_SECONDS:
+                said = time.monotonic()
+                print(f"popatlas: opened {len(found)} of {len(paths)} images", file=sys.stderr, flush=True)
+    return found
+
+
+def _within(found: Inspection, limits: Mapping[str, Any]) -> bool:
+    """Tell whether an image that was good before satisfies the present limits (they may have been changed since)."""
+    low, high = limits["spacing_mm"]
+    spacing = [float(value) for value in found.spacing_mm.split("x") if value]
+    shape = [int(value) for value in found.shape.split("x")[:3] if value]
+    return all(low < value < high for value in spacing) and all(value >= limits["min_shape"] for value in shape)
 
 
 def _opened(
-    row: dict[Any, Any], limits: Mapping[str, Any], known: Mapping[Any, Inspection], seen: dict[str, str]
-) -> dict[Any, Any]:
+    row: Mapping[str, Any],
+    inspections: Mapping[str, Inspection],
+    stamps: Mapping[str, tuple[int, int]],
+    seen: dict[tuple[str, str], str],
+) -> dict[str, Any]:
     blank = {"sha256": "", "shape": "", "spacing_mm": "", "orientation": "", "bytes": 0, "mtime_ns": 0}
     if row["state"] != "ok":
-        return row | blank
-    stamp = _stamp(row["t1w"])
-    found = known.get((row["t1w"], *stamp)) or inspect_image(row["t1w"], limits)
+        return {**row, **blank, "channel_stamps": "{}"}
+    stamp, found = stamps[row["t1w"]], inspections[row["t1w"]]
     facts = {key: value for key, value in asdict(found).items() if key not in ("code", "detail")}
-    row = row | facts | {"bytes": stamp[0], "mtime_ns": stamp[1]}
-    if not found.code and found.sha256 in seen:
-        found = Inspection("duplicate", seen[found.sha256], found.sha256)
+    row = {**row, **facts, "bytes": stamp[0], "mtime_ns": stamp[1], "channel_stamps": "{}"}
+    key = (row["role"], found.sha256)
+    if not found.code and key in seen:
+        found = Inspection("duplicate", seen[key], found.sha256)
     if found.code:
-        return row | {"state": "unavailable", "reason": found.reason}
-    seen[found.sha256] = row["scan"]
-    return row | _usable_channels(row, limits)
+        return {**row, "state": "unavailable", "reason": found.reason}
+    seen[key] = row["scan"]
+    return {**row, **_usable_channels(row, inspections, stamps)}
 
 
-def _usable_channels(row: Mapping[Any, Any], limits: Mapping[str, Any]) -> dict[str, str]:
+def _usable_channels(
+    row: Mapping[str, Any], inspections: Mapping[str, Inspection], stamps: Mapping[str, tuple[int, int]]
+) -> dict[str, str]:
     """Keep the extra channels that can be used; a bad one does not cost the scan."""
     channels = json.loads(row["channels"])
-    bad = {name: inspect_image(path, limits) for name, path in channels.items()}
-    notes = [f"{name} left out: {found.reason}" for name, found in bad.items() if found.code]
-    kept = {name: path for name, path in channels.items() if not bad[name].code}
-    return {"channels": json.dumps(kept), "reason": "; ".join(notes)}
+    bad = {name: inspections[path].reason for name, path in channels.items() if inspections[path].code}
+    notes = [f"{name} left out: {reason}" for name, reason in bad.items()]
+    kept = {name: path for name, path in channels.items() if name not in bad}
+    facts = {
+        path: [*stamps[path], inspections[path].sha256, inspections[path].shape, inspections[path].spacing_mm]
+        for path in kept.values()
+    }
+    return {"channels": json.dumps(kept), "reason": "; ".join(notes), "channel_stamps": json.dumps(facts)}
 
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
         status = Path(path).stat()
     except OSError:
-        return 0, 0
+        return -1, -1
     return status.st_size, status.st_mtime_ns
 
 
-def _former_inspections(former: Path) -> dict[Any, Inspection]:
+def _former_inspections(former: Path) -> dict[Key, Inspection]:
     """Return good images of the last index by (path, bytes, time); what was bad is opened again."""
     if not former.is_file():
         return {}
@@ -279,23 +364,27 @@ def _former_inspections(former: Path) -> dict[Any, Inspection]:
     if set(COLUMNS) - set(table):
         return {}
     good = table[(table["state"] == "ok") & (table["sha256"] != "")]
-    return {
-        (row["t1w"], row["bytes"], row["mtime_ns"]): Inspection(
+    found: dict[Key, Inspection] = {}
+    for row in good.to_dict("records"):
+        for path, (size, stamp, digest, shape, spacing) in json.loads(row["channel_stamps"]).items():
+            found[path, size, stamp] = Inspection(sha256=digest, shape=shape, spacing_mm=spacing)
+        found[row["t1w"], row["bytes"], row["mtime_ns"]] = Inspection(
             sha256=row["sha256"], shape=row["shape"], spacing_mm=row["spacing_mm"], orientation=row["orientation"]
         )
-        for row in good.to_dict("records")
-    }
+    return found
 
 
 def _write(index: pd.DataFrame, participants: pd.DataFrame, source: Path, folder: Path) -> None:
     parquet = folder / "index.parquet"
-    if write_if_changed(folder / "index.tsv", table_text(index)) or not parquet.is_file():
-        write_table(index, parquet)
+    text, tsv = table_text(index), folder / "index.tsv"
+    if not (parquet.is_file() and tsv.is_file() and tsv.read_text(encoding="utf-8") == text):
+        write_table(index, parquet)  # before the TSV: an interruption between the two is then noticed next time
+    write_if_changed(tsv, text)
     own = index.loc[index["role"] == "cohort", ["scan", "subject", "session", "state"]]
     joined = own.merge(participants, left_on="subject", right_on="participant_id", how="left")
     joined["participant_id"] = joined["subject"]
     kept = joined.loc[joined["state"] != "excluded"].drop(columns="state")
     write_if_changed(folder / "participants.tsv", table_text(kept))
-    dictionary = source / "participants.json"
+    dictionary = (source if source.is_dir() else source.parent) / "participants.json"
     if dictionary.is_file():
-        write_if_changed(folder / "participants.json", dictionary.read_text(encoding="utf-8"))
+        write_if_changed(folder / "participants.json", dictionary.read_text(encoding="utf-8", errors="replace"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,14 +13,21 @@ import nibabel as nib
 import numpy as np
 
 # code -> (what is wrong, what to do); the docs' table of bad input is made from it
+SHEAR_COSINE = 0.01  # ITK refuses direction cosines that are further from orthogonal
+SPACING_SHARE = 0.02  # ITK takes the spacing from pixdim, nibabel from the affine: they may differ by rounding only
+NIFTI = (".nii", ".nii.gz")
+
 CHECKS: dict[str, tuple[str, str]] = {
     "missing": ("no T1w image was found", "add the image, or exclude the subject"),
+    "label": ("the folder's name is not a BIDS label, so it was not read", "use letters and digits only after sub-"),
     "absent": ("the file does not exist", "correct the path in the table"),
     "empty": ("the file is empty (0 bytes)", "copy it again from the source"),
     "unreadable": ("the file cannot be read", "convert the image again, for example with dcm2niix"),
     "dtype": ("the voxels are not real numbers", "convert to a real scalar type"),
     "dimensions": ("the image is not 3D", "extract one volume"),
     "shape": ("too few voxels along an axis", "check the acquisition, or lower cohort.min_shape"),
+    "format": ("the file is not NIfTI", "convert it to .nii.gz"),
+    "shear": ("the voxel axes are not orthogonal", "resample to an orthogonal grid, or repair the sform"),
     "spacing": ("the voxel size is not plausible", "correct the header, or widen cohort.spacing_mm"),
     "orientation": ("the orientation is unknown or contradicts itself", "set sform and qform in the header"),
     "nan": ("the image has voxels that are not finite", "export the image again or replace them"),
@@ -66,17 +74,36 @@ def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
         `code` is empty for a good image, else a key of `CHECKS`.
     """
     file = Path(path)
-    if not file.is_file():
-        return Inspection("absent", file.name)
-    if file.stat().st_size == 0:
-        return Inspection("empty")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    digest = ""
     try:
-        image = nib.load(file)
-        data = np.asanyarray(image.dataobj)
+        if not file.is_file():
+            return Inspection("absent", file.name)
+        if file.stat().st_size == 0:
+            return Inspection("empty")
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if not file.name.endswith(NIFTI):
+            return Inspection("format", file.name, digest)
+        _check_stream(file)
+        return _judge(file, digest, limits)
     except Exception as error:  # nibabel and zlib raise many kinds on damaged files
-        return Inspection("unreadable", f"{type(error).__name__}: {str(error)[:120]}", digest)
+        return Inspection("unreadable", " ".join(f"{type(error).__name__}: {str(error)[:120]}".split()), digest)
+
+
+def _check_stream(file: Path) -> None:
+    """Decompress to the end: nibabel stops at the last voxel and never sees the checksum that follows it."""
+    with file.open("rb") as stored:
+        if stored.read(2) != b"\x1f\x8b":
+            return
+        stored.seek(0)
+        with gzip.open(stored) as stream:
+            while stream.read(1 << 24):
+                pass
+
+
+def _judge(file: Path, digest: str, limits: Mapping[str, Any]) -> Inspection:
+    image = nib.load(file)
+    data = np.asanyarray(image.dataobj)
     spacing = np.asarray(image.header.get_zooms()[:3], dtype=float)
     known = {
         "sha256": digest,
@@ -117,10 +144,18 @@ def _check_geometry(image: Any, data: Any, limits: Mapping[str, Any]) -> Finding
     low, high = limits["spacing_mm"]
     if spacing.min() < low or spacing.max() > high:
         return "spacing", f"{'x'.join(f'{value:.3g}' for value in spacing)} mm outside {low:g} to {high:g}"
-    if not hasattr(image, "get_sform"):
-        return "", ""
+    cosines = affine[:3, :3] / spacing
+    if np.abs(cosines.T @ cosines - np.eye(3)).max() > SHEAR_COSINE:
+        return "shear", ""
+    pixdim = np.asarray(image.header.get_zooms()[:3], dtype=float)
+    if np.abs(pixdim - spacing).max() > SPACING_SHARE * spacing.max():
+        texts = ["x".join(f"{value:.3g}" for value in sizes) for sizes in (pixdim, spacing)]
+        return "orientation", f"pixdim says {texts[0]} mm, the affine {texts[1]} mm"
     sform, s_code = image.get_sform(coded=True)
-    qform, q_code = image.get_qform(coded=True)
+    try:
+        qform, q_code = image.get_qform(coded=True)
+    except Exception:  # nibabel: a quaternion that is not a rotation
+        return "orientation", "the qform is not a rotation"
     if s_code == 0 and q_code == 0:
         return "orientation", "neither sform nor qform is set"
     if s_code > 0 and q_code > 0 and _orientation(sform) != _orientation(qform):

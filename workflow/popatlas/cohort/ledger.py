@@ -5,7 +5,8 @@ Group steps take it as input and compute on `ok` only, so a broken scan costs it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ STAGES = ("index", "preprocess", "register", "fuse", "measure")
 STATES = ("ok", "failed", "excluded", "unavailable", "pending")
 COLUMNS = ["scan", "subject", "session", "stage", "state", "reason", "log"]
 FAILURE_COLUMNS = ["scan", "stage", "reason"]
+# Folders below logs/ whose records speak for a stage: a member that cannot be registered blocks the template
+RECORD_FOLDERS = {"preprocess": ("preprocess",), "register": ("register", "atlas")}
+NOT_FOR_ATLASES = ("fuse", "measure")
+RETRY_MARK = "cohort/retry_since"
 KILLED = "the job ended without a word: killed, out of memory or out of time; remedy: give it more memory or time"
 
 
@@ -41,7 +46,18 @@ def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Seque
     DataFrame
         Columns `COLUMNS`, one row per scan and stage. Files are written only when their content changed.
     """
-    rows = [row for scan in index.to_dict("records") for row in _settle_scan(out_dir, scan, stage_outputs)]
+    from popatlas.cohort.freeze import read_batches, read_label_atlases
+
+    # the only labelled atlas has no other to take labels from
+    alone = tuple(read_label_atlases(out_dir)["atlas"])
+    exempt = set(alone) if len(alone) == 1 else set()
+    unfused = {**stage_outputs, "fuse": []}
+    evidence = Evidence(out_dir, read_batches(out_dir))
+    rows = [
+        row
+        for scan in index.to_dict("records")
+        for row in _settle_scan(evidence, scan, unfused if scan["scan"] in exempt else stage_outputs)
+    ]
     ledger = pd.DataFrame(rows, columns=COLUMNS)
     write_if_changed(out_dir / "cohort" / "ledger.tsv", table_text(ledger))
     failures = ledger.loc[ledger["state"] == "failed", FAILURE_COLUMNS]
@@ -49,50 +65,93 @@ def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Seque
     return ledger
 
 
+def forget_failures(out_dir: Path) -> None:
+    """Let failed scans be tried again: failures recorded until now no longer count."""
+    (out_dir / "cohort" / "failures.tsv").unlink(missing_ok=True)
+    mark = out_dir / RETRY_MARK
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+class Evidence:
+    """What the steps left in the output folder; each folder is listed once."""
+
+    def __init__(self, out_dir: Path, batch_of: Mapping[str, int]) -> None:
+        self.out_dir, self.batch_of = out_dir, batch_of
+        mark = out_dir / RETRY_MARK
+        self.since = mark.stat().st_mtime_ns if mark.is_file() else 0
+        self.listed: tuple[str, frozenset[str]] = ("", frozenset())
+
+    def is_done(self, scan: str, patterns: Sequence[str]) -> bool:
+        """Tell whether all files of a stage are there."""
+        return all(self._exists(pattern.format(scan=scan)) for pattern in patterns)
+
+    def _exists(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        if self.listed[0] != folder:
+            place = self.out_dir / folder
+            self.listed = (
+                folder,
+                frozenset(entry.name for entry in os.scandir(place)) if place.is_dir() else frozenset(),
+            )
+        return name in self.listed[1]
+
+    def find_failure(self, stage: str, scan: str) -> tuple[str, str]:
+        """Return reason and log of the newest failed record of a scan at a stage; empty when no step failed."""
+        found = [entry for folder in RECORD_FOLDERS.get(stage, (stage,)) for entry in self._records(folder, scan)]
+        if not found and stage == "preprocess" and scan in self.batch_of:
+            batch = self.out_dir / "logs" / "batches" / f"brain-{self.batch_of[scan]}.log"
+            found = [*self._failed(batch)] if batch.is_file() else []
+        if not found:
+            return "", ""
+        _, reason, log = max(found)
+        return reason, log
+
+    def _records(self, folder: str, scan: str) -> Iterator[tuple[int, str, str]]:
+        place, name = (self.out_dir / "logs" / folder / scan).parent, Path(scan).name
+        for pattern in (f"{name}_*.log", f"{name}_*/**/*.log") if place.is_dir() else ():
+            for log in place.glob(pattern):
+                yield from self._failed(log)
+
+    def _failed(self, log: Path) -> Iterator[tuple[int, str, str]]:
+        """Yield time, reason and log of a job that failed; a job without a record died before its step began."""
+        path = log.with_name(f"{log.name}.json")
+        try:
+            record = read_json(path)
+        except InputError:
+            path, record = log, {"state": "running"}
+        stamp = path.stat().st_mtime_ns
+        if record.get("state") not in ("failed", "running") or stamp < self.since:
+            return
+        remedy = f"; remedy: {record['remedy']}" if record.get("remedy") else ""
+        reason = f"{record.get('message', '')}{remedy}" if record["state"] == "failed" else KILLED
+        yield stamp, " ".join(reason.split()), str(log.relative_to(self.out_dir))
+
+
 def _settle_scan(
-    out_dir: Path, scan: Mapping[Hashable, Any], stage_outputs: Mapping[str, Sequence[str]]
+    evidence: Evidence, scan: Mapping[Hashable, Any], stage_outputs: Mapping[str, Sequence[str]]
 ) -> list[dict[str, str]]:
     def row(stage: str, state: str, reason: str = "", log: str = "") -> dict[str, str]:
         keys = {"scan": scan["scan"], "subject": scan["subject"], "session": scan["session"]}
         return {**keys, "stage": stage, "state": state, "reason": reason, "log": log}
 
     rows = [row("index", scan["state"], scan["reason"])]
-    waits_for = "" if scan["state"] == "ok" else "index"
+    waits_for, blocked = "", False
     for stage in STAGES[1:]:
+        if scan.get("role") == "atlas" and stage in NOT_FOR_ATLASES:
+            continue
         if scan["state"] != "ok":
             rows.append(row(stage, scan["state"], scan["reason"]))
-        elif _is_done(out_dir, scan["scan"], stage_outputs[stage]):
+        elif not blocked and evidence.is_done(scan["scan"], stage_outputs[stage]):
             rows.append(row(stage, "ok"))
         elif waits_for:
             rows.append(row(stage, "pending", f"waits for {waits_for}"))
         else:
             waits_for = stage
-            reason, log = _find_failure(out_dir, stage, scan["scan"])
+            reason, log = evidence.find_failure(stage, scan["scan"])
+            blocked = bool(reason)
             rows.append(row(stage, "failed" if reason else "pending", reason or "not run yet", log))
     return rows
-
-
-def _is_done(out_dir: Path, scan: str, patterns: Sequence[str]) -> bool:
-    return all((out_dir / pattern.format(scan=scan)).is_file() for pattern in patterns)
-
-
-def _find_failure(out_dir: Path, stage: str, scan: str) -> tuple[str, str]:
-    """Return reason and log of the newest failed record of a scan at a stage; empty when no step failed."""
-    folder, name = (out_dir / "logs" / stage / scan).parent, Path(scan).name
-    failed = []
-    for path in folder.rglob(f"{name}_*.json") if folder.is_dir() else ():
-        try:
-            record = read_json(path)
-        except InputError:
-            record = {"state": "running"}
-        if record.get("state") in ("failed", "running"):
-            failed.append((path.stat().st_mtime_ns, path, record))
-    if not failed:
-        return "", ""
-    _, path, record = max(failed, key=lambda entry: entry[0])
-    remedy = f"; remedy: {record['remedy']}" if record.get("remedy") else ""
-    reason = f"{record.get('message', '')}{remedy}" if record["state"] == "failed" else KILLED
-    return " ".join(reason.split()), str(path.relative_to(out_dir)).removesuffix(".json")
 
 
 def read_failures(out_dir: Path) -> pd.DataFrame:
@@ -116,8 +175,10 @@ def read_ledger(out_dir: Path) -> pd.DataFrame:
 
 
 def included(ledger: pd.DataFrame, stage: str = "measure") -> list[str]:
-    """Return the scans that are ok at a stage."""
-    return list(ledger.loc[(ledger["stage"] == stage) & (ledger["state"] == "ok"), "scan"])
+    """Return the scans that are ok at a stage and failed at none."""
+    failed = set(ledger.loc[ledger["state"] == "failed", "scan"])
+    done = ledger.loc[(ledger["stage"] == stage) & (ledger["state"] == "ok"), "scan"]
+    return [scan for scan in done if scan not in failed]
 
 
 def summary(ledger: pd.DataFrame) -> pd.DataFrame:

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popatlas.errors import ConfigError
+from popatlas.errors import ConfigError, InputError
+from popatlas.images.io import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Columns of the index that a column of participants.tsv must not shadow
+RESERVED = ("scan", "subject", "session", "state")
 
 
 def subject_name(name: str) -> str:
     """Return a subject's name with its `sub-` prefix."""
     return name if name.startswith("sub-") else f"sub-{name}"
+
+
+def read_participants(path: Path) -> pd.DataFrame:
+    """Read participants.tsv: `participant_id` with `sub-`, one row per participant; no rows when there is no file."""
+    import pandas as pd
+
+    if not path.is_file():
+        return pd.DataFrame({"participant_id": pd.Series(dtype=str)})
+    table = read_table(path, dtype={"participant_id": str}, encoding="utf-8-sig")
+    if "participant_id" not in table:
+        found = ", ".join(str(name) for name in table.columns)
+        raise InputError(f"no column participant_id, only {found}", file=path, remedy="separate columns by tabs (BIDS)")
+    table = table[table["participant_id"].fillna("").str.strip() != ""]
+    table = table.assign(participant_id=table["participant_id"].str.strip().map(subject_name))
+    return table.drop_duplicates("participant_id").drop(columns=list(RESERVED), errors="ignore")
 
 
 def query_participants(participants: pd.DataFrame, query: str) -> set[str]:

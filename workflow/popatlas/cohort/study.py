@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from popatlas.config import Config, default_config, iteration_preset, load_config
+from popatlas.config import Config, default_config, iteration_preset, load_config, make_absolute
 from popatlas.images.io import read_table, write_if_changed
 
 Wildcards = Any
@@ -46,9 +46,8 @@ def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
     Study
     """
     config = load_config(source)
-    out_dir = Path(config["out_dir"]).resolve()
-    config["bids_dir"] = str(Path(config["bids_dir"]).resolve())
-    config["out_dir"] = str(out_dir)
+    make_absolute(config)
+    out_dir = Path(config["out_dir"])
     if main:
         prepare(config, out_dir)
     return Study.read(config, out_dir)

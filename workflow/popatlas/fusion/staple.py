@@ -24,7 +24,7 @@ def multilabel_staple(
     labels: IntArray,
     ties: Ties = "nearest",
     spacing: Sequence[float] | None = None,
-    max_iterations: int = 50,
+    max_iterations: int = 25,
     tolerance: float = 1e-3,
 ) -> npt.NDArray[np.int32]:
     """Fuse a stack of label images by multi-label STAPLE.

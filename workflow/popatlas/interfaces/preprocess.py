@@ -177,6 +177,13 @@ class NormaliseBrain(PopatlasInterface):
             )
         image, mask = load_image(inputs.in_file), load_image(inputs.in_mask, np.uint8)
         data, brain = np.asarray(image.dataobj), np.asarray(mask.dataobj)
+        if data.shape != brain.shape or not np.allclose(image.affine, mask.affine, atol=1e-3):
+            raise InputError(
+                "the brain mask is not on the grid of its image",
+                file=inputs.in_mask,
+                subject=inputs.subject,
+                remedy="delete the mask and run again",
+            )
         quality = mask_quality(data, brain, image.affine, inputs.volume_ml)
         self.notes["quality"] = quality
         if quality["verdict"] == "fail":

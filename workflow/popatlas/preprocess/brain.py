@@ -15,6 +15,13 @@ from popatlas.errors import InputError
 Mask = npt.NDArray[np.uint8]
 Extractor = Callable[[nib.Nifti1Image], Mask]
 
+ATLAS_RESOLUTION_MM = 2.0
+# Scalp and skull above the brain, the part of the head that the brain fills, and what MNI152's mask leaves out
+SCALP_MM, UPPER_HEAD_MM, RIM_MM = 12.0, 80.0, 4.0
+# Pitch (radians) and scale of each start; one that is too large can settle on the scalp as if it were the brain's edge
+STARTS = ((-0.2, 0.88), (0.2, 0.88), (0.0, 1.0))
+LPS = np.array([-1.0, -1.0, 1.0])
+
 
 def tidy_mask(mask: npt.NDArray[Any], dilate: int = 0) -> Mask:
     """Return the largest component of a mask with holes filled, dilated (or eroded) by voxels.
@@ -98,19 +105,21 @@ def deepbet_weights() -> dict[str, str]:
 def extract_by_template(image_file: Path | str) -> Mask:
     """Find the brain by registering the MNI152 brain to the head: the classical fallback.
 
-    The MNI152 brain (no skull) is aligned to the head by rigid and affine Mattes registration from a multi-start search
-    and then by a quick SyN within the dilated brain; its filled mask is carried over. Slower than the network and less
-    accurate: it inherits the template's shape where the contrast between brain and meninges is weak.
+    The MNI152 brain (no skull) is placed below the top of the head in several pitches and sizes; the best similarity
+    transform by Mattes MI goes on to an affine registration and a quick SyN. The metric is taken within the brain and 4
+    voxels round it: there the template is empty and the head's CSF and skull are dark, and without this rim the brain
+    grows into the head. The carried mask then takes the tissue of the next 4 mm. It needs MEASURED
+    the network is better (0.976 to 0.985 there) and faster. The image must reach up to the top of the scalp.
 
     Parameters
     ----------
     image_file : path
-        Preprocessed whole head.
+        Preprocessed whole head, axes close to RAS.
 
     Returns
     -------
     (x, y, z) ndarray of uint8
-        Mask on the grid of the image.
+        Mask on the grid of the image; the same for the same image.
     """
     import tempfile
 
@@ -121,44 +130,106 @@ def extract_by_template(image_file: Path | str) -> Mask:
     from popatlas.registration.ants import deterministic_ants
 
     ants = deterministic_ants()
+    image = nib.load(image_file)
     head = ants.image_read(str(image_file))
+    values = head.numpy()
+    head = head.new_image_like(np.clip(values / np.percentile(values, 99.5), 0, 1))
     with tempfile.TemporaryDirectory() as folder:
-        data, affine = reference_brain(max(2.0, float(min(head.spacing))))
-        save_image(data, affine, Path(folder) / "mni.nii.gz")
-        save_image(binary_closing(data > 0.05, iterations=2).astype(np.float32), affine, Path(folder) / "mask.nii.gz")
-        brain, mask = (ants.image_read(str(Path(folder) / name)) for name in ("mni.nii.gz", "mask.nii.gz"))
-        transforms = _head_to_brain(ants, head, brain, mask, Path(folder))
+        data, affine = reference_brain(ATLAS_RESOLUTION_MM)
+        inside = tidy_mask(binary_closing(data > 0.05, iterations=2))
+        save_image(data, affine, Path(folder) / "brain.nii.gz")
+        save_image(inside, affine, Path(folder) / "mask.nii.gz")
+        brain, mask = (ants.image_read(str(Path(folder) / name)) for name in ("brain.nii.gz", "mask.nii.gz"))
+        corners = np.argwhere(inside)[:, :3] @ affine[:3, :3].T + affine[:3, 3]
+        low, high = corners.min(0), corners.max(0)
+        centre = _expected_brain_centre(values, image.affine, (high[2] - low[2]) / 2)
+        transforms = _head_to_brain(ants, head, brain, mask, centre, (low + high) / 2, Path(folder))
         carried = ants.apply_transforms(head, mask, transforms, whichtoinvert=[True, False], interpolator="linear")
-        return tidy_mask(carried.numpy() > 0.5)
+    return _take_rim(values, carried.numpy() > 0.5, float(min(head.spacing)))
 
 
-def _head_to_brain(ants: Any, head: Any, brain: Any, mask: Any, folder: Path) -> list[str]:
+def _expected_brain_centre(
+    values: npt.NDArray[Any], affine: npt.NDArray[np.float64], half_height_mm: float
+) -> npt.NDArray[np.float64]:
+    """Return where the brain should be, RAS mm: below the top of the head, in the middle of what is up there."""
+    from scipy.ndimage import gaussian_filter
+    from skimage.filters import threshold_otsu
+
+    inside = tidy_mask(gaussian_filter(values, 1) > 0.6 * threshold_otsu(values))
+    points = np.argwhere(inside) @ affine[:3, :3].T + affine[:3, 3]
+    top = np.percentile(points[:, 2], 99.9)
+    upper = points[points[:, 2] > top - UPPER_HEAD_MM]
+    return np.array([upper[:, 0].mean(), upper[:, 1].mean(), top - SCALP_MM - half_height_mm])
+
+
+def _head_to_brain(
+    ants: Any,
+    head: Any,
+    brain: Any,
+    mask: Any,
+    centre: npt.NDArray[np.float64],
+    origin: npt.NDArray[np.float64],
+    folder: Path,
+) -> list[str]:
     """Register the head (moving) to the MNI brain (fixed, masked) and return the inverse transforms."""
-    start = str(folder / "start.mat")
-    top = np.percentile(head.numpy(), 99.5)
-    head = ants.from_numpy(
-        np.clip(head.numpy() / top, 0, 1), origin=head.origin, spacing=head.spacing, direction=head.direction
-    )
-    ants.affine_initializer(brain, head, search_factor=20, radian_fraction=0.1, mask=mask, txfn=start)
+    rim = ants.iMath(mask, "MD", 4)
+    linear = {"mask": rim, "mask_all_stages": True, "aff_metric": "mattes", "aff_random_sampling_rate": 0.5}
+    starts = []
+    for number, (pitch, scale) in enumerate(STARTS):
+        start = ants.new_ants_transform(dimension=3, transform_type="Similarity3DTransform")
+        start.set_fixed_parameters(origin * LPS)
+        start.set_parameters(np.concatenate([[np.sin(pitch / 2), 0.0, 0.0], (centre - origin) * LPS, [scale]]))
+        ants.write_transform(start, str(folder / f"start{number}.mat"))
+        similar = ants.registration(
+            brain,
+            head,
+            "Similarity",
+            initial_transform=str(folder / f"start{number}.mat"),
+            outprefix=str(folder / f"similar{number}"),
+            aff_iterations=(100, 50),
+            aff_shrink_factors=(4, 2),
+            aff_smoothing_sigmas=(3, 1),
+            **linear,
+        )["fwdtransforms"]
+        moved = ants.apply_transforms(brain, head, similar)
+        kind = "MattesMutualInformation"
+        starts.append((ants.image_similarity(brain, moved, kind, fixed_mask=rim, moving_mask=rim), similar[0]))
     affine = ants.registration(
         brain,
         head,
         "Affine",
-        initial_transform=start,
-        mask=mask,
-        mask_all_stages=True,
+        initial_transform=min(starts)[1],
         outprefix=str(folder / "affine"),
-        aff_iterations=(500, 250, 100, 0),
+        aff_iterations=(200, 100, 50),
+        aff_shrink_factors=(4, 2, 1),
+        aff_smoothing_sigmas=(3, 1, 0),
+        **linear,
     )
-    wide = ants.iMath(mask, "MD", 2)
     result = ants.registration(
         brain,
         head,
         "SyNOnly",
         initial_transform=affine["fwdtransforms"][0],
-        mask=wide,
+        mask=rim,
         outprefix=str(folder / "syn"),
         syn_metric="mattes",
-        reg_iterations=(40, 20, 0),
+        syn_sampling=32,
+        reg_iterations=(60, 30, 0),
     )
     return [str(path) for path in result["invtransforms"]]
+
+
+def _take_rim(values: npt.NDArray[Any], mask: npt.NDArray[np.bool_], spacing_mm: float) -> Mask:
+    """Add the voxels of the next millimetres that are as bright as brain: not dark skull, not bright fat."""
+    from scipy.ndimage import binary_dilation, binary_erosion, binary_opening
+
+    def voxels(millimetres: float) -> int:
+        return max(1, round(millimetres / spacing_mm))
+
+    core = binary_erosion(mask, iterations=voxels(6))
+    if not core.any():
+        return tidy_mask(mask)
+    dark, bright = np.percentile(values[core], [2, 98])
+    tissue = (values > 0.5 * dark) & (values < bright)
+    grown = mask | (binary_dilation(mask, iterations=voxels(RIM_MM)) & tissue)
+    return tidy_mask(binary_opening(grown, iterations=voxels(2)))

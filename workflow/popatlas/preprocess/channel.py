@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel as nib
+import numpy as np
 
 from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.conform import load_single_volume
@@ -53,6 +54,7 @@ def align_channel(
         fixed,
         moving,
         "Rigid",
+        initial_transform=_better_start(ants, fixed, moving, wide, folder),
         mask=wide,
         mask_all_stages=True,
         outprefix=str(folder / "rigid"),
@@ -63,4 +65,26 @@ def align_channel(
         aff_smoothing_sigmas=AFFINE_SIGMAS,
     )
     transform = Path(result["fwdtransforms"][0])
-    return ants.apply_transforms(fixed, moving, [str(transform)], interpolator="bSpline"), transform
+    resampled = ants.apply_transforms(fixed, moving, [str(transform)], interpolator="bSpline")
+    # a B-spline overshoots at edges: no value may leave the range of the image
+    return resampled.new_image_like(np.clip(resampled.numpy(), moving.min(), moving.max())), transform
+
+
+def _better_start(ants: Any, fixed: Any, moving: Any, mask: Any, folder: Path) -> str:
+    """Return the better of two starts by mutual information: the scanner's coordinates, and centres of mass on each other.
+
+    Images of one session mostly agree in scanner coordinates, while their fields of view, and so their centres of mass,
+    may not; images from different scanners or with a lost header agree only in the latter.
+    """
+    shift = np.asarray(ants.get_center_of_mass(moving)) - np.asarray(ants.get_center_of_mass(fixed))
+    starts = []
+    for name, translation in (("scanner", np.zeros(3)), ("centres", shift)):
+        transform = ants.new_ants_transform(dimension=3, transform_type="Euler3DTransform")
+        transform.set_fixed_parameters(np.append(ants.get_center_of_mass(fixed), 0.0))
+        transform.set_parameters(np.concatenate([np.zeros(3), translation]))
+        path = str(folder / f"{name}.mat")
+        ants.write_transform(transform, path)
+        moved = ants.apply_transforms(fixed, moving, [path])
+        kind = "MattesMutualInformation"
+        starts.append((ants.image_similarity(fixed, moved, kind, fixed_mask=mask, moving_mask=mask), path))
+    return str(min(starts)[1])

@@ -32,7 +32,7 @@ def load_single_volume(path: Path | str, subject: str = "") -> nib.Nifti1Image:
     Raises
     ------
     InputError
-        When the file cannot be read, is not 3D or is constant.
+        When the file cannot be read, is not 3D, holds no grey values, is constant or has no usable affine.
     """
     try:
         image = nib.load(path)
@@ -46,6 +46,17 @@ def load_single_volume(path: Path | str, subject: str = "") -> nib.Nifti1Image:
     if data.ndim != 3:
         raise InputError(
             f"image has {data.ndim} dimensions, expected 3", file=path, subject=subject, remedy="extract one volume"
+        )
+    if data.dtype.kind not in "biuf":
+        raise InputError(
+            f"image values are of type {data.dtype}, expected numbers",
+            file=path,
+            subject=subject,
+            remedy="convert the image to one grey-scale channel",
+        )
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-6:
+        raise InputError(
+            "the affine of the image is singular", file=path, subject=subject, remedy="repair the header or exclude the scan"
         )
     volume = np.nan_to_num(data.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     if volume.max() <= volume.min():
@@ -100,7 +111,7 @@ def resample_isotropic(image: nib.Nifti1Image, resolution_mm: float) -> nib.Nift
     Returns
     -------
     nibabel.Nifti1Image
-        float32, full field of view; outside it 0.
+        float32, full field of view; where the last new voxel sticks out of it, the edge is repeated.
     """
     from nibabel.processing import resample_from_to
     from scipy.ndimage import gaussian_filter

@@ -26,7 +26,7 @@ def normalise(data: npt.NDArray[Any], mask: npt.NDArray[Any], method: str) -> np
     Raises
     ------
     InputError
-        When the mask is empty or the brain is constant.
+        When the mask is empty or the brain is (nearly) constant.
     """
     inside = data[mask > 0].astype(np.float64)
     if inside.size == 0 or inside.std() == 0:
@@ -37,5 +37,7 @@ def normalise(data: npt.NDArray[Any], mask: npt.NDArray[Any], method: str) -> np
         scaled = np.clip(0.5 + 0.25 * (data - inside.mean()) / inside.std(), 0, 1.5)
     else:
         low, high = np.percentile(inside, [1, 99])
+        if high <= low:
+            raise InputError("nearly all brain voxels have one value", remedy="look at the brain mask and the image")
         scaled = np.clip((data - low) / (high - low), 0, 1.5)
     return np.where(mask > 0, scaled, 0).astype(np.float32)

@@ -1,0 +1,64 @@
+# make demo: everything on a simulated cohort. make test: everything checked. Needs Python 3.11 to 3.13, git and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO := results/demo
+CORES ?= $(shell nproc)
+# one thread per process: jobs run side by side, and oversubscribed threads are many times slower
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help venv demo test lint docs bench pictures lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+venv: $(STAMP) ## create .venv with the locked dependencies
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"popatlas needs Python 3.11 to 3.13, found {v[0]}.{v[1]}. Remedy: make PYTHON=python3.12")'
+	@echo "popatlas: creating $(VENV) (about 2 GB, a few minutes the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv ## simulate a cohort, run the whole pipeline, print where the results are
+	@start=$$(date +%s); \
+	$(BIN)/popatlas simulate $(DEMO)/bids --subjects 8 --seed 1 && \
+	$(BIN)/popatlas run --cores $(CORES) && \
+	echo "demo finished in $$(( ($$(date +%s) - start) / 60 )) min $$(( ($$(date +%s) - start) % 60 )) s"
+
+test: venv ## run the whole test suite, Slurm and browser included
+	$(BIN)/pytest
+
+lint: venv ## format, types, rules
+	$(BIN)/ruff check workflow benchmarks tests docs
+	$(BIN)/ruff format --check workflow benchmarks tests docs
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check --line-length 120 Snakefile rules
+	@mkdir -p results/lint
+	$(BIN)/snakemake --lint --config out_dir=results/lint
+
+docs: venv ## build the documentation, warnings are errors
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
+
+bench: venv ## benchmarks on simulated data (those on real data: see benchmarks/README.md)
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.cohort_simulated --out $(DEMO)
+
+pictures: venv ## pictures of the README from the demo's report
+	$(BIN)/python docs/pictures.py $(DEMO)/derivatives docs/images
+
+lock: ## write requirements.lock from a fresh environment
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet --constraint constraints.txt '.[dev,docs]'
+	$(VENV)-lock/bin/pip freeze --exclude popatlas | sed 's/+cpu$$//' > requirements.lock
+	rm -rf $(VENV)-lock
+
+clean: ## remove the environment and all results
+	rm -rf $(VENV) results site dist build

@@ -1,0 +1,153 @@
+"""The report in a browser: layout, sorting, filtering, decisions, and the way from scan to scan."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.report_fixture import METHODS, TEMPLATE, build
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+OPTIONS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    from popatlas.report.cohort import write_report
+    from popatlas.report.subject import draw_subject
+
+    out = build(tmp_path_factory.mktemp("pages"), spacing=4.0, subjects=5)
+    for scan in ("sub-01/anat/sub-01", "sub-03/anat/sub-03"):
+        page, thumbnail = out / f"report/subjects/{Path(scan).name}.html", out / f"report/thumbnails/{scan}.png"
+        draw_subject(out, scan, TEMPLATE, METHODS, page, thumbnail)
+    config = out / "cohort" / "config.yaml"
+    write_report(out, out / "cohort/ledger.tsv", TEMPLATE, METHODS, 50, config, out / "report/index.html")
+    return out / "report"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("Chromium and its driver are not installed")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for option in (*OPTIONS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(option)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def show(browser, page, width=1280, height=2000, dark=False):
+    """Open a page at a size; nothing may be written to the console."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get(page.as_uri())
+    assert browser.get_log("browser") == []
+
+
+def column(browser, number):
+    """Return the texts of a column of the table of scans, hidden rows left out."""
+    rows = browser.find_elements("css selector", "#table tbody tr:not([hidden])")
+    return [row.find_elements("css selector", "th, td")[number].text for row in rows]
+
+
+@pytest.mark.parametrize("page", ["index.html", "subjects/sub-03.html", "subjects/sub-91.html"])
+@pytest.mark.parametrize(("width", "height"), [(1280, 2000), (390, 1200)])
+def test_pages_fit_the_window_and_load_their_pictures(browser, report, tmp_path, page, width, height):
+    show(browser, report / page, width, height)
+    browser.save_screenshot(str(tmp_path / f"{Path(page).stem}-{width}.png"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    for image in browser.find_elements("css selector", "main img"):
+        browser.execute_script("arguments[0].loading = 'eager'; return arguments[0].decode()", image)
+        assert image.get_property("naturalWidth") == int(image.get_dom_attribute("width"))
+        assert image.get_dom_attribute("alt")
+
+
+def test_dark_and_light_follow_the_system(browser, report, tmp_path):
+    colours = {}
+    for dark in (False, True):
+        show(browser, report / "index.html", dark=dark)
+        browser.save_screenshot(str(tmp_path / f"dark-{dark}.png"))
+        script = "const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]"
+        colours[dark] = [sum(map(int, c[4:-1].split(","))) for c in browser.execute_script(script)]
+    assert colours[False][0] > colours[False][1] and colours[True][0] < colours[True][1]
+
+
+def test_the_table_sorts_by_click_and_by_key_and_says_so(browser, report):
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, report / "index.html")
+    assert column(browser, 0)[:2] == ["sub-91", "sub-03"]
+    headings = browser.find_elements("css selector", "#table thead th")
+    assert headings[2].get_attribute("aria-sort") == "descending"
+    headings[0].find_element("css selector", "button").click()
+    assert column(browser, 0) == sorted(column(browser, 0))
+    assert headings[0].get_attribute("aria-sort") == "ascending" and not headings[2].get_attribute("aria-sort")
+    volume = headings[4].find_element("css selector", "button")
+    for direction in (1, -1):
+        volume.send_keys(Keys.ENTER)
+        shown = column(browser, 4)
+        numbers = [direction * float(text) for text in shown if text != "\u2013"]
+        assert numbers == sorted(numbers) and len(numbers) == 5
+        assert shown[5:] == ["\u2013"] * 3, "missing values stay at the end"
+
+
+def test_the_filter_hides_rows_and_cards(browser, report):
+    show(browser, report / "index.html")
+    search = browser.find_element("id", "filter")
+    search.send_keys("gate failed")
+    assert column(browser, 0) == ["sub-91"]
+    assert browser.find_element("id", "shown").text == "1 of 8 scans"
+    assert len(browser.find_elements("css selector", ".card:not([hidden])")) == 1
+    search.clear()
+    search.send_keys("x")
+    search.send_keys("\b")
+    browser.find_element("css selector", "[data-show=outlier]").click()
+    assert column(browser, 0) == ["sub-03"]
+
+
+def test_decisions_are_kept_in_the_browser(browser, report):
+    from selenium.webdriver.support.select import Select
+
+    show(browser, report / "index.html")
+    Select(browser.find_element("css selector", "select[data-scan=sub-03]")).select_by_visible_text("exclude")
+    show(browser, report / "index.html")
+    assert browser.find_element("css selector", "select[data-scan=sub-03]").get_property("value") == "exclude"
+
+
+def test_no_markup_of_a_reason_runs(browser, report):
+    show(browser, report / "index.html")
+    assert browser.find_elements("css selector", "td.reason script, .card script, td.reason b") == []
+    assert "<script>alert('x')</script>" in browser.find_element("id", "out").text
+
+
+def test_one_walks_from_scan_to_scan_in_the_order_of_the_table(browser, report):
+    show(browser, report / "index.html")
+    browser.find_element("css selector", "#table tbody a").click()
+    assert browser.find_element("css selector", "h1").text == "sub-91"
+    browser.find_element("id", "next").click()
+    assert browser.find_element("css selector", "h1").text == "sub-03"
+    assert browser.find_element("id", "previous").get_attribute("href").endswith("sub-91.html")
+
+
+def test_the_registered_brain_can_be_swapped_with_the_template(browser, report):
+    show(browser, report / "subjects" / "sub-01.html")
+    image, button = (browser.find_element("css selector", path) for path in ("#registration img", ".compare"))
+    shown = []
+    for pressed in ("true", "false"):
+        button.click()
+        assert button.get_attribute("aria-pressed") == pressed
+        shown.append(Path(image.get_attribute("src")).name)
+    assert shown == ["sub-01_template.webp", "sub-01_registration.webp"]

@@ -1,0 +1,158 @@
+import shutil
+
+import pandas as pd
+import pytest
+
+from popatlas.cohort.freeze import (
+    batches,
+    draw_evenly,
+    freeze_atlas_members,
+    freeze_label_atlases,
+    read_batches,
+    read_label_atlases,
+    read_members,
+    resolve_pattern,
+    template_version,
+)
+from popatlas.cohort.index import index_cohort
+from popatlas.config import load_config
+from popatlas.errors import ConfigError
+from tests.cohorts import noise_cohort, noise_image
+
+NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
+
+
+@pytest.fixture
+def study(tmp_path):
+    config = load_config({})
+    config["bids_dir"] = str(noise_cohort(tmp_path / "bids", NAMES))
+    out_dir = tmp_path / "out"
+    index = index_cohort(config, out_dir)
+    return config, index, list(index["scan"]), out_dir
+
+
+def built(out_dir):
+    path = out_dir / "tpl-popatlas" / "template_description.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+
+
+def test_members_follow_the_usable_scans_until_a_template_is_built(study):
+    config, index, scans, out_dir = study
+    assert list(freeze_atlas_members(config, index, scans, out_dir)["scan"]) == scans
+    assert list(freeze_atlas_members(config, index, scans[:4], out_dir)["scan"]) == scans[:4]
+    built(out_dir)
+    frozen = freeze_atlas_members(config, index, scans, out_dir)
+    assert list(frozen["scan"]) == scans[:4]
+    assert list(read_members(config, out_dir)["scan"]) == scans[:4]
+
+
+def test_a_number_of_members_covers_the_ages(study):
+    config, index, scans, out_dir = study
+    config["atlas"]["members"] = 3
+    members = freeze_atlas_members(config, index, scans, out_dir)
+    assert members["subject"].iloc[[0, -1]].tolist() == ["sub-01", "sub-06"]
+    assert len(members) == 3
+
+
+def test_a_listed_member_that_is_broken_is_left_out_and_an_unknown_one_refused(study, capsys):
+    config, index, scans, out_dir = study
+    config["atlas"]["members"] = ["01", "sub-02", "03"]
+    members = freeze_atlas_members(config, index, [scan for scan in scans if "sub-02" not in scan], out_dir)
+    assert list(members["subject"]) == ["sub-01", "sub-03"]
+    assert "sub-02 cannot be used" in capsys.readouterr().err
+    config["atlas"]["members"] = ["01", "sub-2"]
+    with pytest.raises(ConfigError, match=r"sub-2 is not in the dataset.*did you mean sub-0"):
+        freeze_atlas_members(config, index, scans, out_dir)
+
+
+def test_a_template_needs_two_scans(study):
+    config, index, scans, out_dir = study
+    with pytest.raises(ConfigError, match="at least 2"):
+        freeze_atlas_members(config, index, scans[:1], out_dir)
+
+
+def test_the_version_hashes_members_and_science_but_not_execution(study):
+    config, index, scans, out_dir = study
+    members = freeze_atlas_members(config, index, scans, out_dir)
+    version = template_version(members, config)
+    assert len(version) == 8
+    assert int(version, 16) >= 0
+    assert template_version(members.iloc[::-1], config) == version
+    for section, key, value in (("brain", "batch", 9), ("brain", "gpu", 1)):
+        other = load_config({"preprocess": {section: {key: value}}})
+        assert template_version(members, other) == version
+    assert template_version(members, load_config({"report": {"per_page": 3}})) == version
+    assert template_version(members, load_config({"preprocess": {"resolution_mm": 1.0}})) != version
+    assert template_version(members, load_config({"atlas": {"iterations": 4}})) != version
+    assert template_version(members.iloc[1:], config) != version
+    assert template_version(members.assign(sha256="0"), config) != version
+
+
+def test_an_existing_template_is_hashed_by_content(study, tmp_path):
+    config, *_ = study
+    path = noise_image(tmp_path / "mni.nii.gz", seed=1)
+    config["atlas"]["template"] = str(path)
+    version = template_version(pd.DataFrame(), config)
+    noise_image(path, seed=2)
+    assert template_version(pd.DataFrame(), config) != version
+    assert read_members(config, tmp_path).empty
+
+
+def test_label_atlases_stay_when_scans_are_added_and_change_when_the_request_does(study):
+    config, index, scans, out_dir = study
+    first = freeze_label_atlases(config, index, scans[:4], out_dir)
+    assert len(first) == 3
+    pd.testing.assert_frame_equal(freeze_label_atlases(config, index, scans, out_dir), first, check_dtype=False)
+    config["fuse"]["atlases"] = ["06"]
+    assert list(freeze_label_atlases(config, index, scans, out_dir)["atlas"]) == ["sub-06/anat/sub-06"]
+    assert list(read_label_atlases(out_dir)["atlas"]) == ["sub-06/anat/sub-06"]
+
+
+def test_a_label_image_that_does_not_open_is_no_atlas(study, tmp_path):
+    config, index, scans, out_dir = study
+    label = tmp_path / "bids/derivatives/truth/sub-01/anat/sub-01_desc-truth_dseg.nii.gz"
+    label.write_bytes(b"")
+    config["fuse"]["atlases"] = 6
+    assert len(freeze_label_atlases(config, index, scans, out_dir)) == 5
+
+
+def test_no_labels_no_atlases(study, tmp_path):
+    config, index, scans, out_dir = study
+    shutil.rmtree(tmp_path / "bids/derivatives")
+    assert freeze_label_atlases(config, index, scans, out_dir).empty
+    assert read_label_atlases(out_dir).empty
+
+
+def test_external_atlases_without_labels_are_left_out(study, tmp_path, capsys):
+    config, index, scans, out_dir = study
+    noise_image(tmp_path / "a.nii.gz", seed=50)
+    table = tmp_path / "atlases.tsv"
+    table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\ta.nii.gz\nB\ta.nii.gz\tmissing.nii.gz\n")
+    config["fuse"]["atlases"] = str(table)
+    found = freeze_label_atlases(config, index, scans, out_dir)
+    assert list(found["atlas"]) == ["atlases/sub-A/anat/sub-A"]
+    assert "missing.nii.gz does not open" in capsys.readouterr().err
+
+
+def test_patterns(tmp_path):
+    scan = "sub-01/ses-2/anat/sub-01_ses-2"
+    assert resolve_pattern("d/{scan}_x", scan, tmp_path) == tmp_path / f"d/{scan}_x"
+    assert resolve_pattern("{subject}/{session}", scan, tmp_path) == tmp_path / "sub-01/ses-2"
+    assert str(resolve_pattern("/labels/{subject}.nii.gz", scan, tmp_path)) == "/labels/sub-01.nii.gz"
+    assert resolve_pattern("{subject}", "atlases/sub-A/anat/sub-A", tmp_path) == tmp_path / "sub-A"
+    for pattern in ("{sub}", "{0}", "{scan"):
+        with pytest.raises(ConfigError, match="pattern"):
+            resolve_pattern(pattern, scan, tmp_path)
+
+
+def test_new_scans_form_new_batches(tmp_path):
+    assert batches(["b", "a", "c"], 2, tmp_path) == {"a": 1, "b": 1, "c": 2}
+    assert batches(["b", "a", "c", "d", "e", "f"], 2, tmp_path) == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 3, "f": 4}
+    assert batches(["a"], 2, tmp_path)["f"] == 4
+    assert read_batches(tmp_path)["c"] == 2
+
+
+def test_drawing_without_ages_is_by_name():
+    table = pd.DataFrame({"scan": list("edcba")})
+    assert list(draw_evenly(table, 3, "scan")["scan"]) == ["a", "c", "e"]

@@ -1,0 +1,121 @@
+"""ANTs through our steps, on a brain with a known deformation."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from popatlas.config import default_config
+from popatlas.groupwise.template import reference_brain
+from popatlas.images.io import read_json, save_image, sha256
+from popatlas.interfaces import load_interface
+from popatlas.transforms.affine import read_affine
+
+from .test_displacement import field_array, read_field
+
+FAST = default_config()["register"]["presets"]["fast"]
+QUICK = default_config()["register"]["presets"]["quick"]
+GATE = default_config()["register"]["gate"]
+AMPLITUDE_MM = 5.0
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """A 4 mm brain and its image under a smooth known map: moving(x) = fixed(x + u(x))."""
+    folder = tmp_path_factory.mktemp("pair")
+    data, affine = reference_brain(4.0)
+    save_image(data, affine, folder / "fixed.nii.gz")
+    save_image((data > 0.05).astype(np.uint8), affine, folder / "fixed_mask.nii.gz")
+    fixed = sitk.ReadImage(str(folder / "fixed.nii.gz"))
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in fixed.GetSize()[::-1]), indexing="ij"), -1)[..., ::-1]
+    direction = np.asarray(fixed.GetDirection()).reshape(3, 3)
+    points = index @ (direction * fixed.GetSpacing()).T + fixed.GetOrigin()
+    vectors = AMPLITUDE_MM * np.sin(points[..., [1, 2, 0]] / 20)
+    field = sitk.GetImageFromArray(vectors, isVector=True)
+    field.CopyInformation(fixed)
+    sitk.WriteImage(field, str(folder / "true.nii.gz"))
+    transform = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    for name in ("", "_mask"):
+        image = sitk.ReadImage(str(folder / f"fixed{name}.nii.gz"))
+        kind = sitk.sitkNearestNeighbor if name else sitk.sitkLinear
+        sitk.WriteImage(sitk.Resample(image, image, transform, kind), str(folder / f"moving{name}.nii.gz"))
+    return folder
+
+
+def run(pair, out, schedule=FAST, **gate):
+    inputs = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in ("fixed", "fixed_mask", "moving", "moving_mask")}
+    names = ("warp", "inverse_warp", "composed", "inverse_composed", "warped", "warped_mask", "logjacobian")
+    outputs = {f"out_{name}": str(out / f"{name}.nii.gz") for name in names}
+    others = {"out_affine": str(out / "affine.mat"), "out_gate": str(out / "gate.json")}
+    load_interface("RegisterImages")(schedule=schedule, gate=GATE | gate, **inputs, **outputs, **others).run()
+    return out
+
+
+@pytest.fixture(scope="module")
+def registered(pair, tmp_path_factory):
+    return run(pair, tmp_path_factory.mktemp("registered"))
+
+
+def test_the_known_field_is_found(pair, registered):
+    """The inverse way, moving to fixed points, is the field that made the moving image."""
+    true = field_array(read_field(pair / "true.nii.gz"))
+    found = field_array(read_field(registered / "inverse_composed.nii.gz"))
+    brain = sitk.GetArrayFromImage(sitk.ReadImage(str(pair / "moving_mask.nii.gz"))) > 0
+    error = np.linalg.norm(found - true, axis=-1)[brain].mean()
+    before = np.linalg.norm(true, axis=-1)[brain].mean()
+    assert before > 5
+    assert error < 0.4 * before
+
+
+def test_forward_and_inverse_undo_each_other(pair, registered):
+    forward = sitk.DisplacementFieldTransform(read_field(registered / "composed.nii.gz"))
+    inverse = sitk.DisplacementFieldTransform(read_field(registered / "inverse_composed.nii.gz"))
+    mask = sitk.ReadImage(str(pair / "fixed_mask.nii.gz"))
+    voxels = np.argwhere(sitk.GetArrayFromImage(mask) > 0)[::50, ::-1]
+    points = [mask.TransformIndexToPhysicalPoint([int(v) for v in voxel]) for voxel in voxels]
+    errors = [np.linalg.norm(np.subtract(inverse.TransformPoint(forward.TransformPoint(p)), p)) for p in points]
+    assert np.mean(errors) < 0.5
+
+
+def test_gate_numbers_are_recorded(registered):
+    gate = read_json(registered / "gate.json")
+    assert gate["verdict"] == "pass"
+    assert gate["ncc"] > gate["ncc_affine"]
+    assert gate["mask_dice"] > 0.95
+    assert gate["nonpositive_jacobian"] == 0
+    assert len(gate["attempts"]) == 1
+
+
+def test_composed_is_warp_then_affine(registered):
+    composed = field_array(read_field(registered / "composed.nii.gz"))
+    warp = read_field(registered / "warp.nii.gz")
+    matrix = read_affine(registered / "affine.mat")
+    index = (20, 22, 18)
+    point = np.array(warp.TransformIndexToPhysicalPoint(index))
+    moved = point + np.array(warp[index])
+    expected = matrix[:3, :3] @ moved + matrix[:3, 3] - point
+    assert np.allclose(composed[index[::-1]], expected, atol=1e-2)
+
+
+def test_the_same_input_gives_the_same_bytes(pair, registered, tmp_path):
+    again = run(pair, tmp_path)
+    for name in ("warp", "warped", "composed"):
+        one, other = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for folder in (registered, again))
+        assert np.array_equal(sitk.GetArrayFromImage(one), sitk.GetArrayFromImage(other)), name
+    assert sha256(again / "affine.mat") == sha256(registered / "affine.mat")
+
+
+def test_a_failed_gate_tries_another_start_and_then_fails_with_both_attempts(pair, tmp_path):
+    with pytest.raises(Exception, match="registration gate failed: mask Dice"):
+        run(pair, tmp_path, QUICK, mask_dice=0.9999)
+    gate = read_json(tmp_path / "gate.json")
+    assert gate["verdict"] == "fail"
+    assert [attempt["start"] for attempt in gate["attempts"]] == ["centre of mass", "multi-start search"]
+    assert not (tmp_path / "warp.nii.gz").exists()
+
+
+def test_rigid_alignment_keeps_distances(pair, tmp_path):
+    outputs = {"out_affine": str(tmp_path / "rigid.mat"), "out_warped": str(tmp_path / "warped.nii.gz")}
+    files = {"in_fixed": str(pair / "fixed.nii.gz"), "in_moving": str(pair / "moving.nii.gz")}
+    load_interface("RegisterRigid")(schedule=QUICK, **files, **outputs).run()
+    linear = read_affine(tmp_path / "rigid.mat")[:3, :3]
+    assert np.allclose(linear @ linear.T, np.eye(3), atol=1e-5)

@@ -1,0 +1,392 @@
+"""The QC report: pictures, scores, methods text and pages, on an output folder made of MNI152 variants."""
+
+import json
+import os
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from popatlas.cli.step import parse_traits
+from popatlas.config import default_config
+from popatlas.images.io import write_table
+from popatlas.interfaces.report import DrawSubject, WriteReport
+from popatlas.report.cohort import write_report
+from popatlas.report.figures import Cut, View, draw_sheet, label_hex, planes, symmetric_limit, under
+from popatlas.report.methods import Counts, read_references, write_methods
+from popatlas.report.outliers import Measure, key_measures, outlier_scores, robust_z
+from popatlas.report.plots import Axis, strip
+from popatlas.report.subject import draw_subject
+from tests.unit.report_fixture import EVIL, METHODS, TEMPLATE, build, ledger_rows
+
+LEDGER_COLUMNS = ["scan", "subject", "session", "stage", "state", "reason", "log"]
+
+
+class Reader(HTMLParser):
+    """Collect links, pictures, identifiers and open tags of a page."""
+
+    VOID = frozenset({"meta", "link", "img", "input", "circle", "rect", "line", "polyline", "br"})
+
+    def __init__(self, page):
+        super().__init__()
+        self.links, self.images, self.ids, self.scripts, self.open = [], [], [], [], []
+        self.text = page.read_text(encoding="utf-8")
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag == "img":
+            self.images.append(values)
+        if tag == "script":
+            self.scripts.append(values.get("src"))
+        if "id" in values:
+            self.ids.append(values["id"])
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def local(self, page):
+        """Return the files that the page points to."""
+        found = [*self.links, *(image["src"] for image in self.images)]
+        names = [link for link in found if not link.startswith(("http", "#", "data:"))]
+        return [(page.parent / unquote(name.partition("#")[0])).resolve() for name in names]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    folder = build(tmp_path_factory.mktemp("report"), spacing=4.0, subjects=5)
+    for scan in ("sub-01/anat/sub-01", "sub-02/ses-1/anat/sub-02_ses-1", "sub-03/anat/sub-03"):
+        draw(folder, scan)
+    report(folder)
+    return folder
+
+
+def draw(folder, scan):
+    page = folder / "report" / "subjects" / f"{Path(scan).name}.html"
+    thumbnail = folder / "report" / "thumbnails" / f"{scan}.png"
+    inputs = {"scan": scan, "out_dir": str(folder), "template_label": TEMPLATE, "methods": METHODS}
+    DrawSubject(**inputs, out_page=str(page), out_thumbnail=str(thumbnail)).run()
+    return page
+
+
+def report(folder, per_page=50, **extra):
+    page = folder / "report" / "index.html"
+    ledger = folder / "cohort" / "ledger.tsv"
+    config = folder / "cohort" / "config.yaml"
+    extra |= {"config": str(config)} if config.exists() else {}
+    inputs = {"out_dir": str(folder), "ledger": str(ledger), "template_label": TEMPLATE, "methods": METHODS}
+    WriteReport(**inputs, per_page=per_page, out_page=str(page), **extra).run()
+    return page
+
+
+def write_ledger(folder, rows):
+    write_table(pd.DataFrame(rows, columns=LEDGER_COLUMNS), folder / "cohort" / "ledger.tsv")
+
+
+# Pictures
+
+
+def test_slices_are_shown_with_the_subjects_left_on_the_left_and_anterior_or_superior_up():
+    data = np.zeros((10, 12, 14))
+    data[8, 10, 12] = 1
+    view = View.around(np.ones(data.shape), np.eye(4))
+    for axis, across, up in ((2, 8, 10), (1, 8, 12), (0, 10, 12)):
+        index = (8, 10, 12)[axis]
+        plane = view.take(Cut(axis, index))(data)
+        height = plane.shape[0]
+        assert np.argwhere(plane).tolist() == [[height - 1 - up, across]]
+
+
+def test_a_view_is_the_box_of_the_mask_with_a_margin_in_millimetres():
+    mask = np.zeros((40, 40, 40))
+    mask[20, 15:25, 18:22] = 1
+    view = View.around(mask, np.diag([2.0, 2, 2, 1]), margin_mm=8)
+    assert view.box == (slice(16, 25), slice(11, 29), slice(14, 26))
+    assert view.size_mm(Cut(2, 20)) == (18.0, 36.0)
+    assert view.position(Cut(2, 20)) == "z +40"
+    assert all(14 <= cut.index < 26 for cut in view.cuts(2, 7))
+
+
+def test_a_sheet_has_the_size_that_it_tells_and_is_drawn_the_same_twice(tmp_path):
+    data = np.random.default_rng(0).random((20, 24, 18)).astype(np.float32)
+    rows = planes(View.around(data > 0, np.eye(4)), [under(data)], count=3)
+    sizes = [
+        draw_sheet(rows, tmp_path / name, titles=("a", "b", "c"), width_px=600) for name in ("1.webp", "2.webp", "3.png")
+    ]
+    for name, size in zip(("1.webp", "3.png"), (sizes[0], sizes[2]), strict=True):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == size
+    assert (tmp_path / "1.webp").read_bytes() == (tmp_path / "2.webp").read_bytes()
+
+
+def test_the_first_hundred_labels_have_colours_of_their_own():
+    assert len({label_hex(label) for label in range(1, 101)}) == 100
+
+
+def test_the_limit_of_a_signed_map_is_its_99th_percentile_up_to_a_quarter():
+    values = np.linspace(-1, 1, 10001).reshape(73, 137)
+    mask = np.ones_like(values)
+    assert symmetric_limit(values * 1.1, mask) == 1.25  # 1.1 * 0.99 = 1.089
+    assert symmetric_limit(values * 0.01, mask) == 0.5
+    assert symmetric_limit(values, 0 * mask) == 0.5
+
+
+# Scores
+
+
+def test_robust_z_is_the_distance_from_the_median_over_the_scaled_mad():
+    from scipy.stats import median_abs_deviation
+
+    values = pd.Series(np.random.default_rng(1).normal(5, 1, 40))
+    expected = (values - values.median()).abs() / median_abs_deviation(values, scale=1 / 1.4826)
+    np.testing.assert_allclose(robust_z(values), expected)
+
+
+def test_only_the_bad_side_of_a_measure_counts():
+    values = pd.Series([0.7, 0.88, 0.9, 0.9, 0.92, 1.1])
+    high, low = robust_z(values, "higher"), robust_z(values, "lower")
+    assert high[0] > 3.5 and high[5] == 0
+    assert low[5] > 3.5 and low[0] == 0
+    np.testing.assert_allclose(np.maximum(high, low), robust_z(values))
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 9.0], [0.9, 0.9, 0.9, 0.9], [0.0, 0.0, 0.0, 0.0]])
+def test_few_or_equal_values_give_no_outlier(values):
+    assert (robust_z(pd.Series(values)) == 0).all()
+
+
+def test_the_score_is_the_largest_z_and_names_its_measure():
+    table = pd.DataFrame(
+        {"dice": [0.9, 0.91, 0.92, 0.93, 0.4], "volume": [1.0, 1.1, 1.2, np.nan, 1.15]}, index=list("abcde")
+    )
+    measures = [Measure("dice", "Dice", "", "higher", 3, ""), Measure("volume", "Volume", "ml", "neither", 0, "")]
+    scores = outlier_scores(table, measures)
+    assert scores["score"].idxmax() == "e"
+    assert scores.loc["e", "measure"] == "Dice"
+    assert outlier_scores(table.iloc[:0], []).empty
+
+
+def test_key_measures_average_labels_and_take_the_brain_volume_once():
+    rows = [
+        ("mask", "brain", "volume", 1400.0),
+        ("jlf", "a", "dice", 0.8),
+        ("jlf", "b", "dice", 0.9),
+        ("jlf", "a", "volume", 3.0),
+    ]
+    metrics = pd.DataFrame(rows, columns=["method", "label", "metric", "value"]).assign(subject="sub-1", session="ses-1")
+    table, measures = key_measures(metrics, {}, {"sub-1_ses-1": {"brain_ml": 1400.0, "contrast": 2.0}}, ["jlf"])
+    assert table.loc["sub-1_ses-1", "jlf_dice"] == pytest.approx(0.85)
+    assert [measure.title for measure in measures] == ["Brain volume", "Dice jlf", "Brain contrast"]
+
+
+def test_ticks_are_round_numbers_inside_the_axis():
+    axis = Axis.over(np.array([0.712, 0.934]), 10, 300)
+    ticks = axis.ticks()
+    assert len(ticks) >= 2
+    for tick in ticks:
+        assert 10 <= tick.place <= 300
+        assert axis.at(float(tick.text)) == pytest.approx(tick.place)
+
+
+def test_a_strip_names_the_farthest_outliers_and_shows_every_scan():
+    values = {f"s{number}": 1 + 0.01 * number for number in range(10)} | {"far": 9.0}
+    plot = strip("Dice", "", "", values, {"far": 12.0}, 3)
+    assert {dot.scan for dot in plot.dots} == set(values)
+    assert [name.text for name in plot.names] == ["far"]
+    assert all(0 <= dot.x <= 320 and 0 <= dot.y <= 120 for dot in plot.dots)
+
+
+# Methods text
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted", "unwanted"),
+    [
+        ({}, ["[@", "deepbet"], ["existing template"]),
+        ({"atlas": {"template": "t.nii.gz"}}, ["existing template"], ["unbiased template"]),
+        ({"preprocess": {"brain": {"method": "none"}}}, ["skull-stripped before"], ["deepbet network"]),
+        ({"preprocess": {"denoise": True}}, ["non-local means"], []),
+    ],
+)
+def test_the_methods_text_follows_the_configuration_and_cites_what_it_uses(change, wanted, unwanted):
+    from popatlas.config import merge
+
+    config = merge(default_config(), change)
+    counts = Counts(scans=12, included=10, out={"failed": 1, "excluded": 1}, members=10, atlases=3)
+    text = write_methods(config, counts, METHODS, {"popatlas": "0.1.0"})
+    joined = " ".join(body for _, body in text.sections)
+    assert "12 T1-weighted scans" in joined and "10 entered" in joined and "1 failed and 1 excluded" in joined
+    assert all(words in joined for words in wanted if words != "[@") and "[@" not in joined
+    assert not any(words in joined for words in unwanted)
+    cited = {int(number) for group in re.findall(r"\[(\d+(?:, \d+)*)\]", joined) for number in group.split(", ")}
+    assert cited == {reference.number for reference in text.references}
+    assert re.findall(r"(?m)^@article\{(\w+),", text.bibtex) == [reference.key for reference in text.references]
+
+
+def test_without_labelled_atlases_the_methods_text_has_no_fusion():
+    text = write_methods(default_config(), Counts(1, 1, {}, 1), [], {})
+    assert "Label fusion" not in [heading for heading, _ in text.sections]
+
+
+def test_every_reference_has_what_a_journal_asks_for_and_no_latex_is_shown():
+    for key, entry in read_references().items():
+        for field in ("author", "title", "journal", "year", "volume", "pages", "doi"):
+            assert re.search(rf"(?m)^  {field} = \{{.+\}},?$", entry), (key, field)
+    config = default_config()
+    config["preprocess"]["denoise"] = True
+    text = write_methods(config, Counts(2, 2, {}, 2, 2), METHODS, {})
+    assert not any(set(reference.text) & set("{}\\") for reference in text.references)
+
+
+# Pages
+
+
+def test_a_subject_page_shows_every_picture_with_alternative_text(out):
+    page = out / "report" / "subjects" / "sub-01.html"
+    reader = Reader(page)
+    names = ["correction", "mask", "channels", "brain", "registration", "template", "jacobian", "labels"]
+    assert [Path(image["src"]).stem for image in reader.images] == [f"sub-01_{name}" for name in names]
+    assert all(image["alt"] and image["loading"] == "lazy" and image["width"] for image in reader.images)
+    assert all(path.exists() for path in reader.local(page))
+    assert len(reader.ids) == len(set(reader.ids)) and not reader.open
+    size = page.stat().st_size + sum((page.parent / image["src"]).stat().st_size for image in reader.images)
+    assert size < 1.5e6
+
+
+def test_a_subject_page_tells_numbers_limits_steps_and_versions(out):
+    text = Reader(out / "report" / "subjects" / "sub-03.html").text
+    for words in (
+        "ventricles",
+        "RegisterImages",
+        "antspyx",
+        "\u2265 0.85",
+        "mask Dice 0.712 below 0.85",
+        'class="badge pass"',
+    ):
+        assert words in text
+
+
+def test_a_scan_with_nothing_still_gets_a_page(tmp_path):
+    figures = draw_subject(tmp_path, "sub-9/anat/sub-9", TEMPLATE, [], tmp_path / "r/s/sub-9.html", tmp_path / "t.png")
+    assert figures == 0
+    assert "no images" in (tmp_path / "r/s/sub-9.html").read_text()
+    with Image.open(tmp_path / "t.png") as picture:
+        assert picture.size == (456, 290)
+
+
+def test_thumbnails_of_all_scans_have_one_size_the_one_in_the_page(out):
+    sizes = set()
+    for path in (out / "report" / "thumbnails").rglob("*.png"):
+        with Image.open(path) as picture:
+            sizes.add(picture.size)
+    assert sizes == {(456, 290)}
+
+
+def test_the_cohort_page_lists_everyone_the_most_suspicious_first(out):
+    page = out / "report" / "index.html"
+    reader = Reader(page)
+    order = re.findall(r'<tr data-words="(\S+) ', reader.text)
+    assert order[:2] == ["sub-91", "sub-03"] and len(order) == 8 and order[-2:] == ["sub-93", "sub-92"]
+    assert all(path.exists() for path in reader.local(page))
+    assert len(reader.ids) == len(set(reader.ids)) and not reader.open
+    assert reader.text.count('class="card') == 8 and reader.text.count('class="empty"') == 4
+    assert next(image["alt"] for image in reader.images).startswith("Template")
+
+
+def test_reasons_are_escaped(out):
+    text = (out / "report" / "index.html").read_text()
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+    assert "<growth>" not in text and "Ageing &amp; &lt;growth&gt; study" in text
+    assert EVIL not in text
+
+
+def test_a_failed_scan_is_drawn_as_far_as_it_came_with_its_reason(out):
+    page = out / "report" / "subjects" / "sub-91.html"
+    reader = Reader(page)
+    assert "mask Dice 0.641 below 0.85" in reader.text
+    assert "sub-91_mask" in reader.text and "sub-91_registration" not in reader.text
+    assert "../../logs/register/sub-91/anat/sub-91_register.log" in reader.links
+
+
+def test_pages_do_not_reach_outside(out):
+    for page in (out / "report").rglob("*.html"):
+        reader = Reader(page)
+        outside = [link for link in reader.links if link.startswith("http")]
+        assert all(link.startswith("https://doi.org/") for link in outside)
+        assert set(reader.scripts) <= {None, "order.js"}
+        assert str(out.parent) not in reader.text.replace("&#34;", "")
+
+
+def test_a_report_is_the_same_when_it_is_written_again(out, monkeypatch):
+    page = report(out)
+    first = page.read_bytes()
+    os.utime(out / "report" / "subjects" / "sub-91.html")
+    report(out)
+    assert page.read_bytes() == first
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    report(out)
+    assert b"1970-01-01 00:00 UTC" in page.read_bytes()
+
+
+def test_many_scans_are_spread_over_pages_and_old_pages_go(tmp_path):
+    out = build(tmp_path, subjects=5, images=False)
+    assert len(list(report(out, per_page=3).parent.glob("*.html"))) == 3
+    cards = [Reader(path).text.count('class="card') for path in sorted((out / "report").glob("*.html"))]
+    assert sorted(cards) == [2, 3, 3]
+    report(out, per_page=50)
+    assert [path.name for path in (out / "report").glob("*.html")] == ["index.html"]
+
+
+@pytest.mark.parametrize("scans", [0, 1])
+def test_a_report_needs_nothing_but_a_ledger(tmp_path, scans):
+    write_ledger(tmp_path, ledger_rows("sub-1/anat/sub-1") if scans else [])
+    text = Reader(report(tmp_path)).text
+    assert f"{scans} of {scans} in the group results" in text
+    assert "There is no template yet" in text
+    assert ("The cohort has no scans" in text) == (scans == 0)
+
+
+def test_atlases_from_outside_are_no_scans_of_the_cohort(tmp_path):
+    write_ledger(tmp_path, [*ledger_rows("sub-1/anat/sub-1"), *ledger_rows("atlases/sub-A/anat/sub-A")])
+    assert "1 of 1 in the group results" in Reader(report(tmp_path)).text
+
+
+def test_three_hundred_scans_take_less_than_ten_seconds(tmp_path):
+    out = build(tmp_path, subjects=300, images=False)
+    started = time.process_time()
+    write_report(out, out / "cohort" / "ledger.tsv", TEMPLATE, METHODS, 50, None, out / "report" / "index.html")
+    assert time.process_time() - started < 10
+    assert (out / "report" / "index.html").stat().st_size < 3e6
+    assert json.loads((out / "report/subjects/order.js").read_text().partition("= ")[2].rstrip(";\n")) == []
+
+
+def test_steps_can_be_called_from_the_command_line():
+    options = [
+        "--scan",
+        "s",
+        "--out_dir",
+        ".",
+        "--template_label",
+        "t",
+        "--methods",
+        "a",
+        "b",
+        "--out_page",
+        "p",
+        "--out_thumbnail",
+        "q",
+    ]
+    assert parse_traits(DrawSubject, options)["methods"] == ["a", "b"]
+    options = ["--out_dir", ".", "--ledger", "l", "--template_label", "t", "--per_page", "7", "--out_page", "p"]
+    assert parse_traits(WriteReport, options)["per_page"] == 7

@@ -1,0 +1,309 @@
+"""The QC page of the cohort: who is in, the template, distributions, every scan, and the methods text."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import popatlas
+from popatlas.cohort.ledger import left_out, summary
+from popatlas.images.io import read_table, write_if_changed, write_text
+from popatlas.measures.table import age_effect
+from popatlas.report.methods import Counts, write_methods
+from popatlas.report.outliers import OUTLIER, Measure, key_measures, outlier_scores, robust_z, scan_names
+from popatlas.report.pages import (
+    SUBJECTS,
+    link,
+    optional_json,
+    optional_table,
+    read_config,
+    scan_name,
+    step_records,
+    study_name,
+    subject_page,
+    thumbnail,
+    write_page,
+)
+from popatlas.report.panels import ScanImages, draw_template
+from popatlas.report.plots import Line, Scatter, Strip, line, scatter, strip
+from popatlas.report.subject import draw_subject
+
+# place in the list, before the score: what needs a look first
+ORDER = {"failed": 0, "ok": 1, "pending": 2, "unavailable": 3, "excluded": 4}
+PACKAGES = ("popatlas", "snakemake", "antspyx", "deepbet", "SimpleITK", "nipype", "nibabel", "numpy", "torch")
+EXTERNAL = "atlases/"
+FEWEST_FOR_AGE = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scan in table and montage."""
+
+    scan: str
+    name: str
+    state: str
+    stage: str
+    reason: str
+    remedy: str
+    log: str
+    page: str
+    picture: str
+    score: float
+    measure: str
+    values: list[float]
+
+    @property
+    def odd(self) -> bool:
+        """Whether the scan is an outlier."""
+        return self.state == "ok" and self.score > OUTLIER
+
+    @property
+    def rank(self) -> float:
+        """What the column of scores is sorted by."""
+        return {"ok": self.score, "failed": 1e9}.get(self.state, -float(ORDER[self.state]))
+
+    @property
+    def words(self) -> str:
+        """What the filter searches."""
+        flag = "outlier" if self.odd else ""
+        return f"{self.name} {self.state} {self.stage} {self.reason} {self.measure} {flag}".lower()
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Everything that is read once for all pages."""
+
+    out_dir: Path
+    label: str
+    methods: tuple[str, ...]
+    ledger: pd.DataFrame
+    stopped: dict[str, dict[str, str]]
+    table: pd.DataFrame
+    measures: list[Measure]
+    config: dict[str, Any]
+
+    @classmethod
+    def read(cls, out_dir: Path, ledger: Path, label: str, methods: Sequence[str], config: Path | None) -> Cohort:
+        """Read ledger, metrics and QC numbers."""
+        rows = read_table(ledger, dtype=str).fillna("")
+        rows = rows[~rows["scan"].str.startswith(EXTERNAL)] if len(rows) else rows
+        stopped = {
+            str(row["scan"]): {str(key): str(value) for key, value in row.items()}
+            for row in left_out(rows).to_dict("records")
+        }
+        alive = [scan for scan in dict.fromkeys(rows["scan"]) if scan not in stopped]
+        gate = f"space-{label}_desc-gate_registration.json"
+        gates = {scan_name(scan): optional_json(out_dir / f"{scan}_{gate}") for scan in alive}
+        masks = {scan_name(scan): optional_json(out_dir / f"{scan}_desc-qc_mask.json") for scan in alive}
+        metrics = optional_table(out_dir / "group" / "metrics.parquet")
+        table, measures = key_measures(metrics, gates, masks, methods)
+        table = table.reindex([scan_name(scan) for scan in alive])
+        return cls(out_dir, label, tuple(methods), rows, stopped, table, measures, read_config(config))
+
+    @property
+    def scans(self) -> list[str]:
+        """All scans of the cohort, in the ledger's order."""
+        return list(dict.fromkeys(self.ledger["scan"]))
+
+    def rows(self, page: Path) -> list[Row]:
+        """Return the scans, most suspicious first."""
+        scores = outlier_scores(self.table, self.measures)
+        rows = [self._row(scan, scores, page) for scan in self.scans]
+        return sorted(rows, key=lambda row: (ORDER[row.state], -row.score, row.name))
+
+    def _row(self, scan: str, scores: pd.DataFrame, page: Path) -> Row:
+        name, stop = scan_name(scan), self.stopped.get(scan, {})
+        state, done = stop.get("state", "ok"), scan not in self.stopped
+        drawn = state in ("ok", "failed", "pending")
+        reason, _, remedy = stop.get("reason", "").partition("; remedy: ")
+        files = {"log": self.out_dir / (stop.get("log") or "none"), "page": subject_page(self.out_dir, scan),
+                 "picture": thumbnail(self.out_dir, scan)}  # fmt: skip
+        links = {key: link(path, page) if path.is_file() and (drawn or key == "log") else "" for key, path in files.items()}
+        return Row(
+            scan=scan, name=name, state=state, stage=stop.get("stage", ""), reason=reason, remedy=remedy, **links,
+            score=float(scores["score"].get(name, 0.0)) if done else 0.0,
+            measure=str(scores["measure"].get(name, "")) if done else "",
+            values=[float(self.table[measure.key].get(name, float("nan"))) for measure in self.measures],
+        )  # fmt: skip
+
+
+def write_report(
+    out_dir: Path, ledger: Path, label: str, methods: Sequence[str], per_page: int, config: Path | None, page: Path
+) -> int:
+    """Write the pages of the cohort, the BibTeX file and the order of the subject pages.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output folder.
+    ledger : Path
+        The ledger.
+    label : str
+        Name of the template.
+    methods : sequence of str
+        Fusion methods.
+    per_page : int
+        Scans in the montage of one page; further ones go to `page-2.html` and so on, beside `page`.
+    config : Path or None
+        Resolved configuration, YAML or JSON.
+    page : Path
+        First page.
+
+    Returns
+    -------
+    int
+        Number of pages.
+    """
+    cohort = Cohort.read(out_dir, ledger, label, methods, config)
+    draw_stopped(cohort, ledger)
+    rows = cohort.rows(page)
+    description = optional_json(out_dir / f"tpl-{label}" / "template_description.json")
+    text = write_methods(cohort.config, count(cohort, rows, description), methods, versions(cohort))
+    write_text(page.parent / "methods.bib", text.bibtex)
+    names = [row.name for row in rows if row.page]
+    write_if_changed(out_dir / SUBJECTS / "order.js", f"window.popatlasScans = {json.dumps(names)};\n")
+    pages = [rows[start : start + per_page] for start in range(0, len(rows), per_page)] or [[]]
+    paths = [page, *(page.with_name(f"page-{number}.html") for number in range(2, len(pages) + 1))]
+    for old in page.parent.glob("page-*.html"):
+        if old not in paths:
+            old.unlink()
+    shared = {
+        "study": study_name(cohort.config, out_dir),
+        "label": label,
+        "version": description.get("Version", ""),
+        "generated": generated(ledger),
+        "popatlas": popatlas.__version__,
+        "pages": [path.name for path in paths],
+        "per_page": per_page,
+        "total": len(rows),
+    }
+    overview = _overview(cohort, rows, description, page)
+    write_page("cohort", page, number=1, cards=pages[0], methods=text, **shared, **overview)
+    for number, (path, cards) in enumerate(zip(paths[1:], pages[1:], strict=True), start=2):
+        write_page("montage", path, number=number, cards=cards, **shared)
+    return len(paths)
+
+
+def draw_stopped(cohort: Cohort, ledger: Path) -> None:
+    """Draw the failed scans that have images: what went wrong is seen there and nowhere else."""
+    for scan, row in cohort.stopped.items():
+        page, picture = subject_page(cohort.out_dir, scan), thumbnail(cohort.out_dir, scan)
+        if row["state"] != "failed" or not (cohort.out_dir / f"{scan}_desc-preproc_T1w.nii.gz").is_file():
+            continue
+        if not page.is_file() or page.stat().st_mtime_ns <= ledger.stat().st_mtime_ns:
+            draw_subject(cohort.out_dir, scan, cohort.label, cohort.methods, page, picture, row)
+
+
+def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any], page: Path) -> dict[str, Any]:
+    """Return what only the first page shows."""
+    counts = summary(cohort.ledger)
+    convergence = optional_table(cohort.out_dir / f"tpl-{cohort.label}" / f"tpl-{cohort.label}_desc-convergence_table.tsv")
+    picture = draw_template(ScanImages(cohort.out_dir, "", cohort.label), page.parent / "figures")
+    return {
+        "rows": rows,
+        "drawn": {row.name: row.page for row in rows if row.page},
+        "measures": cohort.measures,
+        "included": sum(row.state == "ok" for row in rows),
+        "odd": sum(row.odd for row in rows),
+        "out": [row for row in rows if row.state != "ok"],
+        "stages": [(stage, counts.loc[stage].to_dict()) for stage in counts.index],
+        "description": description,
+        "template": (picture, link(picture.path, page)) if picture else None,
+        "convergence": convergence_table(convergence),
+        "lines": convergence_lines(convergence),
+        "strips": strips(cohort),
+        "age": age_plot(optional_table(cohort.out_dir / "group" / "volumes.tsv")),
+        "threshold": OUTLIER,
+    }
+
+
+def convergence_table(table: pd.DataFrame) -> dict[str, Any]:
+    """Return headings and rows of the convergence table."""
+    headings = [str(column).replace("_", " ") for column in table.columns]
+    digits = [0 if pd.api.types.is_integer_dtype(table[column]) else 4 for column in table.columns]
+    rows = [list(zip(row, digits, strict=True)) for row in table.itertuples(index=False)]
+    return {"headings": headings, "rows": rows}
+
+
+def convergence_lines(table: pd.DataFrame) -> list[Line]:
+    """Return a curve for each numeric column that changes over the iterations."""
+    if len(table) < 2 or "iteration" not in table:
+        return []
+    columns = table.drop(columns="iteration").select_dtypes("number")
+    changing = [column for column in columns if columns[column].nunique() > 1 and columns[column].notna().sum() > 1]
+    return [line(str(column).replace("_", " "), table["iteration"].tolist(), table[column].tolist()) for column in changing]
+
+
+def strips(cohort: Cohort) -> list[Strip]:
+    """Return the distribution of each key measure, with the outliers on its bad side."""
+    found = []
+    for measure in cohort.measures:
+        values = cohort.table[measure.key].dropna()
+        z = robust_z(values, measure.better)
+        if len(values):
+            shown = {str(name): float(value) for name, value in values.items()}
+            odd = {str(name): float(value) for name, value in z[z > OUTLIER].items()}
+            found.append(strip(measure.title, measure.unit, measure.about, shown, odd, measure.digits))
+    return found
+
+
+def age_plot(volumes: pd.DataFrame) -> Scatter | None:
+    """Return the volume that goes with age most, None without ages or with too few scans."""
+    if "age" not in volumes or "subject" not in volumes:
+        return None
+    numbers = volumes.select_dtypes("number").drop(columns=["age"], errors="ignore")
+    columns = [column for column in numbers if "_" in str(column) and numbers[column].notna().sum() >= FEWEST_FOR_AGE]
+    effects = {str(column): age_effect(volumes, str(column)) for column in columns}
+    effects = {column: effect for column, effect in effects.items() if effect["r"] == effect["r"]}
+    if not effects:
+        return None
+    best = max(effects, key=lambda column: abs(effects[column]["r"]))
+    pairs = volumes.assign(age=pd.to_numeric(volumes["age"], errors="coerce")).dropna(subset=["age", best])
+    values = zip(pairs["age"].astype(float), pairs[best].astype(float), strict=True)
+    points = dict(zip(scan_names(pairs), values, strict=True))
+    method, _, structure = best.partition("_")
+    effect = effects[best]
+    text = (
+        f"Largest of {len(effects)} correlations with age, not corrected for that choice: "
+        f"r = {effect['r']:+.2f}, {effect['slope']:+.3g} ml per year, {effect['n']:.0f} scans."
+    )
+    return scatter(f"{structure} ({method}), ml", "age", text, points, effect["slope"], effect["intercept"])
+
+
+def count(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any]) -> Counts:
+    """Return the counts that the methods text states."""
+    states = [row.state for row in rows]
+    out = {state: states.count(state) for state in ORDER if state != "ok"}
+    atlases = optional_table(cohort.out_dir / "cohort" / "label-atlases.tsv")
+    members = description.get("Members", [])
+    return Counts(len(rows), states.count("ok"), out, len(members), len(atlases))
+
+
+def versions(cohort: Cohort) -> dict[str, str]:
+    """Return the versions that the steps recorded; of packages that no step recorded, the installed ones."""
+    done = next((scan for scan in cohort.scans if scan not in cohort.stopped), None)
+    recorded: dict[str, str] = {"popatlas": popatlas.__version__}
+    for record in step_records(cohort.out_dir, done) if done else ():
+        recorded |= dict(record.get("versions", {}))
+    for package in PACKAGES:
+        if package not in recorded:
+            try:
+                recorded[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+    return {package: recorded[package] for package in PACKAGES if package in recorded}
+
+
+def generated(ledger: Path) -> str:
+    """Return the date of the results (UTC): SOURCE_DATE_EPOCH, or when the ledger last changed."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    seconds = int(epoch) if epoch else ledger.stat().st_mtime
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -1,0 +1,246 @@
+"""The methods section of a run, written from its configuration and counts, with the references that it cites."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from popatlas.config import Config, iteration_preset
+from popatlas.resources import template_folder
+
+CITATION = re.compile(r"\[@([a-z0-9, @]+)\]")
+LATEX = {r"{\'o}": "\u00f3", r"{\'e}": "\u00e9", r"{\'\i}": "\u00ed", r"{\"o}": "\u00f6", "--": "\N{EN DASH}"}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference: BibTeX key, its number in the text, a line to read, DOI and the BibTeX entry."""
+
+    key: str
+    number: int
+    text: str
+    doi: str
+    bibtex: str
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods section: (heading, text with numbered citations) pairs, and the references in order."""
+
+    sections: list[tuple[str, str]]
+    references: list[Reference]
+
+    @property
+    def bibtex(self) -> str:
+        """Content of the BibTeX file."""
+        return "\n\n".join(reference.bibtex for reference in self.references) + "\n"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Scans found, scans in the results, scans out by state, members of the template, labelled atlases."""
+
+    scans: int
+    included: int
+    out: Mapping[str, int]
+    members: int = 0
+    atlases: int = 0
+
+
+def write_methods(config: Config, counts: Counts, methods: Sequence[str], versions: Mapping[str, str]) -> Methods:
+    """Write the methods section.
+
+    Parameters
+    ----------
+    config : dict
+        Complete configuration of the run.
+    counts : Counts
+        From the ledger and the frozen tables.
+    methods : sequence of str
+        Fusion methods that were run; none when there are no labelled atlases.
+    versions : mapping of str to str
+        Package name to version.
+
+    Returns
+    -------
+    sections : Methods
+        Text and references.
+    """
+    drafts = [
+        ("Cohort", " ".join(_cohort(config, counts))),
+        ("Preprocessing", " ".join(_preprocessing(config["preprocess"], config["cohort"]["channels"]))),
+        ("Template", " ".join(_template(config, counts))),
+        ("Registration", " ".join(_registration(config))),
+        ("Label fusion", " ".join(_fusion(config["fuse"], methods, counts.atlases))),
+        ("Measures and quality control", " ".join(_measures(config["measure"], methods))),
+        ("Software", _software(versions)),
+    ]
+    return _cite([(heading, text) for heading, text in drafts if text])
+
+
+def _cohort(config: Config, counts: Counts) -> Iterator[str]:
+    yield f"The cohort (BIDS [@gorgolewski2016]) has {_several(counts.scans, 'T1-weighted scan')}."
+    if config["cohort"]["query"]:
+        yield f"Participants were selected by the query \u201c{config['cohort']['query']}\u201d."
+    out = [f"{number} {state}" for state, number in counts.out.items() if number]
+    if out:
+        yield f"{counts.included} entered the group results; left out were {_list(out)} (reasons in the ledger)."
+    elif counts.scans:
+        yield "All of them entered the group results."
+
+
+def _preprocessing(options: Config, channels: Sequence[str]) -> Iterator[str]:
+    n4, brain = options["n4"], options["brain"]
+    if options["denoise"]:
+        yield "Images were denoised by adaptive non-local means [@manjon2010]."
+    if n4["enabled"]:
+        mask = "inside an Otsu foreground mask" if n4["mask"] == "otsu" else "on the whole image"
+        yield (
+            f"Intensity non-uniformity was corrected with N4 [@tustison2010] {mask} (shrink factor {n4['shrink_factor']}, "
+            f"{_by(n4['iterations'])} iterations, knot distance {n4['spline_mm']:g} mm)."
+        )
+    yield f"Images were reoriented to RAS and resampled to {options['resolution_mm']:g} mm isotropic voxels."
+    if brain["method"] == "deepbet":
+        yield f"Brains were extracted with the deepbet network [@fisch2024] (threshold {brain['threshold']:g})."
+    elif brain["method"] == "template":
+        yield "Brains were extracted by registering the ICBM 152 brain [@fonov2011] with ANTs [@avants2008]."
+    else:
+        yield "The images had been skull-stripped before."
+    intensity = {
+        "robust": "scaled so that the 1st and 99th percentile of the brain became 0 and 1",
+        "zscore": "transformed to zero mean and unit variance in the brain",
+    }.get(options["intensity"])
+    if intensity:
+        yield f"Intensities were {intensity}."
+    if channels:
+        yield f"Where they exist, {' and '.join(channels)} images were aligned rigidly to the T1-weighted image."
+
+
+def _template(config: Config, counts: Counts) -> Iterator[str]:
+    atlas = config["atlas"]
+    if atlas["template"] is not None:
+        yield "An existing template was used."
+        return
+    yield (
+        f"An unbiased template was built from {_several(counts.members, 'scan')}: after rigid alignment to the pose of the "
+        f"ICBM 152 average [@fonov2011], each of {_several(atlas['iterations'], 'iteration')} registered all members to the "
+        "current template, averaged the registered images, and deformed the average by the inverse of the mean "
+        f"transform [@joshi2004, @avants2010] (step {atlas['shape_step']:g})."
+    )
+    presets = [iteration_preset(config, number) for number in range(1, atlas["iterations"] + 1)]
+    yield f"The schedules were {', '.join(presets)} (see Registration)."
+    if atlas["sharpen"]:
+        yield f"The average was sharpened by unsharp masking (weight {atlas['sharpen']:g})."
+
+
+def _registration(config: Config) -> Iterator[str]:
+    options = config["register"]
+    used = [options["preset"]]
+    if config["atlas"]["template"] is None:
+        used += [iteration_preset(config, number) for number in range(1, config["atlas"]["iterations"] + 1)]
+    yield "Brains were registered with ANTs: rigid, affine and symmetric diffeomorphic (SyN) stages [@avants2008]."
+    yield f"Every scan was registered to the final template with the schedule {options['preset']}."
+    for name in dict.fromkeys(used):
+        preset = options["presets"][name]
+        metric = (
+            f"cross-correlation with radius {preset['sampling']}"
+            if preset["metric"] == "CC"
+            else f"mutual information [@mattes2003] with {preset['sampling']} bins"
+        )
+        yield (
+            f"Schedule {name}: {metric}, affine iterations {_by(preset['affine_iterations'])}, SyN iterations "
+            f"{_by(preset['syn_iterations'])}, gradient step {preset['gradient_step']:g}, smoothing of the update field "
+            f"{preset['flow_sigma']:g} and of the total field {preset['total_sigma']:g} voxels."
+        )
+    gate = options["gate"]
+    yield (
+        f"Registrations with a mask Dice below {gate['mask_dice']:g}, scales outside {gate['scale'][0]:g} to "
+        f"{gate['scale'][1]:g}, shear above {gate['shear']:g} or more than {100 * gate['nonpositive_jacobian']:g} % of "
+        "brain voxels with a non-positive Jacobian determinant were repeated once from a multi-start search and left out "
+        "when they failed again."
+    )
+
+
+def _fusion(options: Config, methods: Sequence[str], atlases: int) -> Iterator[str]:
+    if not methods:
+        return
+    way = (
+        "through the template, with atlas and target transforms composed and labels resampled once"
+        if options["through"] == "template"
+        else "by one registration for each pair of atlas and target"
+    )
+    jlf = options["jlf"]
+    names = {
+        "majority": "majority voting [@heckemann2006]",
+        "staple": "STAPLE [@warfield2004]",
+        "jlf": f"joint label fusion [@wang2013] (beta {jlf['beta']:g}, patch radius {jlf['radius']}, search radius "
+        f"{jlf['search']}, rho {jlf['rho']:g})",
+    }
+    who = _several(atlases, "labelled atlas was", "labelled atlases were") if atlases else "Labels were"
+    yield f"{who} propagated {way}."
+    yield f"They were fused by {_list([names.get(method, method) for method in methods])}."
+    yield "A labelled atlas is never used for itself."
+
+
+def _measures(options: Config, methods: Sequence[str]) -> Iterator[str]:
+    if methods and options["reference"]:
+        surface = ", and by surface distances (95th percentile Hausdorff, average symmetric)" if options["surface"] else ""
+        yield f"Where reference labels exist, fused labels were scored by the Dice coefficient [@dice1945]{surface}."
+    yield (
+        "Each scan has an outlier score: the largest distance of its key measures from the cohort's median, in units of "
+        "1.4826 times the median absolute deviation; measures with a good direction count on their bad side only."
+    )
+
+
+def _software(versions: Mapping[str, str]) -> str:
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"popatlas runs on Snakemake [@molder2021] with Nipype interfaces [@gorgolewski2011]. Versions: {listed}."
+
+
+def _by(numbers: Sequence[int]) -> str:
+    return "\N{MULTIPLICATION SIGN}".join(str(number) for number in numbers)
+
+
+def _several(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def _list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _cite(drafts: list[tuple[str, str]]) -> Methods:
+    """Replace citation keys by numbers in order of appearance; collect their references."""
+    known, order = read_references(), list[str]()
+
+    def numbered(match: re.Match[str]) -> str:
+        keys = [key.strip().lstrip("@") for key in match.group(1).split(",")]
+        order.extend(key for key in keys if key not in order)
+        return f"[{', '.join(str(order.index(key) + 1) for key in keys)}]"
+
+    sections = [(heading, CITATION.sub(numbered, text)) for heading, text in drafts]
+    return Methods(sections, [_reference(key, number, known[key]) for number, key in enumerate(order, start=1)])
+
+
+def read_references() -> dict[str, str]:
+    """Return the shipped BibTeX entries by key."""
+    text = (template_folder() / "references.bib").read_text(encoding="utf-8")
+    entries = [entry.strip() for entry in re.split(r"(?m)^(?=@)", text) if entry.strip()]
+    return {entry[entry.index("{") + 1 : entry.index(",")]: entry for entry in entries}
+
+
+def _reference(key: str, number: int, bibtex: str) -> Reference:
+    fields = dict(re.findall(r"(?m)^  (\w+) = \{(.*)\},?$", bibtex))
+    readable = {name: _plain(value) for name, value in fields.items()}
+    authors = [author.split(",")[0] for author in readable["author"].split(" and ")]
+    who = " and ".join(authors) if len(authors) < 3 else f"{authors[0]} et al."
+    issue = f"({readable['number']})" if "number" in readable else ""
+    where = f"{readable['journal']} {readable['volume']}{issue}:{readable['pages']}, {readable['year']}"
+    return Reference(key, number, f"{who.rstrip('.')}. {readable['title']}. {where}.", readable["doi"], bibtex)
+
+
+def _plain(value: str) -> str:
+    for latex, letter in LATEX.items():
+        value = value.replace(latex, letter)
+    return value.replace("{", "").replace("}", "")

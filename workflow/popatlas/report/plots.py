@@ -1,0 +1,201 @@
+"""Geometry of the small plots of a page; the page templates draw them as SVG, in the colours of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+WIDTH, HEIGHT = 320, 120
+MARGIN = 14
+# Above this many scans only the far ones are drawn as dots; the rest is the box
+MOST_DOTS = 600
+MOST_NAMES = 4
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A tick: place in pixels and text."""
+
+    place: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A scan in a plot."""
+
+    x: float
+    y: float
+    scan: str
+    text: str
+    odd: bool = False
+
+
+@dataclass(frozen=True)
+class Name:
+    """A written name of an odd scan; `anchor` as in SVG."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A distribution: dots over a horizontal axis with quartiles and median."""
+
+    title: str
+    unit: str
+    about: str
+    count: int
+    dots: list[Dot]
+    names: list[Name]
+    quartiles: tuple[float, float, float]
+    ticks: list[Tick]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve over iterations."""
+
+    title: str
+    points: list[Dot]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+
+    @property
+    def path(self) -> str:
+        """Points as an SVG polyline."""
+        return " ".join(f"{dot.x},{dot.y}" for dot in self.points)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Two variables with a straight fit."""
+
+    title: str
+    x_title: str
+    text: str
+    dots: list[Dot]
+    fit: tuple[float, float, float, float]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+
+
+def strip(title: str, unit: str, about: str, values: Mapping[str, float], odd: Mapping[str, float], digits: int) -> Strip:
+    """Lay out the distribution of a measure.
+
+    Parameters
+    ----------
+    title, unit, about : str
+        Heading, unit and tooltip.
+    values : mapping of str to float
+        Scan name to value, none missing, at least one.
+    odd : mapping of str to float
+        Outliers and their modified z; the farthest are named.
+    digits : int
+        Decimals of the values in tooltips.
+    """
+    names, numbers = list(values), np.array(list(values.values()), dtype=float)
+    axis = Axis.over(numbers, MARGIN, WIDTH - MARGIN)
+    x = axis.place(numbers)
+    low, middle, high = (float(value) for value in axis.place(np.percentile(numbers, [25, 50, 75])))
+    rows = _swarm(x)
+    shown = range(len(names)) if len(names) <= MOST_DOTS else [i for i, name in enumerate(names) if name in odd]
+    dots = [
+        Dot(round(float(x[i]), 1), rows[i], names[i], f"{numbers[i]:.{digits}f} {unit}".strip(), names[i] in odd)
+        for i in shown
+    ]
+    return Strip(title, unit, about, len(names), dots, _names(dots, odd), (low, middle, high), axis.ticks())
+
+
+def _names(dots: Sequence[Dot], odd: Mapping[str, float]) -> list[Name]:
+    """Write the names of the farthest outliers, one below the other where they would touch."""
+    chosen = sorted((dot for dot in dots if dot.odd), key=lambda dot: -odd[dot.scan])[:MOST_NAMES]
+    placed: list[Name] = []
+    for dot in sorted(chosen, key=lambda dot: dot.x):
+        anchor = "start" if dot.x < WIDTH / 2 else "end"
+        level = sum(abs(other.x - dot.x) < 80 for other in placed)
+        placed.append(Name(min(max(dot.x, 4), WIDTH - 4), 13 + 11 * level, dot.scan, anchor))
+    return placed
+
+
+def _swarm(x: npt.NDArray[np.float64], step: float = 7.0, middle: float = 62.0, room: float = 26.0) -> list[float]:
+    """Return heights that keep dots of similar x apart: alternately above and below the middle."""
+    taken: dict[int, int] = {}
+    heights = []
+    for place in x:
+        column = round(float(place) / 6)
+        number = taken.get(column, 0)
+        taken[column] = number + 1
+        offset = (number + 1) // 2 * step * (1 if number % 2 else -1)
+        heights.append(round(middle + float(np.clip(offset, -room, room)), 1))
+    return heights
+
+
+def line(title: str, x: Sequence[float], y: Sequence[float]) -> Line:
+    """Lay out a curve over whole numbers (iterations); missing values are left out."""
+    pairs = [(float(a), float(b)) for a, b in zip(x, y, strict=True) if np.isfinite(b)]
+    across = Axis.over(np.array([a for a, _ in pairs]), 52, WIDTH - 20, pad=0.0)
+    up = Axis.over(np.array([b for _, b in pairs]), HEIGHT - 26, 12)
+    dots = [Dot(across.at(a), up.at(b), "", f"iteration {a:g}: {b:.4g}") for a, b in pairs]
+    x_ticks = [Tick(across.at(a), f"{a:g}") for a, _ in pairs] if len(pairs) <= 12 else across.ticks()
+    return Line(title, dots, x_ticks, up.ticks())
+
+
+def scatter(
+    title: str, x_title: str, text: str, points: Mapping[str, tuple[float, float]], slope: float, intercept: float
+) -> Scatter:
+    """Lay out two variables of the scans with the line `intercept + slope * x`."""
+    x, y = (np.array([pair[axis] for pair in points.values()]) for axis in (0, 1))
+    across, up = Axis.over(x, 52, 2 * WIDTH - 20), Axis.over(y, 2 * HEIGHT - 40, 12)
+    dots = [Dot(across.at(a), up.at(b), scan, f"{x_title} {a:.3g}, {b:.3g} ml") for scan, (a, b) in points.items()]
+    ends = (float(x.min()), float(x.max()))
+    fit = (across.at(ends[0]), up.at(intercept + slope * ends[0]), across.at(ends[1]), up.at(intercept + slope * ends[1]))
+    return Scatter(title, x_title, text, dots, fit, across.ticks(), up.ticks())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear axis from data to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    single: bool = False
+
+    @classmethod
+    def over(cls, values: npt.NDArray[np.float64], start: float, end: float, pad: float = 0.06) -> Axis:
+        """Return the axis that holds all values, with room at both ends; equal values lie in the middle."""
+        low, high = float(values.min()), float(values.max())
+        if high == low:
+            return cls(low - 0.5, high + 0.5, start, end, single=True)
+        room = pad * (high - low)
+        return cls(low - room, high + room, start, end)
+
+    def place(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return pixels."""
+        return self.start + (values - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def at(self, value: float) -> float:
+        """Return the pixel of one value."""
+        return round(float(self.place(np.array(value))), 1)
+
+    def ticks(self, most: int = 4) -> list[Tick]:
+        """Return ticks at round numbers inside the axis; a single value has one tick."""
+        from matplotlib.ticker import MaxNLocator
+
+        if self.single:
+            middle = (self.low + self.high) / 2
+            return [Tick(self.at(middle), f"{middle:.4g}")]
+        places = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        inside = [float(place) for place in places if self.low <= place <= self.high]
+        step = inside[1] - inside[0] if len(inside) > 1 else 1.0
+        digits = max(0, int(np.ceil(-np.log10(step) - 1e-9))) if step < 1 else 0
+        digits += int(round(step * 10**digits, 6) % 1 != 0)
+        return [Tick(self.at(place), f"{place:.{digits}f}".replace("-", "\N{MINUS SIGN}")) for place in inside]
