@@ -45,7 +45,7 @@ lint: venv ## format, types, rules
 
 docs: venv ## build the documentation, warnings are errors
 	$(BIN)/python docs/generate.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: venv ## benchmarks on simulated data (those on real data: see benchmarks/README.md)
 	$(BIN)/python -m benchmarks.startup

@@ -63,7 +63,7 @@ def column(browser, number):
     return [row.find_elements("css selector", "th, td")[number].text for row in rows]
 
 
-@pytest.mark.parametrize("page", ["index.html", "subjects/sub-03.html", "subjects/sub-91.html"])
+@pytest.mark.parametrize("page", ["index.html", "subjects/sub-03.html", "subjects/sub-991.html"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 2000), (390, 1200)])
 def test_pages_fit_the_window_and_load_their_pictures(browser, report, tmp_path, page, width, height):
     show(browser, report / page, width, height)
@@ -89,7 +89,7 @@ def test_the_table_sorts_by_click_and_by_key_and_says_so(browser, report):
     from selenium.webdriver.common.keys import Keys
 
     show(browser, report / "index.html")
-    assert column(browser, 0)[:2] == ["sub-91", "sub-03"]
+    assert column(browser, 0)[:2] == ["sub-991", "sub-03"]
     headings = browser.find_elements("css selector", "#table thead th")
     assert headings[2].get_attribute("aria-sort") == "descending"
     headings[0].find_element("css selector", "button").click()
@@ -108,7 +108,7 @@ def test_the_filter_hides_rows_and_cards(browser, report):
     show(browser, report / "index.html")
     search = browser.find_element("id", "filter")
     search.send_keys("gate failed")
-    assert column(browser, 0) == ["sub-91"]
+    assert column(browser, 0) == ["sub-991"]
     assert browser.find_element("id", "shown").text == "1 of 8 scans"
     assert len(browser.find_elements("css selector", ".card:not([hidden])")) == 1
     search.clear()
@@ -136,10 +136,10 @@ def test_no_markup_of_a_reason_runs(browser, report):
 def test_one_walks_from_scan_to_scan_in_the_order_of_the_table(browser, report):
     show(browser, report / "index.html")
     browser.find_element("css selector", "#table tbody a").click()
-    assert browser.find_element("css selector", "h1").text == "sub-91"
+    assert browser.find_element("css selector", "h1").text == "sub-991"
     browser.find_element("id", "next").click()
     assert browser.find_element("css selector", "h1").text == "sub-03"
-    assert browser.find_element("id", "previous").get_attribute("href").endswith("sub-91.html")
+    assert browser.find_element("id", "previous").get_attribute("href").endswith("sub-991.html")
 
 
 def test_the_registered_brain_can_be_swapped_with_the_template(browser, report):

@@ -167,7 +167,7 @@ def build(root: Path, spacing: float = 4.0, subjects: int = 5, images: bool = Tr
     out, bids = root / "out", root / "bids"
     variants = Variants(spacing)
     scans = [_scan(f"sub-{number:02d}", "ses-1" if number == 2 else "") for number in range(1, subjects + 1)]
-    failed, excluded, lost = _scan("sub-91"), _scan("sub-92"), _scan("sub-93")
+    failed, excluded, lost = _scan("sub-991"), _scan("sub-992"), _scan("sub-993")
     ages = {scan: 30.0 + 7 * number for number, scan in enumerate(scans)}
     tables = []
     for number, scan in enumerate(scans, start=1):
@@ -183,7 +183,7 @@ def build(root: Path, spacing: float = 4.0, subjects: int = 5, images: bool = Tr
     write_table(pd.DataFrame(rows), out / "cohort" / "ledger.tsv")
     if images:
         write_scan(out, bids, failed, variants, 91)
-        for path in [*(out / "sub-91/anat").glob("*space-study*"), *(out / "sub-91/anat").glob("*dseg*")]:
+        for path in [*(out / "sub-991/anat").glob("*space-study*"), *(out / "sub-991/anat").glob("*dseg*")]:
             path.unlink()
     (out / log).parent.mkdir(parents=True, exist_ok=True)
     (out / log).write_text("gate failed\n")

@@ -297,7 +297,7 @@ def test_the_cohort_page_lists_everyone_the_most_suspicious_first(out):
     page = out / "report" / "index.html"
     reader = Reader(page)
     order = re.findall(r'<tr data-words="(\S+) ', reader.text)
-    assert order[:2] == ["sub-91", "sub-03"] and len(order) == 8 and order[-2:] == ["sub-93", "sub-92"]
+    assert order[:2] == ["sub-991", "sub-03"] and len(order) == 8 and order[-2:] == ["sub-993", "sub-992"]
     assert all(path.exists() for path in reader.local(page))
     assert len(reader.ids) == len(set(reader.ids)) and not reader.open
     assert reader.text.count('class="card') == 8 and reader.text.count('class="empty"') == 4
@@ -312,11 +312,11 @@ def test_reasons_are_escaped(out):
 
 
 def test_a_failed_scan_is_drawn_as_far_as_it_came_with_its_reason(out):
-    page = out / "report" / "subjects" / "sub-91.html"
+    page = out / "report" / "subjects" / "sub-991.html"
     reader = Reader(page)
     assert "mask Dice 0.641 below 0.85" in reader.text
-    assert "sub-91_mask" in reader.text and "sub-91_registration" not in reader.text
-    assert "../../logs/register/sub-91/anat/sub-91_register.log" in reader.links
+    assert "sub-991_mask" in reader.text and "sub-991_registration" not in reader.text
+    assert "../../logs/register/sub-991/anat/sub-991_register.log" in reader.links
 
 
 def test_pages_do_not_reach_outside(out):
@@ -331,7 +331,7 @@ def test_pages_do_not_reach_outside(out):
 def test_a_report_is_the_same_when_it_is_written_again(out, monkeypatch):
     page = report(out)
     first = page.read_bytes()
-    os.utime(out / "report" / "subjects" / "sub-91.html")
+    os.utime(out / "report" / "subjects" / "sub-991.html")
     report(out)
     assert page.read_bytes() == first
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")

@@ -38,13 +38,22 @@ def translate_bids_app(argv: list[str]) -> list[str]:
     return argv
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse a command line; a step parses its own options, `run` and `plan` hand unknown ones to Snakemake."""
+    if arguments[:1] == ["step"]:
+        return argparse.Namespace(verb="step", name=next(iter(arguments[1:]), None), options=arguments[2:])
+    parser = build_parser()
+    args, extra = parser.parse_known_args(arguments)
+    args.snakemake = extra
+    if args.snakemake and args.verb not in ("run", "plan"):
+        parser.error(f"unrecognized arguments: {' '.join(args.snakemake)}")
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; errors that popatlas raises on purpose are printed without a traceback."""
     arguments = translate_bids_app(sys.argv[1:] if argv is None else argv)
-    args, extra = build_parser().parse_known_args(arguments)
-    if extra and args.verb not in ("run", "plan"):
-        build_parser().error(f"unrecognized arguments: {' '.join(extra)}")
-    args.snakemake = extra
+    args = parse(arguments)
     try:
         return int(import_module(f"popatlas.cli.{args.verb}").main(args))
     except PopatlasError as error:

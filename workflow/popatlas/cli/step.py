@@ -12,15 +12,8 @@ from popatlas.interfaces import INTERFACES, load_interface
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add the verb `step`; its own options are parsed later, when the interface is known."""
-    parser = subparsers.add_parser(
-        "step",
-        help="run one step of the pipeline by hand (the commands in the logs)",
-        description="Run one step. `popatlas step NAME --help` shows the options of a step.",
-        add_help=False,
-    )
-    parser.add_argument("name", nargs="?", help="step: " + ", ".join(INTERFACES))
-    parser.add_argument("options", nargs=argparse.REMAINDER)
+    """Add the verb `step` to the help; its options are parsed here, when the interface is known."""
+    subparsers.add_parser("step", help="run one step of the pipeline by hand (the commands in the logs)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -80,6 +80,7 @@ class PopatlasInterface(BaseInterface):
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "host": platform.node(),
                 "job": os.environ.get("SLURM_JOB_ID"),
+                "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "inputs": self._describe_inputs(),
                 "versions": _versions(),
                 "notes": self.notes,

@@ -13,6 +13,8 @@ MARGIN = 14
 # Above this many scans only the far ones are drawn as dots; the rest is the box
 MOST_DOTS = 600
 MOST_NAMES = 4
+# Up to this many scans the dots are large
+FEW_DOTS = 80
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Strip:
     names: list[Name]
     quartiles: tuple[float, float, float]
     ticks: list[Tick]
+
+    @property
+    def radius(self) -> float:
+        """Radius of the dots, smaller when there are many."""
+        return 3.4 if self.count <= FEW_DOTS else 2.1
 
 
 @dataclass(frozen=True)
@@ -124,16 +131,16 @@ def _names(dots: Sequence[Dot], odd: Mapping[str, float]) -> list[Name]:
     return placed
 
 
-def _swarm(x: npt.NDArray[np.float64], step: float = 7.0, middle: float = 62.0, room: float = 26.0) -> list[float]:
-    """Return heights that keep dots of similar x apart: alternately above and below the middle."""
+def _swarm(x: npt.NDArray[np.float64], middle: float = 62.0, room: float = 28.0) -> list[float]:
+    """Return heights that keep dots of similar x apart: alternately above and below the middle, closer when many."""
+    columns = np.round(x / (6 if len(x) <= FEW_DOTS else 4)).astype(int)
+    step = min(7.0, 2 * room / max(int(np.bincount(columns - columns.min()).max()), 1))
     taken: dict[int, int] = {}
     heights = []
-    for place in x:
-        column = round(float(place) / 6)
+    for column in columns.tolist():
         number = taken.get(column, 0)
         taken[column] = number + 1
-        offset = (number + 1) // 2 * step * (1 if number % 2 else -1)
-        heights.append(round(middle + float(np.clip(offset, -room, room)), 1))
+        heights.append(round(middle + (number + 1) // 2 * step * (1 if number % 2 else -1), 1))
     return heights
 
 

@@ -1,0 +1,117 @@
+"""Write the pages that follow from the code: configuration, command line, outputs and benchmarks.
+
+python docs/generate.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.common import RESULTS, to_markdown  # noqa: E402
+
+from popatlas.cli.main import VERBS  # noqa: E402
+from popatlas.cohort.outputs import stage_outputs  # noqa: E402
+from popatlas.config import default_config  # noqa: E402
+from popatlas.images.io import read_json, write_if_changed  # noqa: E402
+from popatlas.measures.dictionary import dictionary  # noqa: E402
+from popatlas.resources import schema_path  # noqa: E402
+
+MARK = "<!-- written by docs/generate.py -->\n"
+
+
+def keys(schema: dict[str, Any], values: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield key, default and meaning of a schema's properties, depth first."""
+    for name, part in schema.get("properties", {}).items():
+        where, value = f"{prefix}{name}", values[name]
+        if part.get("properties"):
+            yield from keys(part, value, f"{where}.")
+        else:
+            shown = (
+                "see config.yaml"
+                if isinstance(value, dict)
+                else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+            )
+            allowed = f" One of: {', '.join(map(str, part['enum']))}." if "enum" in part else ""
+            yield where, shown, part.get("description", "") + "." + allowed
+
+
+def configuration() -> str:
+    """Return the page of all configuration keys."""
+    schema = yaml.safe_load(schema_path("config").read_text(encoding="utf-8"))
+    rows = [f"| `{key}` | `{value}` | {meaning} |" for key, value, meaning in keys(schema, default_config())]
+    head = (
+        "# Configuration\n\nA file of yours holds only what differs: `popatlas run BIDS_DIR OUT_DIR --config my.yaml`. "
+        "Unknown keys are refused with the nearest known one. Threads, memory and partitions are in the profiles.\n\n"
+    )
+    return f"{head}| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+
+
+def command_line() -> str:
+    """Return the page of all verbs, from their `--help`."""
+    parts = ["# Command line\n"]
+    for verb in ("", *VERBS):
+        line = [sys.executable, "-m", "popatlas.cli.main", *([verb] if verb else []), "--help"]
+        text = subprocess.run(line, capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": ""}).stdout
+        parts.append(f"## popatlas {verb}\n\n```text\n{text.rstrip()}\n```\n")
+    return "\n".join(parts)
+
+
+def outputs() -> str:
+    """Return the page of output files and the data dictionary."""
+    config, words = default_config(), dictionary()
+    lines = [
+        "# Outputs and data dictionary\n",
+        "`{scan}` stands for `sub-01/anat/sub-01`, or `sub-01/ses-1/anat/sub-01_ses-1` in a dataset with sessions. "
+        "Everything is in OUT_DIR; the label of the template is `popatlas` unless `atlas.label` says otherwise.\n",
+        "## Files that prove that a stage is done\n",
+        "| stage | file |",
+        "|---|---|",
+    ]
+    for stage, patterns in stage_outputs(config, labelled=True).items():
+        lines += [f"| {stage} | `{pattern}` |" for pattern in patterns]
+    lines += ["", "## Columns of the tidy tables\n", "| column | meaning |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in words["columns"].items()]
+    lines += ["", "## Metrics\n", "| metric | unit | better | meaning |", "|---|---|---|---|"]
+    for name, metric in words["metrics"].items():
+        text = metric["description"].replace("|", "\\|")
+        lines.append(f"| `{name}` | {metric['unit']} | {metric['better']} | {text} |")
+    lines += ["", "## Other tables\n", "| file | content |", "|---|---|"]
+    lines += [f"| `group/{name}` | {text} |" for name, text in words["other_tables"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def benchmarks() -> str:
+    """Return the committed benchmark results as one page."""
+    head = (
+        "# Benchmarks\n\nEach table is what `python -m benchmarks.<name>` printed, on the machine and data that it names.\n"
+    )
+    pages = [
+        to_markdown(read_json(path)).replace("# ", "## ", 1).replace("\n## ", "\n### ")
+        for path in sorted(RESULTS.glob("*.json"))
+    ]
+    return "\n".join([head, *pages])
+
+
+def main() -> None:
+    """Write all pages; files that would not change are left alone."""
+    for name, page in (
+        ("configuration", configuration()),
+        ("cli", command_line()),
+        ("outputs", outputs()),
+        ("benchmarks", benchmarks()),
+    ):
+        write_if_changed(DOCS / f"{name}.md", MARK + page)
+
+
+if __name__ == "__main__":
+    main()
