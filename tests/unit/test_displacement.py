@@ -67,9 +67,7 @@ def test_composed_field_equals_the_chain_point_by_point(grid, tmp_path):
     )
     ants.write_transform(affine, str(tmp_path / "a.mat"))
     compose(grid, grid, [warp, tmp_path / "a.mat"], [False, False], tmp_path / "c.nii.gz")
-    exact = write_field(
-        grid, lambda p: (p + np.sin(p / 15)) @ linear.T + [1.0, -2.0, 0.5] - p, tmp_path / "exact.nii.gz"
-    )
+    exact = write_field(grid, lambda p: (p + np.sin(p / 15)) @ linear.T + [1.0, -2.0, 0.5] - p, tmp_path / "exact.nii.gz")
     inner = (slice(2, -2),) * 3
     found, expected = (field_array(read_field(path))[inner] for path in (tmp_path / "c.nii.gz", exact))
     assert np.abs(found - expected).max() < 1e-3

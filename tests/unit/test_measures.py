@@ -153,9 +153,7 @@ def test_jacobian_of_a_linear_map_on_grids_of_any_orientation(tmp_path: Path, fl
     found = log_jacobian(tmp_path / "field.nii.gz", tmp_path / "grid.nii.gz")
     np.testing.assert_allclose(found[3:-3, 3:-3, 3:-3], expected, atol=1e-5)
     # the reason for ANTs: SimpleITK leaves the direction of the axes out
-    naive = sitk.GetArrayFromImage(
-        sitk.DisplacementFieldJacobianDeterminant(sitk.ReadImage(str(tmp_path / "field.nii.gz")))
-    )
+    naive = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(sitk.ReadImage(str(tmp_path / "field.nii.gz"))))
     right = bool(np.isclose(np.log(naive[5, 5, 5]), expected, atol=1e-4))
     assert right == (flips == (-1, -1, 1))  # LPS axes in RAS numbers
 
@@ -447,9 +445,7 @@ def test_thousand_scans_are_tabulated_by_vectors() -> None:
 
     scans = pd.DataFrame({"subject": [f"sub-{i}" for i in range(1000)], "session": ""})
     labels = [str(label) for label in range(100)]
-    grid = pd.MultiIndex.from_product(
-        [scans["subject"], ["majority", "jlf"], labels], names=["subject", "method", "label"]
-    )
+    grid = pd.MultiIndex.from_product([scans["subject"], ["majority", "jlf"], labels], names=["subject", "method", "label"])
     rows = grid.to_frame(index=False).assign(session="", template="t@00000000", value=1.0)
     metrics = pd.concat([rows.assign(metric="volume", unit="ml"), rows.assign(metric="dice", unit="1")])[COLUMNS]
     start = time.process_time()

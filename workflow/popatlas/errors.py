@@ -29,7 +29,12 @@ class InputError(PopatlasError):
     """
 
     def __init__(
-        self, message: str, *, file: str | os.PathLike[str] | None = None, subject: str | None = None, remedy: str | None = None
+        self,
+        message: str,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        subject: str | None = None,
+        remedy: str | None = None,
     ) -> None:
         self.message, self.file, self.subject, self.remedy = message, file, subject, remedy
         parts = [message.rstrip(".")]

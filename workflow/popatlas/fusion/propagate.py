@@ -155,9 +155,7 @@ def propagate(
 
 def names_of(files: Sequence[Path]) -> list[str]:
     """Return a readable name for each atlas file: its name up to the first BIDS entity that is not an identity."""
-    return [
-        "_".join(p for p in f.name.split(".")[0].split("_") if p.startswith(("sub-", "ses-"))) or f.name for f in files
-    ]
+    return ["_".join(p for p in f.name.split(".")[0].split("_") if p.startswith(("sub-", "ses-"))) or f.name for f in files]
 
 
 def describe(names: Sequence[str], chains: Sequence[Sequence[Step]]) -> dict[str, Any]:

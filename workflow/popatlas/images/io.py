@@ -146,9 +146,7 @@ def load_image(path: PathLike, dtype: npt.DTypeLike = np.float32) -> nib.Nifti1I
         raise InputError(f"cannot read image: {error}", file=path, remedy="replace or exclude the file") from error
 
 
-def save_image(
-    data: npt.NDArray[Any], affine: npt.NDArray[Any], path: PathLike, dtype: npt.DTypeLike | None = None
-) -> None:
+def save_image(data: npt.NDArray[Any], affine: npt.NDArray[Any], path: PathLike, dtype: npt.DTypeLike | None = None) -> None:
     """Write an array as NIfTI, atomically, with sform and qform set.
 
     Parameters

@@ -99,9 +99,7 @@ class PopatlasInterface(BaseInterface):
     def _output_files(self) -> list[Path]:
         names = [name for name in self.inputs.copyable_trait_names() if name.startswith("out_")]
         values = [getattr(self.inputs, name) for name in names]
-        flat = [
-            item for value in values if isdefined(value) for item in (value if isinstance(value, list) else [value])
-        ]
+        flat = [item for value in values if isdefined(value) for item in (value if isinstance(value, list) else [value])]
         return [Path(item) for item in flat if isinstance(item, str | os.PathLike)]
 
     def _make_folders(self) -> None:

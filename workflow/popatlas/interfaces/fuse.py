@@ -22,9 +22,7 @@ class PropagateLabelsInputSpec(PopatlasInputSpec):
     in_brains = traits.List(File(exists=True), mandatory=True, desc="brain image of each atlas")
     in_warps = traits.List(File(exists=True), mandatory=True, desc="forward warp of each atlas (to template or target)")
     in_affines = traits.List(File(exists=True), mandatory=True, desc="forward affine of each atlas")
-    in_target_affine = File(
-        exists=True, desc="affine of the target to the template; leave out for direct registrations"
-    )
+    in_target_affine = File(exists=True, desc="affine of the target to the template; leave out for direct registrations")
     in_target_inverse_warp = File(exists=True, desc="inverse warp of the target, template to T1w; goes with the affine")
     names = traits.List(Str, desc="name of each atlas for the sidecar")
     interpolator = traits.Enum("genericLabel", "nearestNeighbor", usedefault=True, desc="interpolation of labels")
@@ -66,8 +64,7 @@ class PropagateLabels(PopatlasInterface):
                 remedy="give one of each for every atlas",
             )
         through = [
-            Path(value) if isdefined(value) else None
-            for value in (inputs.in_target_affine, inputs.in_target_inverse_warp)
+            Path(value) if isdefined(value) else None for value in (inputs.in_target_affine, inputs.in_target_inverse_warp)
         ]
         chains = [
             chain(Path(warp), Path(affine), *through)
@@ -90,16 +87,12 @@ class FuseLabelsInputSpec(PopatlasInputSpec):
     in_labels = File(exists=True, mandatory=True, desc="candidate labels, 4D")
     in_images = File(exists=True, desc="candidate images, 4D; jlf needs them")
     in_target = File(exists=True, desc="brain of the target, intensities comparable with the candidates; jlf needs it")
-    ties = traits.Enum(
-        "nearest", "lowest", usedefault=True, desc="rule at ties (majority, and undecided STAPLE voxels)"
-    )
+    ties = traits.Enum("nearest", "lowest", usedefault=True, desc="rule at ties (majority, and undecided STAPLE voxels)")
     beta = traits.Float(4.0, usedefault=True, desc="jlf: exponent of intensity differences")
     radius = traits.Int(2, usedefault=True, desc="jlf: patch radius in voxels")
     search = traits.Int(1, usedefault=True, desc="jlf: search radius in voxels")
     rho = traits.Float(0.1, usedefault=True, desc="jlf: ridge weight")
-    memory_mb = traits.Float(
-        800.0, usedefault=True, desc="jlf: budget for probability maps; smaller is slower, same result"
-    )
+    memory_mb = traits.Float(800.0, usedefault=True, desc="jlf: budget for probability maps; smaller is slower, same result")
     out_file = File(mandatory=True, desc="fused labels, int32")
     out_agreement = File(desc="majority: share of the atlases that voted for the winner, float32")
 
@@ -124,9 +117,7 @@ class FuseLabels(PopatlasInterface):
         spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0)).tolist()
         self.notes = {"atlases": len(labels), "method": inputs.method}
         if isdefined(inputs.out_agreement) and inputs.method != "majority":
-            raise InputError(
-                "only majority gives an agreement map", remedy="leave out_agreement out", file=inputs.in_labels
-            )
+            raise InputError("only majority gives an agreement map", remedy="leave out_agreement out", file=inputs.in_labels)
         if inputs.method == "majority":
             from popatlas.fusion.majority import majority_vote
 

@@ -187,9 +187,7 @@ def positive_mask(image: Any) -> Any:
 
     mask = sitk.BinaryFillhole(sitk.Cast(image > 0, sitk.sitkUInt8))
     if sitk.GetArrayViewFromImage(mask).all():
-        raise InputError(
-            "the template has no empty background", remedy="give a skull-stripped template (atlas.template)"
-        )
+        raise InputError("the template has no empty background", remedy="give a skull-stripped template (atlas.template)")
     return mask
 
 

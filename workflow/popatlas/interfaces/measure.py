@@ -119,9 +119,7 @@ class TabulateCohort(PopatlasInterface):
         inputs = self.inputs
         participants = _read(inputs.in_participants) if isdefined(inputs.in_participants) else None
         extra = [Path(file) for file in inputs.in_extra] if isdefined(inputs.in_extra) else []
-        tables = tabulate(
-            Path(inputs.derivatives), _read(inputs.in_index), _read(inputs.in_ledger), participants, extra
-        )
+        tables = tabulate(Path(inputs.derivatives), _read(inputs.in_index), _read(inputs.in_ledger), participants, extra)
         self.notes = {"scans_in": tables.members["n_in"], "scans_out": tables.members["n_out"]}
         write_table(tables.metrics, inputs.out_parquet)
         write_table(tables.metrics, inputs.out_tsv)

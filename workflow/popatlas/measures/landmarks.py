@@ -42,9 +42,7 @@ def read_landmarks(path: Path, subject: str | None = None) -> pd.DataFrame:
     elif not missing and not all(pd.api.types.is_numeric_dtype(table[axis]) for axis in AXES):
         problem = "coordinates are not numbers"
     if problem:
-        raise InputError(
-            problem, file=path, subject=subject, remedy="write one row per landmark: name, x, y, z (RAS mm)"
-        )
+        raise InputError(problem, file=path, subject=subject, remedy="write one row per landmark: name, x, y, z (RAS mm)")
     return table[["name", *AXES]].sort_values("name", ignore_index=True)
 
 

@@ -140,9 +140,7 @@ def wide_volumes(metrics: pd.DataFrame, scans: pd.DataFrame, participants: pd.Da
     if volumes.empty:
         return table
     columns = (volumes["method"] + "_" + volumes["label"]).rename("column")
-    wide = volumes.pivot_table(
-        index=["subject", "session"], columns=columns, values="value", aggfunc="first", sort=False
-    )
+    wide = volumes.pivot_table(index=["subject", "session"], columns=columns, values="value", aggfunc="first", sort=False)
     return table.merge(wide.reset_index(), on=["subject", "session"], how="left")
 
 

@@ -1,0 +1,64 @@
+import pytest
+
+from popatlas.cli.main import VERBS, build_parser, main, parse, translate_bids_app
+from popatlas.cli.plan import job_counts
+from popatlas.cli.snake import command, profile_folder
+from popatlas.errors import ConfigError
+from popatlas.resources import workflow_root
+
+
+def test_the_bids_app_form_is_the_run_verb():
+    assert translate_bids_app(["bids", "out", "participant", "--cores", "3"]) == [
+        "run", "bids", "out", "--until", "subjects", "--cores", "3",
+    ]  # fmt: skip
+    assert translate_bids_app(["bids", "out", "group"]) == ["run", "bids", "out"]
+    assert translate_bids_app(["run", "bids", "out"]) == ["run", "bids", "out"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    if verb == "step":
+        assert main(["step", "--help"]) == 0
+    else:
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert stop.value.code == 0
+    assert "usage: popatlas" in capsys.readouterr().out
+
+
+def test_unknown_options_of_run_go_to_snakemake_others_are_refused(capsys):
+    assert parse(["run", "b", "o", "--forceall"]).snakemake == ["--forceall"]
+    with pytest.raises(SystemExit):
+        parse(["status", "o", "--forceall"])
+    assert "unrecognized arguments: --forceall" in capsys.readouterr().err
+
+
+def test_profiles_are_found_by_name_or_path(tmp_path):
+    for name in ("default", "slurm", "slurm-gpu"):
+        assert (profile_folder(name) / "profile.yaml").is_file()
+    assert profile_folder(str(tmp_path)) == tmp_path
+    with pytest.raises(ConfigError, match="default, slurm, slurm-gpu"):
+        profile_folder("nonsense")
+
+
+def test_snakemake_gets_the_shipped_snakefile_and_the_extra_options(tmp_path):
+    args = parse(["run", "b", "o", "--cores", "3", "--set-resources", "fuse_labels:mem_mb=9"])
+    line = command(tmp_path / "c.yaml", args, ["all"], ["--dry-run"])
+    assert str(workflow_root() / "Snakefile") in line
+    assert line[line.index("--cores") + 1] == "3"
+    assert line[-2:] == ["--set-resources", "fuse_labels:mem_mb=9"]
+
+
+def test_jobs_are_read_from_a_dry_run():
+    text = "Job stats:\njob    count\n-----  -----\nall        1\nfuse_labels   12\nmeasure_scan    4\ntotal   17\n"
+    assert job_counts(text) == {"fuse_labels": 12, "measure_scan": 4}
+
+
+def test_errors_are_shown_without_traceback(tmp_path, capsys):
+    assert main(["status", str(tmp_path)]) == 1
+    assert "there is no ledger" in capsys.readouterr().err
+
+
+def test_the_help_names_all_verbs():
+    text = build_parser().format_help()
+    assert all(verb in text for verb in VERBS)
