@@ -34,7 +34,10 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("slurm")
     popatlas("simulate", folder / "bids", "--subjects", "3", "--seed", "3")
     config = folder / "config.yaml"
-    settings = SETTINGS | {"preprocess": SETTINGS["preprocess"] | {"brain": {"gpu": 1, "batch": 3}}}
+    settings = SETTINGS | {
+        "preprocess": SETTINGS["preprocess"] | {"brain": {"gpu": 1, "batch": 3}},
+        "fuse": SETTINGS["fuse"] | {"methods": ["majority"]},
+    }
     config.write_text(yaml.safe_dump(settings))
     # the defaults suit a busy cluster; this one is idle and small
     quick = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10", "--verbose")
