@@ -28,11 +28,11 @@ LATERAL_VENTRICLES = ("51", "52")
 SUPPLIED_R = 0.57  # ventricle volume against age in the supplied parcellation
 
 
-def run(data: Path, out: Path, cores: int) -> float:
-    """Run the pipeline and return the wall seconds of this call."""
+def run(data: Path, out: Path, cores: int, extra: list[str]) -> float:
+    """Run the pipeline, hand unknown options to it, and return the wall seconds of this call."""
     started = time.monotonic()
     line = [sys.executable, "-m", "popatlas.cli.main", "run", data, out, "--config", SETTINGS, "--cores", str(cores)]
-    subprocess.run([str(part) for part in line], check=True)
+    subprocess.run([str(part) for part in [*line, *extra]], check=True)
     return time.monotonic() - started
 
 
@@ -75,8 +75,8 @@ def age_table(volumes: pd.DataFrame) -> pd.DataFrame:
 
 def main() -> None:
     """Run, score, print and write."""
-    args = parser(__doc__).parse_args()
-    seconds = run(args.data, args.out, args.cores)
+    args, extra = parser(__doc__).parse_known_args()
+    seconds = run(args.data, args.out, args.cores, extra)
     costs = stage_costs(args.out)
     masks = mask_dice(args.data, args.out)
     metrics = read_table(args.out / "group" / "metrics.parquet")

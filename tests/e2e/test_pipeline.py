@@ -1,6 +1,8 @@
 """The real workflow on a small cohort: a broken scan, the group results, and two scans more."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from popatlas.cohort.outputs import stage_outputs
 from popatlas.config import load_config
 from popatlas.images.io import load_image, read_json, read_table
+from popatlas.resources import workflow_root
 
 from ..cohorts import popatlas
 from .conftest import BROKEN, GOOD, SETTINGS, UNREADABLE
@@ -104,6 +107,16 @@ def test_volumes_are_joined_with_the_participants(first_run):
 
 def test_nothing_is_left_to_do(first_run):
     assert "everything is up to date" in first_run[0].popatlas("plan").stdout
+
+
+def test_plain_snakemake_agrees(first_run, tmp_path):
+    """The same Snakefile, called as a Snakemake user would."""
+    work = first_run[0]
+    line = [sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile", str(workflow_root() / "Snakefile")]
+    line += ["--configfile", str(work.out / "config.yaml")]
+    result = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "Nothing to be done" in result.stdout + result.stderr
 
 
 def test_status_names_the_failed_scan_and_its_log(first_run):

@@ -66,7 +66,8 @@ class Passes:
         """Run preprocess, subjects and all; a pass is repeated while new failures block what others need."""
         for target in ("preprocess", "subjects", "all"):
             code = self._rounds(target)
-            if code and not self.failed:
+            # later passes go on without what failed; only when nothing could be started is there nothing to go on with
+            if code and not self.failed and target == "preprocess":
                 return 1
             if target == self.args.until:
                 break
