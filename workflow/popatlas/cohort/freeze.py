@@ -234,6 +234,11 @@ def read_label_atlases(out_dir: Path) -> pd.DataFrame:
     return read_table(path) if path.is_file() else pd.DataFrame(columns=ATLAS_COLUMNS)
 
 
+def atlases_for(scan: str, atlases: Sequence[str]) -> list[str]:
+    """Return the labelled atlases that serve a target: none of the target's own subject (leave-one-out)."""
+    return [atlas for atlas in atlases if atlas.split("/")[0] != scan.split("/")[0]]
+
+
 def batches(usable: Sequence[str], size: int, out_dir: Path) -> dict[str, int]:
     """Return the batch of each scan; new scans form new batches and the old ones stay as they are.
 

@@ -46,11 +46,11 @@ def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Seque
     DataFrame
         Columns `COLUMNS`, one row per scan and stage. Files are written only when their content changed.
     """
-    from popatlas.cohort.freeze import read_batches, read_label_atlases
+    from popatlas.cohort.freeze import atlases_for, read_batches, read_label_atlases
 
-    # the only labelled atlas has no other to take labels from
-    alone = tuple(read_label_atlases(out_dir)["atlas"])
-    exempt = set(alone) if len(alone) == 1 else set()
+    # where all labelled atlases are of one subject, that subject has none to take labels from
+    atlases = list(read_label_atlases(out_dir)["atlas"])
+    exempt = {scan for scan in index["scan"] if atlases and not atlases_for(scan, atlases)}
     unfused = {**stage_outputs, "fuse": []}
     evidence = Evidence(out_dir, read_batches(out_dir))
     rows = [

@@ -229,8 +229,10 @@ class Study:
         return list(self.config["fuse"]["methods"]) if self.atlases else []
 
     def atlases_for(self, scan: str) -> list[str]:
-        """Return the labelled atlases of a target: all but the target itself."""
-        return [atlas for atlas in self.atlases if atlas != scan]
+        """Return the labelled atlases of a target: all but those of its own subject."""
+        from popatlas.cohort.freeze import atlases_for
+
+        return atlases_for(scan, list(self.atlases))
 
     def atlas_labels(self, wildcards: Wildcards) -> list[str]:
         """Return the label images of a target's atlases."""
@@ -291,7 +293,7 @@ class Study:
         return " ".join(f"{option} {shlex.quote(path)}" for option, path in named.items() if path)
 
     def fused_labels(self, wildcards: Wildcards) -> list[str]:
-        """Return the fused labels of a scan; none when it has no atlas but itself."""
+        """Return the fused labels of a scan; none when all atlases are of its own subject."""
         methods = self.methods if self.atlases_for(wildcards.scan) else []
         return [f"{wildcards.scan}_desc-{method}_dseg.nii.gz" for method in methods]
 

@@ -1,0 +1,64 @@
+"""The other paths through the pipeline, for real: sessions, a T2w channel, classical brain extraction, direct fusion."""
+
+import numpy as np
+import pytest
+import yaml
+
+from popatlas.images.io import load_image, read_table
+
+from ..cohorts import popatlas
+from .conftest import SETTINGS, Workspace
+
+pytestmark = pytest.mark.e2e
+SCANS = [f"sub-0{subject}/ses-{session}/anat/sub-0{subject}_ses-{session}" for subject in (1, 2) for session in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    work = Workspace(tmp_path_factory.mktemp("variants"))
+    popatlas("simulate", work.bids, "--subjects", "2", "--sessions", "2", "--t2w", "--seed", "4")
+    settings = SETTINGS | {
+        "preprocess": SETTINGS["preprocess"] | {"brain": {"method": "template"}, "denoise": True},
+        "fuse": {"atlases": ["01"], "methods": ["majority"], "through": "direct", "ties": "lowest"},
+    }
+    work.config.write_text(yaml.safe_dump(settings))
+    result = work.popatlas("run", check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return work
+
+
+def test_each_session_is_a_scan_of_its_own(finished):
+    index = read_table(finished.out / "cohort" / "index.parquet")
+    assert sorted(index["scan"]) == SCANS
+    metrics = read_table(finished.out / "group" / "metrics.parquet")
+    assert set(metrics.loc[metrics["subject"] != "group", "session"]) == {"ses-1", "ses-2"}
+    assert len(read_table(finished.out / "group" / "volumes.tsv")) == 4
+
+
+def test_the_t2w_lies_on_the_t1w(finished):
+    """CSF is bright in T2w and dark in T1w: inside the brain the two are anticorrelated when they are aligned."""
+    for scan in SCANS:
+        t1w, t2w, mask = (
+            np.asarray(load_image(finished.out / f"{scan}_{name}.nii.gz").dataobj)
+            for name in ("desc-brain_T1w", "space-T1w_desc-preproc_T2w", "desc-brain_mask")
+        )
+        inside = mask > 0
+        aligned = np.corrcoef(t1w[inside], t2w[inside])[0, 1]
+        shifted = np.corrcoef(t1w[inside], np.roll(t2w, 2, axis=1)[inside])[0, 1]
+        assert aligned < -0.3
+        assert aligned < shifted - 0.1
+
+
+def test_classical_brain_extraction_finds_the_brain(finished):
+    truth = read_table(finished.out / "group" / "truth.tsv")
+    assert (truth.loc[truth["metric"] == "mask_dice", "value"] > 0.85).all()
+
+
+def test_direct_fusion_uses_one_registration_per_pair(finished):
+    pairs = sorted((finished.out / "work" / "pairs").rglob("*_desc-warp_xfm.nii.gz"))
+    # both sessions of sub-01 are atlases of both sessions of sub-02; none serves its own subject
+    assert len(pairs) == 4
+    metrics = read_table(finished.out / "group" / "metrics.parquet")
+    dice = metrics[metrics["metric"] == "dice"].groupby("subject")["value"].mean()
+    assert list(dice.index) == ["sub-02"]
+    assert dice["sub-02"] > 0.5
