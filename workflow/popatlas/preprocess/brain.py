@@ -108,8 +108,8 @@ def extract_by_template(image_file: Path | str) -> Mask:
     The MNI152 brain (no skull) is placed below the top of the head in several pitches and sizes; the best similarity
     transform by Mattes MI goes on to an affine registration and a quick SyN. The metric is taken within the brain and 4
     voxels round it: there the template is empty and the head's CSF and skull are dark, and without this rim the brain
-    grows into the head. The carried mask then takes the tissue of the next 4 mm. It needs MEASURED
-    the network is better (0.976 to 0.985 there) and faster. The image must reach up to the top of the scalp.
+    grows into the head. The carried mask then takes the tissue of the next 4 mm. The
+    network is better and faster. The image must reach up to the top of the scalp.
 
     Parameters
     ----------
