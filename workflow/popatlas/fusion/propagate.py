@@ -104,7 +104,7 @@ def propagate(
     dsegs: Sequence[Path],
     brains: Sequence[Path],
     chains: Sequence[Sequence[Step]],
-    interpolator: LabelInterpolator = "genericLabel",
+    interpolator: LabelInterpolator = "nearestNeighbor",
     subject: str | None = None,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Warp the labels and images of all atlases onto a target grid.

@@ -25,7 +25,7 @@ class PropagateLabelsInputSpec(PopatlasInputSpec):
     in_target_affine = File(exists=True, desc="affine of the target to the template; leave out for direct registrations")
     in_target_inverse_warp = File(exists=True, desc="inverse warp of the target, template to T1w; goes with the affine")
     names = traits.List(Str, desc="name of each atlas for the sidecar")
-    interpolator = traits.Enum("genericLabel", "nearestNeighbor", usedefault=True, desc="interpolation of labels")
+    interpolator = traits.Enum("nearestNeighbor", "genericLabel", usedefault=True, desc="interpolation of labels")
     out_labels = File(mandatory=True, desc="candidate labels, 4D int32, volume i is atlas i")
     out_images = File(mandatory=True, desc="candidate images, 4D float32, volume i is atlas i")
     out_json = File(desc="names and transforms of the atlases")
