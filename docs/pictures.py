@@ -18,13 +18,16 @@ FLAGS = (
 
 
 def shoot(page: Path, picture: Path, width: int, height: int) -> None:
-    """Write a screenshot of a local page."""
+    """Write a screenshot of a local page, all its images loaded (a screenshot does not scroll)."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         raise SystemExit("no Chromium found. Remedy: install chromium")
+    eager = page.with_name(f"picture-of-{page.name}")
+    eager.write_text(page.read_text().replace('loading="lazy"', "").replace('decoding="async"', ""))
     with tempfile.TemporaryDirectory() as profile:
         line = [browser, *FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
-        subprocess.run([*line, f"--screenshot={picture}", page.resolve().as_uri()], check=True, capture_output=True)
+        subprocess.run([*line, f"--screenshot={picture}", eager.resolve().as_uri()], check=True, capture_output=True)
+    eager.unlink()
 
 
 def main() -> None:
