@@ -21,7 +21,9 @@ rule align_to_reference:
     """Bring a member of the template rigidly into the pose of the reference."""
     input:
         fixed=f"{build}/reference_T1w.nii.gz",
+        fixed_mask=f"{build}/reference_mask.nii.gz",
         moving="{scan}_desc-brain_T1w.nii.gz",
+        moving_mask="{scan}_desc-brain_mask.nii.gz",
     output:
         affine=f"{build}/iter-0/{{scan}}_xfm.mat",
         warped=f"{build}/iter-0/{{scan}}_T1w.nii.gz",
@@ -33,10 +35,11 @@ rule align_to_reference:
         mem_mb=growing(1500),
         runtime=30,
     params:
-        schedule=study.schedule(study.iteration_preset(1)),
+        rung=study.rung(study.iteration_preset(1)),
     shell:
         "popatlas step RegisterRigid --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
-        " --in_moving {input.moving:q} --schedule {params.schedule:q} --out_affine {output.affine:q} --out_warped"
+        " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
+        " --rung {params.rung:q} --out_affine {output.affine:q} --out_warped"
         " {output.warped:q} --record {log:q}.json > {log:q} 2>&1"
 
 
@@ -82,12 +85,12 @@ rule register_member:
         mem_mb=growing(3000),
         runtime=240,
     params:
-        schedule=study.iteration_schedule,
-        gate=study.as_json("register", "gate"),
+        rung=study.iteration_rung,
+        settings=study.step_config(),
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --schedule {params.schedule:q} --gate {params.gate:q} --out_affine {output.affine:q} --out_warp"
+        " --rung {params.rung:q} --settings {params.settings:q} --out_affine {output.affine:q} --out_warp"
         " {output.warp:q} --out_warped {output.warped:q} --out_warped_mask {output.mask:q} --out_gate {output.gate:q}"
         " --record {log:q}.json > {log:q} 2>&1"
 
@@ -113,13 +116,12 @@ rule average_template:
         mem_mb=growing(4000),
         runtime=120,
     params:
-        atlas=config["atlas"],
+        shape=f"--shape_step {config['atlas']['shape_step']} --sharpen {config['atlas']['sharpen']}",
     shell:
         "popatlas step AverageTemplate --iteration {wildcards.iteration} --in_template {input.template:q} --in_mask"
         " {input.mask:q} --in_images {input.images:q} --in_masks {input.masks:q} --in_affines {input.affines:q}"
-        " --in_warps {input.warps:q} --shape_step {params.atlas[shape_step]} --sharpen {params.atlas[sharpen]}"
-        " --out_template {output.template:q} --out_mask {output.mask:q} --out_row {output.row:q} --record"
-        " {log:q}.json > {log:q} 2>&1"
+        " --in_warps {input.warps:q} {params.shape} --out_template {output.template:q} --out_mask {output.mask:q}"
+        " --out_row {output.row:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule publish_template:

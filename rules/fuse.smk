@@ -22,12 +22,12 @@ if config["fuse"]["through"] == "direct":
             mem_mb=growing(3000),
             runtime=240,
         params:
-            schedule=study.schedule(config["register"]["preset"]),
-            gate=study.as_json("register", "gate"),
+            rung=study.rung(config["register"]["preset"]),
+            settings=study.step_config(),
         shell:
             "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
             " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask"
-            " {input.moving_mask:q} --schedule {params.schedule:q} --gate {params.gate:q} --out_affine"
+            " {input.moving_mask:q} --rung {params.rung:q} --settings {params.settings:q} --out_affine"
             " {output.affine:q} --out_warp {output.warp:q} --out_warped {output.warped:q} --out_gate {output.gate:q}"
             " --record {log:q}.json > {log:q} 2>&1"
 
@@ -55,12 +55,11 @@ rule propagate_labels:
         runtime=60,
     params:
         target=study.target_options,
-        names=lambda wildcards: study.atlases_for(wildcards.scan),
     shell:
         "popatlas step PropagateLabels --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
         " --in_dsegs {input.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q} --in_affines"
-        " {input.affines:q} {params.target} --names {params.names:q} --out_labels {output.labels:q} --out_images"
-        " {output.images:q} --record {log:q}.json > {log:q} 2>&1"
+        " {input.affines:q} {params.target} --out_labels {output.labels:q} --out_images {output.images:q} --record"
+        " {log:q}.json > {log:q} 2>&1"
 
 
 rule fuse_labels:

@@ -5,10 +5,10 @@ rule measure_scan:
         brain="{scan}_desc-brain_T1w.nii.gz",
         labels=study.fused_labels,
         references=study.reference_files,
+        names="cohort/label-names.tsv",
         template=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
         template_mask=f"tpl-{label}/tpl-{label}_desc-brain_mask.nii.gz",
         warped=f"{{scan}}_space-{label}_desc-brain_T1w.nii.gz",
-        field=f"{{scan}}_from-T1w_to-{label}_mode-image_xfm.nii.gz",
         logjacobian=f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
         affine=f"{{scan}}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
         inverse_warp=f"{{scan}}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
@@ -31,8 +31,8 @@ rule measure_scan:
     shell:
         "popatlas step MeasureScan --subject {wildcards.scan:q} --threads {threads} --scan {wildcards.scan:q}"
         " --template {params.template} --in_mask {input.mask:q} --in_brain {input.brain:q} {params.labels}"
-        " {params.references} --in_template_brain {input.template:q} --in_template_mask {input.template_mask:q}"
-        " --in_warped {input.warped:q} --in_field {input.field:q} --in_log_jacobian {input.logjacobian:q} --in_affine"
+        " {params.references} --in_names {input.names:q} --in_template_brain {input.template:q} --in_template_mask"
+        " {input.template_mask:q} --in_warped {input.warped:q} --in_log_jacobian {input.logjacobian:q} --in_affine"
         " {input.affine:q} --in_inverse_warp {input.inverse_warp:q} --surface {params.measure[surface]} --min_voxels"
         " {params.measure[min_voxels]} --out_table {output.table:q} --record {log:q}.json > {log:q} 2>&1"
 

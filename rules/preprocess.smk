@@ -33,7 +33,7 @@ if brain["method"] == "template":
         input:
             image="{scan}_desc-preproc_T1w.nii.gz",
         output:
-            mask="work/brain/{scan}_mask.nii.gz",
+            mask=f"{study.brain_folder}/{{scan}}_mask.nii.gz",
         log:
             "logs/preprocess/{scan}_brain.log",
         benchmark:
@@ -54,7 +54,7 @@ else:
         input:
             images=study.batch_images,
         output:
-            receipt="work/brain/batch-{batch}.json",
+            receipt=f"{study.brain_folder}/batch-{{batch}}.json",
         log:
             "logs/batches/brain-{batch}.log",
         benchmark:
@@ -68,10 +68,12 @@ else:
         params:
             scans=study.batch_scans,
             masks=study.batch_masks,
-            options=brain,
+            threshold=brain["threshold"],
+            dilate=brain["dilate"],
+            method=brain["method"],
         shell:
             "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads} --method"
-            " {params.options[method]} --threshold {params.options[threshold]} --dilate {params.options[dilate]}"
+            " {params.method} --threshold {params.threshold} --dilate {params.dilate} --gpu {resources.gpu}"
             " --in_files {input.images:q} --scans {params.scans:q} --out_masks {params.masks:q} --out_receipt"
             " {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
 
@@ -93,7 +95,7 @@ rule normalise_brain:
         mem_mb=growing(1500),
         runtime=10,
     params:
-        mask="work/brain/{scan}_mask.nii.gz",
+        mask=f"{study.brain_folder}/{{scan}}_mask.nii.gz",
         method=config["preprocess"]["intensity"],
         volume=brain["volume_ml"],
     shell:

@@ -25,12 +25,12 @@ rule register_to_template:
         mem_mb=growing(3000),
         runtime=240,
     params:
-        schedule=study.schedule(config["register"]["preset"]),
-        gate=study.as_json("register", "gate"),
+        rung=study.rung(config["register"]["preset"]),
+        settings=study.step_config(),
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --schedule {params.schedule:q} --gate {params.gate:q} --out_affine {output.affine:q} --out_warp"
+        " --rung {params.rung:q} --settings {params.settings:q} --out_affine {output.affine:q} --out_warp"
         " {output.warp:q} --out_inverse_warp {output.inverse_warp:q} --out_composed {output.composed:q}"
         " --out_inverse_composed {output.inverse_composed:q} --out_warped {output.warped:q} --out_warped_mask"
         " {output.warped_mask:q} --out_logjacobian {output.logjacobian:q} --out_gate {output.gate:q} --record"

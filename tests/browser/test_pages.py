@@ -1,5 +1,6 @@
 """The report in a browser: layout, sorting, filtering, decisions, and the way from scan to scan."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def report(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if not (CHROMIUM and DRIVER):
+        if os.environ.get("CI") == "true":
+            pytest.fail("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
         pytest.skip("Chromium and its driver are not installed")
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service

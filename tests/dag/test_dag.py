@@ -2,10 +2,13 @@
 
 import re
 
+import numpy as np
 import pytest
 import yaml
 
-from popatlas.images.io import read_json, read_table
+from popatlas.cohort.study import open_study
+from popatlas.config import load_config
+from popatlas.images.io import load_image, read_json, read_table, save_image
 
 from ..cohorts import noise_cohort, noise_image, popatlas
 
@@ -17,6 +20,11 @@ def plan(tmp_path, settings):
     config.write_text(yaml.safe_dump(settings))
     text = popatlas("plan", tmp_path / "bids", tmp_path / "out", "--config", config, "--cores", "1").stdout
     return {name: int(count) for name, count in re.findall(r"^  ([a-z_]+) +(\d+)$", text, re.M)}
+
+
+def opened(tmp_path, settings):
+    """Open the study as the Snakefile of a run does, which writes the cohort's tables."""
+    return open_study(load_config(settings, bids_dir=str(tmp_path / "bids"), out_dir=str(tmp_path / "out")), main=True)
 
 
 @pytest.fixture
@@ -75,7 +83,9 @@ def test_an_external_labelled_set_is_registered_but_not_measured(cohort):
         noise_image(cohort / f"{name}_dseg.nii.gz", seed=1)
     table = cohort / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\na\ta.nii.gz\ta_dseg.nii.gz\nb\tb.nii.gz\tb_dseg.nii.gz\n")
-    jobs = plan(cohort, {"fuse": {"atlases": str(table), "methods": ["majority"]}})
+    settings = {"fuse": {"atlases": str(table), "methods": ["majority"]}}
+    opened(cohort, settings)
+    jobs = plan(cohort, settings)
     assert jobs["register_to_template"] == 8
     assert jobs["measure_scan"] == jobs["fuse_labels"] == 6
     assert len(read_table(cohort / "out" / "cohort" / "atlas-popatlas.tsv")) == 6
@@ -83,17 +93,16 @@ def test_an_external_labelled_set_is_registered_but_not_measured(cohort):
 
 def test_template_method_and_batches_change_brain_extraction(cohort):
     assert plan(cohort, {"preprocess": {"brain": {"method": "template"}}})["extract_brain_by_template"] == 6
-    (cohort / "out" / "cohort" / "batches.tsv").unlink()
     assert plan(cohort, {"preprocess": {"brain": {"batch": 4}}})["extract_brains"] == 2
 
 
 def test_new_scans_form_new_batches_and_leave_frozen_atlases_alone(cohort):
     settings = {"preprocess": {"brain": {"batch": 4}}, "fuse": {"atlases": 2}}
-    plan(cohort, settings)
+    opened(cohort, settings)
     folder = cohort / "out" / "cohort"
     batches, atlases = read_table(folder / "batches.tsv"), (folder / "label-atlases.tsv").read_bytes()
     noise_cohort(cohort / "bids", [*NAMES, "sub-00", "sub-07"])
-    plan(cohort, settings)
+    opened(cohort, settings)
     after = read_table(folder / "batches.tsv")
     assert after.iloc[: len(batches)].equals(batches)
     assert set(after.iloc[len(batches) :]["batch"]) == {3}
@@ -109,6 +118,7 @@ def test_one_unreadable_image_does_not_stop_the_plan(cohort):
     (cohort / "bids/sub-03/anat/sub-03_T1w.nii.gz").write_bytes(b"broken")
     (cohort / "bids/sub-04/anat/sub-04_T1w.nii.gz").write_bytes(b"")
     assert plan(cohort, {})["measure_scan"] == 4
+    opened(cohort, {})
     index = read_table(cohort / "out" / "cohort" / "index.parquet").set_index("subject")
     assert index.loc["sub-03", "state"] == index.loc["sub-04", "state"] == "unavailable"
     assert "cannot be read" in index.loc["sub-03", "reason"]
@@ -116,5 +126,90 @@ def test_one_unreadable_image_does_not_stop_the_plan(cohort):
 
 
 def test_the_label_atlas_request_is_kept_with_the_choice(cohort):
-    plan(cohort, {"fuse": {"atlases": 2}})
+    opened(cohort, {"fuse": {"atlases": 2}})
     assert read_json(cohort / "out" / "cohort" / "label-atlases.json")["atlases"] == 2
+
+
+def tables(folder):
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in sorted(folder.glob("**/*")) if path.is_file()
+    }
+
+
+def test_a_plan_compares_with_the_last_run_and_leaves_no_trace(cohort):
+    for _ in range(2):
+        result = popatlas("plan", cohort / "bids", cohort / "out")
+        assert "6 usable (+6 new" in result.stdout
+        assert not (cohort / "out" / "cohort").exists()
+        assert not (cohort / "out" / "config.yaml").exists()
+    opened(cohort, {})
+    before = tables(cohort / "out" / "cohort")
+    noise_cohort(cohort / "bids", [*NAMES, "sub-07"])
+    for _ in range(2):
+        assert "7 usable (+1 new" in popatlas("plan", cohort / "bids", cohort / "out").stdout
+    assert tables(cohort / "out" / "cohort") == before
+
+
+def test_a_dry_run_forgets_no_failure_and_settles_nothing(cohort):
+    opened(cohort, {})
+    (cohort / "out" / "cohort" / "failures.tsv").write_text("scan\tstage\treason\nsub-02/anat/sub-02\tregister\tgate\n")
+    before = tables(cohort / "out" / "cohort")
+    result = popatlas("run", cohort / "bids", cohort / "out", "--cores", "1", "-n")
+    assert re.search(r"^measure_scan +5$", result.stdout + result.stderr, re.M)
+    assert tables(cohort / "out" / "cohort") == before
+
+
+@pytest.fixture
+def stripped(tmp_path):
+    """Three small brains without skull; the second is a whole head, which method `none` refuses."""
+    noise_cohort(tmp_path / "bids", NAMES[:3], labels=False)
+    inside = np.linalg.norm(np.indices((36, 36, 36)) - 17.5, axis=0) < 14
+    for number in (1, 3):
+        data = inside * np.random.default_rng(number).integers(500, 1000, inside.shape)
+        path = tmp_path / f"bids/sub-0{number}/anat/sub-0{number}_T1w.nii.gz"
+        save_image(data.astype(np.int16), np.diag([2.0, 2.0, 2.0, 1.0]), path)
+    return tmp_path
+
+
+BRAIN = {"method": "none", "batch": 2, "volume_ml": [10, 1000]}
+PREPROCESS = {"n4": {"enabled": False}, "brain": BRAIN}
+
+
+def preprocess(folder, brain=BRAIN, *options):
+    (folder / "c.yaml").write_text(yaml.safe_dump({"preprocess": PREPROCESS | {"brain": brain}}))
+    until = ("--config", folder / "c.yaml", "--until", "preprocess", "--cores", "2")
+    return popatlas("run", folder / "bids", folder / "out", *until, *options, check=False)
+
+
+def dry_jobs(folder, brain=BRAIN):
+    """Return the rules of what would be done for the scans that have not failed."""
+    text = preprocess(folder, brain, "-n", "--quiet", "host").stdout
+    return sorted(set(re.findall(r"^(?:local)?rule (\w+):", text, re.M)) - {"preprocess"})
+
+
+def test_a_broken_scan_of_a_batch_does_not_redo_the_others(stripped):
+    out = stripped / "out"
+    result = preprocess(stripped)
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "sub-02/anat/sub-02 failed at preprocess: skull stripping failed: the image has no empty" in result.stderr
+    first = {name: tables(out / name) for name in ("sub-01", "sub-03")}
+    receipt = (out / "work/brain/none/batch-1.json").stat().st_mtime_ns
+    assert dry_jobs(stripped) == []
+    # neither GPUs, nor the size of batches, nor the plausible volume ask for the brains again
+    assert dry_jobs(stripped, BRAIN | {"gpu": 1, "batch": 9}) == []
+    assert dry_jobs(stripped, BRAIN | {"volume_ml": [1, 1000]}) == ["normalise_brain"]
+
+    preprocess(stripped)  # tries the broken scan again, alone
+    assert set(read_json(out / "work/brain/none/batch-3.json")) == {"sub-02/anat/sub-02"}
+    assert (out / "work/brain/none/batch-1.json").stat().st_mtime_ns == receipt
+    assert {name: tables(out / name) for name in first} == first
+
+    # the repaired scan comes in without touching the others
+    brain = load_image(stripped / "bids/sub-01/anat/sub-01_T1w.nii.gz", np.int16)
+    save_image(np.flip(brain.dataobj), brain.affine, stripped / "bids/sub-02/anat/sub-02_T1w.nii.gz")
+    result = preprocess(stripped)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert (out / "sub-02/anat/sub-02_desc-brain_T1w.nii.gz").is_file()
+    assert (out / "work/brain/none/batch-1.json").stat().st_mtime_ns == receipt
+    assert {name: tables(out / name) for name in first} == first
+    assert dry_jobs(stripped) == []

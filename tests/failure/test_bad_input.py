@@ -17,7 +17,7 @@ import yaml
 
 from popatlas.cohort.freeze import freeze_atlas_members
 from popatlas.cohort.index import index_cohort
-from popatlas.config import default_config, load_config
+from popatlas.config import default_config, load_config, resolve_rung
 from popatlas.errors import PopatlasError
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
@@ -36,7 +36,10 @@ really answers; a test fails when it is out of date.
 SHAPE = (36, 36, 36)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 GATE = default_config()["register"]["gate"]
-QUICK = default_config()["register"]["presets"]["quick"] | {"affine_iterations": [5, 0, 0, 0], "syn_iterations": [2]}
+ANTS = default_config()
+ANTS["register"] |= {"engine": "ants", "linear": "ants"}
+ANTS["register"]["presets"]["ants"]["quick"]["iterations"] = [2]
+QUICK = resolve_rung(ANTS, "quick")
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,13 @@ def contradiction(path: Path) -> None:
     image = nib.Nifti1Image(noise(), AFFINE)
     image.set_sform(AFFINE, 1)
     image.set_qform(np.diag([-2.0, 2.0, 2.0, 1.0]), 1)
+    nib.save(image, path)
+
+
+def other_place(path: Path) -> None:
+    image = nib.Nifti1Image(noise(), AFFINE)
+    image.set_sform(AFFINE, 2)
+    image.set_qform(AFFINE + np.eye(4, k=3) * 7, 1)
     nib.save(image, path)
 
 
@@ -181,7 +191,7 @@ def register(moving: np.ndarray, moving_mask: np.ndarray) -> Callable[[Path], st
         outputs = {f"out_{name}": str(folder / f"{name}.nii.gz") for name in ("warp", "warped")}
         return step(
             "RegisterImages",
-            schedule=QUICK,
+            rung=QUICK,
             gate=GATE,
             out_affine=str(folder / "affine.mat"),
             out_gate=str(folder / "gate.json"),
@@ -201,7 +211,20 @@ def too_few_members(folder: Path) -> str:
     return str(caught.value)
 
 
-def template_with_skull(folder: Path) -> str:
+def frozen_member_changed(folder: Path) -> str:
+    noise_cohort(folder / "bids", ["sub-1", "sub-2"])
+    config = load_config(bids_dir=str(folder / "bids"))
+    scans = ["sub-1/anat/sub-1", "sub-2/anat/sub-2"]
+    freeze_atlas_members(config, index_cohort(config, folder / "out"), scans, folder / "out")
+    (folder / "out" / "tpl-popatlas").mkdir()
+    (folder / "out" / "tpl-popatlas" / "template_description.json").write_text("{}")
+    save_image(noise(), AFFINE, folder / "bids" / "sub-2" / "anat" / "sub-2_T1w.nii.gz")
+    with pytest.raises(PopatlasError) as caught:
+        freeze_atlas_members(config, index_cohort(config, folder / "out"), scans, folder / "out")
+    return str(caught.value)
+
+
+def template_with_skull(folder: Path, **inputs: str) -> str:
     save_image(noise() + 1, AFFINE, folder / "template.nii.gz")
     outputs = ("template", "mask", "convergence", "description")
     suffixes = ("nii.gz", "nii.gz", "tsv", "json")
@@ -210,8 +233,14 @@ def template_with_skull(folder: Path) -> str:
         in_template=str(folder / "template.nii.gz"),
         label="x",
         version="0",
+        **inputs,
         **{f"out_{name}": str(folder / f"o_{name}.{end}") for name, end in zip(outputs, suffixes, strict=True)},
     )
+
+
+def head_with_mask(folder: Path) -> str:
+    save_image(ball(14), AFFINE, folder / "template_mask.nii.gz")
+    return template_with_skull(folder, in_mask=str(folder / "template_mask.nii.gz"))
 
 
 def joint_fusion_without_images(folder: Path) -> str:
@@ -260,6 +289,7 @@ CASES = [
     Case("index", "few voxels", UNAVAILABLE, "at least 32", indexed(write(noise((36, 36, 8))))),
     Case("index", "no sform, no qform", UNAVAILABLE, "neither sform nor qform", indexed(no_orientation)),
     Case("index", "sform contradicts qform", UNAVAILABLE, "sform says RAS, qform says LAS", indexed(contradiction)),
+    Case("index", "sform and qform lie apart", UNAVAILABLE, "up to 7 mm apart", indexed(other_place)),
     Case("index", "copy of another scan", UNAVAILABLE, "under another scan", indexed(same_as_first)),
     Case("preprocess", "constant image", FAILED, "constant", conform(np.full(SHAPE, 3.0, np.float32))),
     Case("preprocess", "4D image", FAILED, "4 dimensions", conform(noise((*SHAPE, 2)))),
@@ -269,7 +299,9 @@ CASES = [
     Case("register", "empty brain", FAILED, "empty or not finite", register(np.zeros(SHAPE, np.float32), ball(14))),
     Case("register", "implausible result", FAILED, "gate failed", register(noise() * ball(5), ball(5))),
     Case("atlas", "one usable scan", STOPS, "at least 2 usable scans", too_few_members),
+    Case("atlas", "image of a frozen member changed", STOPS, "sub-2/anat/sub-2", frozen_member_changed),
     Case("atlas", "existing template with skull", STOPS, "no empty background", template_with_skull),
+    Case("atlas", "existing template, a head with a brain mask", STOPS, "lies outside its mask", head_with_mask),
     Case("fuse", "joint label fusion without images", FAILED, "needs the candidate images", joint_fusion_without_images),
     Case("measure", "labels without method", FAILED, "1 label images and 0 methods", unnamed_labels),
     Case("command", "dataset does not exist", STOPS, "does not exist", command(dataset=False)),

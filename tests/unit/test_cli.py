@@ -2,7 +2,7 @@ import pytest
 
 from popatlas.cli.main import VERBS, build_parser, main, parse, translate_bids_app
 from popatlas.cli.plan import job_counts
-from popatlas.cli.snake import command, profile_folder
+from popatlas.cli.snake import command, is_dry_run, kept_cohort, profile_folder
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
 
@@ -47,6 +47,48 @@ def test_snakemake_gets_the_shipped_snakefile_and_the_extra_options(tmp_path):
     assert str(workflow_root() / "Snakefile") in line
     assert line[line.index("--cores") + 1] == "3"
     assert line[-2:] == ["--set-resources", "fuse_labels:mem_mb=9"]
+
+
+@pytest.mark.parametrize(
+    ("options", "dry"),
+    [
+        (["-n"], True),
+        (["-np"], True),
+        (["--dry-run"], True),
+        (["--dryrun"], True),
+        ([], False),
+        (["--forcerun", "normalise_brain", "-F"], False),
+        (["--no-hooks", "-k"], False),
+    ],
+)
+def test_a_dry_run_is_known_by_snakemakes_options(options, dry):
+    assert is_dry_run(options) is dry
+
+
+def test_the_cohorts_tables_are_put_back_after_a_look_ahead(tmp_path):
+    with kept_cohort(tmp_path):
+        (tmp_path / "cohort").mkdir()
+        (tmp_path / "cohort" / "new.tsv").write_text("x")
+    assert not (tmp_path / "cohort").exists()
+    kept = tmp_path / "cohort" / "index.tsv"
+    kept.parent.mkdir()
+    kept.write_text("before")
+    stamp = kept.stat().st_mtime_ns
+    with pytest.raises(ConfigError), kept_cohort(tmp_path):
+        kept.unlink()
+        kept.write_text("after")
+        (kept.parent / "new.tsv").write_text("x")
+        raise ConfigError("stopped")
+    assert (kept.read_text(), kept.stat().st_mtime_ns) == ("before", stamp)
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+@pytest.mark.parametrize("line", [["plan"], ["run", "-n"]])
+def test_a_look_ahead_draws_no_demo_cohort(line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(line) == 1
+    assert "the dataset does not exist" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_jobs_are_read_from_a_dry_run():

@@ -11,7 +11,7 @@ def test_the_shipped_configuration_is_valid():
 
 def test_a_user_file_is_laid_over_the_defaults(tmp_path):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"atlas": {"iterations": 7}, "register": {"preset": "careful"}}))
+    path.write_text(yaml.safe_dump({"atlas": {"iterations": 7}, "register": {"preset": "accurate"}}))
     config = load_config(path, out_dir="out")
     assert config["atlas"]["iterations"] == 7
     assert config["atlas"]["label"] == default_config()["atlas"]["label"]

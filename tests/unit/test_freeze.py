@@ -8,6 +8,7 @@ from popatlas.cohort.freeze import (
     draw_evenly,
     freeze_atlas_members,
     freeze_label_atlases,
+    read_batch_members,
     read_batches,
     read_label_atlases,
     read_members,
@@ -17,6 +18,7 @@ from popatlas.cohort.freeze import (
 from popatlas.cohort.index import index_cohort
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
+from popatlas.images.io import write_json
 from tests.cohorts import noise_cohort, noise_image
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
@@ -45,6 +47,38 @@ def test_members_follow_the_usable_scans_until_a_template_is_built(study):
     frozen = freeze_atlas_members(config, index, scans, out_dir)
     assert list(frozen["scan"]) == scans[:4]
     assert list(read_members(config, out_dir)["scan"]) == scans[:4]
+
+
+def test_a_changed_image_of_a_frozen_member_stops_the_study(study, tmp_path):
+    config, index, scans, out_dir = study
+    members = freeze_atlas_members(config, index, scans[:4], out_dir)
+    built(out_dir)
+    for name in ("sub-02", "sub-06"):  # a member, and one that is none
+        noise_image(tmp_path / f"bids/{name}/anat/{name}_T1w.nii.gz", seed=999)
+    index = index_cohort(config, out_dir)
+    with pytest.raises(ConfigError, match=r"1 member\(s\).*: sub-02/anat/sub-02\. Remedy: put .* atlas\.label") as caught:
+        freeze_atlas_members(config, index, scans, out_dir)
+    assert "sub-06" not in str(caught.value)
+    # a new label makes a new template; a member that is not used any more is no contradiction
+    other = load_config({"atlas": {"label": "second"}})
+    assert len(freeze_atlas_members(other, index, scans, out_dir)) == 6
+    config["cohort"]["exclude"] = ["sub-02"]
+    pd.testing.assert_frame_equal(
+        freeze_atlas_members(config, index_cohort(config, out_dir), scans, out_dir), members.reset_index(drop=True)
+    )
+
+
+def test_another_request_for_members_after_the_build_is_named(study, capsys):
+    config, index, scans, out_dir = study
+    members = freeze_atlas_members(config, index, scans, out_dir)
+    built(out_dir)
+    freeze_atlas_members(config, index, scans, out_dir)
+    assert capsys.readouterr().err == ""
+    config["atlas"]["members"] = 3
+    assert list(freeze_atlas_members(config, index, scans, out_dir)["scan"]) == list(members["scan"])
+    said = capsys.readouterr().err
+    assert "atlas.members was changed" in said
+    assert "set atlas.label to a new name" in said
 
 
 def test_a_number_of_members_covers_the_ages(study):
@@ -79,8 +113,8 @@ def test_the_version_hashes_members_and_science_but_not_execution(study):
     assert len(version) == 8
     assert int(version, 16) >= 0
     assert template_version(members.iloc[::-1], config) == version
-    for section, key, value in (("brain", "batch", 9), ("brain", "gpu", 1)):
-        other = load_config({"preprocess": {section: {key: value}}})
+    for key, value in (("batch", 9), ("gpu", 1), ("volume_ml", [500, 2500])):
+        other = load_config({"preprocess": {"brain": {key: value}}})
         assert template_version(members, other) == version
     assert template_version(members, load_config({"report": {"per_page": 3}})) == version
     assert template_version(members, load_config({"preprocess": {"resolution_mm": 1.0}})) != version
@@ -135,6 +169,22 @@ def test_external_atlases_without_labels_are_left_out(study, tmp_path, capsys):
     assert "missing.nii.gz does not open" in capsys.readouterr().err
 
 
+def test_an_edited_table_of_external_atlases_is_read_again(study, tmp_path):
+    config, index, scans, out_dir = study
+    for name in "ab":
+        noise_image(tmp_path / f"{name}.nii.gz", seed=50)
+    table = tmp_path / "atlases.tsv"
+    table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\ta.nii.gz\n")
+    config["fuse"]["atlases"] = str(table)
+    usable = [*scans, "atlases/sub-A/anat/sub-A", "atlases/sub-B/anat/sub-B"]
+    assert len(freeze_label_atlases(config, index, usable, out_dir)) == 1
+    table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\tb.nii.gz\nB\ta.nii.gz\ta.nii.gz\n")
+    found = freeze_label_atlases(config, index, usable, out_dir)
+    assert [path.rsplit("/", 1)[-1] for path in found["dseg"]] == ["b.nii.gz", "a.nii.gz"]
+    (tmp_path / "b.nii.gz").write_bytes(b"")  # the table is the same, its label image is not
+    assert list(freeze_label_atlases(config, index, usable, out_dir)["atlas"]) == ["atlases/sub-B/anat/sub-B"]
+
+
 def test_patterns(tmp_path):
     scan = "sub-01/ses-2/anat/sub-01_ses-2"
     assert resolve_pattern("d/{scan}_x", scan, tmp_path) == tmp_path / f"d/{scan}_x"
@@ -151,6 +201,23 @@ def test_new_scans_form_new_batches(tmp_path):
     assert batches(["b", "a", "c", "d", "e", "f"], 2, tmp_path) == {"a": 1, "b": 1, "c": 2, "d": 3, "e": 3, "f": 4}
     assert batches(["a"], 2, tmp_path)["f"] == 4
     assert read_batches(tmp_path)["c"] == 2
+
+
+def test_a_scan_that_failed_in_its_batch_is_tried_again_in_a_new_one(tmp_path):
+    assert batches(["a", "b", "c"], 2, tmp_path, "work") == {"a": 1, "b": 1, "c": 2}
+    write_json(tmp_path / "work/batch-1.json", {"a": {"state": "ok"}, "b": {"state": "failed"}})
+    assert batches(["a", "c"], 2, tmp_path, "work")["b"] == 1, "it is out: nothing is changed"
+    assert batches(["a", "b", "c"], 2, tmp_path, "work") == {"a": 1, "b": 3, "c": 2}
+    assert batches(["a", "b", "c"], 2, tmp_path, "work")["b"] == 3
+    # what the batch ran with stays, so that its inputs are the same as before
+    assert read_batch_members(tmp_path) == {1: ("a", "b"), 2: ("c",), 3: ("b",)}
+
+
+def test_a_batch_that_ran_without_a_scan_does_not_take_it_back(tmp_path):
+    batches(["a", "b"], 2, tmp_path, "work")
+    write_json(tmp_path / "work/batch-1.json", {"a": {"state": "ok"}})
+    assert batches(["a", "b"], 2, tmp_path, "work") == {"a": 1, "b": 2}
+    assert read_batch_members(tmp_path) == {1: ("a",), 2: ("b",)}
 
 
 def test_drawing_without_ages_is_by_name():

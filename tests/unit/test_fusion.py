@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import nibabel as nib
@@ -298,6 +297,24 @@ def test_no_atlas_is_an_input_error_with_a_remedy(fuse) -> None:
         fuse(np.zeros((0, 4, 4, 4), dtype=np.int32))
 
 
+def test_labels_are_placed_by_their_sform_as_the_brains_are(tmp_path: Path, transforms: dict) -> None:
+    """ITK alone would take the qform here, 6 mm off."""
+    files = transforms["files"]
+    save_image(blocks().astype(np.float32), AFFINE, tmp_path / "brain.nii.gz")
+    save_image(blocks(), AFFINE, tmp_path / "plain.nii.gz")
+    moved = AFFINE.copy()
+    moved[0, 3] += 6
+    image = nib.Nifti1Image(blocks().astype(np.int16)[..., None], AFFINE)
+    image.set_sform(AFFINE, code=2)
+    image.set_qform(moved, code=1)
+    nib.save(image, tmp_path / "odd.nii.gz")
+    steps = chain(files["warp_a"], files["affine_a"])
+    brain = tmp_path / "brain.nii.gz"
+    found = propagate(brain, [tmp_path / "plain.nii.gz", tmp_path / "odd.nii.gz"], [brain] * 2, [steps] * 2)[0]
+    assert found[0].any()
+    np.testing.assert_array_equal(found[1], found[0])
+
+
 def test_steps_propagate_and_fuse(tmp_path: Path, transforms: dict) -> None:
     files = transforms["files"]
     save_image(blocks(), AFFINE, tmp_path / "sub-01_dseg.nii.gz")
@@ -308,13 +325,13 @@ def test_steps_propagate_and_fuse(tmp_path: Path, transforms: dict) -> None:
         in_target=brain, in_dsegs=[dseg] * 2, in_brains=[brain] * 2, in_warps=[str(files["warp_a"])] * 2,
         in_affines=[str(files["affine_a"])] * 2, in_target_affine=str(files["affine_t"]),
         in_target_inverse_warp=str(files["inverse_t"]), out_labels=str(stack), out_images=str(images),
-        out_json=str(tmp_path / "labels.json"),
     )  # fmt: skip
     step.run()
     assert nib.load(stack).shape == (*SHAPE, 2)
-    sidecar = json.loads((tmp_path / "labels.json").read_text())
-    assert sidecar["Atlases"] == ["sub-01", "sub-01"]
-    assert sidecar["Transforms"][0] == ["[t.mat,1]", "t_inv.nii.gz", "a_warp.nii.gz", "a.mat"]
+    through = chain(files["warp_a"], files["affine_a"], files["affine_t"], files["inverse_t"])
+    assert [(one.file.name, one.invert) for one in through] == [
+        ("t.mat", True), ("t_inv.nii.gz", False), ("a_warp.nii.gz", False), ("a.mat", False),
+    ]  # fmt: skip
     expected = nib.load(stack).get_fdata()[..., 0]
     for method in ("majority", "staple", "jlf"):
         out = tmp_path / f"{method}.nii.gz"

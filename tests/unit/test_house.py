@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from popatlas.config import default_config
+from popatlas.interfaces import INTERFACES, load_interface
 from popatlas.resources import schema_path
 
 ROOT = Path(__file__).parents[2]
@@ -37,9 +38,29 @@ def test_every_rule_says_what_it_does_where_it_logs_and_what_it_needs(name, body
     assert "--record {log:q}.json > {log:q} 2>&1" in body
 
 
+@pytest.mark.parametrize("name", ["preprocess", "atlas"])
+def test_params_hold_only_what_the_job_reads(name):
+    """A whole section as a parameter would redo the job when a key changes that it does not read."""
+    config, text = default_config(), (ROOT / "rules" / f"{name}.smk").read_text()
+    names = {"config": config, "brain": config["preprocess"]["brain"]}
+    found = re.findall(r"""^ +\w+=((?:config|brain)(?:\["\w+"\])*),$""", text, re.M)
+    assert found or name == "atlas"
+    assert [part for part in found if isinstance(eval(part, names), dict)] == []
+
+
 def test_rules_hold_no_science():
     for path in RULE_FILES:
         assert not re.search(r"^\s+(run|script):|^import |^from ", path.read_text(), re.M), path.name
+
+
+def test_every_step_and_each_file_that_it_takes_or_writes_is_used_by_a_rule():
+    code = "\n".join(path.read_text() for path in [*RULE_FILES, PACKAGE / "cohort" / "study.py"])
+    code = re.sub(r'"\n\s*"', "", code)  # adjacent strings of a shell command are one
+    code = code.replace("--in_{name} ", "--in_target_affine --in_target_inverse_warp ")  # Study.target_options
+    for name in INTERFACES:
+        assert f"popatlas step {name} " in code, f"no rule runs {name}"
+        files = [trait for trait in load_interface(name).input_spec().copyable_trait_names() if re.match("in_|out_", trait)]
+        assert [trait for trait in files if not re.search(rf"--{trait}\b", code)] == [], name
 
 
 def test_files_stay_short():

@@ -119,6 +119,21 @@ def test_orientation_unknown_or_contradictory(path):
     assert "LAS" in found.reason
 
 
+@pytest.mark.parametrize(("shift", "turn", "code"), [(0.9, 0, ""), (1.1, 0, "orientation"), (0, 0.1, "orientation")])
+def test_sform_and_qform_that_place_the_image_differently(path, shift, turn, code):
+    """Same axes, other place: half a voxel is allowed (here 1 mm)."""
+    image = nib.load(write(path))
+    other = AFFINE @ np.array(
+        [[np.cos(turn), -np.sin(turn), 0, 0], [np.sin(turn), np.cos(turn), 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+    )
+    other[0, 3] += shift
+    image.set_sform(other, code=2)
+    nib.save(image, path)
+    found = inspect_image(path, LIMITS)
+    assert found.code == code
+    assert not code or "sform and qform place the image up to" in found.reason
+
+
 def test_a_quaternion_that_is_none_is_a_finding_not_an_exception(path):
     image = nib.load(write(path))
     image = nib.Nifti1Image(np.asarray(image.dataobj), None, image.header)

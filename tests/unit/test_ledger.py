@@ -11,7 +11,6 @@ from popatlas.cohort.ledger import (
     RETRY_MARK,
     STAGES,
     forget_failures,
-    included,
     left_out,
     read_failures,
     read_ledger,
@@ -21,6 +20,7 @@ from popatlas.cohort.ledger import (
 from popatlas.cohort.plan import cohort_changes, format_plan
 from popatlas.errors import InputError
 from popatlas.images.io import write_json, write_text
+from popatlas.measures.table import members
 from popatlas.resources import schema_path
 
 OUTPUTS = {
@@ -76,7 +76,7 @@ def test_states_and_reasons(tmp_path):
     assert row["log"] == f"logs/register/{key('02')}_register.log"
     assert set(ledger.loc[ledger["reason"].str.startswith("waits for"), "reason"]) == {"waits for register"}
     assert read_failures(tmp_path).to_dict("records") == [{"scan": key("02"), "stage": "register", "reason": row["reason"]}]
-    assert included(ledger) == [key("01")]
+    assert members(index, ledger)[0]["scan"].tolist() == [key("01")]
     assert left_out(ledger).set_index("scan")["state"].to_dict() == {
         key("02"): "failed", key("03"): "pending", key("04"): "excluded", key("05"): "unavailable",
     }  # fmt: skip
@@ -153,7 +153,7 @@ def test_stale_results_behind_a_failure_do_not_count(tmp_path):
     record(tmp_path, "preprocess", f"{key('01')}_conform", message="the image was replaced by a broken one")
     ledger = settle(tmp_path, index_of("01"), OUTPUTS)
     assert list(states(ledger, "01").values()) == ["ok", "failed", "pending", "pending", "pending"]
-    assert included(ledger) == []
+    assert members(index_of("01"), ledger)[0].empty
 
 
 def test_forgotten_failures_are_tried_again_and_new_ones_count(tmp_path):

@@ -1,4 +1,4 @@
-"""Facts about measures: overlap, surfaces, volumes, Jacobians, similarity, landmarks, tables."""
+"""Facts about measures: overlap, volumes, similarity, landmarks, tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,17 +16,14 @@ from popatlas.errors import InputError
 from popatlas.images.io import read_table, save_image, write_table
 from popatlas.interfaces.measure import MeasureScan, TabulateCohort
 from popatlas.measures.dictionary import COLUMN_TEXT, COLUMNS, METRICS
-from popatlas.measures.jacobian import LOG_FLOOR, log_jacobian, summarise_log_jacobian
 from popatlas.measures.landmarks import landmark_errors, read_landmarks, target_registration_error
+from popatlas.measures.names import find_names, read_names
 from popatlas.measures.overlap import dice, overlap
-from popatlas.measures.scan import ScanFiles, find_names, measure_scan, read_names, split_scan
+from popatlas.measures.scan import ScanFiles, measure_scan, split_scan
 from popatlas.measures.similarity import similarity
-from popatlas.measures.surface import label_surface_distances, surface_distances
 from popatlas.measures.table import age_effect, members, read_scan_tables, summarise, tabulate, wide_volumes
 from popatlas.measures.volumes import volumes
 from popatlas.resources import schema_path
-
-SPACINGS = [(1.0, 1.0, 1.0), (0.7, 1.3, 2.9)]
 
 
 def random_labels(seed: int, n_labels: int = 12, shape: tuple[int, int, int] = (20, 18, 16)) -> np.ndarray:
@@ -63,110 +59,11 @@ def test_overlap_counts_labels_of_either_image() -> None:
     assert np.isnan(dice(np.zeros(3), np.zeros(3)))
 
 
-def edt_distances(a: np.ndarray, b: np.ndarray, spacing: tuple[float, ...]) -> tuple[float, float]:
-    """Independent implementation: SciPy distance transform of the border voxels."""
-    from scipy.ndimage import binary_erosion, distance_transform_edt
-
-    edges = [mask & ~binary_erosion(mask) for mask in (a, b)]
-    there = distance_transform_edt(~edges[1], sampling=spacing)[edges[0]]
-    back = distance_transform_edt(~edges[0], sampling=spacing)[edges[1]]
-    both = np.concatenate([there, back])
-    return max(np.percentile(there, 95), np.percentile(back, 95)), both.mean()
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_surface_distance_of_parallel_planes_is_their_gap(spacing: tuple[float, float, float]) -> None:
-    for axis, step in enumerate(spacing):
-        first, second = np.zeros((2, 12, 12, 12), dtype=bool)
-        index = [slice(None)] * 3
-        index[axis] = 3
-        first[tuple(index)] = True
-        index[axis] = 7
-        second[tuple(index)] = True
-        assert surface_distances(first, second, spacing) == pytest.approx((4 * step, 4 * step), rel=1e-6)
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_surface_distance_of_concentric_spheres_is_the_difference_of_radii(spacing: tuple[float, ...]) -> None:
-    half = [int(15 / step) + 2 for step in spacing]
-    grids = np.meshgrid(*(np.arange(-n, n + 1) * step for n, step in zip(half, spacing, strict=True)), indexing="ij")
-    radius = np.sqrt(sum(grid**2 for grid in grids))
-    hd95, assd = surface_distances(radius <= 14, radius <= 9, spacing)
-    assert assd == pytest.approx(5, abs=max(spacing) / 3)
-    assert hd95 == pytest.approx(5, abs=max(spacing))
-
-
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_surface_distance_equals_distance_transform_and_monai(spacing: tuple[float, float, float]) -> None:
-    import torch
-    from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
-
-    reference, prediction = random_labels(1), np.roll(random_labels(1), (1, 2), axis=(0, 2))
-    labels = [label for label in np.unique(reference) if label and (prediction == label).any()]
-    table = label_surface_distances(reference, prediction, spacing, labels).set_index("label")
-    for label in labels:
-        a, b = reference == label, prediction == label
-        assert tuple(table.loc[label]) == pytest.approx(edt_distances(a, b, spacing), rel=1e-5)
-        hot = [torch.from_numpy(mask)[None, None] for mask in (b, a)]
-        arguments = {"include_background": True, "spacing": list(spacing)}
-        whole = compute_hausdorff_distance(*hot, percentile=95, **arguments)
-        assert table.hd95[label] == pytest.approx(float(whole), rel=1e-5)
-        mean = compute_average_surface_distance(*hot, symmetric=True, **arguments)
-        assert table.assd[label] == pytest.approx(float(mean), rel=1e-5)
-
-
-def test_surface_distance_without_a_surface_is_missing() -> None:
-    image = np.zeros((5, 5, 5), dtype=int)
-    other = image.copy()
-    image[2, 2, 2], other[1, 1, 1] = 4, 6
-    table = label_surface_distances(image, other, (1, 1, 1), [4, 6, 99])
-    assert table["label"].tolist() == [4, 6, 99]
-    assert table[["hd95", "assd"]].isna().all(axis=None)
-    assert label_surface_distances(image, other, (1, 1, 1), []).empty
-    assert label_surface_distances(image, image, (1, 1, 1), [4])[["hd95", "assd"]].to_numpy().tolist() == [[0, 0]]
-
-
 def test_volumes_use_the_determinant_of_the_affine() -> None:
     turn = np.array([[0.6, -0.8, 0, 0], [0.8, 0.6, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])
     affine = turn @ np.diag([2, 2, 2.5, 1])
     labels = np.array([0, 3, 3, 500]).reshape(2, 2, 1)
     assert volumes(labels, affine).to_numpy().tolist() == [[3, pytest.approx(0.02)], [500, pytest.approx(0.01)]]
-
-
-def write_field(path: Path, affine: np.ndarray, shape: tuple[int, ...], matrix: np.ndarray) -> None:
-    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), axis=-1)
-    points = nib.affines.apply_affine(affine, index) * [-1, -1, 1]
-    image = nib.Nifti1Image((points @ matrix.T).astype(np.float32)[:, :, :, None, :], affine)
-    image.header.set_intent(1007)
-    nib.save(image, path)
-    save_image(np.zeros(shape, np.float32), affine, path.with_name("grid.nii.gz"))
-
-
-@pytest.mark.parametrize("flips", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
-def test_jacobian_of_a_linear_map_on_grids_of_any_orientation(tmp_path: Path, flips: tuple[int, int, int]) -> None:
-    import SimpleITK as sitk
-
-    affine = np.diag([1.5 * flips[0], 2.0 * flips[1], 2.5 * flips[2], 1])
-    matrix = np.random.default_rng(0).normal(0, 0.1, (3, 3))
-    write_field(tmp_path / "field.nii.gz", affine, (12, 11, 10), matrix)
-    expected = np.log(np.linalg.det(np.eye(3) + matrix))
-    found = log_jacobian(tmp_path / "field.nii.gz", tmp_path / "grid.nii.gz")
-    np.testing.assert_allclose(found[3:-3, 3:-3, 3:-3], expected, atol=1e-5)
-    # the reason for ANTs: SimpleITK leaves the direction of the axes out
-    naive = sitk.GetArrayFromImage(sitk.DisplacementFieldJacobianDeterminant(sitk.ReadImage(str(tmp_path / "field.nii.gz"))))
-    right = bool(np.isclose(np.log(naive[5, 5, 5]), expected, atol=1e-4))
-    assert right == (flips == (-1, -1, 1))  # LPS axes in RAS numbers
-
-
-def test_folding_is_counted(tmp_path: Path) -> None:
-    write_field(tmp_path / "field.nii.gz", np.diag([1.0, 1, 1, 1]), (10, 10, 10), np.diag([-1.5, 0, 0]))
-    found = log_jacobian(tmp_path / "field.nii.gz", tmp_path / "grid.nii.gz")[3:-3, 3:-3, 3:-3]
-    assert summarise_log_jacobian(found, np.ones(found.shape))["nonpositive_jacobian"] == 1
-    mixed = np.array([0.0, 0.2, -np.inf, np.nan, LOG_FLOOR, 0.4])
-    summary = summarise_log_jacobian(mixed, np.array([1, 1, 1, 1, 0, 0]))
-    assert summary["nonpositive_jacobian"] == 0.5
-    assert summary["log_jacobian_mean"] == pytest.approx((0.2 + 2 * LOG_FLOOR) / 4)
-    assert np.isnan(summarise_log_jacobian(mixed, np.zeros(6))["log_jacobian_sd"])
 
 
 def test_similarity_of_known_relations() -> None:
@@ -340,6 +237,8 @@ def test_members_come_from_the_ledger() -> None:
             ("sub-1", None, "register", "failed", "gate"),
             ("sub-1", None, "measure", "pending", ""),
             ("sub-2", None, "measure", "pending", "not run"),
+            ("sub-3", None, "channel", "failed", "the T2w is empty"),
+            ("sub-3", None, "page", "failed", "no space left"),
         ],
         columns=["subject", "session", "stage", "state", "reason"],
     )

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from popatlas.config import default_config
 from popatlas.errors import InputError
 from popatlas.groupwise.template import reference_brain
-from popatlas.images.io import read_json, save_image
+from popatlas.images.io import read_json, save_image, write_json
 from popatlas.interfaces.preprocess import (
     AlignChannel,
     CorrectAndConform,
@@ -177,6 +177,94 @@ def test_one_bad_scan_does_not_stop_its_batch_and_fresh_masks_are_kept(tmp_path:
     assert run()["good"]["message"] == "kept"
     os.utime(masks[0], ns=(0, 0))
     assert run()["good"]["message"] == "found"
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """A network that takes the voxels above its threshold; the list tells how it was loaded."""
+    loaded: list[dict[str, object]] = []
+
+    def load(threshold: float, dilate: int, *, gpu: bool):
+        loaded.append({"threshold": threshold, "dilate": dilate, "gpu": gpu})
+        return lambda image: tidy_mask(np.asarray(image.dataobj) > threshold, dilate)
+
+    monkeypatch.setattr("popatlas.preprocess.brain.deepbet_extractor", load)
+    monkeypatch.setattr("popatlas.preprocess.brain.cuda_visible", lambda: True)
+    return loaded
+
+
+def extract(folder: Path, **settings: object) -> str:
+    """Extract the brain of one head and return what the receipt of the batch says."""
+    ExtractBrain(
+        in_files=[str(folder / "head.nii.gz")],
+        scans=["sub-01"],
+        out_masks=[str(folder / "mask.nii.gz")],
+        out_receipt=str(folder / "receipt.json"),
+        **settings,
+    ).run()
+    return str(read_json(folder / "receipt.json")["sub-01"]["message"])
+
+
+def test_a_mask_is_kept_only_when_it_was_made_with_the_same_settings(tmp_path: Path, network) -> None:
+    save_image((ball() * 0.4 + ball(radius=8) * 0.4).astype(np.float32), AFFINE, tmp_path / "head.nii.gz")
+
+    def voxels() -> int:
+        return int(np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj).sum())
+
+    assert extract(tmp_path, threshold=0.5) == "found"
+    assert voxels() == ball(radius=8).sum()
+    assert extract(tmp_path, threshold=0.5) == "kept"
+    assert len(network) == 1, "nothing to find: the network is not loaded"
+    assert extract(tmp_path, threshold=0.3) == "found"
+    assert voxels() == ball().sum()
+    assert extract(tmp_path, threshold=0.3, dilate=1) == "found"
+    assert voxels() > ball().sum()
+    assert extract(tmp_path, method="none") == "found"
+    assert extract(tmp_path, threshold=0.3, dilate=1) == "found"
+    # a mask that somebody else put there is not the one of the receipt
+    save_image(np.ones((36, 36, 36), np.uint8), AFFINE, tmp_path / "mask.nii.gz")
+    assert extract(tmp_path, threshold=0.3, dilate=1) == "found"
+    (tmp_path / "mask.json").write_text("{")
+    assert extract(tmp_path, threshold=0.3, dilate=1) == "found"
+
+
+def test_masks_of_another_version_are_found_again(tmp_path: Path, network, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_image(ball().astype(np.float32), AFFINE, tmp_path / "head.nii.gz")
+    assert [extract(tmp_path), extract(tmp_path)] == ["found", "kept"]
+    monkeypatch.setattr("popatlas.__version__", "99")
+    assert extract(tmp_path) == "found"
+
+
+@pytest.mark.parametrize(("gpus", "used"), [(0, False), (1, True)])
+def test_a_visible_gpu_is_used_only_when_it_was_asked_for(tmp_path: Path, network, gpus: int, used: bool) -> None:
+    save_image(ball().astype(np.float32), AFFINE, tmp_path / "head.nii.gz")
+    extract(tmp_path, gpu=gpus)
+    assert [load["gpu"] for load in network] == [used]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"state": "failed", "message": "no brain was found"}, "skull stripping failed: no brain was found"),
+        ({"state": "ok", "message": "found"}, r"the brain mask was made and is gone.*delete .*receipt.json and run again"),
+        ({"state": "ok", "message": "kept"}, "the brain mask was made and is gone"),
+        ({}, "skull stripping failed: no mask was written"),
+    ],
+)
+def test_a_missing_mask_is_explained_by_what_happened(tmp_path: Path, entry, words: str) -> None:
+    save_image(ball().astype(np.float32), AFFINE, tmp_path / "head.nii.gz")
+    write_json(tmp_path / "receipt.json", {"sub-01": entry})
+    with pytest.raises(InputError, match=words):
+        NormaliseBrain(
+            in_file=str(tmp_path / "head.nii.gz"),
+            in_mask=str(tmp_path / "mask.nii.gz"),
+            in_receipt=str(tmp_path / "receipt.json"),
+            volume_ml=[700, 2300],
+            out_brain=str(tmp_path / "brain.nii.gz"),
+            out_mask=str(tmp_path / "m.nii.gz"),
+            out_qc=str(tmp_path / "qc.json"),
+            subject="sub-01",
+        ).run()
 
 
 def test_deepbet_finds_the_brain_without_a_network_connection(tmp_path: Path, head, monkeypatch: pytest.MonkeyPatch) -> None:

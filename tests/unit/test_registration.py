@@ -1,10 +1,10 @@
-"""ANTs through our steps, on a brain with a known deformation."""
+"""Each engine through our steps, on a brain with a known deformation."""
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from popatlas.config import default_config
+from popatlas.config import default_config, resolve_rung
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_json, save_image, sha256
 from popatlas.interfaces import load_interface
@@ -12,8 +12,21 @@ from popatlas.transforms.affine import read_affine
 
 from .test_displacement import field_array, read_field
 
-FAST = default_config()["register"]["presets"]["fast"]
-QUICK = default_config()["register"]["presets"]["quick"]
+
+def rung(engine, linear, preset, start="mass"):
+    config = default_config()
+    config["register"] |= {"engine": engine, "linear": linear}
+    return resolve_rung(config, preset) | {"start": start}
+
+
+ENGINES = {
+    "ants": rung("ants", "ants", "fast"),
+    "instance": rung("instance", "affine", "fast"),
+    "instance from moments": rung("instance", "ants", "default", "moments"),
+    "symmetric from a global search": rung("instance", "affine", "accurate", "global"),
+}
+QUICK = rung("ants", "ants", "quick")
+SEARCH = QUICK | {"start": "search"}
 GATE = default_config()["register"]["gate"]
 AMPLITUDE_MM = 5.0
 
@@ -41,18 +54,24 @@ def pair(tmp_path_factory):
     return folder
 
 
-def run(pair, out, schedule=FAST, **gate):
+def run(pair, out, rung, fallback=(), **gate):
     inputs = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in ("fixed", "fixed_mask", "moving", "moving_mask")}
     names = ("warp", "inverse_warp", "composed", "inverse_composed", "warped", "warped_mask", "logjacobian")
     outputs = {f"out_{name}": str(out / f"{name}.nii.gz") for name in names}
     others = {"out_affine": str(out / "affine.mat"), "out_gate": str(out / "gate.json")}
-    load_interface("RegisterImages")(schedule=schedule, gate=GATE | gate, **inputs, **outputs, **others).run()
+    options = {"rung": rung, "fallback": list(fallback), "gate": GATE | gate}
+    load_interface("RegisterImages")(**options, **inputs, **outputs, **others).run()
     return out
 
 
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request):
+    return ENGINES[request.param]
+
+
 @pytest.fixture(scope="module")
-def registered(pair, tmp_path_factory):
-    return run(pair, tmp_path_factory.mktemp("registered"))
+def registered(pair, engine, tmp_path_factory):
+    return run(pair, tmp_path_factory.mktemp("registered"), engine)
 
 
 def test_the_known_field_is_found(pair, registered):
@@ -76,10 +95,13 @@ def test_forward_and_inverse_undo_each_other(pair, registered):
     assert np.mean(errors) < 0.5
 
 
-def test_gate_numbers_are_recorded(registered):
+def test_gate_numbers_are_recorded(registered, engine):
     gate = read_json(registered / "gate.json")
     assert gate["verdict"] == "pass"
-    assert gate["ncc"] > gate["ncc_affine"]
+    assert (gate["engine"], gate["start"]) == (engine["engine"], engine["start"])
+    assert gate["ncc"] > gate["ncc_affine"] > gate["ncc_before"]
+    assert gate["inverse_error"] < 0.1
+    assert gate["diverged"] == 0
     assert gate["mask_dice"] > 0.95
     assert gate["nonpositive_jacobian"] == 0
     assert len(gate["attempts"]) == 1
@@ -96,8 +118,8 @@ def test_composed_is_warp_then_affine(registered):
     assert np.allclose(composed[index[::-1]], expected, atol=1e-2)
 
 
-def test_the_same_input_gives_the_same_bytes(pair, registered, tmp_path):
-    again = run(pair, tmp_path)
+def test_the_same_input_gives_the_same_bytes(pair, engine, registered, tmp_path):
+    again = run(pair, tmp_path, engine)
     for name in ("warp", "warped", "composed"):
         one, other = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for folder in (registered, again))
         assert np.array_equal(sitk.GetArrayFromImage(one), sitk.GetArrayFromImage(other)), name
@@ -106,16 +128,16 @@ def test_the_same_input_gives_the_same_bytes(pair, registered, tmp_path):
 
 def test_a_failed_gate_tries_another_start_and_then_fails_with_both_attempts(pair, tmp_path):
     with pytest.raises(Exception, match="registration gate failed: mask Dice"):
-        run(pair, tmp_path, QUICK, mask_dice=0.9999)
+        run(pair, tmp_path, QUICK, [SEARCH], mask_dice=0.9999)
     gate = read_json(tmp_path / "gate.json")
     assert gate["verdict"] == "fail"
-    assert [attempt["start"] for attempt in gate["attempts"]] == ["centre of mass", "multi-start search"]
+    assert [attempt["start"] for attempt in gate["attempts"]] == ["mass", "search"]
     assert not (tmp_path / "warp.nii.gz").exists()
 
 
 def test_rigid_alignment_keeps_distances(pair, tmp_path):
     outputs = {"out_affine": str(tmp_path / "rigid.mat"), "out_warped": str(tmp_path / "warped.nii.gz")}
-    files = {"in_fixed": str(pair / "fixed.nii.gz"), "in_moving": str(pair / "moving.nii.gz")}
-    load_interface("RegisterRigid")(schedule=QUICK, **files, **outputs).run()
+    files = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in ("fixed", "fixed_mask", "moving", "moving_mask")}
+    load_interface("RegisterRigid")(rung=QUICK, **files, **outputs).run()
     linear = read_affine(tmp_path / "rigid.mat")[:3, :3]
     assert np.allclose(linear @ linear.T, np.eye(3), atol=1e-5)

@@ -31,6 +31,7 @@ class Copy(PopatlasInterface):
 
     def _execute(self):
         text = Path(self.inputs.in_file).read_text()
+        self.notes["letters"] = len(text)
         if text == "bad":
             raise InputError("bad text", file=self.inputs.in_file, subject=self.inputs.subject, remedy="write better")
         with atomic_path(self.inputs.out_file) as temporary:
@@ -62,6 +63,7 @@ def test_a_failing_step_says_why_and_leaves_no_output(source, tmp_path):
         Copy(in_file=str(source), out_file=str(tmp_path / "out.txt"), record=str(record), subject="sub-1").run()
     content = read_json(record)
     assert (content["state"], content["message"], content["remedy"]) == ("failed", "bad text", "write better")
+    assert content["notes"] == {"letters": 3}  # what was found out until then: the attempts of a registration, for one
     assert not (tmp_path / "out.txt").exists()
 
 

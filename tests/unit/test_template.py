@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from popatlas.errors import InputError
 from popatlas.groupwise.template import mean_shape_transform, reference_brain, update_template
-from popatlas.images.io import save_image
+from popatlas.images.io import load_image, save_image
+from popatlas.interfaces.groupwise import DescribeTemplate
 from popatlas.transforms.affine import stretch_about
 from popatlas.transforms.displacement import field_array, read_field
 
@@ -93,3 +95,33 @@ def test_fields_round_trip_through_files(tmp_path):
     template = sphere(10, tmp_path / "t.nii.gz")
     path = write_field(template, lambda p: np.cos(p / 9), tmp_path / "u.nii.gz")
     assert field_array(read_field(path)).shape == (*SHAPE[::-1], 3)
+
+
+def describe(folder, template, **inputs):
+    """Publish an existing template and return template and mask as they are read by everyone."""
+    files = {"template": "nii.gz", "mask": "nii.gz", "convergence": "tsv", "description": "json"}
+    outputs = {f"out_{name}": str(folder / f"out_{name}.{end}") for name, end in files.items()}
+    DescribeTemplate(in_template=str(template), label="x", version="0", **inputs, **outputs).run()
+    return [np.asarray(load_image(folder / f"out_{name}.nii.gz").dataobj) for name in ("template", "mask")]
+
+
+def test_an_existing_template_may_be_uncompressed_and_bring_its_mask(tmp_path):
+    template = sphere(10, tmp_path / "x.nii")
+    image, derived = describe(tmp_path, template)
+    np.testing.assert_array_equal(image, load_image(template).dataobj)
+    np.testing.assert_array_equal(derived, image > 0)
+    mask = load_image(template).get_fdata() > 0.5
+    save_image(np.uint8(255 * mask), load_image(template).affine, tmp_path / "x_mask.nii")
+    _, given = describe(tmp_path, template, in_mask=str(tmp_path / "x_mask.nii"))
+    np.testing.assert_array_equal(given, mask)
+    assert given.sum() < derived.sum()
+
+
+def test_the_mask_of_an_existing_template_must_fit(tmp_path):
+    template, affine = sphere(10, tmp_path / "x.nii.gz"), load_image(tmp_path / "x.nii.gz").affine
+    save_image(np.ones(SHAPE, np.uint8), affine + np.diag([0, 0, 0.5, 0]), tmp_path / "grid.nii.gz")
+    with pytest.raises(InputError, match="grids of template and its mask differ"):
+        describe(tmp_path, template, in_mask=str(tmp_path / "grid.nii.gz"))
+    sphere(8, tmp_path / "small.nii.gz")  # about half of the volume
+    with pytest.raises(InputError, match=r"5\d% of the template's intensity lies outside.*skull-stripped"):
+        describe(tmp_path, template, in_mask=str(tmp_path / "small.nii.gz"))

@@ -106,14 +106,15 @@ def _suggest(word: str, known: list[str]) -> str:
 
 
 def _contradictions(config: Config) -> Iterator[str]:
-    presets = config["register"]["presets"]
-    for where, names in (
-        ("register.preset", [config["register"]["preset"]]),
-        ("atlas.presets", config["atlas"]["presets"]),
-    ):
-        for name in names:
-            if name not in presets:
-                yield f"{where}: no preset is called '{name}'{_suggest(name, sorted(presets))}"
+    register = config["register"]
+    wanted = [("register.preset", register["engine"], register["preset"])]
+    wanted += [("atlas.presets", register["engine"], name) for name in config["atlas"]["presets"]]
+    for number, rung in enumerate(register["ladder"]):
+        wanted.append((f"register.ladder.{number}", *_rung_preset(register, rung, register["preset"])))
+    for where, engine, name in wanted:
+        known = register["presets"].get(engine, {})
+        if name not in known:
+            yield f"{where}: no preset is called '{name}'{_suggest(name, sorted(known))} (engine {engine})"
     for where, limits in (
         ("cohort.spacing_mm", config["cohort"]["spacing_mm"]),
         ("preprocess.brain.volume_ml", config["preprocess"]["brain"]["volume_ml"]),
@@ -121,6 +122,40 @@ def _contradictions(config: Config) -> Iterator[str]:
     ):
         if limits[0] >= limits[1]:
             yield f"{where}: the first value must be below the second, got {limits}"
+
+
+def _rung_preset(register: Mapping[str, Any], rung: Mapping[str, Any], preset: str) -> tuple[str, str]:
+    return rung.get("engine", register["engine"]), rung.get("preset", preset)
+
+
+def resolve_rung(config: Config, preset: str) -> dict[str, Any]:
+    """Return the first way to try a registration, with everything that a job needs to know.
+
+    Parameters
+    ----------
+    config : dict
+        Validated configuration.
+    preset : str
+        Name of the preset.
+
+    Returns
+    -------
+    dict
+        start, linear, engine, name of the preset and preset (the settings).
+    """
+    return _resolve(config["register"], {"start": "mass"}, preset)
+
+
+def resolve_fallback(config: Config, preset: str) -> list[dict[str, Any]]:
+    """Return what is tried, in order, after a registration with `preset` fails the gate; see `resolve_rung`."""
+    return [_resolve(config["register"], rung, preset) for rung in config["register"]["ladder"]]
+
+
+def _resolve(register: Mapping[str, Any], rung: Mapping[str, Any], preset: str) -> dict[str, Any]:
+    engine, name = _rung_preset(register, rung, preset)
+    settings = register["presets"][engine][name] | ({"gpu": register["gpu"]} if engine == "instance" else {})
+    linear = rung.get("linear", register["linear"])
+    return {"start": rung["start"], "linear": linear, "engine": engine, "name": name, "preset": settings}
 
 
 def iteration_preset(config: Config, iteration: int) -> str:

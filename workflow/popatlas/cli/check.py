@@ -103,5 +103,5 @@ def _weights(config: Config) -> str:
     from popatlas.preprocess.brain import cuda_visible, deepbet_weights
 
     found = deepbet_weights()
-    device = "CUDA" if cuda_visible() else "CPU"
+    device = "CUDA" if config["preprocess"]["brain"]["gpu"] > 0 and cuda_visible() else "CPU"
     return f"deepbet weights {'present' if found else 'MISSING (install deepbet again)'}; {device} will be used"

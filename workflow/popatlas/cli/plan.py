@@ -19,32 +19,33 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
         help="show what a run would do: subjects added or removed, jobs per rule",
-        description="Index the dataset and show the jobs that `popatlas run` would start. No image is written.",
+        description="Index the dataset, compare it with the last run, and show the jobs that `popatlas run` would start. "
+        "OUT_DIR stays as it is: nothing is drawn, frozen or noted.",
     )
     add_study_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print the changes of the cohort and the jobs per rule."""
-    import yaml
-
-    from popatlas.cli.snake import check_folders, command, run_snakemake, study_config
+    from popatlas.cli.snake import check_folders, dry_run, kept_cohort, study_config
     from popatlas.cohort.plan import cohort_changes, format_plan
-    from popatlas.images.io import read_table, write_if_changed
+    from popatlas.images.io import read_table
 
     config = study_config(args)
-    check_folders(config)
+    check_folders(config, draw=False)
     out_dir = Path(config["out_dir"])
     index_file = out_dir / "cohort" / "index.parquet"
     before = read_table(index_file) if index_file.is_file() else None
-    config_file = out_dir / "config.yaml"
-    write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
-    line = command(config_file, args, ["all"], ["--dry-run", "--quiet", "rules"])
-    result = run_snakemake(line, out_dir, capture_output=True)
-    if result.returncode:
-        print(result.stderr, file=sys.stderr)
-        return 1
-    print(format_plan(job_counts(result.stdout + result.stderr), cohort_changes(before, read_table(index_file))))
+    with kept_cohort(out_dir):
+        result = dry_run(config, args, "all", ["--dry-run", "--quiet", "rules"], capture_output=True)
+        if result.returncode:
+            print(f"{result.stdout}{result.stderr}".strip(), file=sys.stderr)  # a dry run speaks on stdout
+            return 1
+        changes = cohort_changes(before, read_table(index_file))
+    for line in result.stderr.splitlines():
+        if line.startswith("popatlas:"):
+            print(line, file=sys.stderr)
+    print(format_plan(job_counts(result.stdout + result.stderr), changes))
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 FINISHED_WITH_FAILURES = 3
 MOST_ROUNDS = 3
+NAMED = 5
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,7 +26,8 @@ def add_parser(subparsers: Any) -> None:
         "run",
         help="run the pipeline on a dataset",
         description="Run the pipeline. Finished work is kept: after adding subjects run the same command again. "
-        "Options that popatlas does not know go to Snakemake. Exit code 3: finished, but some scans failed.",
+        "Options that popatlas does not know go to Snakemake. Exit code 0: finished. 3: finished, but scans failed, or "
+        "lack an extra channel or their QC page; they are named. 1: the workflow stopped.",
     )
     add_study_arguments(parser)
     parser.add_argument("--until", choices=["preprocess", "subjects", "all"], default="all", help="last pass (all)")
@@ -34,17 +36,20 @@ def add_parser(subparsers: Any) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run all passes; 0 when everything is done, 3 when scans failed on the way, 1 when the workflow itself failed."""
+    """Run all passes; 0 when everything is done, 3 when scans failed somewhere, 1 when the workflow itself failed."""
     import yaml
 
-    from popatlas.cli.snake import check_folders, study_config
+    from popatlas.cli.snake import check_folders, dry_run, is_dry_run, kept_cohort, study_config
     from popatlas.cohort.ledger import forget_failures
     from popatlas.images.io import write_if_changed
 
     started = time.monotonic()
     config = study_config(args)
-    check_folders(config)
-    out_dir = Path(config["out_dir"])
+    out_dir, is_dry = Path(config["out_dir"]), is_dry_run(args.snakemake)
+    check_folders(config, draw=not is_dry)
+    if is_dry:  # what failed is neither forgotten nor settled, and what is indexed on the way is not kept
+        with kept_cohort(out_dir):
+            return dry_run(config, args, args.until, []).returncode
     if not args.no_retry:
         forget_failures(out_dir)
     config_file = out_dir / "config.yaml"
@@ -60,7 +65,7 @@ class Passes:
 
     def __init__(self, args: argparse.Namespace, config_file: Path, out_dir: Path, config: dict[str, Any]) -> None:
         self.args, self.config_file, self.out_dir, self.config = args, config_file, out_dir, config
-        self.failed: set[str] = set()
+        self.failed: set[tuple[str, str]] = set()  # scan and stage
 
     def run(self) -> int:
         """Run preprocess, subjects and all; a pass is repeated while new failures block what others need."""
@@ -84,7 +89,8 @@ class Passes:
             self.failed = self._settle()
             if code == 0 or self.failed == before:
                 break
-            print(f"popatlas: {len(self.failed - before)} scan(s) failed, going on without them", flush=True)
+            count = len({scan for scan, _ in self.failed - before})
+            print(f"popatlas: {count} scan(s) failed, going on without them", flush=True)
         return code
 
     def _snakemake(self, target: str) -> int:
@@ -93,7 +99,7 @@ class Passes:
         quiet = [] if self.args.verbose else ["--quiet", "rules", "host"]
         return run_snakemake(command(self.config_file, self.args, [target], quiet), self.out_dir).returncode
 
-    def _settle(self) -> set[str]:
+    def _settle(self) -> set[tuple[str, str]]:
         from popatlas.cohort.freeze import read_label_atlases
         from popatlas.cohort.ledger import settle
         from popatlas.cohort.outputs import stage_outputs
@@ -105,10 +111,11 @@ class Passes:
         labelled = len(read_label_atlases(self.out_dir)) > 0
         index = read_table(index_file)
         ledger = settle(self.out_dir, index, stage_outputs(self.config, labelled=labelled))
-        failed = ledger[ledger["state"] == "failed"]
-        for row in failed[~failed["scan"].isin(self.failed)].to_dict("records"):
+        failed = {(row["scan"], row["stage"]): row for row in ledger[ledger["state"] == "failed"].to_dict("records")}
+        for place in failed.keys() - self.failed:
+            row = failed[place]
             print(f"popatlas: {row['scan']} failed at {row['stage']}: {row['reason']}", file=sys.stderr, flush=True)
-        return set(failed["scan"])
+        return set(failed)
 
     def say_results(self, code: int, seconds: float) -> None:
         """Print where the results are, or what to do about a failure."""
@@ -121,5 +128,8 @@ class Passes:
         for name, path in zip(("atlas", "metrics", "volumes", "QC page"), shown, strict=True):
             if (self.out_dir / path).exists():
                 print(f"  {name:8} {self.out_dir / path}")
+        for stage in sorted({stage for _, stage in self.failed}):
+            scans = sorted(scan.rsplit("/", 1)[-1] for scan, where in self.failed if where == stage)
+            print(f"  failed at {stage}: {', '.join(scans[:NAMED])}{' ...' if len(scans) > NAMED else ''}")
         if self.failed:
-            print(f"  {len(self.failed)} scan(s) failed: popatlas status {self.out_dir}")
+            print(f"  Reasons: popatlas status {self.out_dir}")

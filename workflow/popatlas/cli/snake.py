@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +42,17 @@ def study_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def check_folders(config: Config) -> None:
-    """Raise InputError when the input is missing or the output folder cannot be written."""
+def check_folders(config: Config, *, draw: bool = True) -> None:
+    """Raise InputError when the input is missing or the output folder cannot be written; `draw` makes the demo cohort."""
     from popatlas.cohort.study import simulate_if_missing
 
-    simulate_if_missing(config)
+    if draw:
+        simulate_if_missing(config)
     if not Path(config["bids_dir"]).exists():
         raise InputError(
             "the dataset does not exist",
             file=config["bids_dir"],
-            remedy="check the path, or draw one with `popatlas simulate`",
+            remedy="check the path, or draw one with `popatlas simulate` (`popatlas run` without arguments draws the demo)",
         )
     out_dir = Path(config["out_dir"])
     if out_dir == Path(config["bids_dir"]):
@@ -75,6 +79,35 @@ def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str],
     ]
 
 
+def is_dry_run(options: Sequence[str]) -> bool:
+    """Tell whether options for Snakemake ask for a dry run: -n, also among other flags, or --dry-run."""
+    return any(option.startswith("--dry") or re.fullmatch("-[Ffknpq]*n[Ffknpq]*", option) for option in options)
+
+
+@contextmanager
+def kept_cohort(out_dir: Path) -> Iterator[None]:
+    """Put the tables of `cohort/` back when the block is left: a look ahead indexes and freezes, and must not count."""
+    folder = out_dir / "cohort"
+    was_there = folder.is_dir()
+    before = {path: (path.read_bytes(), path.stat()) for path in _files(folder)}
+    try:
+        yield
+    finally:
+        for path in _files(folder):
+            if path not in before:
+                path.unlink()
+        for path, (content, status) in before.items():
+            if not path.is_file() or path.stat().st_mtime_ns != status.st_mtime_ns:
+                path.write_bytes(content)
+                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if folder.is_dir() and not was_there:
+            folder.rmdir()
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
+
+
 def profile_folder(name: str) -> Path:
     """Return the folder of a shipped profile, or the user's own."""
     for folder in (workflow_root() / "profiles" / name, Path(name)):
@@ -93,6 +126,18 @@ def environment() -> dict[str, str]:
 def run_snakemake(line: Sequence[str], out_dir: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run Snakemake in the output folder, so that nothing is written elsewhere."""
     return subprocess.run(line, cwd=out_dir, env=environment(), check=False, text=True, **options)
+
+
+def dry_run(
+    config: Config, args: argparse.Namespace, target: str, options: Sequence[str], **run_options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake on a configuration that is not kept; the options, or those of `args`, hold the dry run."""
+    import yaml
+
+    with tempfile.TemporaryDirectory(prefix="popatlas-") as folder:
+        config_file = Path(folder) / "config.yaml"
+        config_file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        return run_snakemake(command(config_file, args, [target], options), Path(config["out_dir"]), **run_options)
 
 
 def _text(path: Path | None) -> str | None:

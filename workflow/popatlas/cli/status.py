@@ -13,27 +13,28 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "status",
         help="show the state of each scan at each stage",
-        description="Show how many scans are ok, failed, excluded, unavailable or pending at each stage, and why.",
+        description="Show how many scans are ok, failed, excluded, unavailable or pending at each stage, and why. A failed "
+        "channel or page leaves the scan in the group results. Exit code 3: something failed.",
     )
     parser.add_argument("out_dir", type=Path, help="output folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the ledger's summary; 0 when no scan failed, 3 otherwise."""
-    from popatlas.cohort.ledger import left_out, read_ledger, summary
+    """Print the ledger's summary; 0 when no scan failed at any stage, 3 otherwise."""
+    from popatlas.cohort.ledger import incomplete, left_out, read_ledger, summary
 
     ledger = read_ledger(args.out_dir)
-    counts, out = summary(ledger), left_out(ledger)
-    failed = out[out["state"] == "failed"]
+    counts, out, lacking = summary(ledger), left_out(ledger).to_dict("records"), incomplete(ledger).to_dict("records")
+    code = 3 if (ledger["state"] == "failed").any() else 0
     if args.json:
-        print(json.dumps({"stages": counts.to_dict("index"), "left_out": out.to_dict("records")}, indent=2))
-        return 3 if len(failed) else 0
+        print(json.dumps({"stages": counts.to_dict("index"), "left_out": out, "incomplete": lacking}, indent=2))
+        return code
     print(counts.to_string())
-    for row in out.to_dict("records"):
+    for row in [*out, *lacking]:
         print(f"\n{row['state']:11} {row['scan']}  (at {row['stage']})\n  {row['reason']}")
         if row["log"]:
             print(f"  log: {args.out_dir / row['log']}")
     groups = [name for name in ("group/metrics.parquet", "report/index.html") if (args.out_dir / name).is_file()]
     print(f"\ngroup results: {', '.join(groups) or 'none yet'}")
-    return 3 if len(failed) else 0
+    return code

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import pandas as pd
 
 from popatlas.cohort.index import read_atlas_table, scan_key
 from popatlas.cohort.select import subject_name
-from popatlas.config import Config
+from popatlas.config import Config, resolve_rung
 from popatlas.errors import ConfigError
-from popatlas.images.io import read_table, sha256, table_text, write_if_changed
+from popatlas.images.io import read_json, read_table, sha256, table_text, write_if_changed
 
 MEMBER_COLUMNS = ["scan", "subject", "session", "sha256"]
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
+BATCHES = "cohort/batches.tsv"
 
 
 def draw_evenly(table: pd.DataFrame, count: int, by: str) -> pd.DataFrame:
@@ -69,12 +70,20 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     Raises
     ------
     ConfigError
-        When a listed subject is not usable, or fewer than two are left.
+        When a listed subject is not usable, fewer than two are left, or the image of a frozen member has changed.
     """
-    path = members_file(config, out_dir)
-    label = config["atlas"]["label"]
+    path, label = members_file(config, out_dir), config["atlas"]["label"]
+    stamp, request = path.with_suffix(".json"), json.dumps({"members": config["atlas"]["members"]})
     if path.is_file() and (out_dir / f"tpl-{label}" / "template_description.json").is_file():
-        return read_table(path, dtype=str).fillna("")
+        frozen = read_table(path, dtype=str).fillna("")
+        _require_same_images(frozen, index, path)
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") != request:
+            print(
+                f"popatlas: atlas.members was changed, but template {label} is built and its members are frozen ({path}); "
+                "to build a new version beside it, set atlas.label to a new name",
+                file=sys.stderr,
+            )
+        return frozen
     candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
     chosen = _choose(candidates, config["atlas"]["members"], "atlas.members", index, out_dir)
     if len(chosen) < 2:
@@ -84,7 +93,22 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
         )
     members = chosen.sort_values("scan")[MEMBER_COLUMNS]
     write_if_changed(path, table_text(members))
+    write_if_changed(stamp, request)
     return members
+
+
+def _require_same_images(frozen: pd.DataFrame, index: pd.DataFrame, path: Path) -> None:
+    """Raise ConfigError when the template would be built anew, under the same version, from other images."""
+    usable = index[index["state"] == "ok"]
+    now = dict(zip(usable["scan"], usable["sha256"], strict=True))
+    members = zip(frozen["scan"], frozen["sha256"], strict=True)
+    changed = [scan for scan, digest in members if now.get(scan, digest) != digest]
+    if changed:
+        raise ConfigError(
+            f"the T1w of {len(changed)} member(s) of the template changed since they were frozen: {', '.join(changed)}. "
+            f"Remedy: put the former files back (checksums: {path}), or set atlas.label to a new name, "
+            "so that a new template is built beside the old one"
+        )
 
 
 def _choose(candidates: pd.DataFrame, wanted: Any, where: str, index: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
@@ -130,8 +154,9 @@ def template_version(members: pd.DataFrame, config: Config) -> str:
     existing = config["atlas"]["template"]
     if existing is not None:
         return sha256(existing)[:8] if Path(existing).is_file() else "00000000"
-    used = {name: config["register"]["presets"][name] for name in config["atlas"]["presets"]}
-    brain = {key: value for key, value in config["preprocess"]["brain"].items() if key not in ("batch", "gpu")}
+    used = {name: resolve_rung(config, name) for name in config["atlas"]["presets"]}
+    not_science = ("batch", "gpu", "volume_ml")  # volume_ml judges a mask and does not change it
+    brain = {key: value for key, value in config["preprocess"]["brain"].items() if key not in not_science}
     settings = {
         "members": sorted(zip(members["scan"], members["sha256"], strict=True)),
         "preprocess": config["preprocess"] | {"brain": brain},
@@ -173,7 +198,9 @@ def is_label_image(path: Path) -> bool:
 
 
 def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
-    """Return the labelled atlases; they are drawn once and stay, as long as their scans are usable.
+    """Return the labelled atlases; they are drawn once and stay, as long as their scans and labels are usable.
+
+    Another request draws them anew: other settings, or an external table whose content has changed.
 
     Parameters
     ----------
@@ -194,10 +221,12 @@ def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[s
     wanted = config["fuse"]["atlases"]
     path = out_dir / "cohort" / "label-atlases.tsv"
     stamp = out_dir / "cohort" / "label-atlases.json"
-    request = json.dumps({"atlases": wanted, "labels": config["fuse"]["labels"]})
+    content = {"table": sha256(wanted)} if isinstance(wanted, str) else {}
+    request = json.dumps({"atlases": wanted, "labels": config["fuse"]["labels"]} | content)
     if path.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == request:
         frozen = read_label_atlases(out_dir)
-        if set(frozen["atlas"]) <= set(usable) and len(frozen):
+        good = len(frozen) > 0 and all(is_label_image(Path(dseg)) for dseg in frozen["dseg"])
+        if good and set(frozen["atlas"]) <= set(usable):
             return frozen
     table = _external(wanted) if isinstance(wanted, str) else _own(config, index, usable, out_dir)
     write_if_changed(path, table_text(table))
@@ -239,8 +268,11 @@ def atlases_for(scan: str, atlases: Sequence[str]) -> list[str]:
     return [atlas for atlas in atlases if atlas.split("/")[0] != scan.split("/")[0]]
 
 
-def batches(usable: Sequence[str], size: int, out_dir: Path) -> dict[str, int]:
+def batches(usable: Sequence[str], size: int, out_dir: Path, receipts: str = "") -> dict[str, int]:
     """Return the batch of each scan; new scans form new batches and the old ones stay as they are.
+
+    A batch that has run consists of the scans in its receipt. A usable scan that is not there, or failed there, is tried
+    again in a new batch, so that it does not redo the others of its old one.
 
     Parameters
     ----------
@@ -250,20 +282,32 @@ def batches(usable: Sequence[str], size: int, out_dir: Path) -> dict[str, int]:
         Scans per batch.
     out_dir : Path
         Output folder.
+    receipts : str
+        Folder of the receipts of brain extraction, relative to `out_dir`.
     """
-    known = read_batches(out_dir)
-    fresh = [scan for scan in sorted(usable) if scan not in known]
-    start = max(known.values(), default=0) + 1
-    assigned: Mapping[str, int] = known | {scan: start + number // size for number, scan in enumerate(fresh)}
-    table = pd.DataFrame({"scan": list(assigned), "batch": list(assigned.values())})
-    write_if_changed(out_dir / "cohort" / "batches.tsv", table_text(table))
-    return dict(assigned)
+    rows, failed = [], set()
+    for number, members in read_batch_members(out_dir).items():
+        receipt = out_dir / receipts / f"batch-{number}.json"
+        found = read_json(receipt) if receipts and receipt.is_file() else {scan: {} for scan in members}
+        rows += [(scan, number) for scan in members if scan in found]
+        failed |= {(scan, number) for scan, entry in found.items() if entry.get("state") == "failed"}
+    known = dict(rows)
+    fresh = [scan for scan in sorted(usable) if scan not in known or (scan, known[scan]) in failed]
+    start = max(read_batches(out_dir).values(), default=0) + 1
+    rows += [(scan, start + number // size) for number, scan in enumerate(fresh)]
+    write_if_changed(out_dir / BATCHES, table_text(pd.DataFrame(rows, columns=["scan", "batch"])))
+    return dict(rows)
 
 
 def read_batches(out_dir: Path) -> dict[str, int]:
-    """Return the batch of each scan that has one."""
-    path = out_dir / "cohort" / "batches.tsv"
-    if not path.is_file():
-        return {}
-    table = read_table(path)
-    return {str(scan): int(batch) for scan, batch in zip(table["scan"], table["batch"], strict=True)}
+    """Return the batch of each scan that has one; the last one of a scan that was tried again."""
+    return {scan: number for number, members in read_batch_members(out_dir).items() for scan in members}
+
+
+def read_batch_members(out_dir: Path) -> dict[int, tuple[str, ...]]:
+    """Return the scans of each batch, by rising number, those that have gone to a later batch too."""
+    path = out_dir / BATCHES
+    members: dict[int, tuple[str, ...]] = {}
+    for row in read_table(path).sort_values("batch", kind="stable").to_dict("records") if path.is_file() else []:
+        members[int(row["batch"])] = (*members.get(int(row["batch"]), ()), str(row["scan"]))
+    return members

@@ -6,17 +6,20 @@ import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-# code -> (what is wrong, what to do); the docs' table of bad input is made from it
-SHEAR_COSINE = 0.01  # ITK refuses direction cosines that are further from orthogonal
+from popatlas.images.io import SHEAR_COSINE
+
 SPACING_SHARE = 0.02  # ITK takes the spacing from pixdim, nibabel from the affine: they may differ by rounding only
+HALF_A_VOXEL = 0.5  # sform and qform may differ by rounding; beyond, programs place the image differently
 NIFTI = (".nii", ".nii.gz")
 
+# code -> (what is wrong, what to do); the docs' table of bad input is made from it
 CHECKS: dict[str, tuple[str, str]] = {
     "missing": ("no T1w image was found", "add the image, or exclude the subject"),
     "label": ("the folder's name is not a BIDS label, so it was not read", "use letters and digits only after sub-"),
@@ -160,6 +163,11 @@ def _check_geometry(image: Any, data: Any, limits: Mapping[str, Any]) -> Finding
         return "orientation", "neither sform nor qform is set"
     if s_code > 0 and q_code > 0 and _orientation(sform) != _orientation(qform):
         return "orientation", f"sform says {_orientation(sform)}, qform says {_orientation(qform)}"
+    if s_code > 0 and q_code > 0:
+        corners = np.array(list(product(*((0, n - 1) for n in data.shape[:3]))))
+        apart = np.linalg.norm(nib.affines.apply_affine(sform, corners) - nib.affines.apply_affine(qform, corners), axis=1)
+        if apart.max() > HALF_A_VOXEL * spacing.min():
+            return "orientation", f"sform and qform place the image up to {apart.max():.3g} mm apart"
     return "", ""
 
 

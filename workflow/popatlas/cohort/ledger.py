@@ -1,10 +1,12 @@
 """The ledger: scan x stage -> ok, failed, excluded, unavailable or pending, with the reason.
 
-Group steps take it as input and compute on `ok` only, so a broken scan costs itself and nothing else.
+Group steps take it as input and compute on `ok` only, so a broken scan costs itself and nothing else. The extra channels
+and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them stays in.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 STAGES = ("index", "preprocess", "register", "fuse", "measure")
+# Stages beside that chain, and the stage that each one needs; their failures keep no scan from the group results
+SIDE_STAGES = {"channel": "preprocess", "page": "measure"}
 STATES = ("ok", "failed", "excluded", "unavailable", "pending")
 COLUMNS = ["scan", "subject", "session", "stage", "state", "reason", "log"]
 FAILURE_COLUMNS = ["scan", "stage", "reason"]
 # Folders below logs/ whose records speak for a stage: a member that cannot be registered blocks the template
-RECORD_FOLDERS = {"preprocess": ("preprocess",), "register": ("register", "atlas")}
+RECORD_FOLDERS = {"register": ("register", "atlas"), "channel": ("preprocess",), "page": ("report",)}
+CHANNEL_LOG = "_channel-"
 NOT_FOR_ATLASES = ("fuse", "measure")
 RETRY_MARK = "cohort/retry_since"
 KILLED = "the job ended without a word: killed, out of memory or out of time; remedy: give it more memory or time"
@@ -98,7 +103,9 @@ class Evidence:
 
     def find_failure(self, stage: str, scan: str) -> tuple[str, str]:
         """Return reason and log of the newest failed record of a scan at a stage; empty when no step failed."""
-        found = [entry for folder in RECORD_FOLDERS.get(stage, (stage,)) for entry in self._records(folder, scan)]
+        is_channel = stage == "channel"
+        folders = RECORD_FOLDERS.get(stage, (stage,))
+        found = [entry for folder in folders for entry in self._records(folder, scan, is_channel=is_channel)]
         if not found and stage == "preprocess" and scan in self.batch_of:
             batch = self.out_dir / "logs" / "batches" / f"brain-{self.batch_of[scan]}.log"
             found = [*self._failed(batch)] if batch.is_file() else []
@@ -107,11 +114,12 @@ class Evidence:
         _, reason, log = max(found)
         return reason, log
 
-    def _records(self, folder: str, scan: str) -> Iterator[tuple[int, str, str]]:
+    def _records(self, folder: str, scan: str, *, is_channel: bool) -> Iterator[tuple[int, str, str]]:
         place, name = (self.out_dir / "logs" / folder / scan).parent, Path(scan).name
         for pattern in (f"{name}_*.log", f"{name}_*/**/*.log") if place.is_dir() else ():
             for log in place.glob(pattern):
-                yield from self._failed(log)
+                if log.name.startswith(f"{name}{CHANNEL_LOG}") == is_channel:
+                    yield from self._failed(log)
 
     def _failed(self, log: Path) -> Iterator[tuple[int, str, str]]:
         """Yield time, reason and log of a job that failed; a job without a record died before its step began."""
@@ -151,13 +159,47 @@ def _settle_scan(
             reason, log = evidence.find_failure(stage, scan["scan"])
             blocked = bool(reason)
             rows.append(row(stage, "failed" if reason else "pending", reason or "not run yet", log))
+    found = {entry["stage"]: entry["state"] for entry in rows}
+    for stage, needed in SIDE_STAGES.items():
+        patterns = _side_outputs(scan, stage_outputs.get(stage, ()))
+        if not patterns:
+            continue
+        if scan["state"] != "ok":
+            rows.append(row(stage, scan["state"], scan["reason"]))
+        elif found[needed] != "ok":
+            rows.append(row(stage, "pending", f"waits for {needed}"))
+        elif evidence.is_done(scan["scan"], patterns):
+            rows.append(row(stage, "ok"))
+        else:
+            reason, log = evidence.find_failure(stage, scan["scan"])
+            rows.append(row(stage, "failed" if reason else "pending", reason or "not run yet", log))
     return rows
 
 
+def _side_outputs(scan: Mapping[Hashable, Any], patterns: Sequence[str]) -> list[str]:
+    """Return the patterns that hold for a scan, one for each of its channels where they name `{channel}`."""
+    if scan.get("role") == "atlas":
+        return []
+    channels = json.loads(scan.get("channels") or "{}")
+    return [
+        one
+        for pattern in patterns
+        for one in ([pattern.replace("{channel}", channel) for channel in channels] if "{channel}" in pattern else [pattern])
+    ]
+
+
 def read_failures(out_dir: Path) -> pd.DataFrame:
-    """Return the failed scans of the last settling (scan, stage, reason)."""
+    """Return what failed at the last settling (scan, stage, reason)."""
     path = out_dir / "cohort" / "failures.tsv"
     return read_table(path, dtype=str) if path.is_file() else pd.DataFrame(columns=FAILURE_COLUMNS)
+
+
+def failed_scans(out_dir: Path) -> dict[str, set[str]]:
+    """Return the scans that failed at the last settling: by side stage, and "" for those that are out altogether."""
+    failed: dict[str, set[str]] = {stage: set() for stage in ("", *SIDE_STAGES)}
+    for row in read_failures(out_dir).to_dict("records"):
+        failed[row["stage"] if row["stage"] in SIDE_STAGES else ""].add(row["scan"])
+    return failed
 
 
 def read_ledger(out_dir: Path) -> pd.DataFrame:
@@ -174,21 +216,21 @@ def read_ledger(out_dir: Path) -> pd.DataFrame:
     return read_table(path, dtype=str).fillna("")
 
 
-def included(ledger: pd.DataFrame, stage: str = "measure") -> list[str]:
-    """Return the scans that are ok at a stage and failed at none."""
-    failed = set(ledger.loc[ledger["state"] == "failed", "scan"])
-    done = ledger.loc[(ledger["stage"] == stage) & (ledger["state"] == "ok"), "scan"]
-    return [scan for scan in done if scan not in failed]
-
-
 def summary(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return the number of scans per stage (rows) and state (columns)."""
+    """Return the number of scans per stage (rows) and state (columns); side stages where there is something to do."""
     counts = pd.crosstab(ledger["stage"], ledger["state"])
-    return counts.reindex(index=list(STAGES), columns=list(STATES), fill_value=0)
+    stages = [*STAGES, *(stage for stage in SIDE_STAGES if stage in counts.index)]
+    return counts.reindex(index=stages, columns=list(STATES), fill_value=0)
 
 
 def left_out(ledger: pd.DataFrame) -> pd.DataFrame:
     """Return one row per scan that is not ok at its last stage: where it stopped first and why."""
-    stopped = ledger[ledger["state"] != "ok"].copy()
+    stopped = ledger[(ledger["state"] != "ok") & ledger["stage"].isin(STAGES)].copy()
     stopped["order"] = stopped["stage"].map({stage: number for number, stage in enumerate(STAGES)})
     return stopped.sort_values(["scan", "order"]).drop_duplicates("scan")[COLUMNS].reset_index(drop=True)
+
+
+def incomplete(ledger: pd.DataFrame) -> pd.DataFrame:
+    """Return the failures that keep no scan from the group results: of its extra channels and of its QC page."""
+    beside = ledger["stage"].isin(list(SIDE_STAGES))
+    return ledger.loc[beside & (ledger["state"] == "failed"), COLUMNS].reset_index(drop=True)

@@ -18,7 +18,8 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
     Returns
     -------
     dict
-        Stage to file patterns with `{scan}`, relative to the output folder, in pipeline order.
+        Stage to file patterns with `{scan}`, relative to the output folder, in pipeline order; then the stages that no
+        group result needs. `{channel}` stands for each extra channel that the scan has.
     """
     label = config["atlas"]["label"]
     methods = config["fuse"]["methods"] if labelled else []
@@ -37,4 +38,6 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
         ],
         "fuse": [f"{{scan}}_desc-{method}_dseg.nii.gz" for method in methods],
         "measure": ["{scan}_desc-metrics_table.tsv"],
+        "channel": ["{scan}_space-T1w_desc-preproc_{channel}.nii.gz"],
+        "page": ["report/thumbnails/{scan}.png"],
     }

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from popatlas.config import Config, default_config, iteration_preset, load_config, make_absolute
-from popatlas.images.io import read_table, write_if_changed
+from popatlas.config import Config, default_config, iteration_preset, load_config, make_absolute, resolve_rung
+from popatlas.images.io import mask_beside, read_table, write_if_changed
 
 Wildcards = Any
 # A scan key as a wildcard: sub-01/anat/sub-01 or sub-01/ses-1/anat/sub-01_ses-1, external atlases under atlases/
@@ -28,6 +28,11 @@ def growing(megabytes: int) -> Callable[[Wildcards, int], int]:
         return megabytes * attempt
 
     return memory
+
+
+def conformed(scan: str) -> str:
+    """Return the conformed image of a scan."""
+    return f"{scan}_desc-preproc_T1w.nii.gz"
 
 
 def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
@@ -59,18 +64,25 @@ def prepare(config: Config, out_dir: Path) -> None:
 
     from popatlas.cohort.freeze import batches, freeze_atlas_members, freeze_label_atlases
     from popatlas.cohort.index import index_cohort
-    from popatlas.cohort.ledger import read_failures
+    from popatlas.cohort.ledger import failed_scans
+    from popatlas.cohort.names import freeze_label_names
 
     simulate_if_missing(config)
     index = index_cohort(config, out_dir)
     write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    failed = {row["scan"] for row in read_failures(out_dir).to_dict("records")}
+    failed = failed_scans(out_dir)[""]
     usable = [scan for scan in index.loc[index["state"] == "ok", "scan"] if scan not in failed]
     own = set(index.loc[index["role"] == "cohort", "scan"])
     if config["atlas"]["template"] is None:
         freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
-    freeze_label_atlases(config, index, usable, out_dir)
-    batches(usable, config["preprocess"]["brain"]["batch"], out_dir)
+    atlases = freeze_label_atlases(config, index, usable, out_dir)
+    freeze_label_names(config, atlases["dseg"], sorted(own), out_dir)
+    batches(usable, config["preprocess"]["brain"]["batch"], out_dir, brain_folder(config))
+
+
+def brain_folder(config: Config) -> str:
+    """Return the folder of the raw brain masks: one for each method, so that none is taken for another's."""
+    return f"work/brain/{config['preprocess']['brain']['method']}"
 
 
 def simulate_if_missing(config: Config) -> None:
@@ -91,21 +103,30 @@ class Study:
     out_dir: Path
     images: dict[str, str]
     channels: dict[str, dict[str, str]]
+    unaligned: frozenset[str]
+    undrawn: frozenset[str]
     own: tuple[str, ...]
     members: tuple[str, ...]
     version: str
     atlases: dict[str, str]
     batch_of: dict[str, int] = field(repr=False)
+    batch_members: dict[int, tuple[str, ...]] = field(repr=False)
 
     @classmethod
     def read(cls, config: Config, out_dir: Path) -> Study:
         """Read the tables that `prepare` wrote; scans in the list of failures are left out."""
-        from popatlas.cohort.freeze import read_batches, read_label_atlases, read_members, template_version
-        from popatlas.cohort.ledger import read_failures
+        from popatlas.cohort.freeze import (
+            read_batch_members,
+            read_batches,
+            read_label_atlases,
+            read_members,
+            template_version,
+        )
+        from popatlas.cohort.ledger import failed_scans
 
         index = read_table(out_dir / "cohort" / "index.parquet")
-        failed = {row["scan"] for row in read_failures(out_dir).to_dict("records")}
-        usable = index[(index["state"] == "ok") & ~index["scan"].isin(failed)]
+        failed = failed_scans(out_dir)
+        usable = index[(index["state"] == "ok") & ~index["scan"].isin(failed[""])]
         members = read_members(config, out_dir)
         atlases = read_label_atlases(out_dir)
         alive = set(usable["scan"])
@@ -114,11 +135,14 @@ class Study:
             out_dir=out_dir,
             images=dict(zip(usable["scan"], usable["t1w"], strict=True)),
             channels={row["scan"]: json.loads(row["channels"] or "{}") for row in usable.to_dict("records")},
+            unaligned=frozenset(failed["channel"]),
+            undrawn=frozenset(failed["page"]),
             own=tuple(usable.loc[usable["role"] == "cohort", "scan"]),
             members=tuple(members["scan"]),
             version=template_version(members, config),
             atlases={row["atlas"]: row["dseg"] for row in atlases.to_dict("records") if row["atlas"] in alive},
             batch_of=read_batches(out_dir),
+            batch_members=read_batch_members(out_dir),
         )
 
     # Names and options
@@ -140,9 +164,9 @@ class Study:
             section = section[key]
         return json.dumps(section)
 
-    def schedule(self, preset: str) -> str:
-        """Return a registration preset as JSON."""
-        return self.as_json("register", "presets", preset)
+    def rung(self, preset: str) -> str:
+        """Return how a registration with a preset is tried first, as JSON."""
+        return json.dumps(resolve_rung(self.config, preset))
 
     def iteration_preset(self, iteration: int) -> str:
         """Return the name of the preset of a template iteration."""
@@ -162,24 +186,42 @@ class Study:
         """Return an extra channel of a scan."""
         return self.channels[wildcards.scan][wildcards.channel]
 
+    @property
+    def brain_folder(self) -> str:
+        """Folder of the raw brain masks."""
+        return brain_folder(self.config)
+
     def batch_scans(self, wildcards: Wildcards) -> list[str]:
-        """Return the scans of a batch."""
+        """Return the scans of a batch: those that it ran with; before it has run, those that are alive."""
         number = int(wildcards.batch)
-        return [scan for scan, batch in self.batch_of.items() if batch == number and scan in self.images]
+        members = self.batch_members.get(number, ())
+        return [scan for scan in members if self._is_live(scan, number) or (self.out_dir / conformed(scan)).is_file()]
 
     def batch_images(self, wildcards: Wildcards) -> list[str]:
-        """Return the conformed images of a batch."""
-        return [f"{scan}_desc-preproc_T1w.nii.gz" for scan in self.batch_scans(wildcards)]
+        """Return the conformed images of a batch.
+
+        A scan that failed, was excluded or went to another batch stays in the list, as a file that no job makes and that
+        is never news: the set of inputs is the one of the last time, so the other scans of the batch are not redone.
+        """
+        from snakemake.io import ancient
+        from snakemake.ioflags import before_update
+
+        number = int(wildcards.batch)
+        images = {scan: conformed(scan) for scan in self.batch_scans(wildcards)}
+        return [image if self._is_live(scan, number) else ancient(before_update(image)) for scan, image in images.items()]
+
+    def _is_live(self, scan: str, batch: int) -> bool:
+        return scan in self.images and self.batch_of.get(scan) == batch
 
     def batch_masks(self, wildcards: Wildcards) -> list[str]:
         """Return the raw masks that a batch writes."""
-        return [f"work/brain/{scan}_mask.nii.gz" for scan in self.batch_scans(wildcards)]
+        return [f"{self.brain_folder}/{scan}_mask.nii.gz" for scan in self.batch_scans(wildcards)]
 
     def brain_evidence(self, wildcards: Wildcards) -> str:
         """Return the file that tells that the raw mask of a scan has been made."""
         if self.config["preprocess"]["brain"]["method"] == "template":
-            return f"work/brain/{wildcards.scan}_mask.nii.gz"
-        return f"work/brain/batch-{self.batch_of[wildcards.scan]}.json"
+            return f"{self.brain_folder}/{wildcards.scan}_mask.nii.gz"
+        return f"{self.brain_folder}/batch-{self.batch_of[wildcards.scan]}.json"
 
     # Atlas
 
@@ -195,15 +237,16 @@ class Study:
         """Return the mask of the template that an iteration registers to."""
         return f"{self.build_folder}/iter-{int(wildcards.iteration) - 1}/template_mask.nii.gz"
 
-    def iteration_schedule(self, wildcards: Wildcards) -> str:
-        """Return the preset of an iteration as JSON."""
-        return self.schedule(self.iteration_preset(int(wildcards.iteration)))
+    def iteration_rung(self, wildcards: Wildcards) -> str:
+        """Return how a registration of an iteration is tried first, as JSON."""
+        return self.rung(self.iteration_preset(int(wildcards.iteration)))
 
     def template_sources(self) -> dict[str, Any]:
         """Return the inputs of the published template: the last iteration, or an existing template."""
         existing = self.config["atlas"]["template"]
         if existing is not None:
-            return {"template": str(Path(existing).resolve())}
+            given, mask = Path(existing).resolve(), mask_beside(existing)
+            return {"template": str(given)} | ({"mask": str(mask)} if mask else {})
         last = self.config["atlas"]["iterations"]
         return {
             "template": f"{self.build_folder}/iter-{last}/template_T1w.nii.gz",
@@ -213,13 +256,11 @@ class Study:
         }
 
     def template_options(self, wildcards: Wildcards, input: Any) -> str:
-        """Return the options of DescribeTemplate that a built template has and an existing one lacks."""
+        """Return DescribeTemplate's options: an existing template has no members, and a mask only where one is given."""
+        mask = f"--in_mask {shlex.quote(input.mask)}" if hasattr(input, "mask") else ""
         if self.config["atlas"]["template"] is not None:
-            return ""
-        return (
-            f"--in_mask {shlex.quote(input.mask)} --in_rows {shlex.join(input.rows)}"
-            f" --in_members {shlex.quote(input.members)}"
-        )
+            return mask
+        return f"{mask} --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
 
     # Fusion
 
@@ -321,8 +362,8 @@ class Study:
         return [f"{scan}_desc-brain_T1w.nii.gz" for scan in self.images]
 
     def thumbnails(self) -> list[str]:
-        """Return the montage picture of every scan of the cohort that is not failed."""
-        return [f"report/thumbnails/{scan}.png" for scan in self.own]
+        """Return the montage picture of every scan of the cohort that is not failed; the report does without some."""
+        return [f"report/thumbnails/{scan}.png" for scan in self.own if scan not in self.undrawn]
 
     def subject_page(self, scan: str) -> str:
         """Return the QC page of a scan."""
@@ -330,7 +371,8 @@ class Study:
 
     def scan_targets(self) -> list[str]:
         """Return the last per-scan results."""
-        extra = [f"{scan}_space-T1w_desc-preproc_{channel}.nii.gz" for scan in self.own for channel in self.channels[scan]]
+        aligned = [scan for scan in self.own if scan not in self.unaligned]
+        extra = [f"{scan}_space-T1w_desc-preproc_{channel}.nii.gz" for scan in aligned for channel in self.channels[scan]]
         return [*self.measured_tables(), *self.thumbnails(), *extra]
 
     def group_targets(self) -> list[str]:

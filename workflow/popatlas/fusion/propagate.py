@@ -7,15 +7,17 @@ registration it is ``[warp, affine]``.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.io import save_plain
 
 LabelInterpolator = Literal["genericLabel", "nearestNeighbor"]
 
@@ -114,7 +116,7 @@ def propagate(
     target : Path
         Image that defines the grid.
     dsegs, brains : sequence of Path
-        Label image and image of each atlas.
+        Label image, as the user has it, and brain of each atlas.
     chains : sequence of chains
         One for each atlas, see :func:`chain`.
     interpolator : {"genericLabel", "nearestNeighbor"}
@@ -146,22 +148,11 @@ def propagate(
             remedy="give one of each for every atlas",
         )
     labels, images = [], []
-    for dseg, brain, steps in zip(dsegs, brains, chains, strict=True):
-        warped = resample(target, dseg, steps, interpolator, subject)
-        labels.append(np.rint(warped).astype(np.int32))
-        images.append(resample(target, brain, steps, "linear", subject).astype(np.float32))
+    with tempfile.TemporaryDirectory(prefix="popatlas-labels-") as folder:
+        placed = Path(folder) / "dseg.nii"
+        for dseg, brain, steps in zip(dsegs, brains, chains, strict=True):
+            save_plain(dseg, placed, np.int32)  # the brain was placed by nibabel: so must the labels be
+            warped = resample(target, placed, steps, interpolator, subject)
+            labels.append(np.rint(warped).astype(np.int32))
+            images.append(resample(target, brain, steps, "linear", subject).astype(np.float32))
     return np.stack(labels), np.stack(images)
-
-
-def names_of(files: Sequence[Path]) -> list[str]:
-    """Return a readable name for each atlas file: its name up to the first BIDS entity that is not an identity."""
-    return ["_".join(p for p in f.name.split(".")[0].split("_") if p.startswith(("sub-", "ses-"))) or f.name for f in files]
-
-
-def describe(names: Sequence[str], chains: Sequence[Sequence[Step]]) -> dict[str, Any]:
-    """Return the sidecar of a 4D stack: which atlas is which volume, through which transforms."""
-    return {
-        "Description": "Candidate labels and images; volume i is atlas i",
-        "Atlases": list(names),
-        "Transforms": [[f"[{s.file.name},1]" if s.invert else s.file.name for s in steps] for steps in chains],
-    }

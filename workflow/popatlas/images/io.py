@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PathLike = str | os.PathLike[str]
+
+MASKS = ("desc-brain_mask", "mask")
+SHEAR_COSINE = 0.01  # ITK refuses direction cosines that are further from orthogonal
 
 
 def suffix_of(path: PathLike) -> str:
@@ -165,6 +169,50 @@ def save_image(data: npt.NDArray[Any], affine: npt.NDArray[Any], path: PathLike,
     image.set_qform(affine, code=1)
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
+
+
+def save_plain(source: PathLike, target: PathLike, dtype: npt.DTypeLike = np.float32) -> None:
+    """Write an image of somebody else again, so that ITK and nibabel place it alike.
+
+    Where sform and qform differ, nibabel takes the sform and ITK, by their codes, often the qform. popatlas follows
+    nibabel everywhere: the copy has the sform (the qform where no sform is set) as both.
+
+    Parameters
+    ----------
+    source : path-like
+        NIfTI file; trailing axes of length one are dropped.
+    target : path-like
+        Output file, `.nii` or `.nii.gz`.
+    dtype : dtype
+        Type on disk; values are rounded to an integer type.
+
+    Raises
+    ------
+    InputError
+        When the image cannot be read, is not 3D, has voxels that are not finite, or axes that are not orthogonal.
+    """
+    image = load_image(source, np.float64)
+    data, affine = np.asarray(image.dataobj), image.affine
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim != 3:
+        raise InputError(f"the image has {data.ndim} dimensions, expected 3", file=source, remedy="extract one volume")
+    if not np.isfinite(data).all():
+        raise InputError("the image has voxels that are not finite", file=source, remedy="export the image again")
+    cosines = affine[:3, :3] / np.maximum(np.linalg.norm(affine[:3, :3], axis=0), 1e-12)
+    if np.abs(cosines.T @ cosines - np.eye(3)).max() > SHEAR_COSINE:
+        raise InputError("the voxel axes are not orthogonal", file=source, remedy="resample to an orthogonal grid")
+    save_image(np.rint(data) if np.issubdtype(dtype, np.integer) else data, affine, target, dtype)
+
+
+def mask_beside(image: PathLike) -> Path | None:
+    """Find the brain mask beside an image: `*_desc-brain_mask` or `*_mask`, in BIDS without the modality (`_T1w`)."""
+    path = Path(image)
+    name = path.name.removesuffix(suffix_of(path))
+    bare = re.sub(r"_(T1w|T2w|PDw|FLAIR)$", "", name)
+    stems = dict.fromkeys((bare, re.sub(r"_desc-[0-9A-Za-z]+$", "", bare), name))
+    places = (path.with_name(f"{stem}_{end}{ext}") for stem in stems for end in MASKS for ext in (".nii.gz", ".nii"))
+    return next((place.resolve() for place in places if place.is_file()), None)
 
 
 def sha256(path: PathLike) -> str:

@@ -14,7 +14,6 @@ INTERFACES: dict[str, str] = {
     "ExtractBrain": "popatlas.interfaces.preprocess",
     "ExtractBrainTemplate": "popatlas.interfaces.preprocess",
     "FuseLabels": "popatlas.interfaces.fuse",
-    "IndexCohort": "popatlas.interfaces.cohort",
     "InitialiseTemplate": "popatlas.interfaces.groupwise",
     "MakeReference": "popatlas.interfaces.groupwise",
     "MeasureScan": "popatlas.interfaces.measure",

@@ -67,9 +67,8 @@ class PopatlasInterface(BaseInterface):
             remedy = getattr(error, "remedy", None)
             expected = isinstance(error, PopatlasError)
             message = str(getattr(error, "message", None) or error) if expected else f"{type(error).__name__}: {error}"
-            self._write_record(
-                {"state": "failed", "started": _iso(started), "message": message, "remedy": remedy or "see the log"}
-            )
+            failure = {"message": message, "remedy": remedy or "see the log", "notes": self.notes}
+            self._write_record({"state": "failed", "started": _iso(started), **failure})
             raise
         self._write_record(
             {

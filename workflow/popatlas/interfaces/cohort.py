@@ -1,43 +1,13 @@
-"""Steps of cohort bookkeeping."""
+"""Step of cohort bookkeeping: the ledger (the index is made before the DAG, by the Snakefile)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nipype.interfaces.base import Directory, File, TraitedSpec, traits
+from nipype.interfaces.base import Directory, File, TraitedSpec
 
 from popatlas.images.io import read_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
-
-
-class IndexCohortInputSpec(PopatlasInputSpec):
-    """Inputs of IndexCohort."""
-
-    config = File(exists=True, mandatory=True, desc="configuration, YAML")
-    out_dir = Directory(mandatory=True, desc="output folder")
-
-
-class IndexCohortOutputSpec(TraitedSpec):
-    """Outputs of IndexCohort."""
-
-    scans = traits.Int(desc="usable scans")
-
-
-class IndexCohort(PopatlasInterface):
-    """Read a dataset once, open every image and write the index (also done by the Snakefile before the DAG)."""
-
-    input_spec = IndexCohortInputSpec
-    output_spec = IndexCohortOutputSpec
-
-    def _execute(self) -> None:
-        from popatlas.cohort.index import index_cohort
-        from popatlas.config import load_config
-
-        index = index_cohort(load_config(self.inputs.config), Path(self.inputs.out_dir))
-        self.notes["states"] = index["state"].value_counts().to_dict()
-
-    def _list_outputs(self) -> dict[str, int]:
-        return {"scans": int(self.notes["states"].get("ok", 0))}
 
 
 class SettleLedgerInputSpec(PopatlasInputSpec):

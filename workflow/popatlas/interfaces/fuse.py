@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from popatlas.errors import InputError
-from popatlas.images.io import load_image, save_image, write_json
+from popatlas.images.io import load_image, save_image
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
 
@@ -24,11 +24,9 @@ class PropagateLabelsInputSpec(PopatlasInputSpec):
     in_affines = traits.List(File(exists=True), mandatory=True, desc="forward affine of each atlas")
     in_target_affine = File(exists=True, desc="affine of the target to the template; leave out for direct registrations")
     in_target_inverse_warp = File(exists=True, desc="inverse warp of the target, template to T1w; goes with the affine")
-    names = traits.List(Str, desc="name of each atlas for the sidecar")
     interpolator = traits.Enum("nearestNeighbor", "genericLabel", usedefault=True, desc="interpolation of labels")
     out_labels = File(mandatory=True, desc="candidate labels, 4D int32, volume i is atlas i")
     out_images = File(mandatory=True, desc="candidate images, 4D float32, volume i is atlas i")
-    out_json = File(desc="names and transforms of the atlases")
 
 
 class PropagateLabelsOutputSpec(TraitedSpec):
@@ -36,7 +34,6 @@ class PropagateLabelsOutputSpec(TraitedSpec):
 
     out_labels = File(exists=True)
     out_images = File(exists=True)
-    out_json = File()
 
 
 class PropagateLabels(PopatlasInterface):
@@ -46,7 +43,7 @@ class PropagateLabels(PopatlasInterface):
     output_spec = PropagateLabelsOutputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.propagate import chain, describe, names_of, propagate
+        from popatlas.fusion.propagate import chain, propagate
 
         inputs = self.inputs
         target, subject = Path(inputs.in_target), inputs.subject or None
@@ -75,9 +72,6 @@ class PropagateLabels(PopatlasInterface):
         affine = load_image(target).affine
         save_image(np.moveaxis(labels, 0, -1), affine, inputs.out_labels, np.int32)
         save_image(np.moveaxis(images, 0, -1), affine, inputs.out_images, np.float32)
-        if isdefined(inputs.out_json):
-            names = list(inputs.names) if isdefined(inputs.names) and inputs.names else names_of(dsegs)
-            write_json(inputs.out_json, describe(names, chains))
 
 
 class FuseLabelsInputSpec(PopatlasInputSpec):
@@ -94,14 +88,12 @@ class FuseLabelsInputSpec(PopatlasInputSpec):
     rho = traits.Float(0.1, usedefault=True, desc="jlf: ridge weight")
     memory_mb = traits.Float(800.0, usedefault=True, desc="jlf: budget for probability maps; smaller is slower, same result")
     out_file = File(mandatory=True, desc="fused labels, int32")
-    out_agreement = File(desc="majority: share of the atlases that voted for the winner, float32")
 
 
 class FuseLabelsOutputSpec(TraitedSpec):
     """Outputs of FuseLabels."""
 
     out_file = File(exists=True)
-    out_agreement = File()
 
 
 class FuseLabels(PopatlasInterface):
@@ -116,14 +108,10 @@ class FuseLabels(PopatlasInterface):
         labels = _stack(np.asarray(image.dataobj, dtype=np.int32))
         spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0)).tolist()
         self.notes = {"atlases": len(labels), "method": inputs.method}
-        if isdefined(inputs.out_agreement) and inputs.method != "majority":
-            raise InputError("only majority gives an agreement map", remedy="leave out_agreement out", file=inputs.in_labels)
         if inputs.method == "majority":
             from popatlas.fusion.majority import majority_vote
 
-            fused, agreement = majority_vote(labels, inputs.ties, spacing)
-            if isdefined(inputs.out_agreement):
-                save_image(agreement, image.affine, inputs.out_agreement, np.float32)
+            fused, _ = majority_vote(labels, inputs.ties, spacing)
         elif inputs.method == "staple":
             from popatlas.fusion.staple import multilabel_staple
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
 
 from popatlas.errors import InputError
-from popatlas.images.io import atomic_path, read_json, save_image, write_json, write_table
+from popatlas.images.grid import Grid
+from popatlas.images.io import atomic_path, load_image, read_json, save_image, save_plain, write_json, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
-from popatlas.interfaces.register import publish
+
+MOST_OUTSIDE = 0.25  # share of an existing template's intensity outside its mask: a soft rim, not a skull
 
 
 class MakeReferenceInputSpec(PopatlasInputSpec):
@@ -156,17 +158,18 @@ class DescribeTemplate(PopatlasInterface):
         from popatlas.groupwise.template import Iteration, read_image
         from popatlas.images.io import read_table
 
-        publish(Path(self.inputs.in_template), self.inputs.out_template)
+        is_built = isdefined(self.inputs.in_members)
+        save_plain(self.inputs.in_template, self.inputs.out_template)
         if isdefined(self.inputs.in_mask):
-            publish(Path(self.inputs.in_mask), self.inputs.out_mask)
+            save_mask(self.inputs.in_mask, self.inputs.out_template, self.inputs.out_mask, is_judged=not is_built)
         else:
-            write_images({self.inputs.out_mask: positive_mask(read_image(self.inputs.in_template))})
+            write_images({self.inputs.out_mask: positive_mask(read_image(self.inputs.out_template))})
         files = self.inputs.in_rows if isdefined(self.inputs.in_rows) else []
         columns = list(Iteration.__dataclass_fields__)
         rows = pd.DataFrame([read_json(path) for path in files], columns=columns)
         write_table(rows, self.inputs.out_convergence)
-        members = read_table(self.inputs.in_members) if isdefined(self.inputs.in_members) else pd.DataFrame()
-        image = read_image(self.inputs.in_template)
+        members = read_table(self.inputs.in_members) if is_built else pd.DataFrame()
+        image = read_image(self.inputs.out_template)
         write_json(
             self.inputs.out_description,
             {
@@ -189,6 +192,32 @@ def positive_mask(image: Any) -> Any:
     if sitk.GetArrayViewFromImage(mask).all():
         raise InputError("the template has no empty background", remedy="give a skull-stripped template (atlas.template)")
     return mask
+
+
+def save_mask(mask: str, template: str, out_file: str, *, is_judged: bool) -> None:
+    """Write the mask of a template as 0 and 1.
+
+    Parameters
+    ----------
+    mask, template : str
+        Images on one grid.
+    out_file : str
+        The mask, uint8.
+    is_judged : bool
+        Raise InputError when much of the template lies outside the mask: a head is no brain to register brains to.
+    """
+    Grid.from_file(template).check_same(Grid.from_file(mask), ("template", "its mask"), tolerance_mm=0.01, file=mask)
+    image = load_image(mask)
+    inside = np.asarray(image.dataobj).reshape(image.shape[:3]) > 0.5
+    values = np.clip(np.asarray(load_image(template).dataobj), 0, None)
+    share = float(values[~inside].sum() / max(values.sum(), 1e-9))
+    if not inside.any() or (is_judged and share > MOST_OUTSIDE):
+        raise InputError(
+            f"{share:.0%} of the template's intensity lies outside its mask",
+            file=mask,
+            remedy="give a skull-stripped template (atlas.template) and its mask",
+        )
+    save_image(inside, load_image(template).affine, out_file, np.uint8)
 
 
 def write_images(images: dict[str, Any]) -> None:

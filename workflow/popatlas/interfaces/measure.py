@@ -30,8 +30,7 @@ class MeasureScanInputSpec(PopatlasInputSpec):
     in_template_brain = File(exists=True, desc="template")
     in_template_mask = File(exists=True, desc="brain mask of the template")
     in_warped = File(exists=True, desc="brain of the scan on the template grid")
-    in_field = File(exists=True, desc="composed displacement field on the template grid")
-    in_log_jacobian = File(exists=True, desc="log Jacobian of that field; spares computing it")
+    in_log_jacobian = File(exists=True, desc="log Jacobian of the composed displacement field, on the template grid")
     in_affine = File(exists=True, desc="affine of the scan")
     in_inverse_warp = File(exists=True, desc="inverse warp of the scan")
     surface = traits.Bool(True, usedefault=True, desc="measure surface distances")
@@ -64,7 +63,7 @@ class MeasureScan(PopatlasInterface):
                 remedy="name the method of each label image",
             )
         names = (
-            "mask", "brain", "reference", "names", "landmarks", "template_brain", "template_mask", "warped", "field",
+            "mask", "brain", "reference", "names", "landmarks", "template_brain", "template_mask", "warped",
             "log_jacobian", "affine", "inverse_warp",
         )  # fmt: skip
         files: dict[str, Any] = {name: _path(getattr(inputs, f"in_{name}")) for name in names}

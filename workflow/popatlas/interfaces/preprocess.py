@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
 
+import popatlas
 from popatlas.errors import InputError, PopatlasError
-from popatlas.images.io import atomic_path, load_image, read_json, save_image, write_json
+from popatlas.images.io import atomic_path, load_image, read_json, save_image, sha256, suffix_of, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
 
@@ -55,6 +58,7 @@ class ExtractBrainInputSpec(PopatlasInputSpec):
     method = traits.Enum("deepbet", "none", usedefault=True, desc="network, or foreground of stripped images")
     threshold = traits.Float(0.5, usedefault=True, desc="probability above which a voxel is brain")
     dilate = traits.Int(0, usedefault=True, desc="voxels added to the mask, negative to remove")
+    gpu = traits.Int(0, usedefault=True, desc="GPUs of this job; 0 for the CPU, also where a GPU is visible")
     out_masks = traits.List(File(), mandatory=True, desc="mask of each head")
     out_receipt = File(mandatory=True, desc="state and message of each scan, JSON")
 
@@ -68,7 +72,9 @@ class ExtractBrainOutputSpec(TraitedSpec):
 class ExtractBrain(PopatlasInterface):
     """Find the brains of a batch with one loaded network; a scan that fails is noted, the others go on.
 
-    A mask that is newer than its image is kept, so that a batch that is run again touches only what is missing.
+    Beside each mask stands a receipt: method, settings, versions, checksum of the mask. A mask that is newer than its
+    image and whose receipt is what would be written now is kept, so that a batch that is run again touches only what is
+    missing or was made otherwise. The network is loaded when the first mask has to be found.
     """
 
     input_spec = ExtractBrainInputSpec
@@ -76,12 +82,20 @@ class ExtractBrain(PopatlasInterface):
 
     def _execute(self) -> None:
         receipt = {}
-        extract = self._extractor()
+        settings, extractor = self._settings(), cache(self._extractor)
         for scan, image, mask in zip(self.inputs.scans, self.inputs.in_files, self.inputs.out_masks, strict=True):
-            receipt[scan] = self._extract_one(extract, Path(image), Path(mask))
+            receipt[scan] = self._extract_one(extractor, settings, Path(image), Path(mask))
             print(f"{scan}: {receipt[scan]['state']} {receipt[scan]['message']}", flush=True)
         self.notes["scans"] = receipt
         write_json(self.inputs.out_receipt, receipt)
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what a mask depends on, besides its image."""
+        settings = {"method": self.inputs.method, "popatlas": popatlas.__version__}
+        if self.inputs.method == "none":
+            return settings
+        used = {"threshold": self.inputs.threshold, "dilate": self.inputs.dilate}
+        return settings | used | {"deepbet": metadata.version("deepbet")}
 
     def _extractor(self) -> Any:
         from popatlas.interfaces.base import limit_threads
@@ -89,25 +103,41 @@ class ExtractBrain(PopatlasInterface):
 
         if self.inputs.method == "none":
             return foreground
-        gpu = cuda_visible()
+        gpu = self.inputs.gpu > 0 and cuda_visible()
         limit_threads(self.inputs.threads)
         self.notes |= {"device": "cuda" if gpu else "cpu", "weights": deepbet_weights()}
         return deepbet_extractor(self.inputs.threshold, self.inputs.dilate, gpu=gpu)
 
-    def _extract_one(self, extract: Any, image: Path, mask: Path) -> dict[str, str]:
-        if mask.is_file() and mask.stat().st_mtime_ns >= image.stat().st_mtime_ns:
+    def _extract_one(self, extractor: Any, settings: dict[str, Any], image: Path, mask: Path) -> dict[str, str]:
+        if _is_valid(mask, image, settings):
             return {"state": "ok", "message": "kept"}
-        mask.unlink(missing_ok=True)
         try:
             head = load_image(image)
-            found = extract(head)
+            found = extractor()(head)
             if not found.any():
                 raise InputError("no brain was found")
             save_image(found, head.affine, mask)
+            write_json(_receipt_of(mask), settings | {"sha256": sha256(mask)})
         except Exception as error:  # one bad scan must not stop its batch: the message goes into its receipt
+            mask.unlink(missing_ok=True)
             message = str(error) if isinstance(error, PopatlasError) else f"{type(error).__name__}: {error}"
             return {"state": "failed", "message": message}
         return {"state": "ok", "message": "found"}
+
+
+def _receipt_of(mask: Path) -> Path:
+    return mask.with_name(f"{mask.name.removesuffix(suffix_of(mask))}.json")
+
+
+def _is_valid(mask: Path, image: Path, settings: dict[str, Any]) -> bool:
+    """Tell whether a mask is newer than its image and was made with these settings."""
+    receipt = _receipt_of(mask)
+    if not (mask.is_file() and receipt.is_file() and mask.stat().st_mtime_ns >= image.stat().st_mtime_ns):
+        return False
+    try:
+        return bool(read_json(receipt) == settings | {"sha256": sha256(mask)})
+    except InputError:  # half written by an older crash: find the brain again
+        return False
 
 
 class ExtractBrainTemplateInputSpec(PopatlasInputSpec):
@@ -169,12 +199,7 @@ class NormaliseBrain(PopatlasInterface):
 
         inputs = self.inputs
         if not Path(inputs.in_mask).is_file():
-            raise InputError(
-                f"skull stripping failed: {self._reason()}",
-                file=inputs.in_file,
-                subject=inputs.subject,
-                remedy="look at the image; try preprocess.brain.method template, or exclude the scan",
-            )
+            raise self._no_mask()
         image, mask = load_image(inputs.in_file), load_image(inputs.in_mask, np.uint8)
         data, brain = np.asarray(image.dataobj), np.asarray(mask.dataobj)
         if data.shape != brain.shape or not np.allclose(image.affine, mask.affine, atol=1e-3):
@@ -197,11 +222,24 @@ class NormaliseBrain(PopatlasInterface):
         save_image(brain, image.affine, inputs.out_mask)
         write_json(inputs.out_qc, quality)
 
-    def _reason(self) -> str:
-        receipt = self.inputs.in_receipt
+    def _no_mask(self) -> InputError:
+        """Return why there is no mask: its extraction failed, or it was made and is gone."""
+        inputs, receipt = self.inputs, self.inputs.in_receipt
         known = isdefined(receipt) and Path(receipt).suffix == ".json"
-        entry = read_json(receipt).get(self.inputs.subject, {}) if known else {}
-        return str(entry.get("message", "no mask was written"))
+        entry = read_json(receipt).get(inputs.subject, {}) if known else {}
+        if entry.get("state") == "ok":
+            return InputError(
+                "the brain mask was made and is gone",
+                file=inputs.in_mask,
+                subject=inputs.subject,
+                remedy=f"delete {receipt} and run again",
+            )
+        return InputError(
+            f"skull stripping failed: {entry.get('message', 'no mask was written')}",
+            file=inputs.in_file,
+            subject=inputs.subject,
+            remedy="look at the image; try preprocess.brain.method template, or exclude the scan",
+        )
 
 
 class AlignChannelInputSpec(PopatlasInputSpec):

@@ -9,6 +9,7 @@ from typing import Any
 
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
+from popatlas.config import load_config, resolve_fallback
 from popatlas.errors import InputError
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
@@ -19,7 +20,9 @@ class RegisterRigidInputSpec(PopatlasInputSpec):
 
     in_fixed = File(exists=True, mandatory=True, desc="brain that gives the pose")
     in_moving = File(exists=True, mandatory=True, desc="brain to be aligned")
-    schedule = traits.Dict(mandatory=True, desc="preset of register.presets (JSON)")
+    in_fixed_mask = File(exists=True, mandatory=True, desc="brain mask of the fixed image")
+    in_moving_mask = File(exists=True, mandatory=True, desc="brain mask of the moving image")
+    rung = traits.Dict(mandatory=True, desc="start and engine (JSON)")
     out_affine = File(mandatory=True, desc="rigid transform, ITK")
     out_warped = File(mandatory=True, desc="moving image on the fixed grid")
 
@@ -38,17 +41,18 @@ class RegisterRigid(PopatlasInterface):
     output_spec = RegisterRigidOutputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.ants import Schedule, deterministic_ants, register_linear
+        from popatlas.registration.engines import Rung
+        from popatlas.registration.linear import align
+        from popatlas.registration.pair import Pair
 
-        ants = deterministic_ants()
-        schedule = Schedule.from_config(self.inputs.schedule)
-        fixed, moving = (ants.image_read(path) for path in (self.inputs.in_fixed, self.inputs.in_moving))
+        inputs = self.inputs
+        pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
         with tempfile.TemporaryDirectory() as folder:
-            rigid = register_linear(fixed, moving, "Rigid", None, schedule, Path(folder) / "stage-")
-            publish(rigid, self.inputs.out_affine)
-        warped = ants.apply_transforms(fixed, moving, [self.inputs.out_affine])
-        with atomic_path(self.inputs.out_warped) as temporary:
-            ants.image_write(warped, str(temporary))
+            rigid = align(pair, Rung.from_config(inputs.rung), Path(folder), kinds=("rigid",))
+            publish(rigid, inputs.out_affine)
+        warped = pair.ants.apply_transforms(pair.fixed, pair.moving, [inputs.out_affine])
+        with atomic_path(inputs.out_warped) as temporary:
+            pair.ants.image_write(warped, str(temporary))
 
 
 class RegisterImagesInputSpec(PopatlasInputSpec):
@@ -58,11 +62,13 @@ class RegisterImagesInputSpec(PopatlasInputSpec):
     in_fixed_mask = File(exists=True, mandatory=True, desc="brain mask of the fixed image")
     in_moving = File(exists=True, mandatory=True, desc="moving brain")
     in_moving_mask = File(exists=True, mandatory=True, desc="brain mask of the moving image")
-    schedule = traits.Dict(mandatory=True, desc="preset of register.presets (JSON)")
-    gate = traits.Dict(mandatory=True, desc="limits, register.gate (JSON)")
+    rung = traits.Dict(mandatory=True, desc="what is tried first: start, engine and preset (JSON)")
+    fallback = traits.List(traits.Dict(), desc="what is tried after a failed gate, in order (JSON)")
+    gate = traits.Dict(desc="limits, register.gate (JSON)")
+    settings = File(exists=True, desc="resolved configuration that gives fallback and gate where they are left out")
     out_affine = File(mandatory=True, desc="affine part, ITK, fixed to moving points")
-    out_warp = File(mandatory=True, desc="SyN field, fixed to moving points, before the affine")
-    out_inverse_warp = File(desc="SyN field of the way back, after the inverted affine")
+    out_warp = File(mandatory=True, desc="displacement field, fixed to moving points, before the affine")
+    out_inverse_warp = File(desc="displacement field of the way back, after the inverted affine")
     out_composed = File(desc="affine and warp as one field on the fixed grid")
     out_inverse_composed = File(desc="the way back as one field on the moving grid")
     out_warped = File(mandatory=True, desc="moving image on the fixed grid")
@@ -86,34 +92,35 @@ class RegisterImagesOutputSpec(TraitedSpec):
 
 
 class RegisterImages(PopatlasInterface):
-    """Register two brains with ANTs (rigid, affine, SyN) and judge the result.
+    """Register two brains and judge the result; when it fails the gate, climb the ladder.
 
-    A registration that fails the gate is tried once more from a multi-start search; when that fails too, the step fails
-    and the attempts are in `out_gate`.
+    Each rung of the ladder is another start or another engine. The attempts are in `out_gate` and in the record of the step;
+    when the last one fails too, the step fails and the scan goes to quarantine.
     """
 
     input_spec = RegisterImagesInputSpec
     output_spec = RegisterImagesOutputSpec
 
     def _execute(self) -> None:
+        from popatlas.registration.engines import Rung
         from popatlas.registration.pair import Pair, attempt
 
         inputs = self.inputs
         pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
+        fallback, gate = self._fallback_and_gate()
         attempts: list[dict[str, Any]] = []
-        for start in ("centre of mass", "multi-start search"):
+        self.notes["attempts"] = attempts
+        for rung in map(Rung.from_config, [inputs.rung, *fallback]):
             with tempfile.TemporaryDirectory() as folder:
-                outcome = attempt(
-                    pair, self.inputs.schedule, self.inputs.gate, Path(folder), search=start != "centre of mass"
-                )
-                attempts.append({"start": start, "metrics": outcome.metrics, "reasons": outcome.reasons})
+                outcome = attempt(pair, rung, gate, Path(folder), inputs.threads)
+                attempts.append(outcome.row())
                 if not outcome.reasons:
                     self._publish(outcome, pair)
-            if not outcome.reasons:
-                break
+                    break
+            print(f"{rung} failed the gate: {'; '.join(outcome.reasons)}", flush=True)
         verdict = "fail" if outcome.reasons else "pass"
-        write_json(self.inputs.out_gate, {"verdict": verdict, **outcome.metrics, "attempts": attempts})
-        self.notes["attempts"] = attempts
+        made = {"verdict": verdict, "engine": outcome.rung.engine, "start": outcome.rung.start}
+        write_json(self.inputs.out_gate, {**made, **outcome.metrics, "attempts": attempts})
         if outcome.reasons:
             raise InputError(
                 f"registration gate failed: {'; '.join(outcome.reasons)}",
@@ -121,6 +128,19 @@ class RegisterImages(PopatlasInterface):
                 subject=self.inputs.subject,
                 remedy="look at the brain mask and orientation of the image, or widen register.gate",
             )
+
+    def _fallback_and_gate(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return both; they do not come as parameters from the rule, so that widening a limit repeats no registration."""
+        inputs = self.inputs
+        fallback = inputs.fallback if isdefined(inputs.fallback) else None
+        gate = inputs.gate if isdefined(inputs.gate) else None
+        if isdefined(inputs.settings):
+            config = load_config(inputs.settings)
+            fallback = resolve_fallback(config, inputs.rung["name"]) if fallback is None else fallback
+            gate = config["register"]["gate"] if gate is None else gate
+        if gate is None:
+            raise InputError("no gate", subject=inputs.subject, remedy="give gate or settings")
+        return fallback or [], gate
 
     def _publish(self, outcome: Any, pair: Any) -> None:
         files = outcome.files

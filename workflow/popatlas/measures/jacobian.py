@@ -1,47 +1,20 @@
-"""Local volume change of a transform: determinant of its Jacobian.
+"""Local volume change of a transform: summary of the log Jacobian that the registration wrote.
 
-ANTs computes the determinant. SimpleITK's DisplacementFieldJacobianDeterminant is not used: it differentiates along
-the image axes without the direction cosines, so it is wrong on every grid whose axes are not ITK's LPS (RAS images,
-for one); a test shows both. ANTs cuts negative determinants off at 0 and logarithms at log(0.001): shares of
-non-positive voxels stay exact, and folded voxels enter the mean and SD of the logarithm with log(0.001).
+ANTs computes the determinant (`transforms.displacement.write_jacobian`). SimpleITK's
+DisplacementFieldJacobianDeterminant is not used: it differentiates along the image axes without the direction cosines, so
+it is wrong on every grid whose axes are not ITK's LPS (RAS images, for one); a test shows both. ANTs cuts negative
+determinants off at 0 and logarithms at log(0.001): shares of non-positive voxels stay exact, and folded voxels enter the
+mean and SD of the logarithm with log(0.001).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.errors import InputError
-
 LOG_FLOOR = float(np.log(0.001))
-
-
-def log_jacobian(field: Path, grid: Path) -> npt.NDArray[np.float32]:
-    """Return the logarithm of the Jacobian determinant of a displacement field.
-
-    Parameters
-    ----------
-    field : Path
-        ITK displacement field (LPS mm).
-    grid : Path
-        Image on the grid of the field.
-
-    Returns
-    -------
-    (x, y, z) float32 ndarray
-        log det; voxels with a non-positive determinant hold ``LOG_FLOOR``. A field that maps template points to
-        subject points is positive where the subject is larger than the template. ANTs is inaccurate on the outer
-        two voxels of the grid.
-    """
-    import ants
-
-    if not field.exists():
-        raise InputError("displacement field is missing", file=field, remedy="run the registration step again")
-    determinant = ants.create_jacobian_determinant_image(ants.image_read(str(grid)), str(field)).numpy()
-    return np.asarray(np.log(np.maximum(determinant, 0.001)), dtype=np.float32)
 
 
 def summarise_log_jacobian(log_determinant: npt.NDArray[np.floating[Any]], mask: npt.NDArray[Any]) -> dict[str, float]:

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 
 from popatlas.fusion.propagate import Step, resample
-from popatlas.images.io import load_image, read_table
+from popatlas.images.io import load_image
 from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION, unit_of
-from popatlas.measures.jacobian import log_jacobian, summarise_log_jacobian
+from popatlas.measures.jacobian import summarise_log_jacobian
 from popatlas.measures.landmarks import AXES, read_landmarks, to_template
+from popatlas.measures.names import find_names, read_names
 from popatlas.measures.overlap import overlap
 from popatlas.measures.similarity import similarity
 from popatlas.measures.surface import label_surface_distances
@@ -40,11 +41,12 @@ class ScanFiles:
     labels : mapping of str to Path
         Fused labels by method.
     reference, names, landmarks : Path
-        Reference labels on any grid of the same world space, table of label names (index, name), landmark table.
+        Reference labels on any grid of the same world space, table of label names (index, name; the one beside the
+        reference when left out), landmark table.
     template_brain, template_mask, warped : Path
         Template, its brain mask, and the brain of the scan resampled to it.
-    field, log_jacobian : Path
-        Composed displacement field (template to subject points) or the log Jacobian made from it.
+    log_jacobian : Path
+        Log Jacobian of the composed displacement field (template to subject points).
     affine, inverse_warp : Path
         Parts of the registration.
     """
@@ -60,7 +62,6 @@ class ScanFiles:
     template_brain: Path | None = None
     template_mask: Path | None = None
     warped: Path | None = None
-    field: Path | None = None
     log_jacobian: Path | None = None
     affine: Path | None = None
     inverse_warp: Path | None = None
@@ -106,33 +107,6 @@ def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) ->
     table["unit"] = table["metric"].map(unit_of)
     table["value"] = table["value"].astype(float)
     return table[COLUMNS]
-
-
-def read_names(path: Path | None) -> dict[int, str]:
-    """Read label names (columns index, name); no file gives no names. Names that repeat get their index appended."""
-    if path is None:
-        return {}
-    table = read_table(path, dtype={"name": str})
-    if not {"index", "name"} <= set(table.columns):
-        return {}
-    repeated = table["name"].duplicated(keep=False)
-    names = table["name"].where(~repeated, table["name"] + "-" + table["index"].astype(str))
-    return dict(zip(table["index"].astype(int), names.astype(str), strict=True))
-
-
-def find_names(labels: Path | None) -> Path | None:
-    """Find the table of label names beside a label image: its own TSV, or dseg.tsv up to the root of its dataset."""
-    if labels is None:
-        return None
-    own = labels.with_name(labels.name.split(".")[0] + ".tsv")
-    if own.exists():
-        return own
-    for folder in list(labels.resolve().parents)[:6]:
-        if (folder / "dseg.tsv").exists():
-            return folder / "dseg.tsv"
-        if (folder / "dataset_description.json").exists():
-            return None
-    return None
 
 
 def resample_labels(labels: Path, grid: nib.Nifti1Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
@@ -195,13 +169,8 @@ def _registration_rows(files: ScanFiles) -> Iterator[Row]:
     if files.warped is not None:
         warped = np.asarray(load_image(files.warped).dataobj)
         yield from ((REGISTRATION, BRAIN, m, value) for m, value in similarity(template, warped, mask).items())
-    determinant = None
     if files.log_jacobian is not None:
-        determinant = np.asarray(load_image(files.log_jacobian).dataobj)
-    elif files.field is not None:
-        determinant = log_jacobian(files.field, files.template_brain)
-    if determinant is not None:
-        summary = summarise_log_jacobian(determinant, mask)
+        summary = summarise_log_jacobian(np.asarray(load_image(files.log_jacobian).dataobj), mask)
         yield from ((REGISTRATION, BRAIN, metric, value) for metric, value in summary.items())
 
 

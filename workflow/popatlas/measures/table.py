@@ -1,7 +1,7 @@
 """Group tables: the long table of all scans, wide volumes, summary, and who is in and who is out.
 
 Membership comes from the ledger, never from which files happen to exist: a scan is in when none of its stages failed,
-was excluded or is unavailable, and its measurement is not pending.
+was excluded or is unavailable, and its measurement is not pending. Its extra channels and its QC page do not count.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from popatlas.cohort.ledger import SIDE_STAGES
 from popatlas.errors import InputError
 from popatlas.images.io import read_table
 from popatlas.measures.dictionary import BRAIN, COLUMNS, KEYS, METRICS
@@ -55,6 +56,7 @@ def members(index: pd.DataFrame, ledger: pd.DataFrame, stage: str = "measure") -
     cohort = cohort[["scan", "subject", "session"]].fillna({"session": ""}).astype(str)
     rows = ledger.assign(session=ledger["session"].fillna("").astype(str), subject=ledger["subject"].astype(str))
     bad = rows["state"].isin(OUT_STATES) | ((rows["stage"] == stage) & (rows["state"] == "pending"))
+    bad &= ~rows["stage"].isin(list(SIDE_STAGES))
     first = rows[bad].drop_duplicates(["subject", "session"])[["subject", "session", "stage", "state", "reason"]]
     joined = cohort.merge(first, on=["subject", "session"], how="left")
     out = joined["state"].notna()

@@ -6,10 +6,15 @@ and silently ignore the ones that are given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from popatlas.registration.engines import Deformation
+
+if TYPE_CHECKING:
+    from popatlas.registration.pair import Pair
 
 AFFINE_SHRINK = (6, 4, 2, 1)
 AFFINE_SIGMAS = (3, 2, 1, 0)
@@ -17,12 +22,11 @@ AFFINE_SIGMAS = (3, 2, 1, 0)
 
 @dataclass(frozen=True)
 class Schedule:
-    """One preset of the configuration's `register.presets`."""
+    """One preset of the configuration's `register.presets.ants`."""
 
     metric: str
     sampling: int
-    affine_iterations: tuple[int, ...]
-    syn_iterations: tuple[int, ...]
+    iterations: tuple[int, ...]
     gradient_step: float
     flow_sigma: float
     total_sigma: float
@@ -33,21 +37,11 @@ class Schedule:
         return cls(
             metric=preset["metric"],
             sampling=preset["sampling"],
-            affine_iterations=tuple(preset["affine_iterations"]),
-            syn_iterations=tuple(preset["syn_iterations"]),
+            iterations=tuple(preset["iterations"]),
             gradient_step=preset["gradient_step"],
             flow_sigma=preset["flow_sigma"],
             total_sigma=preset["total_sigma"],
         )
-
-
-@dataclass(frozen=True)
-class Registration:
-    """Files of one registration, fixed to moving points: first the warp, then the affine."""
-
-    affine: Path
-    warp: Path
-    inverse_warp: Path
 
 
 def deterministic_ants() -> Any:
@@ -58,7 +52,9 @@ def deterministic_ants() -> Any:
     return ants
 
 
-def register_linear(fixed: Any, moving: Any, kind: str, initial: str | None, schedule: Schedule, prefix: Path) -> Path:
+def register_linear(
+    fixed: Any, moving: Any, kind: str, initial: str | None, iterations: Sequence[int], prefix: Path
+) -> Path:
     """Run one linear stage and return its transform file.
 
     Parameters
@@ -69,8 +65,8 @@ def register_linear(fixed: Any, moving: Any, kind: str, initial: str | None, sch
         "Rigid" or "Affine".
     initial : str or None
         Transform file to start from; None aligns the centres of mass.
-    schedule : Schedule
-        Gives the iterations at shrink factors 6, 4, 2, 1.
+    iterations : sequence of int
+        Iterations at shrink factors 6, 4, 2, 1.
     prefix : Path
         Start of the output file names.
     """
@@ -82,7 +78,7 @@ def register_linear(fixed: Any, moving: Any, kind: str, initial: str | None, sch
         initial_transform=initial,
         outprefix=f"{prefix}{kind}",
         aff_metric="mattes",
-        aff_iterations=schedule.affine_iterations,
+        aff_iterations=tuple(iterations),
         aff_shrink_factors=AFFINE_SHRINK,
         aff_smoothing_sigmas=AFFINE_SIGMAS,
     )
@@ -97,45 +93,32 @@ def search_start(fixed: Any, moving: Any, prefix: Path) -> str:
     return path
 
 
-def register(fixed: Any, moving: Any, schedule: Schedule, folder: Path, *, search: bool = False) -> Registration:
-    """Register two brains: rigid, affine, then SyN (Avants et al., 2008).
+def deform_ants(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+    """Run SyN from an affine (Avants et al., 2008); `threads` is not used: ANTs repeats itself with one thread only.
 
     Parameters
     ----------
-    fixed, moving : ANTsImage
-        Skull-stripped, intensity-normalised images.
-    schedule : Schedule
-        What each stage does.
+    pair : Pair
+        Images.
+    preset : mapping
+        One of the configuration's `register.presets.ants`.
+    affine : Path
+        Affine, fixed to moving points.
     folder : Path
-        Existing folder for the transform files.
-    search : bool
-        Start from a multi-start search instead of the centres of mass.
-
-    Returns
-    -------
-    Registration
-        ITK files; points of `fixed` go through `warp`, then `affine`, to `moving`.
+        Existing folder for the fields.
     """
-    ants = deterministic_ants()
-    prefix = folder / "stage-"
-    start = search_start(fixed, moving, prefix) if search else None
-    rigid = register_linear(fixed, moving, "Rigid", start, schedule, prefix)
-    affine = register_linear(fixed, moving, "Affine", str(rigid), schedule, prefix)
-    result = ants.registration(
-        fixed,
-        moving,
+    schedule = Schedule.from_config(preset)
+    result = deterministic_ants().registration(
+        pair.fixed,
+        pair.moving,
         "SyNOnly",
         initial_transform=str(affine),
-        outprefix=f"{prefix}SyN",
+        outprefix=str(folder / "stage-SyN"),
         syn_metric=schedule.metric,
         syn_sampling=schedule.sampling,
-        reg_iterations=schedule.syn_iterations,
+        reg_iterations=schedule.iterations,
         grad_step=schedule.gradient_step,
         flow_sigma=schedule.flow_sigma,
         total_sigma=schedule.total_sigma,
     )
-    return Registration(
-        affine=Path(result["fwdtransforms"][1]),
-        warp=Path(result["fwdtransforms"][0]),
-        inverse_warp=Path(result["invtransforms"][1]),
-    )
+    return Deformation(warp=Path(result["fwdtransforms"][0]), inverse_warp=Path(result["invtransforms"][1]))

@@ -68,7 +68,9 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     metrics : mapping
-        From `gate_metrics`.
+        From `gate_metrics`, and where they are known `ncc` (correlation inside of the fixed mask after registration),
+        `ncc_before` (the same before it), `inverse_error` (mean distance in voxels between a point and itself after the way
+        there and back) and `diverged` (1 when the optimisation was stopped because it did).
     limits : mapping
         The configuration's `register.gate`.
     """
@@ -85,4 +87,11 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
     share = metrics.get("nonpositive_jacobian", 0.0)
     most = limits["nonpositive_jacobian"]
     checks.append((share > most, f"share of Jacobian <= 0 {share:.5f} above {most}"))
+    if "ncc" in metrics and "ncc_before" in metrics:
+        gain, least = metrics["ncc"] - metrics["ncc_before"], limits.get("similarity_gain", 0.0)
+        checks.append((gain < least, f"correlation rose by {gain:.3f}, less than {least}"))
+    if "inverse_error" in metrics:
+        error, most = metrics["inverse_error"], limits.get("inverse_error", np.inf)
+        checks.append((error > most, f"inverse consistency error {error:.3f} voxels above {most}"))
+    checks.append((metrics.get("diverged", 0.0) > 0, "the optimisation diverged"))
     return [reason for failed, reason in checks if failed]

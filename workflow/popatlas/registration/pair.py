@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from popatlas.errors import InputError
-from popatlas.registration.ants import Registration, Schedule, deterministic_ants, register
+from popatlas.registration.ants import deterministic_ants
+from popatlas.registration.engines import Registration, Rung, register
 from popatlas.registration.gate import correlation, gate_metrics, judge
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.displacement import apply_chain, compose, write_jacobian
+
+if TYPE_CHECKING:
+    from popatlas.registration.inputs import Scan
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,27 @@ class Pair:
         one, one_mask, other, other_mask = images
         return cls(ants, one, one_mask, other, other_mask, Path(fixed), Path(moving))
 
+    def scans(self) -> tuple[Scan, Scan]:
+        """Return fixed and moving as tensors with their grids and masks, for the engines that are not ANTs."""
+        import torch
+
+        from popatlas.images.grid import Grid
+        from popatlas.registration.inputs import Scan
+
+        def tensor(image: Any) -> Any:
+            return torch.from_numpy(np.ascontiguousarray(image.numpy(), dtype=np.float32))[None, None]
+
+        return (
+            Scan(tensor(self.fixed), Grid.from_ants(self.fixed), tensor(self.fixed_mask)),
+            Scan(tensor(self.moving), Grid.from_ants(self.moving), tensor(self.moving_mask)),
+        )
+
 
 @dataclass(frozen=True)
 class Attempt:
     """What one attempt gave; files lie in the attempt's temporary folder."""
 
+    rung: Rung
     files: Registration
     composed: Path
     logjacobian: Path
@@ -57,34 +77,60 @@ class Attempt:
     metrics: dict[str, float]
     reasons: list[str]
 
+    def row(self) -> dict[str, Any]:
+        """Return the attempt for the gate's file: what was tried, its numbers and why it failed."""
+        return {
+            "engine": self.rung.engine,
+            "linear": self.rung.linear,
+            "start": self.rung.start,
+            "metrics": self.metrics,
+            "reasons": self.reasons,
+        }
 
-def attempt(pair: Pair, preset: Mapping[str, Any], limits: Mapping[str, Any], folder: Path, *, search: bool) -> Attempt:
+
+def attempt(pair: Pair, rung: Rung, limits: Mapping[str, Any], folder: Path, threads: int = 1) -> Attempt:
     """Register a pair once and judge it.
 
     Parameters
     ----------
     pair : Pair
         Images and masks.
-    preset : mapping
-        One of the configuration's `register.presets`.
+    rung : Rung
+        Start, engines and preset.
     limits : mapping
         The configuration's `register.gate`.
     folder : Path
         Temporary folder that outlives the use of the result.
-    search : bool
-        Start from a multi-start search.
+    threads : int
+        Threads of engines that use them.
     """
-    files = register(pair.fixed, pair.moving, Schedule.from_config(preset), folder, search=search)
+    files = register(pair, rung, folder, threads)
     chain = [files.warp, files.affine]
     keep = [False, False]
     composed, logjacobian = folder / "composed.nii.gz", folder / "logjacobian.nii.gz"
     compose(pair.fixed_file, pair.moving_file, chain, keep, composed)
     determinant = write_jacobian(composed, pair.fixed_file, logjacobian)
     warped = apply_chain(pair.fixed, pair.moving, chain, keep)
-    after_affine = apply_chain(pair.fixed, pair.moving, chain[1:], keep[1:])
     warped_mask = apply_chain(pair.fixed, pair.moving_mask, chain, keep, "nearestNeighbor")
     mask = pair.fixed_mask.numpy()
     metrics = gate_metrics(read_affine(files.affine), determinant, mask, warped_mask.numpy())
-    metrics["ncc_affine"] = correlation(pair.fixed.numpy(), after_affine.numpy(), mask)
-    metrics["ncc"] = correlation(pair.fixed.numpy(), warped.numpy(), mask)
-    return Attempt(files, composed, logjacobian, warped, warped_mask, metrics, judge(metrics, limits))
+    stages = {"ncc_before": [], "ncc_affine": chain[1:], "ncc": chain}
+    for name, transforms in stages.items():
+        image = apply_chain(pair.fixed, pair.moving, transforms, [False] * len(transforms))
+        metrics[name] = correlation(pair.fixed.numpy(), image.numpy(), mask)
+    metrics["inverse_error"] = inverse_error(files, pair, mask)
+    metrics["diverged"] = float(files.diverged)
+    return Attempt(rung, files, composed, logjacobian, warped, warped_mask, metrics, judge(metrics, limits))
+
+
+def inverse_error(files: Registration, pair: Pair, mask: Any) -> float:
+    """Return the mean distance, in voxels of the fixed grid, between points of the mask and themselves after both warps."""
+    import torch
+
+    from popatlas.transforms.fields import compose as compose_fields
+    from popatlas.transforms.itk import read_displacement
+
+    forward, back = (torch.as_tensor(read_displacement(path)[0])[None].float() for path in (files.warp, files.inverse_warp))
+    distance = compose_fields(forward, back).norm(dim=1)[0].numpy()
+    inside = mask > 0
+    return float(distance[inside].mean()) if inside.any() else 0.0

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 import popatlas
-from popatlas.cohort.ledger import left_out, summary
+from popatlas.cohort.ledger import incomplete, left_out, summary
 from popatlas.images.io import read_table, write_if_changed, write_text
 from popatlas.measures.table import age_effect
 from popatlas.report.methods import Counts, write_methods
@@ -199,7 +199,10 @@ def draw_stopped(cohort: Cohort, ledger: Path) -> None:
         if row["state"] != "failed" or not (cohort.out_dir / f"{scan}_desc-preproc_T1w.nii.gz").is_file():
             continue
         if not page.is_file() or page.stat().st_mtime_ns <= ledger.stat().st_mtime_ns:
-            draw_subject(cohort.out_dir, scan, cohort.label, cohort.methods, page, picture, row)
+            try:
+                draw_subject(cohort.out_dir, scan, cohort.label, cohort.methods, page, picture, row)
+            except Exception as error:  # what broke the scan may break its page; that must not cost the report
+                print(f"{scan}: its page cannot be drawn: {type(error).__name__}: {error}", flush=True)
 
 
 def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any], page: Path) -> dict[str, Any]:
@@ -214,6 +217,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any
         "included": sum(row.state == "ok" for row in rows),
         "odd": sum(row.odd for row in rows),
         "out": [row for row in rows if row.state != "ok"],
+        "incomplete": [row | {"name": scan_name(row["scan"])} for row in incomplete(cohort.ledger).to_dict("records")],
         "stages": [(stage, counts.loc[stage].to_dict()) for stage in counts.index],
         "description": description,
         "template": (picture, link(picture.path, page)) if picture else None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from popatlas.config import Config, iteration_preset
 from popatlas.resources import template_folder
@@ -134,31 +135,61 @@ def _template(config: Config, counts: Counts) -> Iterator[str]:
         yield f"The average was sharpened by unsharp masking (weight {atlas['sharpen']:g})."
 
 
+def _ants_schedule(preset: Mapping[str, Any]) -> str:
+    metric = (
+        f"cross-correlation with radius {preset['sampling']}"
+        if preset["metric"] == "CC"
+        else f"mutual information [@mattes2003] with {preset['sampling']} bins"
+    )
+    return (
+        f"{metric}, SyN iterations {_by(preset['iterations'])}, gradient step {preset['gradient_step']:g}, smoothing of the "
+        f"update field {preset['flow_sigma']:g} and of the total field {preset['total_sigma']:g} voxels"
+    )
+
+
+def _instance_schedule(preset: Mapping[str, Any]) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in preset["options"].items())
+    return (
+        f"similarity {preset['similarity']} ({options or 'defaults'}), at most {_by(preset['iterations'])} iterations at "
+        f"shrink factors {_by(preset['shrink'])}, longest step {preset['step']:g} voxels, Gaussian smoothing of the updates "
+        f"(standard deviation {preset['fluid']:g} voxels) and of the field ({preset['elastic']:g} voxels)"
+    )
+
+
+def _plain_schedule(preset: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in preset.items())
+
+
+# engine -> what it is, how a schedule of it is told
+_ENGINES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "ants": ("symmetric diffeomorphic registration (SyN) of ANTs [@avants2008]", _ants_schedule),
+    "instance": (
+        "popatlas' diffeomorphic engine: compositive updates by the force of the similarity [@vercauteren2009]",
+        _instance_schedule,
+    ),
+    "greedy": ("greedy diffeomorphic registration (picsl-greedy)", _plain_schedule),
+    "ffd": ("free-form deformation by control points [@rueckert1999]", _plain_schedule),
+}
+
+
 def _registration(config: Config) -> Iterator[str]:
     options = config["register"]
     used = [options["preset"]]
     if config["atlas"]["template"] is None:
         used += [iteration_preset(config, number) for number in range(1, config["atlas"]["iterations"] + 1)]
-    yield "Brains were registered with ANTs: rigid, affine and symmetric diffeomorphic (SyN) stages [@avants2008]."
+    linear = {"affine": "our affine engine (multi-resolution, mutual information)", "ants": "ANTs [@avants2008]"}
+    yield f"Brains were aligned rigidly and affinely with {linear[options['linear']]}."
+    engine = options["engine"]
+    yield f"The deformable stage was {_ENGINES[engine][0]}."
     yield f"Every scan was registered to the final template with the schedule {options['preset']}."
     for name in dict.fromkeys(used):
-        preset = options["presets"][name]
-        metric = (
-            f"cross-correlation with radius {preset['sampling']}"
-            if preset["metric"] == "CC"
-            else f"mutual information [@mattes2003] with {preset['sampling']} bins"
-        )
-        yield (
-            f"Schedule {name}: {metric}, affine iterations {_by(preset['affine_iterations'])}, SyN iterations "
-            f"{_by(preset['syn_iterations'])}, gradient step {preset['gradient_step']:g}, smoothing of the update field "
-            f"{preset['flow_sigma']:g} and of the total field {preset['total_sigma']:g} voxels."
-        )
+        yield f"Schedule {name}: {_ENGINES[engine][1](options['presets'][engine][name])}."
     gate = options["gate"]
     yield (
         f"Registrations with a mask Dice below {gate['mask_dice']:g}, scales outside {gate['scale'][0]:g} to "
         f"{gate['scale'][1]:g}, shear above {gate['shear']:g} or more than {100 * gate['nonpositive_jacobian']:g} % of "
-        "brain voxels with a non-positive Jacobian determinant were repeated once from a multi-start search and left out "
-        "when they failed again."
+        "brain voxels with a non-positive Jacobian determinant were repeated from other starts and with other engines, and "
+        "left out when they failed again."
     )
 
 

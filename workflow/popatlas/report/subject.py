@@ -12,7 +12,7 @@ import pandas as pd
 
 from popatlas.images.io import read_table
 from popatlas.measures.dictionary import BRAIN, METRICS, REFERENCE
-from popatlas.measures.scan import find_names, read_names
+from popatlas.measures.names import LABEL_NAMES, find_names, read_names
 from popatlas.report.figures import label_hex
 from popatlas.report.pages import (
     link,
@@ -129,7 +129,8 @@ def legend(images: ScanImages) -> list[tuple[str, str]]:
     """Return colour and name of every label that is drawn."""
     stacks = [*images.fused.values(), *([images.reference_labels] if images.reference_labels is not None else [])]
     values = sorted({int(value) for stack in stacks for value in np.unique(stack)} - {0})
-    names = read_names(find_names(images.reference))
+    frozen = images.out_dir / LABEL_NAMES
+    names = read_names(frozen if frozen.is_file() else find_names(images.reference))
     return [(label_hex(value), names.get(value, str(value))) for value in values]
 
 

@@ -1,0 +1,1 @@
+"""Deformable registration engines side by side; see `__main__`."""

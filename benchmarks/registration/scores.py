@@ -1,0 +1,88 @@
+"""Scores of a displacement field against labels, the true field, and its own inverse."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmarks.registration.cases import Array, Case, Labels, Mask
+from popatlas.images.deformation import Grid, sample
+from popatlas.measures.jacobian import LOG_FLOOR
+from popatlas.measures.overlap import overlap
+from popatlas.measures.surface import label_surface_distances
+from popatlas.transforms.fields import compose, jacobian_determinant
+
+SMALLEST = 100  # voxels that a structure needs in both images
+
+
+def score(case: Case, forward: Array, inverse: Array | None) -> dict[str, float]:
+    """Return all scores of a field.
+
+    Parameters
+    ----------
+    case : Case
+        The pair that was registered.
+    forward : (3, x, y, z) ndarray
+        Displacement from fixed to moving points, voxels of the fixed grid.
+    inverse : (3, x, y, z) ndarray or None
+        Displacement from moving to fixed points on the same grid.
+
+    Returns
+    -------
+    dict
+        ``dice``; ``hd95`` (mm); ``error`` and ``error_p95`` (voxels, in the brain); ``folded`` (share of the brain's voxels
+        whose Jacobian determinant is not positive) and ``folded_voxels`` (their number on the whole grid); ``sdlogj``;
+        ``inverse_error`` (voxels). NaN where a score does not exist.
+    """
+    brain = case.fixed_labels > 0
+    warped = warp_labels(case, forward)
+    labels = scored_labels(case)
+    table = overlap(case.fixed_labels, warped).set_index("label")
+    distances = label_surface_distances(case.fixed_labels, warped, [case.spacing] * 3, labels)
+    return {
+        "dice": float(table["dice"].reindex(labels).mean()),
+        "hd95": float(distances["hd95"].mean()),
+        **field_error(forward, case.truth, brain),
+        **regularity(forward, brain),
+        "inverse_error": inverse_error(forward, inverse, case.moving > 0),
+    }
+
+
+def scored_labels(case: Case) -> list[int]:
+    """Return the structures that are large enough in both images."""
+    counts = [np.unique(image[image > 0], return_counts=True) for image in (case.fixed_labels, case.moving_labels)]
+    large = [set(values[sizes >= SMALLEST].tolist()) for values, sizes in counts]
+    return sorted(large[0] & large[1])
+
+
+def warp_labels(case: Case, forward: Array) -> Labels:
+    """Read the moving labels through displacement and affine, nearest neighbour, in one step."""
+    points = Grid(forward.shape[1:], np.eye(4)).points() + forward
+    return sample(case.moving_labels, np.linalg.inv(case.to_moving), points, order=0).astype(np.int16)
+
+
+def field_error(forward: Array, truth: Array, brain: Mask) -> dict[str, float]:
+    """Return mean and 95th percentile of the distance to the true field, voxels; NaN where it is not known."""
+    if truth.size == 0:
+        return {"error": float("nan"), "error_p95": float("nan")}
+    distance = np.linalg.norm(forward - truth, axis=0)[brain]
+    return {"error": float(distance.mean()), "error_p95": float(np.percentile(distance, 95))}
+
+
+def regularity(forward: Array, brain: Mask) -> dict[str, float]:
+    """Return the folded share and number of voxels and the standard deviation of the log-Jacobian in the brain."""
+    determinant = jacobian_determinant(torch.from_numpy(forward)[None])[0].numpy()
+    log = np.log(np.maximum(determinant[brain], np.exp(LOG_FLOOR)))
+    return {
+        "folded": float((determinant[brain] <= 0).mean()),
+        "folded_voxels": float((determinant <= 0).sum()),
+        "sdlogj": float(log.std()),
+    }
+
+
+def inverse_error(forward: Array, inverse: Array | None, brain: Mask) -> float:
+    """Return the mean distance of a moving point from itself after the way back and forth, voxels."""
+    if inverse is None:
+        return float("nan")
+    residual = compose(torch.from_numpy(inverse)[None], torch.from_numpy(forward)[None])[0]
+    return float(residual.norm(dim=0).numpy()[brain].mean())

@@ -1,0 +1,55 @@
+"""The commands of a run (dry runs of the real Snakefile): files that are found on the way reach the steps."""
+
+import re
+
+import yaml
+
+from popatlas.images.io import read_table, write_text
+
+from ..cohorts import noise_cohort, noise_image, popatlas
+from .test_dag import NAMES, opened, plan
+
+
+def commands(folder, settings, step):
+    """Return the commands of a step, as a run would start them."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    result = popatlas("run", folder / "bids", folder / "out", "--config", folder / "config.yaml", "-n", "-p", "--verbose")
+    return re.findall(rf"popatlas step {step} .*", result.stdout + result.stderr)
+
+
+def test_every_scan_is_measured_with_the_names_of_the_atlases(tmp_path):
+    noise_cohort(tmp_path / "bids", NAMES[:3], labels=False)
+    for name in ("a_T1w", "a_dseg"):
+        noise_image(tmp_path / "set" / f"{name}.nii.gz", seed=len(name))
+    write_text(tmp_path / "set" / "dseg.tsv", "index\tname\n17\thippocampus\n")
+    write_text(tmp_path / "set" / "atlases.tsv", "atlas\tt1w\tdseg\na\ta_T1w.nii.gz\ta_dseg.nii.gz\n")
+    settings = {"fuse": {"atlases": str(tmp_path / "set" / "atlases.tsv"), "methods": ["majority"]}}
+    found = commands(tmp_path, settings, "MeasureScan")
+    assert len(found) == 3
+    assert all("--in_names cohort/label-names.tsv" in line for line in found)
+    opened(tmp_path, settings)
+    assert read_table(tmp_path / "out/cohort/label-names.tsv").to_numpy().tolist() == [[17, "hippocampus"]]
+
+
+def test_an_existing_template_brings_the_mask_beside_it(tmp_path):
+    noise_cohort(tmp_path / "bids", NAMES[:3], labels=False)
+    template = noise_image(tmp_path / "tpl-x_T1w.nii", seed=9)
+    settings = {"atlas": {"template": str(template)}}
+    (line,) = commands(tmp_path, settings, "DescribeTemplate")
+    assert "--in_mask" not in line
+    mask = noise_image(tmp_path / "tpl-x_desc-brain_mask.nii.gz", seed=9)
+    (line,) = commands(tmp_path, settings, "DescribeTemplate")
+    assert f"--in_mask {mask} " in line
+    assert "--in_members" not in line
+
+
+def test_what_lacks_a_channel_or_its_page_stays_in_everything_else(tmp_path):
+    noise_cohort(tmp_path / "bids", NAMES[:3], labels=False)
+    for name in NAMES[:2]:
+        noise_image(tmp_path / f"bids/{name}/anat/{name}_T2w.nii.gz", seed=int(name[-1]))
+    opened(tmp_path, {})
+    rows = ["sub-01/anat/sub-01\tchannel\tempty", "sub-03/anat/sub-03\tpage\tno space"]
+    (tmp_path / "out/cohort/failures.tsv").write_text("\n".join(["scan\tstage\treason", *rows]) + "\n")
+    jobs = plan(tmp_path, {})
+    assert jobs["measure_scan"] == jobs["register_to_template"] == 3
+    assert (jobs["align_channel"], jobs["draw_subject"], jobs["write_report"]) == (1, 2, 1)

@@ -1,0 +1,264 @@
+"""The instance engine on phantoms with a known deformation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from popatlas.config import default_config
+from popatlas.registration import instance
+from popatlas.registration.compositive import Stop
+from popatlas.registration.fieldops import CompiledOps, TensorOps
+from popatlas.registration.instance import PRESETS, InstanceResult, Settings, level_matrix, preset, register
+from popatlas.registration.instance_files import settings_from_config
+from popatlas.transforms.fields import compose, coordinates, invert, jacobian_determinant, sample, warp
+
+SHAPES = {2: (64, 56), 3: (36, 40, 32)}
+SMALL = Settings(shrink=(2, 1), iterations=(40, 30), field_shrink=(1, 1))
+
+
+def texture(shape: tuple[int, ...], seed: int) -> Tensor:
+    noise = np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    image = gaussian_filter(noise, 1.5)
+    return torch.from_numpy((image - image.min()) / np.ptp(image))[None, None]
+
+
+def bump(shape: tuple[int, ...], size: float = 2.5) -> Tensor:
+    """A smooth displacement that is zero at the border."""
+    at = coordinates(shape)
+    limits = torch.tensor(shape).reshape(1, -1, *[1] * len(shape)) - 1
+    window = torch.sin(torch.pi * at / limits).prod(1, keepdim=True)
+    return size * window * torch.cos(4 * at.flip(1) / limits)
+
+
+def pair(ndim: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Fixed, moving and the displacement that maps fixed to moving points."""
+    shape = SHAPES[ndim]
+    moving, truth = texture(shape, seed), bump(shape)
+    noise = 0.01 * torch.from_numpy(np.random.default_rng(seed + 1).standard_normal(shape).astype(np.float32))
+    return warp(moving, truth) + noise, moving, truth
+
+
+def inner(values: Tensor, margin: int = 4) -> Tensor:
+    return values[(..., *[slice(margin, -margin)] * (values.ndim - 2))]
+
+
+def error(result: InstanceResult, truth: Tensor) -> float:
+    return float(inner(result.forward - truth).norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("field_shrink", [(1, 1), (1, 2)])
+def test_a_known_field_is_found_without_folds_and_with_its_inverse(
+    ndim: int, symmetric: bool, field_shrink: tuple[int, int]
+) -> None:
+    fixed, moving, truth = pair(ndim)
+    result = register(fixed, moving, replace(SMALL, symmetric=symmetric, field_shrink=field_shrink))
+    before = float(inner(truth).norm(dim=1).mean())
+    assert before > 1
+    assert error(result, truth) < 0.25 * before
+    assert float(jacobian_determinant(result.forward).min()) > 0
+    assert float(compose(result.forward, result.inverse).norm(dim=1).mean()) < 0.1
+    assert not result.diverged
+
+
+def test_exchanging_the_images_of_the_symmetric_variant_gives_the_inverse() -> None:
+    fixed, moving, _ = pair(3)
+    settings = replace(SMALL, symmetric=True)
+    one, other = register(fixed, moving, settings), register(moving, fixed, settings)
+    assert float((one.forward - other.inverse).norm(dim=1).mean()) < 0.02
+
+
+def test_the_plain_variant_is_not_symmetric() -> None:
+    """Otherwise the test above would show nothing."""
+    fixed, moving, _ = pair(3)
+    one, other = register(fixed, moving, SMALL), register(moving, fixed, SMALL)
+    assert float((one.forward - other.inverse).norm(dim=1).mean()) > 0.02
+
+
+def test_compiled_kernels_and_tensors_give_the_same_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors take the exact derivative, kernels that of the voxel's own window: alike, not equal."""
+    fixed, moving, truth = pair(3)
+    compiled = register(fixed, moving, SMALL, threads=2)
+    monkeypatch.setattr(instance, "choose_ops", lambda *_: TensorOps())
+    tensors = register(fixed, moving, SMALL)
+    assert error(compiled, truth) == pytest.approx(error(tensors, truth), abs=0.1)
+    assert float(inner(compiled.forward - tensors.forward).norm(dim=1).mean()) < 0.35
+
+
+def test_operations_are_chosen_by_device_and_dimension() -> None:
+    image = torch.zeros((1, 1, 4, 4, 4))
+    assert isinstance(instance.choose_ops(image, SMALL, 1), CompiledOps)
+    assert type(instance.choose_ops(image[0], SMALL, 1)) is TensorOps
+    assert type(instance.choose_ops(image, replace(SMALL, precision="bfloat16"), 1)) is TensorOps
+
+
+def test_a_batch_gives_what_its_pairs_give(ndim: int = 2) -> None:
+    pairs = [pair(ndim, seed) for seed in (0, 5)]
+    settings = replace(SMALL, tolerance=-1.0)  # no early stop, which looks at the mean of the batch
+    both = register(*(torch.cat([p[i] for p in pairs]) for i in (0, 1)), settings)
+    for row, (fixed, moving, _) in enumerate(pairs):
+        alone = register(fixed, moving, settings)
+        torch.testing.assert_close(both.forward[row], alone.forward[0], atol=1e-3, rtol=1e-3)
+
+
+def test_low_precision_stays_near_full_precision() -> None:
+    fixed, moving, truth = pair(2)
+    low = register(fixed, moving, replace(SMALL, precision="bfloat16"))
+    assert error(low, truth) < error(register(fixed, moving, SMALL), truth) + 0.3
+
+
+@pytest.mark.parametrize("similarity", ["ssd", "ncc", "nmi", "mattes", "mind", "mindssc", "ngf"])
+def test_every_similarity_drives_the_engine(similarity: str) -> None:
+    fixed, moving, truth = pair(2)
+    result = register(fixed, moving, replace(SMALL, similarity=similarity, options={}, tolerance=-1.0))
+    assert error(result, truth) < 0.7 * float(inner(truth).norm(dim=1).mean())
+
+
+def test_a_moving_image_on_its_own_grid_is_read_through_the_matrix() -> None:
+    """The moving image is flipped along an axis, coarser along another, and shifted."""
+    fixed, moving, truth = pair(3)
+    n = moving.shape[2]
+    at = coordinates((n, 30, 32))
+    matrix = torch.tensor([[-1.0, 0, 0, n - 1], [0, 0.75, 0, 0.0], [0, 0, 1, 0]])  # fixed to moving voxels
+    scale = torch.tensor([-1.0, 0.75, 1.0]).reshape(1, 3, 1, 1, 1)
+    offset = torch.tensor([n - 1.0, 0, 0]).reshape(1, 3, 1, 1, 1)
+    own = sample(moving, (at - offset) / scale)
+    result = register(fixed, own, SMALL, matrix=matrix[None])
+    assert error(result, truth) < 0.35 * float(inner(truth).norm(dim=1).mean())
+
+
+def test_level_matrix_maps_the_centres_of_coarse_voxels() -> None:
+    matrix = torch.tensor([[[0.5, 0.1, 3.0], [-0.2, 1.5, -1.0]]])
+    coarse = level_matrix(matrix, 4, [2, 4])
+    for point in ((0.0, 0.0), (3.0, 5.0)):
+        fine = torch.tensor(point) * 4 + 1.5
+        there = matrix[0, :, :2] @ fine + matrix[0, :, 2]
+        expected = (there + 0.5) / torch.tensor([2.0, 4.0]) - 0.5
+        torch.testing.assert_close(coarse[0, :, :2] @ torch.tensor(point) + coarse[0, :, 2], expected)
+
+
+def test_an_initial_field_is_kept_when_there_is_nothing_to_do() -> None:
+    fixed, moving, truth = pair(3)
+    idle = replace(SMALL, iterations=(0, 0))
+    assert error(register(fixed, moving, idle, initial=truth), truth) < 0.25
+    assert float(register(fixed, moving, idle).forward.abs().max()) == 0
+
+
+def test_labels_join_structures_that_the_images_do_not_show() -> None:
+    """Flat images with noise of their own: only the labels know where the disc went."""
+    at = coordinates((48, 48))
+    discs = [(((at - centre) ** 2).sum(1, keepdim=True) < 64).float() for centre in (20.0, 26.0)]
+    images = [torch.rand((1, 1, 48, 48), generator=torch.Generator().manual_seed(seed)) for seed in (1, 2)]
+    settings = replace(SMALL, shrink=(4, 2), iterations=(40, 40), label_weight=2.0, tolerance=-1.0)
+    with_labels = register(*images, settings, fixed_labels=discs[0], moving_labels=discs[1])
+    overlap = [2 * (discs[0] * w).sum() / (discs[0] + w).sum() for w in (discs[1], warp(discs[1], with_labels.forward))]
+    assert float(overlap[0]) < 0.6
+    assert float(overlap[1]) > 0.8
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_landmarks_draw_their_partners(symmetric: bool) -> None:
+    images = [texture((48, 48), seed) for seed in (1, 2)]
+    fixed, moving = torch.tensor([[15.0, 20.0], [30.0, 30.0]]), torch.tensor([[19.0, 20.0], [30.0, 27.0]])
+    settings = replace(SMALL, landmark_weight=4.0, symmetric=symmetric, tolerance=-1.0)
+
+    def miss(result: InstanceResult) -> float:
+        where = [sample(result.forward, p.reshape(1, 2, 1, 1)).flatten() + p - q for p, q in zip(fixed, moving, strict=True)]
+        return float(torch.stack(where).norm(dim=1).mean())
+
+    before = miss(register(*images, replace(settings, iterations=(0, 0))))
+    assert before == pytest.approx(3.5)
+    # the unrelated images push against them at every step
+    assert miss(register(*images, settings, landmarks=(fixed, moving))) < 0.5 * before
+    assert miss(register(*images, settings)) > 0.8 * before
+
+
+def test_voxels_outside_of_the_mask_do_not_count() -> None:
+    """A bright lesion in one image drags the field; masked, it does not."""
+    fixed, moving, truth = pair(3)
+    harmed = fixed.clone()
+    region = (..., slice(12, 22), slice(14, 26), slice(10, 22))
+    harmed[region] = texture((10, 12, 12), 9)[0, 0] + 1
+    mask = torch.ones_like(fixed)
+    mask[region] = 0
+    outside = inner(mask) > 0
+
+    def miss(result: InstanceResult) -> float:
+        return float((inner(result.forward - truth).norm(dim=1, keepdim=True))[outside].mean())
+
+    assert miss(register(harmed, moving, SMALL, fixed_mask=mask)) < miss(register(harmed, moving, SMALL))
+
+
+def test_a_diverging_run_gives_its_last_good_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed, moving, truth = pair(3)
+    good = CompiledOps.force
+    calls = {"n": 0}
+
+    def break_late(self: CompiledOps, *arguments: object) -> tuple[Tensor, Tensor]:
+        value, force = good(self, *arguments)  # type: ignore[arg-type]
+        calls["n"] += 1
+        return (value * float("nan"), force * float("nan")) if calls["n"] > 45 else (value, force)
+
+    monkeypatch.setattr(CompiledOps, "force", break_late)
+    result = register(fixed, moving, replace(SMALL, tolerance=-1.0))
+    assert result.diverged
+    assert result.levels[-1].stopped == "diverged"
+    assert torch.isfinite(result.forward).all()
+    assert error(result, truth) < 0.5 * float(inner(truth).norm(dim=1).mean())
+
+
+def test_stop_tells_convergence_from_divergence() -> None:
+    stop = Stop(window=3, tolerance=1e-3)
+    assert stop.reason([-0.1]) is None
+    assert stop.reason([-0.1, -0.2, -0.3, -0.4, -0.5, -0.6]) is None
+    assert stop.reason([-0.5] * 6) == "converged"
+    assert stop.reason([-0.1, -0.5, -0.6, -0.2]) == "diverged"
+    assert stop.reason([-0.1, float("nan")]) == "diverged"
+    assert stop.reason([0.0, float("inf")]) == "diverged"
+
+
+def test_folds_are_smoothed_away() -> None:
+    field = bump((32, 32), 2.0)
+    field[..., 14:18, 14:18] = torch.randn((1, 2, 4, 4), generator=torch.Generator().manual_seed(0)) * 4
+    assert float(jacobian_determinant(field).min()) < 0
+    mended = instance.unfolded(field, TensorOps())
+    assert float(jacobian_determinant(mended).min()) > 0
+    far = (..., slice(0, 5), slice(0, 5))
+    torch.testing.assert_close(mended[far], field[far])
+
+
+def test_inverse_equals_the_one_of_the_algebra() -> None:
+    field = bump((24, 24, 24), 1.5)
+    torch.testing.assert_close(instance.invert(field, CompiledOps(), 30, 1e-4), invert(field, 60, 1e-4), atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shrink": (2, 1, 1)}, "one entry for each level"),
+        ({"shrink": (8, 1)}, "at most twice as fine"),
+        ({"precision": "int8"}, "none of float32"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(SMALL, **changes)
+
+
+def test_presets() -> None:
+    assert set(PRESETS) == {"quick", "fast", "default", "accurate"}
+    assert preset("fast", symmetric=True).symmetric
+    with pytest.raises(ValueError, match="none of quick"):
+        preset("slow")
+
+
+def test_the_shipped_configuration_states_the_presets() -> None:
+    shipped = default_config()["register"]["presets"]["instance"]
+    assert {name: settings_from_config(values) for name, values in shipped.items()} == PRESETS

@@ -1,0 +1,263 @@
+"""The loop of the instance engine: one resolution level after the other, by compositive updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from popatlas.registration.fieldops import Loss, TensorOps, coarse_shape, double
+
+
+@dataclass(frozen=True)
+class Level:
+    """Images of one resolution.
+
+    Attributes
+    ----------
+    fixed, moving : (B, 1, *shape) Tensor
+        Images; the moving image has its own grid.
+    fixed_mask, moving_mask : (B, 1, *shape) Tensor or None
+        Weights of the voxels, 0 to 1.
+    fixed_labels, moving_labels : (B, L, *shape) Tensor or None
+        One map for each label, 0 to 1.
+    matrix : (B, D, D + 1) Tensor
+        From voxels of `fixed` to voxels of `moving`.
+    shrink : int
+        Voxels of the full fixed grid along each axis of a voxel.
+    field_shrink : int
+        Voxels of `fixed` along each axis of a voxel of the field.
+    iterations : int
+        Most iterations.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    fixed_mask: Tensor | None
+    moving_mask: Tensor | None
+    fixed_labels: Tensor | None
+    moving_labels: Tensor | None
+    matrix: Tensor
+    shrink: int
+    field_shrink: int
+    iterations: int
+
+    @property
+    def field_shape(self) -> tuple[int, ...]:
+        """Shape of the field grid."""
+        return coarse_shape(self.fixed.shape[2:], self.field_shrink)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """The two halves of a map, both on the field grid of the middle; `to_fixed` stays zero in the plain variant."""
+
+    to_fixed: Tensor
+    to_moving: Tensor
+
+    def refined(self, shape: Sequence[int]) -> Halves:
+        """Return the halves on a grid of `shape`, the same or twice as fine."""
+        if tuple(self.to_moving.shape[2:]) == tuple(shape):
+            return self
+        return Halves(double(self.to_fixed, shape), double(self.to_moving, shape))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Losses, ``loss(fixed, moving, mask) -> (B,)``, lower is better, and the lengths of the updates that they ask for."""
+
+    image: Loss
+    labels: Loss | None = None
+    landmarks: Landmarks | None = None
+    label_weight: float = 0.5
+    landmark_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class Step:
+    """Sizes of an update; see `popatlas.registration.instance.Settings`."""
+
+    length: float
+    fluid: float
+    elastic: float
+    symmetric: bool
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a level ends; see `popatlas.registration.instance.Settings`."""
+
+    window: int
+    tolerance: float
+
+    def reason(self, losses: Sequence[float]) -> str | None:
+        """Return "diverged", "converged" or None.
+
+        Diverged: the loss is not finite, or has lost more than half of what had been gained.
+        """
+        if not math.isfinite(losses[-1]):
+            return "diverged"
+        n = self.window
+        best = min(losses)
+        if len(losses) > n and losses[-1] - best > 0.5 * (losses[0] - best) + 0.02 * abs(losses[0]):
+            return "diverged"
+        if len(losses) >= 2 * n and sum(losses[-2 * n : -n]) / n - sum(losses[-n:]) / n < self.tolerance:
+            return "converged"
+        return None
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """Loss of each iteration of a level and why it ended: converged, iterations or diverged."""
+
+    shrink: int
+    losses: list[float]
+    stopped: str
+
+    def __str__(self) -> str:
+        change = f"loss {self.losses[0]:.4f} -> {self.losses[-1]:.4f}" if self.losses else "no iteration"
+        return f"shrink {self.shrink}: {change}, {len(self.losses)} iterations, {self.stopped}"
+
+
+def run_level(
+    level: Level, halves: Halves, terms: Terms, step: Step, stop: Stop, ops: TensorOps
+) -> tuple[Halves, LevelReport]:
+    """Improve the halves at one resolution; a level that diverges gives back the best that it had."""
+    halves = halves.refined(level.field_shape)
+    best, lowest = halves, math.inf
+    losses: list[float] = []
+    reason = None
+    for _ in range(level.iterations):
+        value, update = _update(level, halves, terms, step, ops)
+        losses.append(value)
+        if value < lowest:
+            best, lowest = halves, value
+        reason = stop.reason(losses)
+        if reason:
+            break
+        halves = _advance(halves, update, step, ops)
+    return best if reason == "diverged" else halves, LevelReport(level.shrink, losses, reason or "iterations")
+
+
+def _advance(halves: Halves, update: Tensor, step: Step, ops: TensorOps) -> Halves:
+    to_moving = ops.smooth(ops.compose(update, halves.to_moving), step.elastic)
+    if not step.symmetric:
+        return Halves(halves.to_fixed, to_moving)
+    return Halves(ops.smooth(ops.compose(-update, halves.to_fixed), step.elastic), to_moving)
+
+
+def _update(level: Level, halves: Halves, terms: Terms, step: Step, ops: TensorOps) -> tuple[float, Tensor]:
+    """Return the mean loss and the update of `to_moving`; `to_fixed` takes its negative in the symmetric variant."""
+    mask = _warped_mask(level, halves, step, ops)
+    value, update = _pull(terms.image, level.fixed, level.moving, mask, level, halves, step, ops)
+    if terms.labels is not None and level.fixed_labels is not None and level.moving_labels is not None:
+        _, push = _pull(terms.labels, level.fixed_labels, level.moving_labels, None, level, halves, step, ops)
+        update = update + terms.label_weight * push
+    if terms.landmarks is not None:
+        update = update + terms.landmarks.pull(level, halves, terms.landmark_weight * step.length, ops)
+    return float(value.mean()), update / 2 if step.symmetric else update
+
+
+def _warp_fixed(image: Tensor, level: Level, halves: Halves, ops: TensorOps) -> Tensor:
+    batch, ndim = halves.to_fixed.shape[:2]
+    eye = torch.eye(ndim, ndim + 1, device=image.device).expand(batch, -1, -1)
+    return ops.warp(image, halves.to_fixed, level.field_shrink, eye, level.fixed.shape[2:])
+
+
+def _warp_moving(image: Tensor, level: Level, halves: Halves, ops: TensorOps) -> Tensor:
+    return ops.warp(image, halves.to_moving, level.field_shrink, level.matrix, level.fixed.shape[2:])
+
+
+def _warped_mask(level: Level, halves: Halves, step: Step, ops: TensorOps) -> Tensor | None:
+    fixed = level.fixed_mask
+    if fixed is not None and step.symmetric:
+        fixed = _warp_fixed(fixed, level, halves, ops)
+    if level.moving_mask is None:
+        return fixed
+    moving = _warp_moving(level.moving_mask, level, halves, ops)
+    return moving if fixed is None else fixed * moving
+
+
+def _pull(
+    loss: Loss,
+    fixed: Tensor,
+    moving: Tensor,
+    mask: Tensor | None,
+    level: Level,
+    halves: Halves,
+    step: Step,
+    ops: TensorOps,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss (B,) and its smoothed descent direction, scaled so that the longest vector is one step."""
+    warped = _warp_moving(moving, level, halves, ops)
+    still = _warp_fixed(fixed, level, halves, ops) if step.symmetric else fixed
+    value, force = ops.force(loss, still, warped, mask, level.field_shrink, step.symmetric)
+    force = ops.smooth(force, step.fluid)
+    longest = force.square().sum(1).flatten(1).amax(1).sqrt().clamp(min=1e-12)
+    return value, force * (step.length / longest).reshape(-1, *[1] * (force.ndim - 1))
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Corresponding points.
+
+    Attributes
+    ----------
+    fixed, moving : (N, D) Tensor
+        Voxel coordinates in the full fixed and moving grids.
+    matrix : (B, D, D + 1) Tensor
+        From voxels of the full fixed grid to voxels of the full moving grid.
+    reach : float
+        Standard deviation of the pull of a landmark, voxels of the field.
+    """
+
+    fixed: Tensor
+    moving: Tensor
+    matrix: Tensor
+    reach: float = 3.0
+
+    def residual(self, halves: Halves, factor: int) -> tuple[Tensor, Tensor]:
+        """Return the middle points and what they miss, both (B, N, D), in voxels of a field `factor` times coarser."""
+        ndim = self.fixed.shape[1]
+        target = (self.moving - self.matrix[:, :, ndim].unsqueeze(1)).movedim(1, 2)
+        wanted = torch.linalg.solve(self.matrix[:, :, :ndim], target).movedim(1, 2)
+        start = ((self.fixed + 0.5) / factor - 0.5).expand(self.matrix.shape[0], -1, -1)
+        wanted = (wanted + 0.5) / factor - 0.5
+        middle = start
+        for _ in range(5):  # the point of the middle that goes to the fixed landmark
+            middle = start - _at(halves.to_fixed, middle)
+        return middle, wanted - middle - _at(halves.to_moving, middle)
+
+    def pull(self, level: Level, halves: Halves, length: float, ops: TensorOps) -> Tensor:
+        """Return an update that closes the gaps of the landmarks, by at most `length` voxels of the field."""
+        middle, missing = self.residual(halves, level.shrink * level.field_shrink)
+        missing = missing * (length / missing.norm(dim=-1, keepdim=True).clamp(min=length))
+        batch, count, ndim = middle.shape
+        shape = halves.to_moving.shape[2:]
+        size = torch.tensor(shape, device=middle.device)
+        index = middle.round().long().clamp(min=0).minimum(size - 1)
+        spread = torch.zeros((batch, ndim + 1, *shape), device=middle.device)
+        for b in range(batch):
+            for n in range(count):
+                where = tuple(index[b, n].tolist())
+                spread[(b, slice(0, ndim), *where)] += missing[b, n]
+                spread[(b, ndim, *where)] += 1
+        spread = ops.smooth(spread, self.reach)
+        weight = spread[:, ndim:]
+        floor = 0.05 * weight.flatten(1).amax(1).reshape(-1, *[1] * (ndim + 1))
+        return spread[:, :ndim] / (weight + floor)
+
+
+def _at(field: Tensor, points: Tensor) -> Tensor:
+    """Return the vectors (B, N, D) of a field at points (B, N, D), linear, border repeated."""
+    ndim = points.shape[-1]
+    size = torch.tensor(field.shape[2:], device=field.device).clamp(min=2) - 1
+    unit = (points / size * 2 - 1).flip(-1).reshape(points.shape[0], -1, *[1] * (ndim - 1), ndim)
+    values = torch.nn.functional.grid_sample(field, unit, align_corners=True, padding_mode="border")
+    return values.reshape(*field.shape[:2], -1).movedim(1, 2)
+
+
+Progress = Callable[[str], None]

@@ -1,0 +1,114 @@
+"""Registration engines behind one interface: a linear stage, then one of several deformable stages.
+
+Every engine takes a pair of brains and an affine to start from, and gives two displacement fields on the fixed grid in ITK
+files: fixed points go through `warp`, then `affine`, to moving; moving points go back through the inverted affine, then
+`inverse_warp`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from popatlas.errors import InputError
+
+if TYPE_CHECKING:
+    from popatlas.registration.pair import Pair
+
+# name in the configuration -> module with `deform(pair, preset, affine, folder, threads) -> Deformation`
+ENGINES: dict[str, str] = {
+    "instance": "popatlas.registration.instance_files",
+    "ants": "popatlas.registration.ants",
+    "greedy": "popatlas.registration.greedy",
+    "ffd": "popatlas.registration.instance_files",
+}
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """Files of a deformable stage, and whether its optimisation diverged (the fields are then the last good ones)."""
+
+    warp: Path
+    inverse_warp: Path
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Files of one registration."""
+
+    affine: Path
+    warp: Path
+    inverse_warp: Path
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to try: where to start, and which engine with which preset.
+
+    Attributes
+    ----------
+    start : str
+        "mass" (centres of mass), "moments" (and principal axes), "global" (search over rotations and shifts) or "search"
+        (ANTs' multi-start search).
+    linear : str
+        Engine of the rigid and affine stage: "affine" (ours) or "ants".
+    engine : str
+        Name in `ENGINES`.
+    preset : mapping
+        Settings of the engine.
+    """
+
+    start: str
+    linear: str
+    engine: str
+    preset: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, rung: Mapping[str, Any]) -> Rung:
+        """Build from an entry of a ladder that the configuration resolved."""
+        return cls(rung["start"], rung["linear"], rung["engine"], rung["preset"])
+
+    def __str__(self) -> str:
+        return f"{self.engine} from {self.start}"
+
+
+Deform = Callable[["Pair", Mapping[str, Any], Path, Path, int], Deformation]
+
+
+def find_engine(name: str) -> Deform:
+    """Return the deformable stage of an engine; an optional package that is missing is named with its remedy."""
+    try:
+        module = importlib.import_module(ENGINES[name])
+    except ImportError as error:
+        raise InputError(
+            f"engine '{name}' needs a package that is not installed: {error}",
+            remedy=f"pip install 'popatlas[{name}]', or choose another register.engine",
+        ) from error
+    deform: Deform = getattr(module, f"deform_{name}")
+    return deform
+
+
+def register(pair: Pair, rung: Rung, folder: Path, threads: int = 1) -> Registration:
+    """Register two brains: start, rigid, affine, then the deformable stage.
+
+    Parameters
+    ----------
+    pair : Pair
+        Skull-stripped, intensity-normalised images and their masks.
+    rung : Rung
+        What to do.
+    folder : Path
+        Existing folder for the transform files.
+    threads : int
+        Threads of engines that use them.
+    """
+    from popatlas.registration.linear import align
+
+    affine = align(pair, rung, folder)
+    found = find_engine(rung.engine)(pair, rung.preset, affine, folder, threads)
+    return Registration(affine, found.warp, found.inverse_warp, found.diverged)

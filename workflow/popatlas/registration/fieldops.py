@@ -1,0 +1,238 @@
+"""Operations of the instance engine on images and displacement fields: tensors anywhere, compiled kernels on the CPU.
+
+Images are (B, C, *shape), fields (B, D, *coarse shape) in voxels of their own grid. A field grid is `shrink` times coarser
+than the image grid and cell-centred: coarse voxel ``c`` covers the fine voxels ``shrink * c .. shrink * c + shrink - 1``.
+`TensorOps` is written in torch, for 2D and 3D, any similarity and any device; `CompiledOps` does the same for 3D float32 on
+the CPU with compiled kernels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from popatlas.similarity.lncc import LNCC
+from popatlas.transforms.fields import jacobian_determinant
+
+Loss = Callable[..., Tensor]
+
+
+def gaussian_weights(sigma: float) -> list[float]:
+    """Return the centre and one side of a normalised Gaussian kernel, cut at three sigma (voxels)."""
+    radius = max(1, math.ceil(3 * sigma))
+    values = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(radius + 1)]
+    total = values[0] + 2 * sum(values[1:])
+    return [value / total for value in values]
+
+
+def coarse_shape(shape: Sequence[int], shrink: int) -> tuple[int, ...]:
+    """Return the shape of a grid that is `shrink` times coarser; a last incomplete voxel counts."""
+    return tuple(-(-n // shrink) for n in shape)
+
+
+def block_sum(values: Tensor, shrink: Sequence[int]) -> Tensor:
+    """Sum (B, C, *shape) over blocks of `shrink` voxels, one number for each axis; incomplete blocks get zeros."""
+    if all(factor == 1 for factor in shrink):
+        return values
+    factors = list(shrink)
+    padding = [side for n, f in zip(reversed(values.shape[2:]), reversed(factors), strict=True) for side in (0, -n % f)]
+    pool = functional.avg_pool3d if len(factors) == 3 else functional.avg_pool2d
+    return pool(functional.pad(values, padding), factors) * math.prod(factors)
+
+
+def block_mean(image: Tensor, shrink: Sequence[int]) -> Tensor:
+    """Average (B, C, *shape) over blocks of `shrink` voxels, one axis number each; the border is repeated."""
+    padding = [side for n, f in zip(reversed(image.shape[2:]), reversed(list(shrink)), strict=True) for side in (0, -n % f)]
+    return block_sum(functional.pad(image, padding, mode="replicate"), shrink) / math.prod(shrink)
+
+
+def double(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a field on a grid twice as fine, vectors in the finer voxels, cut to `shape`."""
+    mode = "trilinear" if field.ndim == 5 else "bilinear"
+    fine = functional.interpolate(field, scale_factor=2, mode=mode, align_corners=False) * 2
+    for axis, n in enumerate(shape, start=2):
+        fine = fine.narrow(axis, 0, n)
+    return fine.contiguous()
+
+
+def gradient(image: Tensor) -> Tensor:
+    """Return central differences (B, C, D, *shape) of an image, one-sided halves at the border."""
+    parts = []
+    for axis in range(2, image.ndim):
+        n = image.shape[axis]
+        index = torch.arange(n, device=image.device)
+        after = image.index_select(axis, (index + 1).clamp(max=n - 1))
+        before = image.index_select(axis, (index - 1).clamp(min=0))
+        parts.append((after - before) / 2)
+    return torch.stack(parts, dim=2)
+
+
+class TensorOps:
+    """The operations in torch.
+
+    Parameters
+    ----------
+    precision : torch.dtype
+        Type in which images are warped; sums and fields stay float32.
+    """
+
+    def __init__(self, precision: torch.dtype = torch.float32) -> None:
+        self.precision = precision
+
+    def warp(self, moving: Tensor, field: Tensor, shrink: int, matrix: Tensor, shape: Sequence[int]) -> Tensor:
+        """Sample (B, C, *) `moving` at ``matrix (x + u(x))``, linear, border repeated.
+
+        Parameters
+        ----------
+        matrix : (B, D, D + 1) Tensor
+            From voxels of the result to voxels of `moving`.
+        shape : sequence of int
+            Shape of the result.
+        """
+        ndim = field.shape[1]
+        full = field if shrink == 1 else double(field, shape)
+        axes = [torch.arange(n, device=field.device, dtype=torch.float32) for n in shape]
+        at = full + torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        offset = matrix[:, :, ndim].reshape(-1, ndim, *[1] * ndim)
+        at = torch.einsum("bij,bj...->bi...", matrix[:, :, :ndim], at) + offset
+        size = torch.tensor(moving.shape[2:], device=field.device, dtype=torch.float32).clamp(min=2) - 1
+        unit = at.movedim(1, -1) / size * 2 - 1
+        values = functional.grid_sample(
+            moving.to(self.precision),
+            unit.flip(-1).to(self.precision),
+            mode="bilinear",
+            padding_mode="border",
+            align_corners=True,
+        )
+        return values.float()
+
+    def force(
+        self, loss: Loss, fixed: Tensor, warped: Tensor, mask: Tensor | None, shrink: int, symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss (B,) and its descent direction on the field grid (B, D, *coarse shape)."""
+        a = fixed.detach().requires_grad_(symmetric)
+        b = warped.detach().requires_grad_(True)
+        value = loss(a, b, mask)
+        slopes = torch.autograd.grad(value.sum(), (b, a) if symmetric else (b,))
+        push = -(slopes[0].unsqueeze(2) * gradient(warped)).sum(1)
+        if symmetric:
+            push = push + (slopes[1].unsqueeze(2) * gradient(fixed)).sum(1)
+        return value.detach(), block_sum(push, [shrink] * push.shape[1])
+
+    def smooth(self, field: Tensor, sigma: float) -> Tensor:
+        """Convolve each component with a Gaussian (sigma in voxels of the field); the border is repeated."""
+        if sigma <= 0:
+            return field
+        side = gaussian_weights(sigma)
+        kernel = torch.tensor(side[:0:-1] + side, device=field.device, dtype=field.dtype)
+        ndim = field.ndim - 2
+        convolve = functional.conv3d if ndim == 3 else functional.conv2d
+        flat = field.reshape(-1, 1, *field.shape[2:])
+        radius = len(side) - 1
+        for axis in range(ndim):
+            padding = [0] * (2 * ndim)
+            padding[2 * (ndim - 1 - axis)] = padding[2 * (ndim - 1 - axis) + 1] = radius
+            shape = [1] * (ndim + 2)
+            shape[axis + 2] = len(kernel)
+            flat = convolve(functional.pad(flat, padding, mode="replicate"), kernel.reshape(shape))
+        return flat.reshape(field.shape)
+
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the displacement of going through `first`, then `second`, on their common grid."""
+        ndim = first.shape[1]
+        eye = torch.eye(ndim, ndim + 1, device=first.device).expand(first.shape[0], -1, -1)
+        exact = TensorOps()
+        return first + exact.warp(second, first, 1, eye, first.shape[2:])
+
+    def jacobian(self, field: Tensor) -> Tensor:
+        """Return the Jacobian determinant (B, *shape) of ``x + u(x)``."""
+        return jacobian_determinant(field)
+
+
+class CompiledOps(TensorOps):
+    """The operations with compiled kernels: 3D, float32, CPU.
+
+    Parameters
+    ----------
+    threads : int
+        Threads that share each volume.
+    """
+
+    def __init__(self, threads: int = 1) -> None:
+        from popatlas.registration import kernels, kernels_lncc
+
+        super().__init__()
+        self.kernels = kernels
+        self.lncc_force = kernels_lncc.lncc_force
+        self.threads = threads
+        self.none = np.zeros((1, 1, 1), np.float32)
+
+    def _share(self, work: Callable[[int, int], Any], count: int, step: int = 1) -> list[Any]:
+        """Run `work(lo, hi)` on ranges of planes whose borders are multiples of `step`."""
+        if self.threads == 1:
+            return [work(0, count)]
+        size = max(step, math.ceil(count / self.threads / step) * step)
+        ranges = [(lo, min(lo + size, count)) for lo in range(0, count, size)]
+        with ThreadPoolExecutor(self.threads) as pool:
+            return list(pool.map(lambda r: work(*r), ranges))
+
+    def warp(self, moving: Tensor, field: Tensor, shrink: int, matrix: Tensor, shape: Sequence[int]) -> Tensor:
+        """Sample `moving` at ``matrix (x + u(x))``; see `TensorOps.warp`."""
+        out = torch.empty((*moving.shape[:2], *shape))
+        for b in range(moving.shape[0]):
+            for c in range(moving.shape[1]):
+                source, target = moving[b, c].contiguous().numpy(), out[b, c].numpy()
+                u, m = field[b].numpy(), matrix[b].contiguous().numpy()
+                self._share(partial(self.kernels.warp, source, u, shrink, m, target), shape[0])
+        return out
+
+    def force(
+        self, loss: Loss, fixed: Tensor, warped: Tensor, mask: Tensor | None, shrink: int, symmetric: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss (B,) and its descent direction; local correlation is compiled, the rest is done by torch."""
+        if not isinstance(loss, LNCC) or not loss.squared or fixed.shape[1] != 1:
+            return super().force(loss, fixed, warped, mask, shrink, symmetric)
+        shape = fixed.shape[2:]
+        force = torch.zeros((fixed.shape[0], 3, *coarse_shape(shape, shrink)))
+        values = []
+        for b in range(fixed.shape[0]):
+            weight = self.none if mask is None else mask[min(b, mask.shape[0] - 1), 0].contiguous().numpy()
+            arrays = (fixed[b, 0].numpy(), warped[b, 0].numpy(), weight)
+            target = force[b].numpy()
+            settings = (loss.radius, loss.floor, shrink, symmetric)
+            parts = self._share(partial(self.lncc_force, *arrays, *settings, target), shape[0], shrink)
+            values.append(-sum(p[0] for p in parts) / max(sum(p[1] for p in parts), 1e-6))
+        return torch.tensor(values), force
+
+    def smooth(self, field: Tensor, sigma: float) -> Tensor:
+        """Convolve each component with a Gaussian; see `TensorOps.smooth`."""
+        if sigma <= 0:
+            return field
+        weights = np.array(gaussian_weights(sigma), np.float32)
+        flat = field.reshape(-1, *field.shape[2:]).contiguous()
+        out = torch.empty_like(flat)
+        self._share(partial(self.kernels.smooth, flat.numpy(), weights, out.numpy()), flat.shape[0])
+        return out.reshape(field.shape)
+
+    def compose(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the displacement of going through `first`, then `second`."""
+        out = torch.empty_like(first)
+        for b in range(first.shape[0]):
+            arrays = first[b].numpy(), second[b].numpy(), out[b].numpy()
+            self._share(partial(self.kernels.compose, *arrays), first.shape[2])
+        return out
+
+    def jacobian(self, field: Tensor) -> Tensor:
+        """Return the Jacobian determinant (B, *shape)."""
+        out = torch.empty((field.shape[0], *field.shape[2:]))
+        for b in range(field.shape[0]):
+            self._share(partial(self.kernels.jacobian, field[b].numpy(), out[b].numpy()), field.shape[2])
+        return out

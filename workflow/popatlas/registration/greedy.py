@@ -1,0 +1,197 @@
+"""Greedy as engine: the compositive registration of the Penn Image Computing and Science Laboratory (extra `greedy`).
+
+Its Python package runs the command line on images in memory. It is given images in voxel coordinates, so that fields need no
+conversion but the one of axes: greedy reads affine matrices in RAS and writes fields in LPS.
+
+Yushkevich PA, Pluta J, Wang H, Wisse LE, Das S, Wolk D. Fast automatic segmentation of hippocampal subfields and medial
+temporal lobe subregions in 3 Tesla and 7 Tesla T2-weighted MRI. Alzheimer's & Dementia 2016;12(7):P126-P127.
+doi:10.1016/j.jalz.2016.06.205
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import picsl_greedy
+import SimpleITK as sitk
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from popatlas.registration.engines import Deformation
+    from popatlas.registration.pair import Pair
+
+METRICS = ("WNCC", "NCC", "SSD", "NMI")
+RUNNERS = {2: picsl_greedy.Greedy2D, 3: picsl_greedy.Greedy3D}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run of greedy does.
+
+    Attributes
+    ----------
+    metric : str
+        WNCC (weighted local correlation), NCC (local), SSD or NMI.
+    radius : int
+        Radius of the local metrics, voxels.
+    iterations : tuple of int
+        Iterations of each level, coarse to fine; each level halves the voxels of the one before.
+    fluid, elastic : float
+        Standard deviation of the Gaussian that smooths each update and the field, voxels.
+    """
+
+    metric: str = "WNCC"
+    radius: int = 2
+    iterations: tuple[int, ...] = (100, 50, 10)
+    fluid: float = 1.732
+    elastic: float = 0.707
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ValueError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
+
+    def command(self, ndim: int, threads: int) -> str:
+        """Return the options of greedy's command line; no noise and unrounded fields, so that runs repeat exactly."""
+        metric = f"{self.metric} {'x'.join([str(self.radius)] * ndim)}" if self.metric in METRICS[:2] else self.metric
+        schedule = "x".join(map(str, self.iterations))
+        return (
+            f"-d {ndim} -threads {threads} -V 0 -noise 0 -wp 0 -m {metric} -n {schedule} "
+            f"-s {self.fluid:g}vox {self.elastic:g}vox"
+        )
+
+
+@dataclass(frozen=True)
+class GreedyResult:
+    """What greedy found; fields are (B, D, *shape) in voxels of the fixed grid.
+
+    Attributes
+    ----------
+    forward : Tensor
+        A fixed point ``x`` goes to ``matrix (x + u(x))``.
+    inverse : Tensor or None
+        Displacement that undoes `forward`, on the same grid.
+    """
+
+    forward: Tensor
+    inverse: Tensor | None
+
+
+def register(
+    fixed: Tensor,
+    moving: Tensor,
+    settings: Settings | None = None,
+    *,
+    matrix: Tensor | None = None,
+    inverse: bool = True,
+    threads: int = 1,
+) -> GreedyResult:
+    """Register a batch of pairs, one after another, on the CPU.
+
+    Parameters
+    ----------
+    fixed : (B, 1, *shape) Tensor
+        Fixed images with isotropic voxels, 2D or 3D.
+    moving : (B, 1, *shape) Tensor
+        Moving images in their own grid.
+    settings : Settings, optional
+        What to do.
+    matrix : (B, D, D + 1) Tensor, optional
+        From voxels of `fixed` to voxels of `moving`; the identity when left out.
+    inverse : bool
+        Whether the inverse is wanted, which costs greedy about half as much again.
+    threads : int
+        Threads of greedy.
+    """
+    forwards = []
+    for index in range(fixed.shape[0]):
+        start = None if matrix is None else _to_ras(matrix[index])
+        forwards.append(_run(fixed[index, 0], moving[index, 0], settings or Settings(), start, threads))
+    forward = torch.stack(forwards)
+    return GreedyResult(forward, invert(forward, threads) if inverse else None)
+
+
+def invert(displacement: Tensor, threads: int = 1) -> Tensor:
+    """Return the inverses of displacements (B, D, *shape) on their own grid, voxels; greedy takes fields from files only."""
+    ndim = displacement.shape[1]
+    inverses = []
+    for field in displacement:
+        vectors = np.ascontiguousarray(field.double().cpu().numpy().T)
+        with tempfile.TemporaryDirectory(prefix="popatlas-greedy-") as folder:
+            there, back = Path(folder) / "warp.mha", Path(folder) / "inverse.mha"
+            sitk.WriteImage(sitk.GetImageFromArray(vectors, isVector=True), there)
+            command = f"-d {ndim} -threads {threads} -V 0 -wp 0 -iw {there} {back}"
+            RUNNERS[ndim]().execute(command, out=io.StringIO(), err=io.StringIO())
+            inverses.append(_to_tensor(sitk.ReadImage(back)))
+    return torch.stack(inverses)
+
+
+def deform_greedy(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+    """Run greedy from an affine.
+
+    Parameters
+    ----------
+    pair : Pair
+        Images with isotropic fixed voxels.
+    preset : mapping
+        One of the configuration's `register.presets.greedy`: the fields of `Settings`.
+    affine : Path
+        Affine, fixed to moving points.
+    folder : Path
+        Existing folder for the fields.
+    threads : int
+        Threads of greedy.
+    """
+    from popatlas.registration.instance_files import between_voxels, write_fields
+
+    fixed, moving = pair.scans()
+    matrix = between_voxels(affine, fixed.grid, moving.grid)
+    result = register(fixed.image, moving.image, settings_from_config(preset), matrix=matrix, threads=threads)
+    assert result.inverse is not None
+    return write_fields(result.forward, result.inverse, fixed.grid, folder, diverged=False)
+
+
+def settings_from_config(preset: Mapping[str, Any]) -> Settings:
+    """Return the settings from one of the configuration's `register.presets.greedy`."""
+    known = {item.name for item in fields(Settings)}
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.items()}
+    return Settings(**{key: value for key, value in values.items() if key in known})
+
+
+def _run(fixed: Tensor, moving: Tensor, settings: Settings, matrix: npt.NDArray[Any] | None, threads: int) -> Tensor:
+    """Return the field (D, *shape) of one pair; the affine goes through a file, as version 1.4.0 refuses one in memory."""
+    runner = RUNNERS[fixed.ndim]()
+    command = f"{settings.command(fixed.ndim, threads)} -i fixed moving -o warp"
+    with tempfile.TemporaryDirectory(prefix="popatlas-greedy-") as folder:
+        if matrix is not None:
+            np.savetxt(Path(folder) / "start.mat", matrix, fmt="%.17g")
+            command += f" -it {folder}/start.mat"
+        images = {"fixed": _to_image(fixed), "moving": _to_image(moving), "warp": None}
+        runner.execute(command, out=io.StringIO(), err=io.StringIO(), **images)
+    return _to_tensor(runner["warp"])
+
+
+def _to_ras(matrix: Tensor) -> npt.NDArray[np.float64]:
+    """Return a voxel matrix (D, D + 1) as a homogeneous one between images whose LPS millimetres are their voxels."""
+    ndim = matrix.shape[0]
+    full = np.eye(ndim + 1)
+    full[:ndim] = matrix.double().cpu().numpy()
+    flip = np.diag([-1.0, -1.0, *[1.0] * (ndim - 1)])  # the last 1 is the homogeneous coordinate
+    return np.asarray(flip @ full @ flip)
+
+
+def _to_image(image: Tensor) -> sitk.Image:
+    """Return an image of unit voxels at the origin; the array axes of ITK are reversed."""
+    return sitk.GetImageFromArray(np.ascontiguousarray(image.float().cpu().numpy().T))
+
+
+def _to_tensor(field: sitk.Image) -> Tensor:
+    """Return the vectors of a field, (D, *shape)."""
+    return torch.from_numpy(np.ascontiguousarray(sitk.GetArrayFromImage(field).T, dtype=np.float32))

@@ -1,0 +1,302 @@
+"""The diffeomorphic instance engine: multi-resolution compositive updates driven by the force of a similarity.
+
+One iteration: warp the moving image, take the descent direction of the loss on the warped image, smooth it (fluid
+regularisation), scale it so that its longest vector is one step, compose it with the field, and smooth the field (elastic
+regularisation). Small smooth steps that are composed, not added, keep the map one-to-one (Christensen et al., 1996,
+doi:10.1109/83.536892; Vercauteren et al., 2009, doi:10.1016/j.neuroimage.2008.10.040).
+
+The symmetric variant moves both images to the middle by opposite steps and joins the halves at the end, so that exchanging
+fixed and moving gives the inverse (Avants et al., 2008, doi:10.1016/j.media.2007.06.004).
+
+A level may keep its field on a grid twice as coarse as its images: the images are compared at full resolution, while
+smoothing and composition work on an eighth of the voxels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
+from popatlas.registration.fieldops import CompiledOps, TensorOps, block_mean, coarse_shape, double
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FOLDED = 0.02  # a smaller Jacobian determinant is smoothed away
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one run of the engine does.
+
+    Attributes
+    ----------
+    similarity, options : str, mapping
+        Name in `popatlas.similarity.registry` and its parameters.
+    shrink : tuple of int
+        Resolution of each level, coarse to fine: powers of two.
+    iterations : tuple of int
+        Most iterations of each level.
+    field_shrink : tuple of int
+        1, or 2 for a field grid twice as coarse as the images of that level.
+    step : float
+        Length of the longest vector of an update, voxels of the field grid.
+    fluid, elastic : float
+        Standard deviation of the Gaussian that smooths each update and the field, voxels of the field grid.
+    symmetric : bool
+        Move both images to the middle.
+    window, tolerance : int, float
+        A level ends when the mean loss of the last `window` iterations is less than `tolerance` below that of the `window`
+        before.
+    label_weight, landmark_weight : float
+        Longest vector of the update from labels and from landmarks, as a share of `step`.
+    precision : str
+        float32, bfloat16 or float16: type in which images are warped on a GPU.
+    """
+
+    similarity: str = "lncc"
+    options: Mapping[str, Any] = field(default_factory=lambda: {"radius": 2, "floor": 1e-4})
+    shrink: tuple[int, ...] = (4, 2, 1)
+    iterations: tuple[int, ...] = (100, 60, 12)
+    field_shrink: tuple[int, ...] = (1, 1, 1)
+    step: float = 0.5
+    fluid: float = 1.73
+    elastic: float = 0.5
+    symmetric: bool = False
+    window: int = 8
+    tolerance: float = 1e-4
+    label_weight: float = 0.5
+    landmark_weight: float = 0.5
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not len(self.shrink) == len(self.iterations) == len(self.field_shrink):
+            raise ValueError("shrink, iterations and field_shrink need one entry for each level")
+        grids = [a * b for a, b in zip(self.shrink, self.field_shrink, strict=True)]
+        if any(fine not in (coarse, coarse // 2) for coarse, fine in pairwise(grids)):
+            raise ValueError(f"the field grid may become at most twice as fine from level to level, not {grids}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
+
+
+PRESETS: dict[str, Settings] = {
+    "quick": Settings(iterations=(60, 30, 8), field_shrink=(1, 1, 2)),
+    "fast": Settings(iterations=(60, 30, 6)),
+    "default": Settings(),
+    "accurate": Settings(iterations=(150, 100, 40), elastic=0.6, symmetric=True),
+}
+
+
+@dataclass(frozen=True)
+class InstanceResult:
+    """What the engine found.
+
+    Attributes
+    ----------
+    forward : (B, D, *shape) Tensor
+        Displacement in voxels of the fixed grid: a fixed point ``x`` goes to ``matrix (x + u(x))``.
+    inverse : (B, D, *shape) Tensor
+        Displacement that undoes `forward`, on the same grid.
+    levels : list of LevelReport
+        Losses of each level and why it ended.
+    """
+
+    forward: Tensor
+    inverse: Tensor
+    levels: list[LevelReport]
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a level lost what it had gained; the fields are the best ones before that."""
+        return any(level.stopped == "diverged" for level in self.levels)
+
+
+def register(
+    fixed: Tensor,
+    moving: Tensor,
+    settings: Settings,
+    *,
+    matrix: Tensor | None = None,
+    initial: Tensor | None = None,
+    fixed_mask: Tensor | None = None,
+    moving_mask: Tensor | None = None,
+    fixed_labels: Tensor | None = None,
+    moving_labels: Tensor | None = None,
+    landmarks: tuple[Tensor, Tensor] | None = None,
+    threads: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> InstanceResult:
+    """Register a batch of pairs.
+
+    Parameters
+    ----------
+    fixed : (B, 1, *shape) Tensor
+        Fixed images with isotropic voxels, 2D or 3D.
+    moving : (B, 1, *shape) Tensor
+        Moving images in their own grid.
+    settings : Settings
+        What to do.
+    matrix : (B, D, D + 1) Tensor, optional
+        From voxels of `fixed` to voxels of `moving`; the identity when left out.
+    initial : (B, D, *shape) Tensor, optional
+        Displacement of the fixed grid to start from, voxels.
+    fixed_mask, moving_mask : (B, 1, *shape) Tensor, optional
+        Weights of the voxels, 0 to 1.
+    fixed_labels, moving_labels : (B, L, *shape) Tensor, optional
+        One map for each label, 0 to 1; they join the images by multiscale Dice.
+    landmarks : pair of (N, D) Tensor, optional
+        Voxel coordinates of corresponding points in fixed and moving.
+    threads : int
+        Threads of the compiled kernels.
+    progress : callable, optional
+        Called with a line of text after each level.
+
+    Returns
+    -------
+    InstanceResult
+        Fields on the fixed grid; images are on the device of `fixed`.
+    """
+    from popatlas.similarity.registry import make
+
+    ndim = fixed.ndim - 2
+    if matrix is None:
+        matrix = torch.eye(ndim, ndim + 1, device=fixed.device).expand(fixed.shape[0], -1, -1)
+    ops = choose_ops(fixed, settings, threads)
+    terms = Terms(
+        image=make(settings.similarity, **settings.options),
+        labels=None if fixed_labels is None else make("dice"),
+        landmarks=None if landmarks is None else Landmarks(*landmarks, matrix),
+        label_weight=settings.label_weight,
+        landmark_weight=settings.landmark_weight,
+    )
+    step = Step(settings.step, settings.fluid, settings.elastic, settings.symmetric)
+    images = (rescaled(fixed), rescaled(moving), fixed_mask, moving_mask, fixed_labels, moving_labels)
+    halves = _start(initial, fixed, settings)
+    reports = []
+    for index in range(len(settings.shrink)):
+        level = _level(images, matrix, settings, index)
+        halves, report = run_level(level, halves, terms, step, Stop(settings.window, settings.tolerance), ops)
+        reports.append(report)
+        if progress is not None:
+            progress(f"level {index + 1} of {len(settings.shrink)}, {report}")
+    forward, inverse = _join(halves, settings.symmetric, ops)
+    return InstanceResult(_full(forward, fixed.shape[2:]), _full(inverse, fixed.shape[2:]), reports)
+
+
+def choose_ops(fixed: Tensor, settings: Settings, threads: int) -> TensorOps:
+    """Return compiled kernels for 3D on the CPU, torch otherwise."""
+    if fixed.ndim == 5 and fixed.device.type == "cpu" and settings.precision == "float32":
+        return CompiledOps(threads)
+    return TensorOps(PRECISIONS[settings.precision])
+
+
+def rescaled(image: Tensor) -> Tensor:
+    """Scale each image of a batch so that its 0.5th and 99.5th percentiles become 0 and 1."""
+    flat = image.flatten(1)
+    stride = max(1, flat.shape[1] // 200_000)  # percentiles of a regular sample are exact enough
+    low, high = torch.quantile(flat[:, ::stride], torch.tensor([0.005, 0.995], device=image.device), dim=1)
+    shape = (-1, *[1] * (image.ndim - 1))
+    scaled: Tensor = (image - low.reshape(shape)) / (high - low).clamp(min=1e-12).reshape(shape)
+    return scaled
+
+
+def level_matrix(matrix: Tensor, fixed_shrink: int, moving_shrink: Sequence[int]) -> Tensor:
+    """Return a voxel matrix (B, D, D + 1) between grids that are shrunk by whole factors (cell-centred)."""
+    ndim = matrix.shape[1]
+    shrink = torch.tensor(moving_shrink, dtype=matrix.dtype, device=matrix.device)
+    linear, offset = matrix[:, :, :ndim], matrix[:, :, ndim]
+    centre = torch.full((ndim,), (fixed_shrink - 1) / 2, dtype=matrix.dtype, device=matrix.device)
+    moved = (linear @ centre + offset - (shrink - 1) / 2) / shrink
+    return torch.cat([linear * fixed_shrink / shrink.unsqueeze(-1), moved.unsqueeze(-1)], dim=-1)
+
+
+def _level(images: Sequence[Tensor | None], matrix: Tensor, settings: Settings, index: int) -> Level:
+    """Shrink the images for a level; coarse axes of the moving image are shrunk less."""
+    shrink = settings.shrink[index]
+    density = matrix[:, :, :-1].norm(dim=2).mean(0)  # moving voxels for each fixed voxel
+    moving = [2 ** max(0, round(math.log2(max(shrink * float(d), 1e-6)))) for d in density]
+    factors = ([shrink] * len(moving), moving)
+    small = [None if image is None else block_mean(image, factors[i % 2]) for i, image in enumerate(images)]
+    fixed_image, moving_image, fixed_mask, moving_mask, fixed_labels, moving_labels = small
+    assert fixed_image is not None and moving_image is not None
+    return Level(
+        fixed=fixed_image,
+        moving=moving_image,
+        fixed_mask=fixed_mask,
+        moving_mask=moving_mask,
+        fixed_labels=fixed_labels,
+        moving_labels=moving_labels,
+        matrix=level_matrix(matrix, shrink, moving),
+        shrink=shrink,
+        field_shrink=settings.field_shrink[index],
+        iterations=settings.iterations[index],
+    )
+
+
+def _start(initial: Tensor | None, fixed: Tensor, settings: Settings) -> Halves:
+    factor = settings.shrink[0] * settings.field_shrink[0]
+    ndim = fixed.ndim - 2
+    zero = torch.zeros((fixed.shape[0], ndim, *coarse_shape(fixed.shape[2:], factor)), device=fixed.device)
+    return Halves(zero, zero if initial is None else block_mean(initial, [factor] * ndim) / factor)
+
+
+def _full(displacement: Tensor, shape: Sequence[int]) -> Tensor:
+    """Refine a field by factors of two up to `shape`."""
+    while tuple(displacement.shape[2:]) != tuple(shape):
+        factor = 1
+        while coarse_shape(shape, factor) != tuple(displacement.shape[2:]):
+            factor *= 2
+        displacement = double(displacement, coarse_shape(shape, factor // 2))
+    return displacement
+
+
+def _join(halves: Halves, symmetric: bool, ops: TensorOps) -> tuple[Tensor, Tensor]:
+    """Return the map from fixed to moving and its inverse."""
+    to_moving = unfolded(halves.to_moving, ops)
+    if not symmetric:
+        return to_moving, invert(to_moving, ops)
+    to_fixed = unfolded(halves.to_fixed, ops)
+    forward = ops.compose(invert(to_fixed, ops), to_moving)
+    return unfolded(forward, ops), unfolded(ops.compose(invert(to_moving, ops), to_fixed), ops)
+
+
+def invert(displacement: Tensor, ops: TensorOps, iterations: int = 20, tolerance: float = 0.01) -> Tensor:
+    """Return the inverse of a displacement by fixed-point iteration (Chen et al., 2008, doi:10.1118/1.2816107).
+
+    Parameters
+    ----------
+    displacement : (B, D, *shape) Tensor
+        Field in its own voxels, without folds.
+    iterations, tolerance : int, float
+        Stop after so many iterations, or when the components are off by less on average (root mean square), in voxels.
+    """
+    inverse = -displacement
+    for _ in range(iterations):
+        error = ops.compose(inverse, displacement)
+        inverse = inverse - error
+        if float(error.square().mean().sqrt()) < tolerance:
+            break
+    return inverse
+
+
+def unfolded(displacement: Tensor, ops: TensorOps, rounds: int = 20) -> Tensor:
+    """Smooth a field where its Jacobian determinant is near zero or negative, until it is nowhere."""
+    for _ in range(rounds):
+        bad = (ops.jacobian(displacement) < FOLDED).float().unsqueeze(1)
+        if not bad.any():
+            break
+        near = (4 * ops.smooth(bad, 1.5)).clamp(max=1)
+        displacement = displacement + near * (ops.smooth(displacement, 1.5) - displacement)
+    return displacement
+
+
+def preset(name: str, **changes: Any) -> Settings:
+    """Return the settings of a preset with some of them changed."""
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is none of {', '.join(PRESETS)}")
+    return replace(PRESETS[name], **changes)

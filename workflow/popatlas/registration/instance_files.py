@@ -1,0 +1,73 @@
+"""The instance and FFD engines between files: brains with any grids in, ITK displacement fields out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from popatlas.images.grid import Grid
+from popatlas.registration.engines import Deformation
+from popatlas.registration.instance import Settings, register
+from popatlas.transforms.affine import read_affine
+from popatlas.transforms.itk import write_displacement
+from popatlas.transforms.linear import voxel_matrix
+
+if TYPE_CHECKING:
+    from popatlas.registration.pair import Pair
+
+
+def settings_from_config(preset: Mapping[str, Any]) -> Settings:
+    """Return the engine's settings from one of the configuration's `register.presets.instance`."""
+    known = {item.name for item in fields(Settings)}
+    chosen = {key: value for key, value in preset.items() if key in known}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in chosen.items()}
+    return Settings(**values)
+
+
+def deform_instance(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+    """Run the instance engine from an affine, on a GPU when one is visible and `gpu` is set in the preset.
+
+    Parameters
+    ----------
+    pair : Pair
+        Images with isotropic fixed voxels.
+    preset : mapping
+        One of the configuration's `register.presets.instance`.
+    affine : Path
+        Affine, fixed to moving points.
+    folder : Path
+        Existing folder for the fields.
+    threads : int
+        Threads of the compiled kernels.
+    """
+    fixed, moving = pair.scans()
+    device = torch.device("cuda" if preset.get("gpu", 0) and torch.cuda.is_available() else "cpu")
+    result = register(
+        fixed.image.to(device),
+        moving.image.to(device),
+        settings_from_config(preset),
+        matrix=between_voxels(affine, fixed.grid, moving.grid).to(device),
+        threads=threads,
+        progress=lambda line: print(line, flush=True),
+    )
+    return write_fields(result.forward, result.inverse, fixed.grid, folder, diverged=result.diverged)
+
+
+def between_voxels(affine: Path, fixed: Grid, moving: Grid) -> Tensor:
+    """Return the (1, D, D + 1) matrix from voxels of the fixed to voxels of the moving grid for an affine file."""
+    matrix = torch.as_tensor(read_affine(affine), dtype=torch.float64).unsqueeze(0)
+    return voxel_matrix(matrix, fixed, moving)[:, : fixed.ndim].float()
+
+
+def write_fields(forward: Tensor, inverse: Tensor, grid: Grid, folder: Path, *, diverged: bool) -> Deformation:
+    """Write the two fields of the first pair of a batch, (B, D, *shape) in voxels of the fixed grid, as ITK files."""
+    paths = folder / "warp.nii.gz", folder / "inverse_warp.nii.gz"
+    for path, displacement in zip(paths, (forward, inverse), strict=True):
+        write_displacement(path, displacement[0].cpu().numpy().astype(np.float32), grid)
+    return Deformation(*paths, diverged=diverged)

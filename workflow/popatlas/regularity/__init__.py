@@ -1,0 +1,1 @@
+"""Penalties on displacement fields: batched, differentiable, 2D and 3D."""

@@ -1,0 +1,132 @@
+"""Mutual information, plain (Mattes) and normalised, from Parzen-window histograms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from popatlas.similarity.base import check_pair
+from popatlas.similarity.parzen import Axis, entropy, intensity_range, joint_histogram, tight_axis
+
+SMALLEST = 1e-16  # below it a probability counts as zero
+
+
+def _joint(
+    fixed: Tensor, moving: Tensor, mask: Tensor | None, axes: tuple[Axis, Axis], percentiles: tuple[float, float]
+) -> tuple[Tensor, Tensor]:
+    """Return the joint distribution (B * C, rows, columns) and the number of voxels (B * C,) of images (B, C, *shape)."""
+    weight = check_pair(fixed, moving, mask)
+    whole = torch.ones_like(fixed) if weight is None else weight.expand_as(fixed)
+    weights = whole.detach().flatten(0, 1).flatten(1)
+    positions = []
+    for image, axis in zip((fixed, moving), axes, strict=True):
+        values = image.flatten(0, 1).flatten(1)
+        positions.append(axis.positions(values, *intensity_range(values, weights, percentiles)))
+    return joint_histogram(positions[0], positions[1], weights, axes), (weights > 0).sum(1)
+
+
+@dataclass(frozen=True)
+class MattesMI:
+    """Mutual information in nats with a minus sign, as ITK computes it.
+
+    Mattes et al., IEEE Transactions on Medical Imaging 2003;22:120-128, doi:10.1109/TMI.2003.809072: zero-order windows for
+    the fixed image, cubic B-splines for the moving one, two bins of padding on each side, bins over the exact range.
+    There is, as in ITK, no derivative by the fixed image (it is zero): where both images move, use `NMI`.
+
+    Attributes
+    ----------
+    bins : int
+        Bins of each image, padding included.
+    """
+
+    bins: int = 32
+
+    def __post_init__(self) -> None:
+        self._axes()
+
+    def _axes(self) -> tuple[Axis, Axis]:
+        return Axis(self.bins, 0, 2, self.bins - 4), Axis(self.bins, 3, 2, self.bins - 4)
+
+    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compare images.
+
+        Parameters
+        ----------
+        fixed, moving : (B, C, *shape) Tensor
+            Images on one grid.
+        mask : (B or 1, 1, *shape) Tensor, optional
+            Voxels that count, or their weights (no derivative is taken by them).
+
+        Returns
+        -------
+        (B,) Tensor
+            At most 0, averaged over the channels; 0 when an image is constant.
+
+        Raises
+        ------
+        ValueError
+            From `check_pair`: shapes that do not fit, an empty mask.
+        """
+        joint, _ = _joint(fixed, moving, mask, self._axes(), (0.0, 100.0))
+        shared = entropy(joint.sum(2), SMALLEST) + entropy(joint.sum(1), SMALLEST) - entropy(joint, SMALLEST)
+        return -shared.reshape(fixed.shape[:2]).mean(1).to(moving.dtype)
+
+
+@dataclass(frozen=True)
+class NMI:
+    """Normalised mutual information ``-(H(A) + H(B)) / H(A, B)``: -2 is perfect, -1 is nothing in common.
+
+    Studholme et al., Pattern Recognition 1999;32:71-86, doi:10.1016/S0031-3203(98)00091-0, with equal bins between two
+    percentiles. Symmetric in the two images. The windows of order 1 make the value of an image with itself -2 only when its
+    intensities lie on the centres of bins (``bins - 1`` steps from the low to the high percentile): between them a window
+    spreads over two bins. Order 0 is exact for any discrete image.
+
+    Attributes
+    ----------
+    bins : int
+        Bins of each image.
+    percentiles : pair of float
+        Intensities of the first and the last bin; those outside count as these, and nothing pulls them.
+    order : int
+        Parzen windows: 1 linear, 3 cubic B-spline; 0 plain counting for measuring only, its derivative is zero.
+    """
+
+    bins: int = 100
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        tight_axis(self.bins, self.order)
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles must rise from at least 0 to at most 100, not {self.percentiles}")
+
+    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compare images.
+
+        Parameters
+        ----------
+        fixed, moving : (B, C, *shape) Tensor
+            Images on one grid.
+        mask : (B or 1, 1, *shape) Tensor, optional
+            Voxels that count, or their weights (no derivative is taken by them).
+
+        Returns
+        -------
+        (B,) Tensor
+            In [-2, -1], averaged over the channels; -1 when an image is constant.
+
+        Raises
+        ------
+        ValueError
+            From `check_pair`: shapes that do not fit, an empty mask.
+        """
+        axis = tight_axis(self.bins, self.order)
+        joint, voxels = _joint(fixed, moving, mask, (axis, axis), self.percentiles)
+        floor = 0.5 / voxels.double()
+        together = entropy(joint, floor)
+        apart = entropy(joint.sum(2), floor) + entropy(joint.sum(1), floor)
+        varied = together > SMALLEST
+        ratio = torch.where(varied, apart / torch.where(varied, together, 1.0), 1.0)
+        return -ratio.reshape(fixed.shape[:2]).mean(1).to(moving.dtype)

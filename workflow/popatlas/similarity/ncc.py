@@ -1,0 +1,57 @@
+"""Global normalised cross-correlation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from popatlas.similarity.base import check_pair, masked_mean, quotient, spread_out
+
+
+@dataclass(frozen=True)
+class NCC:
+    """Pearson correlation over the whole mask, with a minus sign; -1 is perfect.
+
+    Attributes
+    ----------
+    squared : bool
+        Take the square, which does not see an inversion of the contrast.
+    """
+
+    squared: bool = False
+
+    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compare images.
+
+        Parameters
+        ----------
+        fixed, moving : (B, C, *shape) Tensor
+            Images on one grid.
+        mask : (B or 1, 1, *shape) Tensor, optional
+            Voxels that count, or their weights.
+
+        Returns
+        -------
+        (B,) Tensor
+            In [-1, 1] ([-1, 0] when squared), averaged over the channels; 0 when an image is constant.
+
+        Raises
+        ------
+        ValueError
+            From `check_pair`: shapes that do not fit, an empty mask.
+        """
+        weight = check_pair(fixed, moving, mask)
+        a, b = (x - spread_out(masked_mean(x, weight), x) for x in (fixed, moving))
+        scale = _deviation(a, fixed, weight) * _deviation(b, moving, weight)
+        correlation = quotient(masked_mean(a * b, weight), scale)
+        return -(correlation.square() if self.squared else correlation).mean(1)
+
+
+def _deviation(centred: Tensor, image: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the standard deviation (B, C); 0, with zero gradient, where rounding explains it."""
+    variance = masked_mean(centred.square(), weight)
+    rounding = 8 * torch.finfo(image.dtype).eps * image.detach().abs().flatten(2).amax(2)
+    structured = variance > rounding.square()
+    return torch.where(structured, torch.where(structured, variance, 1.0).sqrt(), 0.0)
