@@ -7,7 +7,7 @@ from torch.autograd import gradcheck
 
 from popatlas.images.grid import Grid
 from popatlas.transforms.chain import Affine, Chain, Field
-from popatlas.transforms.fields import compose, labels_at, warp
+from popatlas.transforms.fields import compose, warp
 from popatlas.transforms.itk import write_affine, write_displacement
 from popatlas.transforms.linear import affine_displacement
 from tests.unit.test_grid import placed
@@ -87,11 +87,9 @@ def test_ants_makes_the_same_image_from_our_files(fixed, moving, tmp_path):
     for mode, interpolator in (("linear", "linear"), ("nearest", "nearestNeighbor"), ("cubic", "bSpline")):
         expected = by_ants(fixed, moving, values, files, interpolator)
         found = chain.apply(image, moving, fixed, mode)[0, 0].numpy()
-        assert 0.3 < np.mean(expected != 0) < 1 or mode == "cubic", "part of the fixed grid should lie outside"
         # a coordinate next to a half can round to the other side
         assert np.mean(np.abs(found - expected) > 1e-4) < 2e-3, mode
-        identity = chain.apply(image, moving, moving, mode)[0, 0].numpy()
-        assert identity.shape == moving.shape
+        assert 0.3 < np.mean(found != 0) < 0.99, "a part of the fixed grid, and only a part, lies outside"
 
 
 @ALL
@@ -99,18 +97,9 @@ def test_generic_labels_are_those_of_ants(fixed, moving, tmp_path):
     chain, files = two_fields(fixed, moving, tmp_path)
     labels = (7 * np.digitize(texture(moving), [-0.6, 0, 0.6])).astype(np.float32)
     expected = by_ants(fixed, moving, labels, files, "genericLabel")
-    at = fixed_to_moving(chain, fixed, moving)
-    found = labels_at(torch.tensor(labels)[None, None], at, "zeros")[0, 0].numpy()
+    found = chain.apply(torch.tensor(labels)[None, None], moving, fixed, "generic")[0, 0].numpy()
     assert np.mean(found != expected) < 2e-3
-    assert set(np.unique(found)) <= {0, 7, 14, 21}
-
-
-def fixed_to_moving(chain, fixed, moving):
-    """Return the moving voxel coordinates of the fixed voxels, found through `points`."""
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in fixed.shape), indexing="ij"), -1).reshape(-1, fixed.ndim)
-    world = chain.points(index @ fixed.affine[:-1, :-1].T + fixed.origin).numpy()
-    at = np.linalg.solve(moving.affine[:-1, :-1], (world - moving.origin).T)
-    return torch.tensor(at.reshape(1, fixed.ndim, *fixed.shape))
+    assert set(np.unique(found)) == {0, 7, 14, 21}
 
 
 @ALL

@@ -112,7 +112,7 @@ class Passes:
         index = read_table(index_file)
         ledger = settle(self.out_dir, index, stage_outputs(self.config, labelled=labelled))
         failed = {(row["scan"], row["stage"]): row for row in ledger[ledger["state"] == "failed"].to_dict("records")}
-        for place in failed.keys() - self.failed:
+        for place in sorted(failed.keys() - self.failed):
             row = failed[place]
             print(f"popatlas: {row['scan']} failed at {row['stage']}: {row['reason']}", file=sys.stderr, flush=True)
         return set(failed)

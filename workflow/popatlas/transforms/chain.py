@@ -8,13 +8,14 @@ rounded as seldom as possible and an image is interpolated once, however long th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from popatlas.images.grid import Array, Grid
-from popatlas.transforms.fields import Mode, Padding, coordinates, invert, sample
+from popatlas.transforms.fields import Mode, Padding, coordinates, invert, labels_at, sample
 from popatlas.transforms.linear import move
 
 
@@ -105,29 +106,35 @@ class Chain:
         return Chain(tuple(step.inverse() for step in reversed(self.steps)))
 
     def apply(
-        self, image: Tensor, moving_grid: Grid, fixed_grid: Grid, mode: Mode = "linear", padding: Padding = "zeros"
+        self,
+        image: Tensor,
+        moving_grid: Grid,
+        fixed_grid: Grid,
+        mode: Mode | Literal["generic"] = "linear",
+        padding: Padding = "zeros",
     ) -> Tensor:
         """Resample an image onto the fixed grid with one interpolation.
 
         Parameters
         ----------
         image : (B, C, *moving shape) Tensor
-            Moving image; labels go with ``nearest``.
+            Moving image.
         moving_grid, fixed_grid : Grid
             Grid of `image` and that of the result.
         mode, padding : str
-            See `fields.sample`.
+            See `fields.sample`. For labels: ``nearest``, or ``generic`` (`fields.warp_labels`); neither makes new ones.
 
         Returns
         -------
         (B, C, *fixed shape) Tensor
+            Of the image's type.
         """
         if tuple(image.shape[2:]) != moving_grid.shape:
             raise ValueError(f"image of shape {tuple(image.shape)} on a grid of shape {moving_grid.shape}")
         dtype = image.dtype if image.dtype == torch.float64 else torch.float32
         index = coordinates(fixed_grid.shape, device=image.device, dtype=dtype)
         at = self._trace(index, fixed_grid.affine, moving_grid.affine, lattice=True)
-        return sample(image, at, mode, padding)
+        return labels_at(image, at, padding) if mode == "generic" else sample(image, at, mode, padding)
 
     def points(self, points: Tensor | Array) -> Tensor:
         """Move points, landmarks for example, from the fixed to the moving image.

@@ -13,8 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from popatlas.transforms.fields import along_axis, bspline_weights
-
 Kind = Literal["bspline", "linear"]
 
 REACH = 4  # control points along each axis that move a voxel
@@ -89,3 +87,15 @@ def _weights(n: int, gap: float, points: int, kind: Kind) -> Tensor:
         raise ValueError(f"no kind {kind!r}")
     index = cell.long().unsqueeze(1) + torch.arange(REACH)
     return torch.zeros(n, points, dtype=torch.float64).scatter_(1, index, weights)
+
+
+def bspline_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the weights of the four control points round a cell for positions `t` in it, 0 to 1."""
+    s = 1 - t
+    return s**3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * s**2 + 3 * s**3) / 6, t**3 / 6
+
+
+def along_axis(matrix: Tensor, values: Tensor, axis: int) -> Tensor:
+    """Multiply a matrix (m, n) onto one axis of n values; the result has m there."""
+    product_last: Tensor = torch.tensordot(values, matrix, dims=([axis], [1]))
+    return product_last.movedim(-1, axis)

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from popatlas.transforms.ffd import along_axis, bspline_weights
+
 Mode = Literal["linear", "nearest", "cubic"]
 Padding = Literal["border", "zeros"]
 
@@ -127,12 +129,6 @@ def _linear_pair(x: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor
     return (cell - 1 + w[1] / left, left), (cell + 1 + w[3] / right, right)
 
 
-def bspline_weights(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the weights of the four control points round a cell for positions `t` in it, 0 to 1."""
-    s = 1 - t
-    return s**3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * s**2 + 3 * s**3) / 6, t**3 / 6
-
-
 def spline_coefficients(image: Tensor) -> Tensor:
     """Return the coefficients of the cubic B-spline through the voxels (B, C, *shape), borders mirrored."""
     for axis in range(2, image.ndim):
@@ -164,12 +160,6 @@ def _mirrored(image: Tensor, margin: int) -> Tensor:
         index = torch.as_tensor(_mirror(np.arange(-margin, n + margin), n), device=image.device)
         image = image.index_select(axis, index)
     return image
-
-
-def along_axis(matrix: Tensor, values: Tensor, axis: int) -> Tensor:
-    """Multiply a matrix (m, n) onto one axis of n values; the result has m there."""
-    product_last: Tensor = torch.tensordot(values, matrix, dims=([axis], [1]))
-    return product_last.movedim(-1, axis)
 
 
 def warp(image: Tensor, displacement: Tensor, mode: Mode = "linear", padding: Padding = "border") -> Tensor:

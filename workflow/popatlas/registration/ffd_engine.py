@@ -1,0 +1,269 @@
+"""Control-point registration: a lattice of displacements, any similarity, L2 or total variation.
+
+The objective is ``similarity(fixed, moving(x + d(k))) + weight * R(k)`` over the displacements `k` of the control points, as in
+the NMI+MIND registration of CT and MR: total variation lets organs slide along each other where squares blur the border.
+The control points of each level are a fixed number of its voxels apart, so that they become denser as the images do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from popatlas.regularity.bending import bending
+from popatlas.regularity.diffusion import diffusion, magnitude
+from popatlas.regularity.tv import total_variation
+from popatlas.registration.inputs import check_pair
+from popatlas.registration.pyramid import ANTIALIAS, shrink
+from popatlas.similarity.base import Similarity
+from popatlas.similarity.combined import NMIMIND
+from popatlas.transforms.ffd import Kind, control_shape, dense_from_control
+from popatlas.transforms.fields import coordinates, resize_field, sample
+
+# Each takes the control displacements divided by the distance of the control points: their differences are slopes
+REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "l2": diffusion,
+    "tv": total_variation,
+    "bending": bending,
+    "magnitude": magnitude,
+}
+OPTIMISERS: dict[str, Callable[[Tensor, float], torch.optim.Optimizer]] = {
+    "adam": lambda control, rate: torch.optim.Adam([control], lr=rate),
+    "lbfgs": lambda control, rate: torch.optim.LBFGS(
+        [control], lr=rate, max_iter=1, history_size=8, line_search_fn="strong_wolfe"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class FFDSettings:
+    """What the engine does.
+
+    Attributes
+    ----------
+    similarity : Similarity
+        Any loss of `popatlas.similarity`.
+    spacing : float
+        Distance of the control points, voxels of each level.
+    kind : str
+        bspline or linear.
+    regulariser : str
+        Of the control displacements: l2 (squared differences of neighbours), tv (their lengths), bending, or magnitude
+        (squared lengths of the displacements themselves).
+    weight : float
+        Of the regulariser.
+    shrink : tuple of int
+        Resolution of each level, coarse to fine.
+    iterations : tuple of int
+        Most iterations of each level.
+    optimiser : str
+        adam or lbfgs.
+    rate : float
+        Adam: length of a step of a component, voxels of the level; L-BFGS: share of the full step.
+    window, tolerance : int, float
+        A level ends when the best loss of the last `window` iterations is less than `tolerance` below the best before.
+    """
+
+    similarity: Similarity = field(default_factory=NMIMIND)
+    spacing: float = 5.0
+    kind: Kind = "bspline"
+    regulariser: str = "l2"
+    weight: float = 0.05
+    shrink: tuple[int, ...] = (4, 2, 1)
+    iterations: tuple[int, ...] = (80, 60, 40)
+    optimiser: str = "adam"
+    rate: float = 0.2
+    window: int = 10
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if len(self.shrink) != len(self.iterations) or min(self.shrink) < 1:
+            raise ValueError("shrink (at least 1) and iterations need one entry for each level")
+        for name, table in ((self.regulariser, REGULARISERS), (self.optimiser, OPTIMISERS)):
+            if name not in table:
+                raise ValueError(f"{name!r} is none of {', '.join(table)}")
+
+
+@dataclass(frozen=True)
+class FFDResult:
+    """What the engine found.
+
+    Attributes
+    ----------
+    displacement : (B, D, *shape) Tensor
+        Voxels of the fixed grid: a fixed point ``x`` goes to ``matrix (x + u(x))``.
+    history : tuple of tuple of float
+        Losses of each level, summed over the batch.
+    converged : bool
+        The last level ended because its loss no longer fell.
+    diverged : bool
+        A loss became infinite; the displacement is the best one before that.
+    """
+
+    displacement: Tensor
+    history: tuple[tuple[float, ...], ...]
+    converged: bool
+    diverged: bool
+
+
+def register(
+    fixed: Tensor,
+    moving: Tensor,
+    settings: FFDSettings | None = None,
+    *,
+    matrix: Tensor | None = None,
+    fixed_mask: Tensor | None = None,
+    moving_mask: Tensor | None = None,
+    subject: str | None = None,
+) -> FFDResult:
+    """Register a batch of pairs by control points.
+
+    Parameters
+    ----------
+    fixed, moving : (B, C, *shape) Tensor
+        Images of 2 or 3 axes, each in its own grid.
+    settings : FFDSettings, optional
+        What to do.
+    matrix : (B, D, D + 1) Tensor, optional
+        From voxels of `fixed` to voxels of `moving`; the identity when left out.
+    fixed_mask, moving_mask : (B, 1, *shape) Tensor, optional
+        Only voxels above 0 in both count.
+    subject : str, optional
+        Named in errors.
+
+    Returns
+    -------
+    FFDResult
+        Displacement on the fixed grid.
+
+    Raises
+    ------
+    InputError
+        From `check_pair`.
+    """
+    check_pair(fixed, moving, fixed_mask, moving_mask, subject)
+    plan = settings or FFDSettings()
+    if isinstance(plan.similarity, NMIMIND):
+        plan.similarity.reset()
+    ndim = fixed.ndim - 2
+    whole = torch.eye(ndim, ndim + 1).expand(len(fixed), -1, -1) if matrix is None else matrix
+    runs: list[_Run] = []
+    level: _Level | None = None
+    control = torch.zeros(0)
+    for factor, iterations in zip(plan.shrink, plan.iterations, strict=True):
+        finer = _Level(fixed, moving, fixed_mask, moving_mask, whole.to(fixed), factor, plan)
+        start = finer.zero() if level is None else finer.refined(control, level)
+        level = finer
+        runs.append(_optimise(level, start, iterations, plan))
+        control = runs[-1].control
+    assert level is not None
+    return FFDResult(
+        displacement=resize_field(level.dense(control), fixed.shape[2:]),
+        history=tuple(run.losses for run in runs),
+        converged=runs[-1].converged,
+        diverged=any(run.diverged for run in runs),
+    )
+
+
+class _Level:
+    """Images, lattice and objective of one level."""
+
+    def __init__(
+        self,
+        fixed: Tensor,
+        moving: Tensor,
+        fixed_mask: Tensor | None,
+        moving_mask: Tensor | None,
+        matrix: Tensor,
+        factor: int,
+        plan: FFDSettings,
+    ) -> None:
+        # voxels of the moving image may be larger or smaller than those of the fixed one
+        density = matrix[:, :, :-1].norm(dim=2).mean(0).tolist()
+        self.plan, self.matrix = plan, matrix
+        self.fixed, fixed_scale = _smaller(fixed, [float(factor)] * len(density))
+        self.moving, moving_scale = _smaller(moving, [max(1.0, factor * d) for d in density])
+        self.fixed_mask, self.moving_mask = (
+            None if mask is None else shrink((mask > 0).to(fixed), image.shape[2:], [0.0] * len(density))
+            for mask, image in ((fixed_mask, self.fixed), (moving_mask, self.moving))
+        )
+        self.shape = self.fixed.shape[2:]
+        self.fixed_scale, self.moving_scale = (
+            torch.tensor(scale).to(fixed).reshape(-1, *[1] * len(density)) for scale in (fixed_scale, moving_scale)
+        )
+        self.voxels = coordinates(self.shape, device=fixed.device, dtype=fixed.dtype)
+
+    def zero(self) -> Tensor:
+        """Return control points that do not move."""
+        shape = control_shape(self.shape, self.plan.spacing)
+        return self.fixed.new_zeros(len(self.fixed), len(shape), *shape)
+
+    def dense(self, control: Tensor) -> Tensor:
+        """Return the displacement in voxels of the level."""
+        return dense_from_control(control, self.shape, self.plan.spacing, self.plan.kind)
+
+    def refined(self, control: Tensor, coarser: _Level) -> Tensor:
+        """Return the control points of this level that move about as those of a coarser one do."""
+        gap, ratio = self.plan.spacing, coarser.fixed_scale / self.fixed_scale
+        empty = self.zero()
+        points = coordinates(empty.shape[2:], device=empty.device, dtype=empty.dtype)
+        return ratio * sample(control, (points - 1) * gap / ratio / gap + 1)
+
+    def loss(self, control: Tensor) -> Tensor:
+        """Return the objective of each pair (B,)."""
+        at = (self.voxels + self.dense(control)) * self.fixed_scale
+        moved_to = self.matrix[:, :, :-1] @ at.flatten(2) + self.matrix[:, :, -1:]
+        at = moved_to.reshape(at.shape) / self.moving_scale
+        similarity = self.plan.similarity(self.fixed, sample(self.moving, at), self._mask(at.detach()))
+        return similarity + self.plan.weight * REGULARISERS[self.plan.regulariser](control / self.plan.spacing)
+
+    def _mask(self, at: Tensor) -> Tensor | None:
+        if self.moving_mask is None:
+            return self.fixed_mask
+        moved = sample(self.moving_mask, at, padding="zeros")
+        return moved if self.fixed_mask is None else moved * self.fixed_mask
+
+
+def _smaller(image: Tensor, factors: Sequence[float]) -> tuple[Tensor, list[float]]:
+    """Return a smoothed image with about so many times fewer voxels, and how far apart they are in voxels of the old one."""
+    old = image.shape[2:]
+    new = [max(2, round((n - 1) / factor) + 1) if factor > 1 else n for n, factor in zip(old, factors, strict=True)]
+    scale = [(n - 1) / (m - 1) for n, m in zip(old, new, strict=True)]
+    return shrink(image, new, [ANTIALIAS * step if step > 1 else 0.0 for step in scale]), scale
+
+
+@dataclass(frozen=True)
+class _Run:
+    control: Tensor
+    losses: tuple[float, ...]
+    converged: bool
+    diverged: bool
+
+
+def _optimise(level: _Level, start: Tensor, iterations: int, plan: FFDSettings) -> _Run:
+    """Minimise from `start`; the best control points are returned."""
+    control = start.detach().clone().requires_grad_()
+    optimiser = OPTIMISERS[plan.optimiser](control, plan.rate)
+    losses: list[float] = []
+    best, lowest = start, math.inf
+
+    def objective() -> float:
+        optimiser.zero_grad()
+        loss = level.loss(control).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    for _ in range(iterations):
+        before = control.detach().clone()
+        losses.append(float(optimiser.step(objective)))  # the loss at `before`
+        if not math.isfinite(losses[-1]):
+            return _Run(best, tuple(losses), converged=False, diverged=True)
+        if losses[-1] < lowest:
+            best, lowest = before, losses[-1]
+        if len(losses) > plan.window and min(losses[: -plan.window]) - lowest < plan.tolerance * len(start):
+            return _Run(best, tuple(losses), converged=True, diverged=False)
+    return _Run(best, tuple(losses), converged=False, diverged=False)
