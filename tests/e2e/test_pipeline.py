@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -97,8 +98,9 @@ def test_leave_one_out_an_atlas_is_not_its_own_reference(first_run):
     work = first_run[0]
     for subject in ("sub-01", "sub-02"):
         log = (work.out / "logs" / "fuse" / f"{scan(subject)}_propagate.log").read_text()
-        names = re.search(r"--names (.*?) --out_labels", log)[1]
-        assert scan(subject) not in names.split()
+        brains = re.search(r"--in_brains (.*?) --in_warps", log)[1].split()
+        other = "sub-02" if subject == "sub-01" else "sub-01"
+        assert [Path(brain).name for brain in brains] == [f"{Path(scan(other)).name}_desc-brain_T1w.nii.gz"]
 
 
 def test_volumes_are_joined_with_the_participants(first_run):

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from popatlas.config import default_config
+from popatlas.errors import InputError
 from popatlas.registration import instance
 from popatlas.registration.compositive import Stop
 from popatlas.registration.fieldops import CompiledOps, TensorOps
@@ -262,3 +263,27 @@ def test_presets() -> None:
 def test_the_shipped_configuration_states_the_presets() -> None:
     shipped = default_config()["register"]["presets"]["instance"]
     assert {name: settings_from_config(values) for name, values in shipped.items()} == PRESETS
+
+
+BAD = {
+    "NaN": (lambda a, b: (a * float("nan"), b), "NaN"),
+    "constant": (lambda a, b: (a * 0, b), "constant"),
+    "shapes": (lambda a, b: (a[..., :-2], b), "no matrix between their grids"),
+    "2D and 3D": (lambda a, b: (a[..., 0], b), "2 axes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_with_one_clear_error(case: str) -> None:
+    spoil, words = BAD[case]
+    fixed, moving, _ = pair(3)
+    with pytest.raises(InputError, match=words) as caught:
+        register(*spoil(fixed, moving), SMALL, subject="sub-01")
+    assert caught.value.remedy
+    assert "sub-01" in str(caught.value)
+
+
+def test_an_empty_mask_is_refused() -> None:
+    fixed, moving, _ = pair(3)
+    with pytest.raises(InputError, match="mask is empty"):
+        register(fixed, moving, SMALL, moving_mask=torch.zeros_like(moving))

@@ -1,5 +1,7 @@
 """Each engine through our steps, on a brain with a known deformation."""
 
+import sys
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -23,6 +25,7 @@ ENGINES = {
     "ants": rung("ants", "ants", "fast"),
     "instance": rung("instance", "affine", "fast"),
     "instance from moments": rung("instance", "ants", "default", "moments"),
+    "greedy": rung("greedy", "affine", "default"),
     "symmetric from a global search": rung("instance", "affine", "accurate", "global"),
 }
 QUICK = rung("ants", "ants", "quick")
@@ -141,3 +144,17 @@ def test_rigid_alignment_keeps_distances(pair, tmp_path):
     load_interface("RegisterRigid")(rung=QUICK, **files, **outputs).run()
     linear = read_affine(tmp_path / "rigid.mat")[:3, :3]
     assert np.allclose(linear @ linear.T, np.eye(3), atol=1e-5)
+
+
+def test_free_form_engine_brings_brains_closer(pair, tmp_path):
+    """It has no symmetric or diffeomorphic guarantee, and few control points: looser bounds than the others."""
+    gate = read_json(run(pair, tmp_path, rung("ffd", "affine", "quick"), inverse_error=10.0) / "gate.json")
+    assert gate["engine"] == "ffd"
+    assert gate["ncc"] > gate["ncc_affine"]
+
+
+def test_a_missing_optional_package_is_named_with_its_remedy(pair, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "picsl_greedy", None)
+    monkeypatch.delitem(sys.modules, "popatlas.registration.greedy", raising=False)
+    with pytest.raises(Exception, match=r"pip install 'popatlas\[greedy\]'"):
+        run(pair, tmp_path, rung("greedy", "affine", "quick"))

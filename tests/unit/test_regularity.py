@@ -102,6 +102,15 @@ def test_total_variation_of_a_step_is_its_height_times_its_area(axis):
     assert float(total_variation(field, sizes, 1e-9)) == pytest.approx(share * jump)
 
 
+def test_total_variation_of_a_quadrant_is_the_length_of_its_edges():
+    """Forward differences: the two edges of this corner meet in no voxel; those of the opposite corner meet in one."""
+    field = torch.zeros((2, 2, 9, 7), dtype=torch.float64)
+    field[0, 0, 4:, 3:] = 1
+    field[1, 1, :4, :3] = 1
+    edges = total_variation(field, epsilon=1e-9) * 63
+    assert edges.tolist() == pytest.approx([4 + 5, 2 + 3 + np.sqrt(2)])
+
+
 def test_total_variation_does_not_mind_how_steep_a_rise_is_and_diffusion_does():
     def rise(width):
         ramp = (torch.arange(20, dtype=torch.float64) / width - 3).clamp(0, 1)

@@ -44,8 +44,12 @@ def test_a_batch_gives_the_value_of_each_of_its_pairs(name, ndim):
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "dice"])
 def test_channels_are_averaged(name):
     fixed, moving = pair(2, channels=2)
-    alone = [loss(name)(fixed[:, i : i + 1], moving[:, i : i + 1]) for i in range(2)]
-    torch.testing.assert_close(loss(name)(fixed, moving), torch.stack(alone).mean(0))
+    moving.requires_grad_(True)
+    alone = torch.stack([loss(name)(fixed[:, i : i + 1], moving[:, i : i + 1]) for i in range(2)]).mean(0)
+    together = loss(name)(fixed, moving)
+    torch.testing.assert_close(together, alone)
+    slopes = [torch.autograd.grad(value.sum(), moving)[0] for value in (together, alone)]
+    torch.testing.assert_close(*slopes)
 
 
 @pytest.mark.parametrize("ndim", [2, 3])

@@ -112,6 +112,24 @@ def test_replacing_zero_probabilities_themselves_would_miss_minus_two():
     assert (first + second) / together < 1.5
 
 
+def test_the_logarithm_is_bounded_at_half_a_voxel():
+    """Between the bins a window leaves shares of voxels so small that the bound changes the value."""
+    a, b = noise((12, 11), 1), noise((12, 11), 2)
+    axis = tight_axis(16, 3)
+    positions = [axis.positions(x.flatten(1), x.min().reshape(1), x.max().reshape(1)) for x in (a, b)]
+    joint = joint_histogram(*positions, torch.ones_like(positions[0]), (axis, axis))[0].numpy()
+
+    def bits(p, floor):
+        return -(p * np.log(np.maximum(p, floor))).sum()
+
+    def ratio(floor):
+        return (bits(joint.sum(0), floor) + bits(joint.sum(1), floor)) / bits(joint, floor)
+
+    value = float(NMI(bins=16, percentiles=(0, 100), order=3)(a, b))
+    assert value == pytest.approx(-ratio(0.5 / 132), rel=1e-9)
+    assert value != pytest.approx(-ratio(1 / 132), rel=1e-4)
+
+
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_nmi_of_independent_images_tends_to_minus_one(order):
     bias = []
@@ -252,6 +270,20 @@ def test_scale_from_change_makes_both_count_the_same_for_what_they_gained():
     before = [started(fixed, moving) for moving in steps]
     assert float(both._balance.scale) != pytest.approx(float(started._balance.scale), rel=1e-3)
     torch.testing.assert_close(values, before)  # the value does not jump when the scale changes
+
+
+def test_scale_from_change_is_carried_to_the_next_resolution():
+    fixed = scene((20, 18))
+    both = NMIMIND(0.5, "change", period=1)
+    for shift in (1.6, 1.0):
+        both(fixed, 1 - scene((20, 18), shift))
+    kept = float(both._balance.scale)
+    half, moved = fixed[..., ::2, ::2], 1 - scene((20, 18), 1.0)[..., ::2, ::2]
+    assert float(both(half, moved)) == pytest.approx(
+        0.5 * float(both.nmi(half, moved)) + 0.5 * kept * float(both.mind(half, moved))
+    )
+    both(torch.cat([fixed, fixed]), torch.cat([fixed, 1 - scene((20, 18), 1.0)]))
+    assert both._balance.scale.shape == (2,), "another batch starts from its gradients"
 
 
 def test_change_scale_keeps_what_it_cannot_know():

@@ -1,8 +1,8 @@
 """Rigid, similarity and affine registration, coarse to fine, on any similarity.
 
-The loss is computed on seeded random samples of the fixed image (single points, or small blocks for similarities that look at
-neighbourhoods), so that its cost does not grow with the image; the moving image is interpolated once, in its own grid. Sample
-points lie between voxels: on a lattice, mutual information prefers transforms that keep voxels on voxels.
+The loss is computed on seeded random samples of the fixed image (single points, or small blocks for similarities that
+look at neighbourhoods), so that its cost does not grow with the image; the moving image is interpolated once, in its own
+grid. Sample points lie between voxels: on a lattice, mutual information prefers transforms that keep voxels on voxels.
 
 The parameters are increments about the middle of the samples, whitened so that a step of length 1 moves the sample points by
 1 mm (root mean square): translation, rotation and shear then need no weights, and BFGS starts well scaled.
@@ -46,10 +46,11 @@ class AffineSettings:
     similarity : Similarity
         At the last level; LNCC wants intensities of 0 to 1.
     coarse : Similarity or None
-        At the other levels; None: the same one. Mattes mutual information catches the largest misalignments: from turns of up to
-        35 degrees about each axis it found all of 8 brains, NMI alone 5.
+        At the other levels; None: the same one. Mattes mutual information catches the largest misalignments: from turns
+        of up to 35 degrees about each axis it found all of 8 brains, NMI alone 5.
     sides : tuple of int
-        Voxels along the longest side of the fixed image at each level; levels that are finer than the image are its own grid.
+        Voxels along the longest side of the fixed image at each level; levels that are finer than the image are its own
+        grid.
     samples : int
         Voxels of the fixed image that the loss is computed on, at most, at each level.
     block : int
@@ -123,7 +124,8 @@ def register(
     fixed, moving : Scan
         Images of 2 or 3 axes; samples outside of either mask do not count.
     kinds : sequence of str
-        Transforms (`transforms.linear.KINDS`), simple to general: all of them at the coarsest level, the last one at the others.
+        Transforms (`transforms.linear.KINDS`), simple to general: all of them at the coarsest level, the last one at the
+        others.
     initial : (D+1, D+1) ndarray, optional
         Fixed to moving, LPS millimetres; default: `starts.centre_of_mass`.
     settings : AffineSettings, optional
@@ -242,13 +244,18 @@ def _whitening(kind: str, world: Tensor, centre: Tensor) -> Tensor:
     """Return W (P, P): parameters W q move the points (D, N) by |q| mm (root mean square), for small q."""
     ndim = len(centre)
     start = identity_parameters(kind, ndim).double().to(world)[0]
-    slopes = torch.autograd.functional.jacobian(lambda values: matrix(values[None], kind, centre)[0, :ndim], start)
+
+    def upper(values: Tensor) -> Tensor:
+        return matrix(values[None], kind, centre)[0, :ndim]
+
+    slopes: Tensor = torch.autograd.functional.jacobian(upper, start)  # type: ignore[no-untyped-call]
     homogeneous = torch.cat([world, torch.ones_like(world[:1])])
     second = homogeneous @ homogeneous.T / world.shape[1]
     gram = torch.einsum("dip,ij,djq->pq", slopes, second, slopes)
     # a mask in a plane leaves some parameters without effect
     gram = gram + 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return torch.linalg.inv(torch.linalg.cholesky(gram)).T
+    inverse: Tensor = torch.linalg.inv(torch.linalg.cholesky(gram))
+    return inverse.T
 
 
 def _descend(problem: _Problem, plan: AffineSettings) -> tuple[Matrix, Stage]:
@@ -273,11 +280,12 @@ def _descend(problem: _Problem, plan: AffineSettings) -> tuple[Matrix, Stage]:
             curvature = None
             continue
         step, loss, new_slope = found
+        # a step of unknown curvature is short because it was halved, not because the end is near
+        converged = curvature is not None and float(np.linalg.norm(step)) < plan.tolerance * problem.spacing
         curvature = _updated(curvature, step, new_slope - slope, identity)
         at, slope = at + step, new_slope
         losses.append(loss)
-        if float(np.linalg.norm(step)) < plan.tolerance * problem.spacing:
-            converged = True
+        if converged:
             break
     best = problem.matrix_at(torch.as_tensor(at, device=problem.points.device))[0].cpu().numpy()
     return best, Stage(problem.kind, problem.spacing, len(losses) - 1, tuple(losses), converged)

@@ -1,8 +1,8 @@
 """Global rigid search between images of any contrast: CSNGF.
 
-For each of many rotations the mean squared inner product of the two normalised gradient fields is found for **all** shifts at
-once by FFT; the best rotations are refined from coarse to fine. Method: the WBIR 2022 paper on global rigid multimodal alignment
-by cross-similarity of normalised gradient fields (CSNGF). Where we differ from it, on purpose:
+For each of many rotations the mean squared inner product of the two normalised gradient fields is found for **all**
+shifts at once by FFT; the best rotations are refined from coarse to fine. Method: the WBIR 2022 paper on global rigid
+multimodal alignment by cross-similarity of normalised gradient fields (CSNGF). Where we differ from it, on purpose:
 
 * masks are eroded by one voxel instead of being multiplied into the image before the gradient, so that their borders make
   no gradients of their own;
@@ -13,19 +13,18 @@ by cross-similarity of normalised gradient fields (CSNGF). Where we differ from 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from popatlas.errors import InputError
 from popatlas.registration.inputs import Scan, check_scans
 from popatlas.registration.pyramid import coarsen
-from popatlas.registration.rotations import Array, angle_between, perturbed, uniform_rotations
+from popatlas.registration.rotations import Array, angle_between, cube_rotations, perturbed, uniform_rotations
+from popatlas.registration.shiftmap import erode, gradient_field, padded, similarity_map, spectra
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import sample
 
@@ -77,6 +76,9 @@ class GlobalSchedule:
         Degrees that the kept rotations of the first level are apart, so that they are not all on one peak.
     max_angle : float
         Largest rotation tried at the first level, degrees.
+    cube : bool
+        Try the 24 (in 2D 4) rotations that swap and flip world axes at the first level instead of uniform ones: finds scans
+        whose header has the axes wrong.
     seed : int
         Of the steps from parents.
     """
@@ -94,6 +96,7 @@ class GlobalSchedule:
     epsilon: float = 1e-5
     separation: float = 10.0
     max_angle: float = 180.0
+    cube: bool = False
     seed: int = 0
 
 
@@ -118,8 +121,8 @@ class GlobalResult:
     score : float
         Mean squared inner product of the gradient fields over the overlap, 0 to 1.
     runner_up : float
-        Score at the last level of the best pose that is turned by more than 20 degrees from `matrix`; NaN when none was tried.
-        A true peak stands well above it.
+        Score at the last level of the best pose that is turned by more than 20 degrees from `matrix`; NaN when none was
+        tried. A true peak stands well above it.
     runner_up_matrix : (D+1, D+1) ndarray or None
         That pose.
     evaluations : int
@@ -131,101 +134,6 @@ class GlobalResult:
     runner_up: float
     runner_up_matrix: Matrix | None
     evaluations: int
-
-
-def gradient_field(image: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Return the normalised gradient field (B, D, *shape) of images (B, 1, *shape): central differences per voxel."""
-    axes = tuple(range(1, image.ndim - 1))
-    gradient = torch.stack(torch.gradient(image[:, 0], dim=axes), dim=1)
-    return gradient / torch.sqrt((gradient**2).sum(1, keepdim=True) + epsilon**2)
-
-
-def erode(mask: Tensor) -> Tensor:
-    """Return the voxels (B, 1, *shape), 0 or 1, whose central differences use only voxels of the mask."""
-    result = mask
-    for axis in range(2, mask.ndim):
-        outside = torch.zeros_like(mask.narrow(axis, 0, 1))
-        before = torch.cat([outside, mask.narrow(axis, 0, mask.shape[axis] - 1)], axis)
-        after = torch.cat([mask.narrow(axis, 1, mask.shape[axis] - 1), outside], axis)
-        result = result * before * after
-    return result
-
-
-def spectra(field: Tensor, mask: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return the FFTs that the similarity of all shifts is made of.
-
-    Parameters
-    ----------
-    field : (B, D, *shape) Tensor
-        Normalised gradients.
-    mask : (B, 1, *shape) Tensor
-        0 or 1.
-    size : tuple of int
-        Zero-padded shape, from `padded`.
-
-    Returns
-    -------
-    (B, D(D+1)/2 + 1, *half) complex Tensor
-        Of the masked products n_i n_j, i <= j, those with i < j scaled by sqrt(2), and, last, of the mask.
-    """
-    ndim = field.shape[1]
-    products = [
-        field[:, i : i + 1] * field[:, j : j + 1] * (1.0 if i == j else 2**0.5) for i in range(ndim) for j in range(i, ndim)
-    ]
-    return torch.fft.rfftn(torch.cat([*(mask * part for part in products), mask], 1), s=size, dim=tuple(range(-ndim, 0)))
-
-
-def similarity_map(
-    fixed: Tensor, moving: Tensor, size: tuple[int, ...], shifts: Sequence[range], overlap: float
-) -> tuple[Tensor, Tensor]:
-    """Return the mean squared inner product of two gradient fields for every shift.
-
-    Parameters
-    ----------
-    fixed, moving : (1 or B, K, *half) complex Tensor
-        From `spectra`.
-    size : tuple of int
-        The padded shape that they were made with.
-    shifts : sequence of range
-        Shifts wanted along each axis; `size` must be large enough for them (see `padded`).
-    overlap : float
-        Least fraction of the largest overlap.
-
-    Returns
-    -------
-    score : (B, *numbers of shifts) Tensor
-        For each shift the mean over x of <n_fixed(x), n_moving(x + shift)>**2; -1 where too little overlaps.
-    count : (B, *numbers of shifts) Tensor
-        Overlapping voxels.
-    """
-    dims = tuple(range(-len(size), 0))
-    conjugate = fixed.conj().resolve_conj()
-    cross = conjugate[:, 0] * moving[:, 0]
-    for part in range(1, fixed.shape[1] - 1):
-        cross.addcmul_(conjugate[:, part], moving[:, part])
-    both = torch.stack([cross, conjugate[:, -1] * moving[:, -1]], 1)
-    maps = torch.fft.irfftn(both, s=size, dim=dims)
-    for dim, wanted, length in zip(dims, shifts, size, strict=True):
-        maps = maps.index_select(dim, torch.tensor([shift % length for shift in wanted], device=maps.device))
-    total, count = maps[:, 0], maps[:, 1].round()
-    enough = count >= (overlap * count.amax(dims, keepdim=True)).clamp(min=1)
-    return torch.where(enough, total / count.clamp(min=1), torch.full_like(total, -1.0)), count
-
-
-def padded(fixed: Sequence[int], moving: Sequence[int], overlap: float) -> tuple[tuple[int, ...], list[range]]:
-    """Return the FFT's shape and the shifts along each axis that leave a part of the smaller of two boxes in the other.
-
-    Shifts that do not can never reach the overlap (of full boxes), so they need no padding: for equal boxes and an overlap of one
-    half this saves 58 % of the voxels in 3D.
-    """
-    shifts = []
-    for a, b in zip(fixed, moving, strict=True):
-        least = max(1, math.ceil(overlap * min(a, b)))
-        shifts.append(range(least - a, b - least + 1))
-    # a circular shift must not bring the other end of the moving image in: its last voxel at the lowest shift, its first
-    # at the highest
-    lengths = (max(b - s.start, a + s[-1]) for a, b, s in zip(fixed, moving, shifts, strict=True))
-    return tuple(int(next_fast_len(length, real=True)) for length in lengths), shifts
 
 
 @dataclass(frozen=True)
@@ -254,8 +162,8 @@ class _Poses:
 def without_background(scan: Scan) -> Scan:
     """Give a scan without mask one that leaves out a background of one exact value, if it has one.
 
-    Such a background (a stripped brain, the padding of a turned image, air cut off in CT) has no gradient, but it would count
-    as overlap, and shifts that push it out of the other image would win.
+    Such a background (a stripped brain, the padding of a turned image, air cut off in CT) has no gradient, but it would
+    count as overlap, and shifts that push it out of the other image would win.
     """
     if scan.mask is not None:
         return scan
@@ -294,11 +202,12 @@ class _Lattice:
         self.mask = torch.ones_like(scan.image) if scan.mask is None else (scan.mask > 0).to(scan.image)
         low, high, extent = mask_extent(scan)
         values = scan.image[self.mask > 0]
-        self.image = (scan.image - values.min()) / (values.max() - values.min())
+        self.image = (scan.image - values.min()) / (values.max() - values.min()).clamp(min=torch.finfo(values.dtype).tiny)
         self.spacing, self.middle, self.to_index = spacing, (low + high) / 2, np.linalg.inv(affine[:ndim, :ndim])
         self.centre = affine[:ndim, :ndim] @ self.middle + affine[:ndim, ndim]
-        # the small number keeps a side that fits exactly
-        self.shape = tuple(int(side / spacing + 1e-6) + 1 for side in (np.full(ndim, extent.max()) if cube else extent))
+        sides = np.full(ndim, extent.max()) if cube else extent
+        # the small number keeps a side that fits exactly; three voxels have a central difference
+        self.shape = tuple(max(3, int(side / spacing + 1e-6) + 1) for side in sides)
 
     def sampled(self, axes: Array) -> tuple[Tensor, Tensor]:
         """Return image and mask (N, 1, *shape) on the lattice turned to have the axes (N, D, D), the columns of each."""
@@ -316,10 +225,10 @@ class _Matcher:
     def __init__(self, fixed: Scan, moving: Scan, level: Level, base: float, schedule: GlobalSchedule) -> None:
         spacing = level.factor * base
         self.fixed, self.moving = (
-            _Lattice(coarsen(scan, spacing / 2, level.sigma * base), spacing, cube=scan is moving)
-            for scan in (fixed, moving)
+            _Lattice(coarsen(scan, spacing / 2, level.sigma * base), spacing, cube=turns)
+            for scan, turns in ((fixed, False), (moving, True))
         )
-        self.schedule, self.ndim = schedule, fixed.ndim
+        self.schedule = schedule
         left, _, right = np.linalg.svd(np.asarray(fixed.grid.direction, dtype=np.float64))
         self.axes = left @ right  # those of the fixed grid, without its shear
         self.size, self.shifts = padded(self.fixed.shape, self.moving.shape, schedule.overlap)
@@ -351,14 +260,14 @@ def _peaks(score: Tensor, shifts: Sequence[range]) -> tuple[Tensor, Tensor]:
     rows = torch.arange(len(score), device=score.device)
     found = []
     for axis, wanted in enumerate(shifts):
-        beside = [index.clone(), index.clone()]
-        near = []
-        for move, other in zip((-1, 1), beside, strict=True):
-            other[:, axis] = (other[:, axis] + move).clamp(0, len(wanted) - 1)
-            near.append(score[(rows, *other.unbind(1))])
-        bend = near[0] + near[1] - 2 * peak
-        usable = (near[0] >= 0) & (near[1] >= 0) & (bend < 0)
-        fraction = torch.where(usable, 0.5 * (near[0] - near[1]) / bend, torch.zeros_like(bend))
+        step = torch.zeros_like(index)
+        step[:, axis] = 1
+        inner = (index[:, axis] > 0) & (index[:, axis] < len(wanted) - 1)
+        step = step * inner.unsqueeze(1)
+        before, after = (score[(rows, *place.unbind(1))] for place in (index - step, index + step))
+        bend = before + after - 2 * peak
+        usable = inner & (before >= 0) & (after >= 0) & (bend < 0)
+        fraction = torch.where(usable, 0.5 * (before - after) / bend, torch.zeros_like(bend))
         found.append(index[:, axis] + wanted.start + fraction)
     return peak, torch.stack(found, 1)
 
@@ -395,8 +304,9 @@ def search(fixed: Scan, moving: Scan, schedule: GlobalSchedule | None = None, su
     for number, level in enumerate(plan.levels):
         matcher = _Matcher(fixed, moving, level, base, plan)
         if number == 0:
-            new = uniform_rotations(level.rotations, fixed.ndim, plan.max_angle)
-            parents = np.eye(fixed.ndim)[None]  # scans often agree already
+            identity = np.eye(fixed.ndim)[None]  # scans often agree already
+            uniform = uniform_rotations(level.rotations, fixed.ndim, plan.max_angle)
+            parents, new = (cube_rotations(fixed.ndim), uniform[:0]) if plan.cube else (identity, uniform)
         else:
             before = plan.levels[number - 1]
             parents = tried[-1].best(before.keep, plan.separation if number == 1 else 0.0)

@@ -1,8 +1,9 @@
 """Control-point registration: a lattice of displacements, any similarity, L2 or total variation.
 
-The objective is ``similarity(fixed, moving(x + d(k))) + weight * R(k)`` over the displacements `k` of the control points, as in
-the NMI+MIND registration of CT and MR: total variation lets organs slide along each other where squares blur the border.
-The control points of each level are a fixed number of its voxels apart, so that they become denser as the images do.
+The objective is ``similarity(fixed, moving(x + d(k))) + weight * R(k)`` over the displacements `k` of the control points,
+as in the NMI+MIND registration of CT and MR: total variation lets organs slide along each other where squares blur the
+border. The control points of each level are a fixed number of its voxels apart, so that they become denser as the images
+do.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from popatlas.registration.inputs import check_pair
+from popatlas.registration.pyramid import ANTIALIAS, shrink
 from popatlas.regularity.bending import bending
 from popatlas.regularity.diffusion import diffusion, magnitude
 from popatlas.regularity.tv import total_variation
-from popatlas.registration.inputs import check_pair
-from popatlas.registration.pyramid import ANTIALIAS, shrink
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
 from popatlas.transforms.ffd import Kind, control_shape, dense_from_control
@@ -30,12 +31,6 @@ REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
     "tv": total_variation,
     "bending": bending,
     "magnitude": magnitude,
-}
-OPTIMISERS: dict[str, Callable[[Tensor, float], torch.optim.Optimizer]] = {
-    "adam": lambda control, rate: torch.optim.Adam([control], lr=rate),
-    "lbfgs": lambda control, rate: torch.optim.LBFGS(
-        [control], lr=rate, max_iter=1, history_size=8, line_search_fn="strong_wolfe"
-    ),
 }
 
 
@@ -60,10 +55,8 @@ class FFDSettings:
         Resolution of each level, coarse to fine.
     iterations : tuple of int
         Most iterations of each level.
-    optimiser : str
-        adam or lbfgs.
     rate : float
-        Adam: length of a step of a component, voxels of the level; L-BFGS: share of the full step.
+        Of Adam: about how far a control point moves in an iteration, voxels of the level.
     window, tolerance : int, float
         A level ends when the best loss of the last `window` iterations is less than `tolerance` below the best before.
     """
@@ -75,7 +68,6 @@ class FFDSettings:
     weight: float = 0.05
     shrink: tuple[int, ...] = (4, 2, 1)
     iterations: tuple[int, ...] = (80, 60, 40)
-    optimiser: str = "adam"
     rate: float = 0.2
     window: int = 10
     tolerance: float = 1e-4
@@ -83,9 +75,8 @@ class FFDSettings:
     def __post_init__(self) -> None:
         if len(self.shrink) != len(self.iterations) or min(self.shrink) < 1:
             raise ValueError("shrink (at least 1) and iterations need one entry for each level")
-        for name, table in ((self.regulariser, REGULARISERS), (self.optimiser, OPTIMISERS)):
-            if name not in table:
-                raise ValueError(f"{name!r} is none of {', '.join(table)}")
+        if self.regulariser not in REGULARISERS:
+            raise ValueError(f"regulariser {self.regulariser!r} is none of {', '.join(REGULARISERS)}")
 
 
 @dataclass(frozen=True)
@@ -208,10 +199,10 @@ class _Level:
 
     def refined(self, control: Tensor, coarser: _Level) -> Tensor:
         """Return the control points of this level that move about as those of a coarser one do."""
-        gap, ratio = self.plan.spacing, coarser.fixed_scale / self.fixed_scale
+        ratio = coarser.fixed_scale / self.fixed_scale
         empty = self.zero()
         points = coordinates(empty.shape[2:], device=empty.device, dtype=empty.dtype)
-        return ratio * sample(control, (points - 1) * gap / ratio / gap + 1)
+        return ratio * sample(control, (points - 1) / ratio + 1)
 
     def loss(self, control: Tensor) -> Tensor:
         """Return the objective of each pair (B,)."""
@@ -245,25 +236,21 @@ class _Run:
 
 
 def _optimise(level: _Level, start: Tensor, iterations: int, plan: FFDSettings) -> _Run:
-    """Minimise from `start`; the best control points are returned."""
+    """Minimise from `start` by Adam; the best control points are returned."""
     control = start.detach().clone().requires_grad_()
-    optimiser = OPTIMISERS[plan.optimiser](control, plan.rate)
+    optimiser = torch.optim.Adam([control], lr=plan.rate)
     losses: list[float] = []
     best, lowest = start, math.inf
-
-    def objective() -> float:
-        optimiser.zero_grad()
-        loss = level.loss(control).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
     for _ in range(iterations):
-        before = control.detach().clone()
-        losses.append(float(optimiser.step(objective)))  # the loss at `before`
+        loss = level.loss(control).sum()
+        losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             return _Run(best, tuple(losses), converged=False, diverged=True)
         if losses[-1] < lowest:
-            best, lowest = before, losses[-1]
+            best, lowest = control.detach().clone(), losses[-1]
         if len(losses) > plan.window and min(losses[: -plan.window]) - lowest < plan.tolerance * len(start):
             return _Run(best, tuple(losses), converged=True, diverged=False)
+        optimiser.zero_grad()
+        torch.autograd.backward(loss)
+        optimiser.step()
     return _Run(best, tuple(losses), converged=False, diverged=False)

@@ -23,8 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from popatlas.errors import InputError
 from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
 from popatlas.registration.fieldops import CompiledOps, TensorOps, block_mean, coarse_shape, double
+from popatlas.registration.inputs import check_pair
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FOLDED = 0.02  # a smaller Jacobian determinant is smoothed away
@@ -128,6 +130,7 @@ def register(
     fixed_labels: Tensor | None = None,
     moving_labels: Tensor | None = None,
     landmarks: tuple[Tensor, Tensor] | None = None,
+    subject: str | None = None,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> InstanceResult:
@@ -151,6 +154,8 @@ def register(
         One map for each label, 0 to 1; they join the images by multiscale Dice.
     landmarks : pair of (N, D) Tensor, optional
         Voxel coordinates of corresponding points in fixed and moving.
+    subject : str, optional
+        Named in errors.
     threads : int
         Threads of the compiled kernels.
     progress : callable, optional
@@ -159,11 +164,24 @@ def register(
     Returns
     -------
     InstanceResult
-        Fields on the fixed grid; images are on the device of `fixed`.
+        Fields on the fixed grid, on the device of `fixed`.
+
+    Raises
+    ------
+    InputError
+        From `check_pair`; without `matrix`, also for images of different shapes.
     """
     from popatlas.similarity.registry import make
 
+    check_pair(fixed, moving, fixed_mask, moving_mask, subject)
     ndim = fixed.ndim - 2
+    if matrix is None and fixed.shape[2:] != moving.shape[2:]:
+        message = (
+            f"images of shapes {tuple(fixed.shape[2:])} and {tuple(moving.shape[2:])} and no matrix between their grids"
+        )
+        raise InputError(
+            message, subject=subject, remedy="give the matrix, or resample one image onto the grid of the other"
+        )
     if matrix is None:
         matrix = torch.eye(ndim, ndim + 1, device=fixed.device).expand(fixed.shape[0], -1, -1)
     ops = choose_ops(fixed, settings, threads)

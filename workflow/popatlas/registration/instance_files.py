@@ -13,7 +13,8 @@ from torch import Tensor
 
 from popatlas.images.grid import Grid
 from popatlas.registration.engines import Deformation
-from popatlas.registration.instance import Settings, register
+from popatlas.registration.instance import Settings, register, rescaled
+from popatlas.similarity.registry import make
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.itk import write_displacement
 from popatlas.transforms.linear import voxel_matrix
@@ -53,10 +54,45 @@ def deform_instance(pair: Pair, preset: Mapping[str, Any], affine: Path, folder:
         moving.image.to(device),
         settings_from_config(preset),
         matrix=between_voxels(affine, fixed.grid, moving.grid).to(device),
+        subject=pair.subject,
         threads=threads,
         progress=lambda line: print(line, flush=True),
     )
     return write_fields(result.forward, result.inverse, fixed.grid, folder, diverged=result.diverged)
+
+
+def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+    """Run the free-form engine from an affine; see `popatlas.registration.ffd_engine`. `threads` is that of torch.
+
+    Parameters
+    ----------
+    pair : Pair
+        Images.
+    preset : mapping
+        One of the configuration's `register.presets.ffd`.
+    affine : Path
+        Affine, fixed to moving points.
+    folder : Path
+        Existing folder for the fields.
+    threads : int
+        Not used: torch's number of threads is set by the step.
+    """
+    from popatlas.registration import ffd_engine
+    from popatlas.transforms.fields import invert
+
+    fixed, moving = pair.scans()
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.items()}
+    similarity = make(options.pop("similarity"), **options.pop("options"))
+    result = ffd_engine.register(
+        rescaled(fixed.image),
+        rescaled(moving.image),
+        ffd_engine.FFDSettings(similarity=similarity, **options),
+        matrix=between_voxels(affine, fixed.grid, moving.grid),
+        fixed_mask=fixed.mask,
+        moving_mask=moving.mask,
+    )
+    forward = result.displacement.detach()
+    return write_fields(forward, invert(forward), fixed.grid, folder, diverged=result.diverged)
 
 
 def between_voxels(affine: Path, fixed: Grid, moving: Grid) -> Tensor:

@@ -31,6 +31,7 @@ class Pair:
     moving_mask: Any
     fixed_file: Path
     moving_file: Path
+    subject: str = ""
 
     @classmethod
     def load(cls, fixed: str, fixed_mask: str, moving: str, moving_mask: str, subject: str = "") -> Pair:
@@ -46,7 +47,7 @@ class Pair:
                 )
             images.append(image)
         one, one_mask, other, other_mask = images
-        return cls(ants, one, one_mask, other, other_mask, Path(fixed), Path(moving))
+        return cls(ants, one, one_mask, other, other_mask, Path(fixed), Path(moving), subject)
 
     def scans(self) -> tuple[Scan, Scan]:
         """Return fixed and moving as tensors with their grids and masks, for the engines that are not ANTs."""

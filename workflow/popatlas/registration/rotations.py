@@ -1,8 +1,8 @@
 """Sets of rotations: the uniform ones of a global search, small ones round a pose, and the symmetries of the cube.
 
-Rotations are (N, D, D) float64 arrays, D = 2 or 3. Uniform Euler angles crowd the poles, so they are not used: in 3D a uniform
-set is a super-Fibonacci spiral on the quaternions (Alexa, CVPR 2022), whose largest gap at 600 rotations is 25 degrees where
-random ones leave 33; within a cone it is the ball of rotation vectors with the density of the Haar measure.
+Rotations are (N, D, D) float64 arrays, D = 2 or 3. Uniform Euler angles crowd the poles, so they are not used: in 3D a
+uniform set is a super-Fibonacci spiral on the quaternions (Alexa, CVPR 2022), whose largest gap at 600 rotations is 25
+degrees where random ones leave 33; within a cone it is the ball of rotation vectors with the density of the Haar measure.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def perturbed(parents: Array, count: int, step: float, rng: np.random.Generator)
     count : int
         How many children in all.
     step : float
-        Each component of a child's rotation vector (2D: its angle) is uniform in [-step, step] degrees; unlike steps in Euler
-        angles these mean the same at every parent.
+        Each component of a child's rotation vector (2D: its angle) is uniform in [-step, step] degrees; unlike steps in
+        Euler angles these mean the same at every parent.
     rng : numpy Generator
         Source of the steps.
     """

@@ -1,15 +1,17 @@
 """Where a registration starts: geometry centres, centres of mass, principal axes.
 
-Every start is a rigid matrix, fixed to moving, LPS millimetres. A scan with a mask is described by the mask alone, which does not
-depend on its contrast; one without by its intensities above the minimum.
+Every start is a rigid matrix, fixed to moving, LPS millimetres. A scan with a mask is described by the mask alone, which
+does not depend on its contrast; one without by its intensities above the minimum.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from popatlas.registration.inputs import Scan, check_scans
 from popatlas.registration.pyramid import coarsen
@@ -53,8 +55,9 @@ def centre_of_mass(fixed: Scan, moving: Scan) -> Matrix:
 def moments(fixed: Scan, moving: Scan) -> Matrix:
     """Return the rigid transform between the centres of mass and the principal axes of two images.
 
-    Axes have neither sign nor, for bodies that are about as wide as high, a sure order. So all proper rotations that take axes to
-    axes (24 in 3D, 4 in 2D) and the plain translation are compared by the mutual information of small copies of the images.
+    Axes have neither sign nor, for bodies that are about as wide as high, a sure order. So all proper rotations that take
+    axes to axes (24 in 3D, 4 in 2D) and the plain translation are compared by the mutual information of small copies of
+    the images.
 
     Parameters
     ----------
@@ -97,18 +100,21 @@ def mass_moments(scan: Scan) -> tuple[Array, Array]:
     weights = scan.image - scan.image.min() if scan.mask is None else (scan.mask > 0).to(scan.image)
     weights = weights[0, 0].to(torch.float64)
     weights = weights / weights.sum()
-    axes = range(scan.ndim)
     ticks = [torch.arange(count, dtype=torch.float64, device=weights.device) for count in weights.shape]
-    marginals = [weights.sum([other for other in axes if other != axis]) for axis in axes]
-    mean = torch.stack([marginal @ tick for marginal, tick in zip(marginals, ticks, strict=True)])
-    spread = torch.empty(scan.ndim, scan.ndim, dtype=torch.float64)
-    for i in axes:
-        for j in range(i, scan.ndim):
-            shared = marginals[i].diag() if i == j else weights.sum([axis for axis in axes if axis not in (i, j)])
-            spread[i, j] = spread[j, i] = (ticks[i] - mean[i]) @ shared @ (ticks[j] - mean[j])
+    unit = np.eye(scan.ndim, dtype=int)
+    mean = np.array([_moment(weights, ticks, powers) for powers in unit])
+    centred = [tick - middle for tick, middle in zip(ticks, mean, strict=True)]
+    spread = np.array([[_moment(weights, centred, first + second) for first in unit] for second in unit])
     affine = np.asarray(scan.grid.affine, dtype=np.float64)
     linear = affine[:-1, :-1]
-    return linear @ mean.cpu().numpy() + affine[:-1, -1], linear @ spread.numpy() @ linear.T
+    return linear @ mean + affine[:-1, -1], linear @ spread @ linear.T
+
+
+def _moment(weights: Tensor, ticks: Sequence[Tensor], powers: npt.NDArray[np.int_]) -> float:
+    """Return the sum of the weights times a power of the position along each axis."""
+    for tick, power in zip(ticks[::-1], powers[::-1], strict=True):
+        weights = weights @ tick ** int(power)
+    return float(weights)
 
 
 def most_similar(fixed: Scan, moving: Scan, matrices: list[Matrix]) -> Matrix:

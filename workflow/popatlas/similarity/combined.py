@@ -2,6 +2,8 @@
 
 NMI sees the intensities of the whole image, MIND the structure around each voxel; their values and slopes differ by orders
 of magnitude, so that a weight means little before the two are balanced.
+
+Tanner et al., arXiv:1807.07349 (2018); there MIND is summed over the voxels, here it is their mean.
 """
 
 from __future__ import annotations
