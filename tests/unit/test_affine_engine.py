@@ -41,7 +41,13 @@ TRUTH = about(Grid.isotropic(SHAPE, 2.0).centre, Rotation.from_rotvec([0.12, -0.
 
 @pytest.mark.parametrize(
     ("similarity", "change"),
-    [(NMI(bins=64), inverted), (MattesMI(), inverted), (NCC(), torch.clone), (LNCC(), torch.clone), (SSD(), torch.clone)],
+    [
+        (NMI(bins=64, order=3), inverted),
+        (MattesMI(), inverted),
+        (NCC(), torch.clone),
+        (LNCC(), torch.clone),
+        (SSD(), torch.clone),
+    ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 def test_each_similarity_recovers_a_known_affine(similarity, change):
@@ -98,19 +104,22 @@ def test_rigid_is_found_exactly_and_in_2d_too():
 
 
 @pytest.mark.parametrize("side", ["fixed", "moving"])
-def test_a_mask_on_either_side_hides_a_lesion(side):
+def test_a_mask_on_either_side_hides_what_it_leaves_out(side):
     plain = brain()
-    moving = moved(plain, TRUTH, plain.grid)
+    scans = {"fixed": plain, "moving": moved(plain, TRUTH, plain.grid)}
     lesion = torch.zeros_like(plain.image)
     lesion[..., 8:20, 10:24, 8:20] = 1
-    pair = {"fixed": plain, "moving": moving}
-    spoilt = torch.where(lesion > 0, 2 * texture(SHAPE, 1.0, 9), pair[side].image)
-    errors = []
-    for mask in (1 - lesion, None):
-        scans = {**pair, side: Scan(spoilt, plain.grid, mask)}
-        matrix = register(scans["fixed"], scans["moving"], settings=AffineSettings(similarity=NCC(), coarse=None)).matrix
-        errors.append(corner_error(matrix, TRUTH, plain.grid))
-    assert errors[0] < 0.6 < 1.5 * errors[0] < errors[1]
+
+    def found(value, mask):
+        spoilt = torch.where(lesion > 0, value, scans[side].image)
+        pair = {**scans, side: Scan(spoilt, plain.grid, mask)}
+        plan = AffineSettings(similarity=NCC(), coarse=None)
+        return register(pair["fixed"], pair["moving"], settings=plan).matrix
+
+    masked = found(4.0, 1 - lesion)
+    assert corner_error(masked, TRUTH, plain.grid) < 0.4
+    assert np.array_equal(masked, found(-7.0, 1 - lesion))
+    assert corner_error(found(4.0, None), TRUTH, plain.grid) > 5
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -129,7 +138,7 @@ def test_a_whitened_step_of_length_one_moves_the_samples_by_a_millimetre(kind, n
         assert float((change**2).sum(0).mean().sqrt()) == pytest.approx(1e-3, rel=1e-2)
 
 
-@pytest.mark.parametrize("similarity", [MattesMI(), LNCC()], ids=["points", "blocks"])
+@pytest.mark.parametrize("similarity", [NMI(bins=64, order=3), NCC(), LNCC()], ids=["nmi", "ncc", "lncc"])
 def test_the_gradient_is_that_of_the_loss(similarity):
     fixed = brain()
     moving = moved(fixed, TRUTH, fixed.grid)
@@ -137,9 +146,10 @@ def test_the_gradient_is_that_of_the_loss(similarity):
         fixed, moving, "affine", np.eye(4), AffineSettings(similarity=similarity, samples=50_000)
     )
     at = np.full(12, 0.05)
+    assert problem.matching(at)
     slope = problem(at)[1]
     differences = [(problem(at + step)[0] - problem(at - step)[0]) / 0.04 for step in 0.02 * np.eye(12)]
-    assert np.linalg.norm(slope - differences) < 0.05 * np.linalg.norm(slope)
+    assert np.linalg.norm(slope - differences) < 0.1 * np.linalg.norm(slope)
 
 
 def test_samples_lie_between_the_voxels_of_the_mask():
@@ -169,7 +179,7 @@ def test_history_shows_every_stage_and_an_early_stop():
     assert [stage.kind for stage in result.history] == ["rigid", "similarity", "affine", "affine"]
     assert [round(stage.spacing, 2) for stage in result.history] == [3.88] * 3 + [2.0]
     for stage in result.history:
-        assert all(np.diff(stage.losses) <= 1e-6) and len(stage.losses) == stage.iterations + 1
+        assert stage.losses[-1] <= stage.losses[0] and len(stage.losses) == stage.iterations + 1
     assert sum(stage.iterations for stage in result.history) < 40  # of 200: the start was the truth
     assert result.loss == result.history[-1].losses[-1]
 

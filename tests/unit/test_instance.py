@@ -100,9 +100,10 @@ def test_operations_are_chosen_by_device_and_dimension() -> None:
     assert type(instance.choose_ops(image, replace(SMALL, precision="bfloat16"), 1)) is TensorOps
 
 
-def test_a_batch_gives_what_its_pairs_give(ndim: int = 2) -> None:
-    pairs = [pair(ndim, seed) for seed in (0, 5)]
-    settings = replace(SMALL, tolerance=-1.0)  # no early stop, which looks at the mean of the batch
+def test_a_batch_gives_what_its_pairs_give() -> None:
+    """While the loss falls; the rules that end a level or shorten its steps look at the mean of the batch."""
+    pairs = [pair(2, seed) for seed in (0, 5)]
+    settings = replace(SMALL, tolerance=-1.0, iterations=(8, 6))
     both = register(*(torch.cat([p[i] for p in pairs]) for i in (0, 1)), settings)
     for row, (fixed, moving, _) in enumerate(pairs):
         alone = register(fixed, moving, settings)
@@ -220,7 +221,8 @@ def test_stop_tells_convergence_from_divergence() -> None:
     assert stop.reason([-0.1]) is None
     assert stop.reason([-0.1, -0.2, -0.3, -0.4, -0.5, -0.6]) is None
     assert stop.reason([-0.5] * 6) == "converged"
-    assert stop.reason([-0.1, -0.5, -0.6, -0.2]) == "diverged"
+    assert stop.reason([-0.5, -0.44]) == "diverged"
+    assert stop.reason([-0.5, -0.46]) is None
     assert stop.reason([-0.1, float("nan")]) == "diverged"
     assert stop.reason([0.0, float("inf")]) == "diverged"
 
@@ -287,3 +289,15 @@ def test_an_empty_mask_is_refused() -> None:
     fixed, moving, _ = pair(3)
     with pytest.raises(InputError, match="mask is empty"):
         register(fixed, moving, SMALL, moving_mask=torch.zeros_like(moving))
+
+
+def test_a_pair_that_is_already_aligned_converges_instead_of_diverging() -> None:
+    """With nothing to gain, steps of a fixed length only jump about; they have to become shorter."""
+    fixed = texture(SHAPES[3], 3)
+    noise = 0.02 * torch.randn(fixed.shape, generator=torch.Generator().manual_seed(1))
+    result = register(
+        fixed + noise, fixed, replace(SMALL, shrink=(4, 2, 1), iterations=(60, 40, 20), field_shrink=(1, 1, 1))
+    )
+    assert not result.diverged
+    assert result.levels[0].stopped == "converged"
+    assert float(inner(result.forward).norm(dim=1).mean()) < 0.3

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from popatlas.registration.inputs import Scan, check_scans
-from popatlas.registration.pyramid import coarsen
+from popatlas.registration.pyramid import coarsen, filled
 from popatlas.registration.starts import centre_of_mass
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.mi import NMI, MattesMI
@@ -35,6 +35,8 @@ POINTWISE = (MattesMI, NMI, NCC, SSD)  # these look at no neighbourhood, so sing
 ARMIJO = 1e-4  # share of the expected decrease that a step must give
 HALVINGS = 12
 LONGEST = 4.0  # voxels that one step may move the points
+STALE = 0.5  # voxels that the points may move before the samples that count are chosen again
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class AffineSettings:
         Of the samples.
     """
 
-    similarity: Similarity = field(default_factory=lambda: NMI(bins=64))
+    similarity: Similarity = field(default_factory=lambda: NMI(bins=64, order=3))
     coarse: Similarity | None = field(default_factory=MattesMI)
     sides: tuple[int, ...] = (32, 64, 128)
     samples: int = 100_000
@@ -148,7 +150,7 @@ def register(
     current = centre_of_mass(fixed, moving) if initial is None else np.asarray(initial, dtype=np.float64)
     history: list[Stage] = []
     loss = float("inf")
-    levels = _levels(fixed, moving, plan.sides)
+    levels = _levels(filled(fixed), filled(moving), plan.sides)
     for number, (small, other) in enumerate(levels):
         similarity = plan.similarity if number == len(levels) - 1 else plan.coarse or plan.similarity
         for kind in kinds if number == 0 else kinds[-1:]:
@@ -180,7 +182,7 @@ class _Problem:
         self.spacing = float(min(fixed.grid.spacing))
         self.points, self.block = _sample_points(fixed, plan)
         self.values = sample(fixed.image, self.points)
-        self.weights = None if fixed.mask is None else sample((fixed.mask > 0).to(self.values), self.points, mode="nearest")
+        self.inside = torch.ones_like(self.values)
         self.start = torch.as_tensor(start, dtype=torch.float64, device=self.points.device)[None]
         to_world = torch.tensor(fixed.grid.affine, dtype=torch.float64, device=self.points.device)[None]
         world = move(to_world, self.points.double())[0]
@@ -191,28 +193,31 @@ class _Problem:
         """Return the matrix (1, D+1, D+1) of whitened parameters (P,): the increment first, then the start."""
         return self.start @ matrix((self.whitening @ step)[None], self.kind, self.centre)
 
+    def matching(self, step: Array) -> bool:
+        """Choose the samples that count from where the moving image lies now; tell whether they are enough."""
+        at = self._moved(torch.as_tensor(step, device=self.points.device))
+        last = torch.tensor(self.moving.grid.shape, device=at.device)[:, None] - 1
+        inside = ((at >= 0) & (at <= last)).all(1, keepdim=True).to(at)
+        for mask, points in ((self.fixed.mask, self.points), (self.moving.mask, at)):
+            if mask is not None:
+                inside = inside * sample((mask > 0).to(at), points, mode="nearest")
+        self.inside = inside
+        return float(inside.mean()) >= self.plan.overlap
+
     def __call__(self, step: Array) -> tuple[float, Array]:
-        """Return loss and gradient; an infinite loss where too few samples fall into the moving image."""
-        variable = torch.tensor(step, dtype=torch.float64, device=self.points.device, requires_grad=True)
-        at = move(voxel_matrix(self.matrix_at(variable), self.fixed.grid, self.moving.grid).to(self.points), self.points)
-        inside = self._inside(at.detach())
-        if float(inside.mean()) < self.plan.overlap:
-            return float("inf"), np.zeros_like(step)
-        loss = self._mean(sample(self.moving.image, at), inside)
+        """Return loss and gradient over the samples last chosen by `matching`."""
+        variable = torch.tensor(step, device=self.points.device, requires_grad=True)
+        loss = self._mean(sample(self.moving.image, self._moved(variable)))
         (gradient,) = torch.autograd.grad(loss, variable)
         return float(loss.detach()), gradient.cpu().numpy()
 
-    def _inside(self, at: Tensor) -> Tensor:
-        """Return 1 for the samples that lie in both masks and in the moving image, else 0, (1, 1, N)."""
-        last = torch.tensor(self.moving.grid.shape, device=at.device)[:, None] - 1
-        inside = ((at >= 0) & (at <= last)).all(1, keepdim=True).to(at)
-        if self.moving.mask is not None:
-            inside = inside * sample((self.moving.mask > 0).to(at), at, mode="nearest")
-        return inside if self.weights is None else inside * self.weights
+    def _moved(self, step: Tensor) -> Tensor:
+        to_voxel = voxel_matrix(self.matrix_at(step), self.fixed.grid, self.moving.grid)
+        return move(to_voxel.to(self.points), self.points)
 
-    def _mean(self, moved: Tensor, inside: Tensor) -> Tensor:
+    def _mean(self, moved: Tensor) -> Tensor:
         """Average the similarity over the blocks, each counting with its share of valid samples."""
-        fixed, moved, inside = (values.reshape(-1, 1, *self.block) for values in (self.values, moved, inside))
+        fixed, moved, inside = (values.reshape(-1, 1, *self.block) for values in (self.values, moved, self.inside))
         share = inside.flatten(1).mean(1)
         used = share > 0
         losses = self.plan.similarity(fixed[used], moved[used], inside[used])
@@ -259,19 +264,22 @@ def _whitening(kind: str, world: Tensor, centre: Tensor) -> Tensor:
 
 
 def _descend(problem: _Problem, plan: AffineSettings) -> tuple[Matrix, Stage]:
-    """Minimise by BFGS with backtracking; steps stay below `LONGEST` voxels."""
-    identity = np.eye(problem.whitening.shape[0])
-    at = np.zeros(len(identity))
-    loss, slope = problem(at)
-    losses, converged = [loss], False
+    """Minimise by BFGS with backtracking; steps stay below `LONGEST` voxels.
+
+    The set of samples that count stays the same while the points move less than `STALE` voxels: with samples coming and
+    going the loss would jump, and its gradient, which does not know of them, would not lead down.
+    """
+    voxel = problem.spacing
+    at = np.zeros(problem.whitening.shape[0])
+    chosen = at
+    losses, converged = [], False
     curvature: Array | None = None  # inverse Hessian; None: unknown, the step is one voxel downhill
-    while np.isfinite(loss) and len(losses) <= plan.iterations:
-        size = float(np.linalg.norm(slope))
-        if size == 0:
-            converged = True
-            break
-        direction = -slope * problem.spacing / size if curvature is None else -curvature @ slope
-        direction *= min(1.0, LONGEST * problem.spacing / float(np.linalg.norm(direction)))
+    enough = problem.matching(at)
+    loss, slope = problem(at) if enough else (float("inf"), at)
+    losses.append(loss)
+    while enough and len(losses) <= plan.iterations:
+        direction = -slope * voxel / max(_norm(slope), TINY) if curvature is None else -curvature @ slope
+        direction *= min(1.0, LONGEST * voxel / max(_norm(direction), TINY))
         found = _backtrack(problem, at, loss, slope, direction)
         if found is None:
             if curvature is None:  # no way down even along the gradient: as low as rounding allows
@@ -281,14 +289,25 @@ def _descend(problem: _Problem, plan: AffineSettings) -> tuple[Matrix, Stage]:
             continue
         step, loss, new_slope = found
         # a step of unknown curvature is short because it was halved, not because the end is near
-        converged = curvature is not None and float(np.linalg.norm(step)) < plan.tolerance * problem.spacing
-        curvature = _updated(curvature, step, new_slope - slope, identity)
+        converged = curvature is not None and _norm(step) < plan.tolerance * voxel
+        curvature = _updated(curvature, step, new_slope - slope)
         at, slope = at + step, new_slope
         losses.append(loss)
         if converged:
             break
+        if _norm(at - chosen) > STALE * voxel:
+            enough = problem.matching(at)
+            if not enough:  # back to where the images still overlapped
+                at = chosen
+                break
+            chosen = at
+            loss, slope = problem(at)
     best = problem.matrix_at(torch.as_tensor(at, device=problem.points.device))[0].cpu().numpy()
-    return best, Stage(problem.kind, problem.spacing, len(losses) - 1, tuple(losses), converged)
+    return best, Stage(problem.kind, voxel, len(losses) - 1, tuple(losses), converged)
+
+
+def _norm(vector: Array) -> float:
+    return float(np.linalg.norm(vector))
 
 
 def _backtrack(
@@ -309,11 +328,12 @@ def _backtrack(
     return None
 
 
-def _updated(curvature: Array | None, step: Array, change: Array, identity: Array) -> Array | None:
+def _updated(curvature: Array | None, step: Array, change: Array) -> Array | None:
     """Return the BFGS update of the inverse Hessian; unchanged where the loss does not bend upwards."""
     product = float(step @ change)
-    if product <= 1e-12 * float(np.linalg.norm(step) * np.linalg.norm(change)):
+    if product <= 1e-12 * _norm(step) * _norm(change):
         return curvature
+    identity = np.eye(len(step))
     if curvature is None:
         curvature = identity * product / float(change @ change)
     left = identity - np.outer(step, change) / product

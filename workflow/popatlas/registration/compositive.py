@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from popatlas.registration.fieldops import Loss, TensorOps, coarse_shape, double
+
+PATIENCE = 3  # iterations without a better loss before the step is halved
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,11 @@ class Stop:
     def reason(self, losses: Sequence[float]) -> str | None:
         """Return "diverged", "converged" or None.
 
-        Diverged: the loss is not finite, or has lost more than half of what had been gained.
+        Diverged: the loss is not finite, or is worse than at the start by a tenth of its size.
         """
-        if not math.isfinite(losses[-1]):
+        if not math.isfinite(losses[-1]) or losses[-1] > losses[0] + 0.1 * abs(losses[0]):
             return "diverged"
         n = self.window
-        best = min(losses)
-        if len(losses) > n and losses[-1] - best > 0.5 * (losses[0] - best) + 0.02 * abs(losses[0]):
-            return "diverged"
         if len(losses) >= 2 * n and sum(losses[-2 * n : -n]) / n - sum(losses[-n:]) / n < self.tolerance:
             return "converged"
         return None
@@ -125,21 +124,35 @@ class LevelReport:
 def run_level(
     level: Level, halves: Halves, terms: Terms, step: Step, stop: Stop, ops: TensorOps
 ) -> tuple[Halves, LevelReport]:
-    """Improve the halves at one resolution; a level that diverges gives back the best that it had."""
+    """Improve the halves at one resolution and return the best that were seen.
+
+    Steps have a fixed length, so near the optimum they jump over it: after `PATIENCE` iterations without a better loss the
+    level goes back to the best halves and takes half the step; it has converged when the step is down to a sixteenth.
+    """
     halves = halves.refined(level.field_shape)
-    best, lowest = halves, math.inf
+    best, lowest, worse = halves, math.inf, 0
+    shortest = step.length / 16
     losses: list[float] = []
     reason = None
     for _ in range(level.iterations):
         value, update = _update(level, halves, terms, step, ops)
         losses.append(value)
+        worse = 0 if value < lowest else worse + 1
         if value < lowest:
             best, lowest = halves, value
         reason = stop.reason(losses)
         if reason:
             break
+        if worse >= PATIENCE:
+            step, worse = replace(step, length=step.length / 2), 0
+            if step.length < shortest:
+                reason = "converged"
+                break
+            _, update = _update(level, best, terms, step, ops)
+            halves = best
         halves = _advance(halves, update, step, ops)
-    return best if reason == "diverged" else halves, LevelReport(level.shrink, losses, reason or "iterations")
+    last_is_best = reason != "diverged" and worse == 0
+    return halves if last_is_best else best, LevelReport(level.shrink, losses, reason or "iterations")
 
 
 def _advance(halves: Halves, update: Tensor, step: Step, ops: TensorOps) -> Halves:

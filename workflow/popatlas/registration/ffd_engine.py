@@ -238,19 +238,23 @@ class _Run:
 def _optimise(level: _Level, start: Tensor, iterations: int, plan: FFDSettings) -> _Run:
     """Minimise from `start` by Adam; the best control points are returned."""
     control = start.detach().clone().requires_grad_()
-    optimiser = torch.optim.Adam([control], lr=plan.rate)
+    # gradients of means over large images are tiny: the usual 1e-8 would slow them down
+    optimiser = torch.optim.Adam([control], lr=plan.rate, eps=1e-12)
+    best, lowest = start, torch.full_like(start.flatten(1)[:, 0], math.inf)
     losses: list[float] = []
-    best, lowest = start, math.inf
+    sums: list[float] = []  # of the lowest losses so far
     for _ in range(iterations):
-        loss = level.loss(control).sum()
-        losses.append(float(loss.detach()))
+        loss = level.loss(control)
+        losses.append(float(loss.detach().sum()))
         if not math.isfinite(losses[-1]):
             return _Run(best, tuple(losses), converged=False, diverged=True)
-        if losses[-1] < lowest:
-            best, lowest = control.detach().clone(), losses[-1]
-        if len(losses) > plan.window and min(losses[: -plan.window]) - lowest < plan.tolerance * len(start):
+        better = loss.detach() < lowest
+        best = torch.where(better.reshape(-1, *[1] * (start.ndim - 1)), control.detach(), best)
+        lowest = torch.where(better, loss.detach(), lowest)
+        sums.append(float(lowest.sum()))
+        if len(sums) > plan.window and sums[-1 - plan.window] - sums[-1] < plan.tolerance * len(start):
             return _Run(best, tuple(losses), converged=True, diverged=False)
         optimiser.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss.sum())
         optimiser.step()
     return _Run(best, tuple(losses), converged=False, diverged=False)

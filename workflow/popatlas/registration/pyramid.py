@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from popatlas.registration.inputs import Scan
-from popatlas.similarity.windows import gaussian_matrix
+from popatlas.similarity.windows import gaussian_matrix, gaussian_smooth
 
 # A Gaussian of this many output voxels before subsampling leaves a few percent of the energy above the new Nyquist frequency
 ANTIALIAS = 0.5
+FILL = 1.5  # standard deviation, in voxels, of the neighbourhood whose mean replaces a masked voxel
 TRUNCATE = 4.0  # standard deviations at which the Gaussian ends
 
 
@@ -71,6 +73,21 @@ def shrink(image: Tensor, shape: Sequence[int], sigmas: Sequence[float]) -> Tens
         product = matrix @ image.reshape(-1, old[axis], trailing.numel())
         image = product.reshape(*old[:axis], length, *trailing)
     return image
+
+
+def filled(scan: Scan) -> Scan:
+    """Return a scan whose voxels outside of the mask are means of the nearest ones inside.
+
+    What is masked then leaks neither into smoothed copies nor into values between the voxels at the border of the mask.
+    """
+    if scan.mask is None:
+        return scan
+    inside = (scan.mask > 0).to(scan.image)
+    share = gaussian_smooth(inside, FILL)
+    near = gaussian_smooth(scan.image * inside, FILL) / share.clamp(min=torch.finfo(share.dtype).tiny)
+    mean = (scan.image * inside).sum() / inside.sum()
+    outside = torch.where(share > 0, near, mean)
+    return replace(scan, image=torch.where(inside > 0, scan.image, outside))
 
 
 def coarsen(scan: Scan, spacing: float, sigma: float = 0.0) -> Scan:
