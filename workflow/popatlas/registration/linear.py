@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,5 +88,6 @@ STARTS: Mapping[str, Callable[[Scan, Scan], Matrix]] = {"mass": _mass, "moments"
 def _align_ours(pair: Pair, start: Matrix, kinds: tuple[str, ...]) -> Matrix:
     from popatlas.registration.affine_engine import register
 
-    fixed, moving = pair.scans()
+    # without the brain masks: in a stripped brain the outline is what aligns best, and a mask would take it away
+    fixed, moving = (replace(scan, mask=None) for scan in pair.scans())
     return register(fixed, moving, kinds=kinds, initial=start).matrix
