@@ -12,6 +12,7 @@ rule measure_scan:
         logjacobian=f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
         affine=f"{{scan}}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
         inverse_warp=f"{{scan}}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
+        gate=f"{{scan}}_space-{label}_desc-gate_registration.json",
     output:
         table="{scan}_desc-metrics_table.tsv",
     log:
@@ -27,14 +28,15 @@ rule measure_scan:
         template=study.template_column(),
         labels=study.label_options,
         references=study.reference_options,
-        measure=config["measure"],
+        surface=config["measure"]["surface"],
+        min_voxels=config["measure"]["min_voxels"],
     shell:
         "popatlas step MeasureScan --subject {wildcards.scan:q} --threads {threads} --scan {wildcards.scan:q}"
         " --template {params.template} --in_mask {input.mask:q} --in_brain {input.brain:q} {params.labels}"
         " {params.references} --in_names {input.names:q} --in_template_brain {input.template:q} --in_template_mask"
         " {input.template_mask:q} --in_warped {input.warped:q} --in_log_jacobian {input.logjacobian:q} --in_affine"
-        " {input.affine:q} --in_inverse_warp {input.inverse_warp:q} --surface {params.measure[surface]} --min_voxels"
-        " {params.measure[min_voxels]} --out_table {output.table:q} --record {log:q}.json > {log:q} 2>&1"
+        " {input.affine:q} --in_inverse_warp {input.inverse_warp:q} --in_gate {input.gate:q} --surface {params.surface}"
+        " --min_voxels {params.min_voxels} --out_table {output.table:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule score_truth:

@@ -44,7 +44,7 @@ PHANTOMS = {
     "p96": Recipe((96, 96, 96), 9.0, 3.0),
     "p160": Recipe((160, 192, 160), 15.0, 4.7),
 }
-CASES = {"p48": 1, "p64": 1, "p96": 3, "p160": 2, "ixi": 8}
+CASES = {"p48": 1, "p64": 1, "p96": 3, "p160": 1, "ixi": 8}
 QUICK, FULL = ("p48", "p64"), ("p96", "p160")
 THREADS = (
     "OMP_NUM_THREADS",

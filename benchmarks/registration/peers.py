@@ -41,7 +41,7 @@ class Engine:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-def load_instance(preset: str, symmetric: bool = False, device: str = "cpu") -> Run:
+def load_instance(preset: str, symmetric: bool = True, device: str = "cpu") -> Run:
     """Our engine; a tiny run compiles its kernels before the clock starts."""
     import torch
 
@@ -177,7 +177,9 @@ _DEMONS = {"shrink": (4, 2, 1), "iterations": (100, 60, 30), "smoothing": 1.5}
 PRESETS = ("fast", "default", "accurate")
 ENGINES: dict[str, Engine] = {
     **{f"instance-{name}": Engine("instance", load_instance, {"preset": name}) for name in PRESETS},
-    **{f"instance-{name}-sym": Engine("instance", load_instance, {"preset": name, "symmetric": True}) for name in PRESETS},
+    **{
+        f"instance-{name}-plain": Engine("instance", load_instance, {"preset": name, "symmetric": False}) for name in PRESETS
+    },
     **{f"instance-{name}-gpu": Engine("instance", load_instance, {"preset": name, "device": "cuda"}) for name in PRESETS},
     "greedy": Engine("greedy", load_greedy, {"fluid": 1.732, "elastic": 0.707}),
     "greedy-smooth": Engine("greedy", load_greedy, {"fluid": 3.0, "elastic": 1.0}),

@@ -24,8 +24,8 @@ SCORES = (
     "added_mb",
 )
 COLUMNS = ("dataset", "case", "engine", "state", *SCORES, "folded_voxels", "cpu_spread")
-SYMMETRIC = ("instance-fast-sym", "instance-default-sym", "instance-accurate-sym")
-PLAIN = ("instance-fast", "instance-default", "instance-accurate")
+SYMMETRIC = ("instance-fast", "instance-default", "instance-accurate")
+PLAIN = tuple(f"{name}-plain" for name in SYMMETRIC)
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -106,9 +106,10 @@ def write_numbers(out: Path, scan: str, seed: int, age: float) -> pd.DataFrame:
         "scale_max": 1.05, "scale_min": 0.97, "shear": 0.03 + 0.01 * random.random(), "nonpositive_jacobian": 0.0,
         "mask_dice": 0.97 - 0.06 * odd + 0.004 * random.normal(), "ncc_affine": 0.9, "ncc": 0.96,
     }  # fmt: skip
-    attempts = [{"start": "centre of mass", "metrics": metrics, "reasons": []}]
+    attempts = [{"engine": "instance", "linear": "affine", "start": "mass", "metrics": metrics, "reasons": []}]
     if odd:
         attempts.insert(0, {**attempts[0], "reasons": ["mask Dice 0.712 below 0.85"]})
+        attempts[1] |= {"engine": "ants", "linear": "ants", "start": "search"}
     write_json(
         out / f"{scan}_space-{TEMPLATE}_desc-gate_registration.json", {"verdict": "pass", **metrics, "attempts": attempts}
     )
@@ -187,6 +188,9 @@ def build(root: Path, spacing: float = 4.0, subjects: int = 5, images: bool = Tr
             path.unlink()
     (out / log).parent.mkdir(parents=True, exist_ok=True)
     (out / log).write_text("gate failed\n")
+    tried = {"engine": "instance", "linear": "affine", "metrics": {}, "reasons": ["mask Dice 0.641 below 0.85"]}
+    tries = [tried | {"start": start} for start in ("mass", "global")]
+    write_json(out / f"{log}.json", {"step": "RegisterImages", "state": "failed", "notes": {"attempts": tries}})
     _write_cohort(out, bids, [*scans, failed], ages, tables)
     _write_template(out, variants, scans)
     return out

@@ -13,7 +13,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from popatlas.errors import InputError
-from popatlas.images.io import read_table, save_image, write_table
+from popatlas.images.io import read_table, save_image, write_json, write_table
 from popatlas.interfaces.measure import MeasureScan, TabulateCohort
 from popatlas.measures.dictionary import COLUMN_TEXT, COLUMNS, METRICS
 from popatlas.measures.landmarks import landmark_errors, read_landmarks, target_registration_error
@@ -206,6 +206,25 @@ def test_registration_is_measured_before_and_after(tmp_path: Path) -> None:
     assert_documented(table)
     assert value(table, "affine", "brain", "correlation") == pytest.approx(1, abs=1e-5)
     assert value(table, "registration", "brain", "correlation") < 0.9
+
+
+def test_every_attempt_at_the_registration_is_in_the_table(tmp_path: Path) -> None:
+    numbers = {"scale_min": 0.9, "mask_dice": 0.7, "ncc": 0.8, "diverged": 0.0, "of_the_future": 1.0}
+    tries = [
+        {"engine": "instance", "linear": "affine", "start": "mass", "metrics": numbers, "reasons": ["mask Dice 0.7"]},
+        {"engine": "ants", "linear": "ants", "start": "search", "metrics": numbers | {"mask_dice": 0.95}, "reasons": []},
+    ]
+    write_json(tmp_path / "gate.json", {"verdict": "pass", "attempts": tries})
+    table = measure_scan(ScanFiles("sub-1/anat/sub-1", gate=tmp_path / "gate.json"))
+    assert_documented(table)
+    assert value(table, "attempt-1", "instance-affine-mass", "gate_passed") == 0
+    assert value(table, "attempt-1", "instance-affine-mass", "gate_mask_dice") == 0.7
+    assert value(table, "attempt-2", "ants-ants-search", "gate_passed") == 1
+    assert value(table, "attempt-2", "ants-ants-search", "gate_mask_dice") == 0.95
+    assert len(table) == 10  # a number that the dictionary does not know is no metric
+    (tmp_path / "gate.json").write_text("{}")
+    with pytest.raises(InputError, match="no attempts"):
+        measure_scan(ScanFiles("sub-1/anat/sub-1", gate=tmp_path / "gate.json"))
 
 
 def test_label_names_are_found_beside_the_labels(tmp_path: Path) -> None:

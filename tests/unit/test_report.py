@@ -271,7 +271,8 @@ def test_a_subject_page_tells_numbers_limits_steps_and_versions(out):
         "RegisterImages",
         "antspyx",
         "\u2265 0.85",
-        "mask Dice 0.712 below 0.85",
+        "Attempt 1 (instance-affine-mass): mask Dice 0.712 below 0.85",
+        "Attempt 2 (ants-ants-search): passed",
         'class="badge pass"',
     ):
         assert words in text
@@ -302,6 +303,7 @@ def test_the_cohort_page_lists_everyone_the_most_suspicious_first(out):
     assert len(reader.ids) == len(set(reader.ids)) and not reader.open
     assert reader.text.count('class="card') == 8 and reader.text.count('class="empty"') == 4
     assert next(image["alt"] for image in reader.images).startswith("Template")
+    assert "instance-affine-mass: 4; ants-ants-search (attempt 2): 1." in reader.text
 
 
 def test_reasons_are_escaped(out):
@@ -315,6 +317,7 @@ def test_a_failed_scan_is_drawn_as_far_as_it_came_with_its_reason(out):
     page = out / "report" / "subjects" / "sub-991.html"
     reader = Reader(page)
     assert "mask Dice 0.641 below 0.85" in reader.text
+    assert "Attempt 2 (instance-affine-global): mask Dice 0.641 below 0.85" in reader.text
     assert "sub-991_mask" in reader.text and "sub-991_registration" not in reader.text
     assert "../../logs/register/sub-991/anat/sub-991_register.log" in reader.links
 

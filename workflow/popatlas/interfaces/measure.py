@@ -33,6 +33,7 @@ class MeasureScanInputSpec(PopatlasInputSpec):
     in_log_jacobian = File(exists=True, desc="log Jacobian of the composed displacement field, on the template grid")
     in_affine = File(exists=True, desc="affine of the scan")
     in_inverse_warp = File(exists=True, desc="inverse warp of the scan")
+    in_gate = File(exists=True, desc="what the gate of the registration wrote")
     surface = traits.Bool(True, usedefault=True, desc="measure surface distances")
     min_voxels = traits.Int(1, usedefault=True, desc="smaller reference labels are not scored")
     out_table = File(mandatory=True, desc="tidy table (TSV)")
@@ -64,7 +65,7 @@ class MeasureScan(PopatlasInterface):
             )
         names = (
             "mask", "brain", "reference", "names", "landmarks", "template_brain", "template_mask", "warped",
-            "log_jacobian", "affine", "inverse_warp",
+            "log_jacobian", "affine", "inverse_warp", "gate",
         )  # fmt: skip
         files: dict[str, Any] = {name: _path(getattr(inputs, f"in_{name}")) for name in names}
         files["labels"] = dict(zip(methods, map(Path, labels), strict=True))

@@ -9,6 +9,7 @@ KEYS = ["subject", "session", "template", "method", "label"]
 COLUMNS = [*KEYS, "metric", "value", "unit"]
 # method of rows that describe no label fusion
 REFERENCE, MASK, AFFINE, REGISTRATION, TRUTH = "reference", "mask", "affine", "registration", "truth"
+ATTEMPT = "attempt"  # with a number: attempt-1
 BRAIN = "brain"  # label of rows that describe the whole brain
 GROUP = "group"  # subject of rows that describe the cohort
 
@@ -26,6 +27,25 @@ class Metric:
 
 _OVERLAP = "fused label against the reference label, resampled to the grid of the fused label with nearest neighbour"
 _SURFACE = "between the border voxels of fused and reference label; missing where one image lacks the label"
+
+_GATE = {
+    "passed": Metric("1 when the gate let an attempt at the registration pass, 0 when it did not", "1", "higher", 0, 1),
+    "scale_min": Metric("smallest singular value of the affine of an attempt", "1", "neither", 0),
+    "scale_max": Metric("largest singular value of the affine of an attempt", "1", "neither", 0),
+    "shear": Metric("shear of the affine of an attempt", "1", "lower", 0),
+    "mask_dice": Metric("Dice of the template's brain mask and that of the scan after an attempt", "1", "higher", 0, 1),
+    "nonpositive_jacobian": Metric("share of template brain voxels with a Jacobian determinant <= 0", "1", "lower", 0, 1),
+    "ncc_before": Metric("correlation in the template's brain before any registration", "1", "neither", -1, 1),
+    "ncc_affine": Metric("correlation in the template's brain after the affine stage of an attempt", "1", "higher", -1, 1),
+    "ncc": Metric("correlation in the template's brain after an attempt", "1", "higher", -1, 1),
+    "inverse_error": Metric(
+        "mean distance between a point and itself after the way there and back, by the warps of an attempt",
+        "voxel",
+        "lower",
+        0,
+    ),
+    "diverged": Metric("1 when the optimisation of an attempt diverged", "1", "lower", 0, 1),
+}
 
 METRICS: dict[str, Metric] = {
     "dice": Metric(f"Dice coefficient 2|A∩B|/(|A|+|B|), {_OVERLAP}", "1", "higher", 0, 1),
@@ -87,6 +107,7 @@ METRICS: dict[str, Metric] = {
         -1,
         1,
     ),
+    **{f"gate_{name}": metric for name, metric in _GATE.items()},
     "truth_points": Metric("points of the template brain at which the truth was compared", "points", "neither", 0),
 }
 
@@ -95,8 +116,10 @@ COLUMN_TEXT = {
     "session": "session, with the prefix ses-; empty where the dataset has no sessions",
     "template": "template label and the first 8 digits of its version hash, label@version",
     "method": "label fusion method (majority, staple, jlf), or what was measured: reference (reference labels), mask "
-    "(brain mask), affine (after the affine stage only), registration (after the full transform), truth (simulation)",
-    "label": "name of the structure, its number where no name is known, the name of the landmark, or brain",
+    "(brain mask), affine (after the affine stage only), registration (after the full transform), attempt-1, attempt-2 ... "
+    "(each attempt at the registration; the last is the one that stands), truth (simulation)",
+    "label": "name of the structure, its number where no name is known, the name of the landmark, brain, or what an attempt "
+    "at the registration was: engine-linear-start",
     "metric": "name of the metric, see metrics",
     "value": "value of the metric; missing where undefined",
     "unit": "unit of the value",

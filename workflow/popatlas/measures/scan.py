@@ -13,6 +13,7 @@ import pandas as pd
 
 from popatlas.fusion.propagate import Step, resample
 from popatlas.images.io import load_image
+from popatlas.measures.attempts import attempt_rows
 from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION, unit_of
 from popatlas.measures.jacobian import summarise_log_jacobian
 from popatlas.measures.landmarks import AXES, read_landmarks, to_template
@@ -49,6 +50,8 @@ class ScanFiles:
         Log Jacobian of the composed displacement field (template to subject points).
     affine, inverse_warp : Path
         Parts of the registration.
+    gate : Path
+        What the gate of the registration wrote.
     """
 
     scan: str
@@ -65,6 +68,7 @@ class ScanFiles:
     log_jacobian: Path | None = None
     affine: Path | None = None
     inverse_warp: Path | None = None
+    gate: Path | None = None
 
 
 def split_scan(scan: str) -> tuple[str, str]:
@@ -100,6 +104,7 @@ def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) ->
         *_label_rows(files, surface, max(min_voxels, 1)),
         *_registration_rows(files),
         *_landmark_rows(files),
+        *(attempt_rows(files.gate) if files.gate is not None else ()),
     ]
     subject, session = split_scan(files.scan)
     table = pd.DataFrame(rows, columns=["method", "label", "metric", "value"])

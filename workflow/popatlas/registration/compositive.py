@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -110,49 +110,90 @@ class Stop:
 
 @dataclass(frozen=True)
 class LevelReport:
-    """Loss of each iteration of a level and why it ended: converged, iterations or diverged."""
+    """What a level did for each pair of the batch.
+
+    Attributes
+    ----------
+    shrink : int
+        Resolution.
+    losses : list of list of float
+        Loss of each iteration of each pair.
+    stopped : list of str
+        Why the level ended for each pair: converged, iterations or diverged.
+    """
 
     shrink: int
-    losses: list[float]
-    stopped: str
+    losses: list[list[float]]
+    stopped: list[str]
 
     def __str__(self) -> str:
-        change = f"loss {self.losses[0]:.4f} -> {self.losses[-1]:.4f}" if self.losses else "no iteration"
-        return f"shrink {self.shrink}: {change}, {len(self.losses)} iterations, {self.stopped}"
+        pairs = zip(self.losses, self.stopped, strict=True)
+        changes = (f"loss {one[0]:.4f} -> {one[-1]:.4f}, {len(one)} iterations, {why}" for one, why in pairs if one)
+        return f"shrink {self.shrink}: {'; '.join(changes) or 'no iteration'}"
 
 
 def run_level(
     level: Level, halves: Halves, terms: Terms, step: Step, stop: Stop, ops: TensorOps
 ) -> tuple[Halves, LevelReport]:
-    """Improve the halves at one resolution and return the best that were seen.
+    """Improve the halves at one resolution and return the best that were seen, for each pair on its own.
 
-    Steps have a fixed length, so near the optimum they jump over it: after `PATIENCE` iterations without a better loss the
-    level goes back to the best halves and takes half the step; it has converged when the step is down to a sixteenth.
+    Steps have a fixed length, so near the optimum they jump over it: after `PATIENCE` iterations without a better loss a
+    pair goes back to its best halves and takes half the step; it has converged when the step is down to a sixteenth. A pair
+    that has ended stays as it is while the others of its batch go on.
     """
     halves = halves.refined(level.field_shape)
-    best, lowest, worse = halves, math.inf, 0
-    shortest = step.length / 16
-    losses: list[float] = []
-    reason = None
+    batch = halves.to_moving.shape[0]
+    searches = [_Search(step.length, stop) for _ in range(batch)]
+    best = halves
     for _ in range(level.iterations):
-        value, update = _update(level, halves, terms, step, ops)
-        losses.append(value)
-        worse = 0 if value < lowest else worse + 1
-        if value < lowest:
-            best, lowest = halves, value
-        reason = stop.reason(losses)
-        if reason:
+        lengths = torch.tensor([search.length for search in searches], device=halves.to_moving.device)
+        values, update = _update(level, halves, terms, step, lengths, ops)
+        for search, value in zip(searches, values.tolist(), strict=True):
+            search.note(value)
+        best = _choose([search.improved for search in searches], halves, best)
+        if all(search.ended for search in searches):
             break
-        if worse >= PATIENCE:
-            step, worse = replace(step, length=step.length / 2), 0
-            if step.length < shortest:
-                reason = "converged"
-                break
-            _, update = _update(level, best, terms, step, ops)
-            halves = best
-        halves = _advance(halves, update, step, ops)
-    last_is_best = reason != "diverged" and worse == 0
-    return halves if last_is_best else best, LevelReport(level.shrink, losses, reason or "iterations")
+        moves = [not search.ended and not search.back for search in searches]
+        moved = _advance(halves, update, step, ops) if any(moves) else halves
+        halves = _choose([not move for move in moves], best, moved)
+    last = [not search.ended and not search.worse for search in searches]  # after the last step nobody looked at the loss
+    reports = LevelReport(level.shrink, [one.losses for one in searches], [one.ended or "iterations" for one in searches])
+    return _choose(last, halves, best), reports
+
+
+class _Search:
+    """The step length of one pair, and when it goes back or ends."""
+
+    def __init__(self, length: float, stop: Stop) -> None:
+        self.length, self.shortest, self.stop = length, length / 16, stop
+        self.losses: list[float] = []
+        self.lowest, self.worse, self.ended = math.inf, 0, ""
+        self.improved = self.back = False
+
+    def note(self, value: float) -> None:
+        """Take the loss of the present halves and decide what comes next."""
+        self.improved = False
+        if self.ended:
+            return
+        again, self.back = self.back, False
+        self.losses.append(value)
+        self.improved = value < self.lowest
+        self.lowest = min(self.lowest, value)
+        self.worse = 0 if self.improved or again else self.worse + 1
+        self.ended = self.stop.reason(self.losses) or ""
+        if not self.ended and self.worse >= PATIENCE:
+            self.length, self.worse, self.back = self.length / 2, 0, True
+            self.ended = "converged" if self.length < self.shortest else ""
+
+
+def _choose(first: Sequence[bool], one: Halves, other: Halves) -> Halves:
+    """Return the halves of `one` for the pairs where `first` holds, and of `other` elsewhere."""
+    if all(first):
+        return one
+    if not any(first):
+        return other
+    where = torch.tensor(first, device=one.to_moving.device).reshape(-1, *[1] * (one.to_moving.ndim - 1))
+    return Halves(torch.where(where, one.to_fixed, other.to_fixed), torch.where(where, one.to_moving, other.to_moving))
 
 
 def _advance(halves: Halves, update: Tensor, step: Step, ops: TensorOps) -> Halves:
@@ -162,16 +203,18 @@ def _advance(halves: Halves, update: Tensor, step: Step, ops: TensorOps) -> Halv
     return Halves(ops.smooth(ops.compose(-update, halves.to_fixed), step.elastic), to_moving)
 
 
-def _update(level: Level, halves: Halves, terms: Terms, step: Step, ops: TensorOps) -> tuple[float, Tensor]:
-    """Return the mean loss and the update of `to_moving`; `to_fixed` takes its negative in the symmetric variant."""
+def _update(
+    level: Level, halves: Halves, terms: Terms, step: Step, lengths: Tensor, ops: TensorOps
+) -> tuple[Tensor, Tensor]:
+    """Return the loss (B,) and the update of `to_moving`; `to_fixed` takes its negative in the symmetric variant."""
     mask = _warped_mask(level, halves, step, ops)
-    value, update = _pull(terms.image, level.fixed, level.moving, mask, level, halves, step, ops)
+    value, update = _pull(terms.image, level.fixed, level.moving, mask, level, halves, step, lengths, ops)
     if terms.labels is not None and level.fixed_labels is not None and level.moving_labels is not None:
-        _, push = _pull(terms.labels, level.fixed_labels, level.moving_labels, None, level, halves, step, ops)
+        _, push = _pull(terms.labels, level.fixed_labels, level.moving_labels, None, level, halves, step, lengths, ops)
         update = update + terms.label_weight * push
     if terms.landmarks is not None:
-        update = update + terms.landmarks.pull(level, halves, terms.landmark_weight * step.length, ops)
-    return float(value.mean()), update / 2 if step.symmetric else update
+        update = update + terms.landmarks.pull(level, halves, terms.landmark_weight * lengths, ops)
+    return value, update / 2 if step.symmetric else update
 
 
 def _warp_fixed(image: Tensor, level: Level, halves: Halves, ops: TensorOps) -> Tensor:
@@ -202,15 +245,16 @@ def _pull(
     level: Level,
     halves: Halves,
     step: Step,
+    lengths: Tensor,
     ops: TensorOps,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss (B,) and its smoothed descent direction, scaled so that the longest vector is one step."""
+    """Return the loss (B,) and its smoothed descent direction, whose longest vector gets the length `lengths` (B,)."""
     warped = _warp_moving(moving, level, halves, ops)
     still = _warp_fixed(fixed, level, halves, ops) if step.symmetric else fixed
     value, force = ops.force(loss, still, warped, mask, level.field_shrink, step.symmetric)
     force = ops.smooth(force, step.fluid)
     longest = force.square().sum(1).flatten(1).amax(1).sqrt().clamp(min=1e-12)
-    return value, force * (step.length / longest).reshape(-1, *[1] * (force.ndim - 1))
+    return value, force * (lengths / longest).reshape(-1, *[1] * (force.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -244,10 +288,11 @@ class Landmarks:
             middle = start - _at(halves.to_fixed, middle)
         return middle, wanted - middle - _at(halves.to_moving, middle)
 
-    def pull(self, level: Level, halves: Halves, length: float, ops: TensorOps) -> Tensor:
-        """Return an update that closes the gaps of the landmarks, by at most `length` voxels of the field."""
+    def pull(self, level: Level, halves: Halves, lengths: Tensor, ops: TensorOps) -> Tensor:
+        """Return an update that closes the gaps of the landmarks, by at most `lengths` (B,) voxels of the field."""
         middle, missing = self.residual(halves, level.shrink * level.field_shrink)
-        missing = missing * (length / missing.norm(dim=-1, keepdim=True).clamp(min=length))
+        most = lengths.reshape(-1, 1, 1).clamp(min=1e-12)
+        missing = missing * (most / missing.norm(dim=-1, keepdim=True).maximum(most))
         batch, count, ndim = middle.shape
         shape = halves.to_moving.shape[2:]
         size = torch.tensor(shape, device=middle.device)
@@ -271,6 +316,3 @@ def _at(field: Tensor, points: Tensor) -> Tensor:
     unit = (points / size * 2 - 1).flip(-1).reshape(points.shape[0], -1, *[1] * (ndim - 1), ndim)
     values = torch.nn.functional.grid_sample(field, unit, align_corners=True, padding_mode="border")
     return values.reshape(*field.shape[:2], -1).movedim(1, 2)
-
-
-Progress = Callable[[str], None]

@@ -62,14 +62,14 @@ class Settings:
     """
 
     similarity: str = "lncc"
-    options: Mapping[str, Any] = field(default_factory=lambda: {"radius": 2, "floor": 1e-4})
+    options: Mapping[str, Any] = field(default_factory=lambda: {"radius": 2, "floor": 1e-3})
     shrink: tuple[int, ...] = (4, 2, 1)
     iterations: tuple[int, ...] = (100, 60, 12)
     field_shrink: tuple[int, ...] = (1, 1, 1)
     step: float = 0.5
-    fluid: float = 1.73
+    fluid: float = 2.0
     elastic: float = 0.5
-    symmetric: bool = False
+    symmetric: bool = True
     window: int = 8
     tolerance: float = 1e-4
     label_weight: float = 0.5
@@ -87,10 +87,10 @@ class Settings:
 
 
 PRESETS: dict[str, Settings] = {
-    "quick": Settings(iterations=(60, 30, 8), field_shrink=(1, 1, 2)),
+    "quick": Settings(iterations=(60, 30, 8), field_shrink=(1, 1, 2), fluid=1.73, symmetric=False),
     "fast": Settings(iterations=(60, 30, 6)),
     "default": Settings(),
-    "accurate": Settings(iterations=(150, 100, 40), elastic=0.6, symmetric=True),
+    "accurate": Settings(iterations=(150, 100, 40), elastic=0.6),
 }
 
 
@@ -105,7 +105,7 @@ class InstanceResult:
     inverse : (B, D, *shape) Tensor
         Displacement that undoes `forward`, on the same grid.
     levels : list of LevelReport
-        Losses of each level and why it ended.
+        Losses of each level and why it ended, for each pair.
     """
 
     forward: Tensor
@@ -114,8 +114,8 @@ class InstanceResult:
 
     @property
     def diverged(self) -> bool:
-        """Whether a level lost what it had gained; the fields are the best ones before that."""
-        return any(level.stopped == "diverged" for level in self.levels)
+        """Whether a level lost what a pair had gained; the fields are the best ones before that."""
+        return any("diverged" in level.stopped for level in self.levels)
 
 
 def register(
@@ -297,7 +297,7 @@ def invert(displacement: Tensor, ops: TensorOps, iterations: int = 20, tolerance
     for _ in range(iterations):
         error = ops.compose(inverse, displacement)
         inverse = inverse - error
-        if float(error.square().mean().sqrt()) < tolerance:
+        if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
             break
     return inverse
 

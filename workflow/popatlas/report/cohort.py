@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +17,7 @@ import pandas as pd
 import popatlas
 from popatlas.cohort.ledger import incomplete, left_out, summary
 from popatlas.images.io import read_table, write_if_changed, write_text
+from popatlas.measures.attempts import tried
 from popatlas.measures.table import age_effect
 from popatlas.report.methods import Counts, write_methods
 from popatlas.report.outliers import OUTLIER, Measure, key_measures, outlier_scores, robust_z, scan_names
@@ -59,6 +61,7 @@ class Row:
     score: float
     measure: str
     values: list[float]
+    registered: str
 
     @property
     def odd(self) -> bool:
@@ -74,7 +77,7 @@ class Row:
     def words(self) -> str:
         """What the filter searches."""
         flag = "outlier" if self.odd else ""
-        return f"{self.name} {self.state} {self.stage} {self.reason} {self.measure} {flag}".lower()
+        return f"{self.name} {self.state} {self.stage} {self.reason} {self.measure} {self.registered} {flag}".lower()
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Cohort:
     stopped: dict[str, dict[str, str]]
     table: pd.DataFrame
     measures: list[Measure]
+    registered: dict[str, str]
     config: dict[str, Any]
 
     @classmethod
@@ -106,7 +110,8 @@ class Cohort:
         metrics = optional_table(out_dir / "group" / "metrics.parquet")
         table, measures = key_measures(metrics, gates, masks, methods)
         table = table.reindex([scan_name(scan) for scan in alive])
-        return cls(out_dir, label, tuple(methods), rows, stopped, table, measures, read_config(config))
+        registered = {scan: registered_by(found) for scan, found in gates.items()}
+        return cls(out_dir, label, tuple(methods), rows, stopped, table, measures, registered, read_config(config))
 
     @property
     def scans(self) -> list[str]:
@@ -132,7 +137,16 @@ class Cohort:
             score=float(scores["score"].get(name, 0.0)) if done else 0.0,
             measure=str(scores["measure"].get(name, "")) if done else "",
             values=[float(self.table[measure.key].get(name, float("nan"))) for measure in self.measures],
+            registered=self.registered.get(name, ""),
         )  # fmt: skip
+
+
+def registered_by(gate: Mapping[str, Any]) -> str:
+    """Return engine, linear stage and start of the registration that stands, and which attempt it was if not the first."""
+    attempts = gate.get("attempts", [])
+    if not attempts:
+        return ""
+    return tried(attempts[-1]) + (f" (attempt {len(attempts)})" if len(attempts) > 1 else "")
 
 
 def write_report(
@@ -217,6 +231,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any
         "included": sum(row.state == "ok" for row in rows),
         "odd": sum(row.odd for row in rows),
         "out": [row for row in rows if row.state != "ok"],
+        "registered": Counter(row.registered for row in rows if row.registered).most_common(),
         "incomplete": [row | {"name": scan_name(row["scan"])} for row in incomplete(cohort.ledger).to_dict("records")],
         "stages": [(stage, counts.loc[stage].to_dict()) for stage in counts.index],
         "description": description,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from popatlas.images.io import read_table
+from popatlas.measures.attempts import tried
 from popatlas.measures.dictionary import BRAIN, METRICS, REFERENCE
 from popatlas.measures.names import LABEL_NAMES, find_names, read_names
 from popatlas.report.figures import label_hex
@@ -94,6 +95,7 @@ def draw_subject(
         legend=legend(images),
         cards=summary_cards(metrics, quality, methods),
         gate=gate,
+        attempts=attempts(gate, records),
         gate_limits=gate_limits(gate, config["register"]["gate"]),
         quality=quality,
         quality_limits=quality_limits(quality, config["preprocess"]["brain"]["volume_ml"]),
@@ -153,6 +155,13 @@ def summary_cards(metrics: pd.DataFrame, quality: Mapping[str, Any], methods: Se
     return cards
 
 
+def attempts(gate: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return what each attempt at the registration was and how it ended; of a failed scan only the step's record knows."""
+    recorded = [record["notes"]["attempts"] for record in records if record.get("notes", {}).get("attempts")]
+    found = gate.get("attempts") or (recorded[-1] if recorded else [])
+    return [(tried(one), "; ".join(one["reasons"]) or "passed") for one in found]
+
+
 def gate_limits(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Limit]:
     """Return the gate's numbers beside the limits of the configuration."""
     low, high = limits["scale"]
@@ -163,7 +172,7 @@ def gate_limits(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Limi
         "shear": ("Shear", f"\u2264 {limits['shear']:g}", 3),
         "nonpositive_jacobian": ("Share of Jacobian \u2264 0", f"\u2264 {limits['nonpositive_jacobian']:g}", 5),
         "ncc_affine": ("Correlation after affine", "", 3),
-        "ncc": ("Correlation after SyN", "", 3),
+        "ncc": ("Correlation after warp", "", 3),
     }
     found = ((gate.get(key), *row) for key, row in rows.items())
     return [Limit(title, value, text, digits) for value, title, text, digits in found if value is not None]

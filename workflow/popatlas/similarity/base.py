@@ -7,18 +7,41 @@ Dice) enter with a minus sign, so that their loss is negative; measures of disag
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 
-class Similarity(Protocol):
+class Similarity(ABC):
     """A loss with its parameters."""
 
     def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare `fixed` and `moving` (B, C, *shape) inside `mask`; return (B,), lower is better."""
-        ...
+        """Compare images.
+
+        Parameters
+        ----------
+        fixed, moving : (B, C, *shape) Tensor
+            Images on one grid; for `MultiscaleDice` one map for each label, 0 to 1.
+        mask : (B or 1, 1, *shape) Tensor, optional
+            Voxels that count, or their weights; no derivative is taken by them. Gradients and descriptors at its border use
+            the voxels beside it.
+
+        Returns
+        -------
+        (B,) Tensor
+            One number for each pair, averaged over the channels; lower is better.
+
+        Raises
+        ------
+        ValueError
+            From `check_pair`: shapes that do not fit, an empty mask.
+        """
+        return self._compare(fixed, moving, check_pair(fixed, moving, mask))
+
+    @abstractmethod
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,) of arguments that have been checked."""
 
 
 def check_pair(fixed: Tensor, moving: Tensor, mask: Tensor | None) -> Tensor | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from popatlas.similarity.base import quotient
+from popatlas.similarity.base import Similarity, quotient
 from popatlas.similarity.mi import NMI
 from popatlas.similarity.mind import MIND
 
@@ -87,7 +87,7 @@ class _Balance:
 
 
 @dataclass(frozen=True)
-class NMIMIND:
+class NMIMIND(Similarity):
     """``beta * NMI + (1 - beta) * scale * MIND``.
 
     An object remembers its scale: use a new one, or `reset`, for a new registration. Images of a new shape are a new level
@@ -128,30 +128,12 @@ class NMIMIND:
         """Forget the scale, for a new registration."""
         object.__setattr__(self, "_balance", _Balance())
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights.
-
-        Returns
-        -------
-        (B,) Tensor
-            The combined loss.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        first, second = self.nmi(fixed, moving, mask), self.mind(fixed, moving, mask)
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): the combined loss."""
+        first, second = self.nmi(fixed, moving, weight), self.mind(fixed, moving, weight)
         if self.strategy == "fixed":
             return self.beta * first + (1 - self.beta) * self.scale * second
-        self._update(fixed, moving, mask, first.detach(), second.detach())
+        self._update(fixed, moving, weight, first.detach(), second.detach())
         return self.beta * first + (1 - self.beta) * (self._balance.scale * second + self._balance.offset)
 
     def _update(self, fixed: Tensor, moving: Tensor, mask: Tensor | None, first: Tensor, second: Tensor) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from popatlas.similarity.base import check_pair, masked_mean, spread_out
+from popatlas.similarity.base import Similarity, check_pair, masked_mean, spread_out
 from popatlas.similarity.windows import box_sum
 
 FLOOR = 1e-5
@@ -107,7 +107,7 @@ class _Correlation(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class LNCC:
+class LNCC(Similarity):
     """Mean correlation of the windows around all voxels, with a minus sign; -1 is perfect.
 
     Windows are weighted by the mask inside, and each counts with the weight of its centre. Second derivatives and
@@ -132,27 +132,8 @@ class LNCC:
         if self.radius < 1 or self.floor < 0:
             raise ValueError(f"radius must be at least 1 and floor at least 0, not {self.radius} and {self.floor}")
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights; nothing outside of it matters.
-
-        Returns
-        -------
-        (B,) Tensor
-            In [-1, 0] when squared, else in [-1, 1], averaged over the channels; 0 when an image is constant.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        weight = check_pair(fixed, moving, mask)
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): in [-1, 0] when squared, else in [-1, 1]; 0 when an image is constant."""
         value: Tensor = _Correlation.apply(fixed, moving, weight, self.radius, self.floor, self.squared)  # type: ignore[no-untyped-call]
         return value
 

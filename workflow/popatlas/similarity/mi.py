@@ -7,17 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from popatlas.similarity.base import check_pair
+from popatlas.similarity.base import Similarity
 from popatlas.similarity.parzen import Axis, entropy, intensity_range, joint_histogram, tight_axis
 
 SMALLEST = 1e-16  # below it a probability counts as zero
 
 
 def _joint(
-    fixed: Tensor, moving: Tensor, mask: Tensor | None, axes: tuple[Axis, Axis], percentiles: tuple[float, float]
+    fixed: Tensor, moving: Tensor, weight: Tensor | None, axes: tuple[Axis, Axis], percentiles: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
     """Return the joint distribution (B * C, rows, columns) and the number of voxels (B * C,) of images (B, C, *shape)."""
-    weight = check_pair(fixed, moving, mask)
     whole = torch.ones_like(fixed) if weight is None else weight.expand_as(fixed)
     weights = whole.detach().flatten(0, 1).flatten(1)
     positions = []
@@ -28,7 +27,7 @@ def _joint(
 
 
 @dataclass(frozen=True)
-class MattesMI:
+class MattesMI(Similarity):
     """Mutual information in nats with a minus sign, as ITK computes it.
 
     Mattes et al., IEEE Transactions on Medical Imaging 2003;22:120-128, doi:10.1109/TMI.2003.809072: zero-order windows for
@@ -49,33 +48,15 @@ class MattesMI:
     def _axes(self) -> tuple[Axis, Axis]:
         return Axis(self.bins, 0, 2, self.bins - 4), Axis(self.bins, 3, 2, self.bins - 4)
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights (no derivative is taken by them).
-
-        Returns
-        -------
-        (B,) Tensor
-            At most 0, averaged over the channels; 0 when an image is constant.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        joint, _ = _joint(fixed, moving, mask, self._axes(), (0.0, 100.0))
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): at most 0; 0 when an image is constant."""
+        joint, _ = _joint(fixed, moving, weight, self._axes(), (0.0, 100.0))
         shared = entropy(joint.sum(2), SMALLEST) + entropy(joint.sum(1), SMALLEST) - entropy(joint, SMALLEST)
         return -shared.reshape(fixed.shape[:2]).mean(1).to(moving.dtype)
 
 
 @dataclass(frozen=True)
-class NMI:
+class NMI(Similarity):
     """Normalised mutual information ``-(H(A) + H(B)) / H(A, B)``: -2 is perfect, -1 is nothing in common.
 
     Studholme et al., Pattern Recognition 1999;32:71-86, doi:10.1016/S0031-3203(98)00091-0, with equal bins between two
@@ -102,28 +83,10 @@ class NMI:
         if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError(f"percentiles must rise from at least 0 to at most 100, not {self.percentiles}")
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights (no derivative is taken by them).
-
-        Returns
-        -------
-        (B,) Tensor
-            In [-2, -1], averaged over the channels; -1 when an image is constant.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): in [-2, -1]; -1 when an image is constant."""
         axis = tight_axis(self.bins, self.order)
-        joint, voxels = _joint(fixed, moving, mask, (axis, axis), self.percentiles)
+        joint, voxels = _joint(fixed, moving, weight, (axis, axis), self.percentiles)
         floor = 0.5 / voxels.double()
         together = entropy(joint, floor)
         apart = entropy(joint.sum(2), floor) + entropy(joint.sum(1), floor)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from popatlas.similarity.base import check_pair, masked_mean, spread_out
+from popatlas.similarity.base import Similarity, masked_mean, spread_out
 from popatlas.similarity.windows import box_mean, gaussian_smooth
 
 LOWEST, HIGHEST = 1e-3, 1e3  # limits of the local variance, in means of it over the image
@@ -99,7 +99,7 @@ def mindssc_descriptor(image: Tensor, radius: int, dilation: int, mask: Tensor |
 
 
 @dataclass(frozen=True)
-class MIND:
+class MIND(Similarity):
     """Mean over the voxels of the squared mean absolute difference of the MINDs of two images; 0 is perfect.
 
     Attributes
@@ -114,33 +114,14 @@ class MIND:
         if self.sigma <= 0:
             raise ValueError(f"sigma must be positive, not {self.sigma}")
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights; descriptors at its border reach beyond it.
-
-        Returns
-        -------
-        (B,) Tensor
-            In [0, 1], averaged over the channels.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        weight = check_pair(fixed, moving, mask)
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): in [0, 1]."""
         a, b = (mind_descriptor(image, self.sigma, weight) for image in (fixed, moving))
         return masked_mean((a - b).abs().mean(2).square(), weight).mean(1)
 
 
 @dataclass(frozen=True)
-class MINDSSC:
+class MINDSSC(Similarity):
     """Mean squared difference of the MIND-SSC of two images; 0 is perfect.
 
     Attributes
@@ -156,26 +137,7 @@ class MINDSSC:
         if self.radius < 0 or self.dilation < 1:
             raise ValueError(f"radius must be at least 0 and dilation at least 1, not {self.radius} and {self.dilation}")
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights; descriptors at its border reach beyond it.
-
-        Returns
-        -------
-        (B,) Tensor
-            In [0, 1], averaged over the channels.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        weight = check_pair(fixed, moving, mask)
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): in [0, 1]."""
         a, b = (mindssc_descriptor(image, self.radius, self.dilation, weight) for image in (fixed, moving))
         return masked_mean((a - b).square().mean(2), weight).mean(1)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from popatlas.similarity.base import check_pair, masked_mean, quotient, spread_out
+from popatlas.similarity.base import Similarity, masked_mean, quotient, spread_out
 
 
 @dataclass(frozen=True)
-class NCC:
+class NCC(Similarity):
     """Pearson correlation over the whole mask, with a minus sign; -1 is perfect.
 
     Attributes
@@ -22,27 +22,8 @@ class NCC:
 
     squared: bool = False
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights.
-
-        Returns
-        -------
-        (B,) Tensor
-            In [-1, 1] ([-1, 0] when squared), averaged over the channels; 0 when an image is constant.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        weight = check_pair(fixed, moving, mask)
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): in [-1, 1] ([-1, 0] when squared); 0 when an image is constant."""
         a, b = (x - spread_out(masked_mean(x, weight), x) for x in (fixed, moving))
         scale = _deviation(a, fixed, weight) * _deviation(b, moving, weight)
         correlation = quotient(masked_mean(a * b, weight), scale)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from popatlas.similarity.base import check_pair, masked_mean
+from popatlas.similarity.base import Similarity, masked_mean
 
 
 def normalised_gradient(image: Tensor, epsilon: float) -> Tensor:
@@ -30,7 +30,7 @@ def normalised_gradient(image: Tensor, epsilon: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NGF:
+class NGF(Similarity):
     """Mean inner product of the normalised gradients, with a minus sign; -1 is perfect.
 
     Haber and Modersitzki, Methods of Information in Medicine 2007;46:292-299, doi:10.1160/ME9046. The value is that of
@@ -52,26 +52,7 @@ class NGF:
         if self.epsilon <= 0:
             raise ValueError(f"epsilon must be positive, not {self.epsilon}")
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare images.
-
-        Parameters
-        ----------
-        fixed, moving : (B, C, *shape) Tensor
-            Images on one grid, scaled to 0..1.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels that count, or their weights; gradients at its border use the voxels beside it.
-
-        Returns
-        -------
-        (B,) Tensor
-            In [-1, 0] when squared, else in [-1, 1]; 0 when an image is constant.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        weight = check_pair(fixed, moving, mask)
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,): in [-1, 0] when squared, else in [-1, 1]; 0 when an image is constant."""
         product = (normalised_gradient(fixed, self.epsilon) * normalised_gradient(moving, self.epsilon)).sum(2)
         return -masked_mean(product.square() if self.squared else product, weight).mean(1)

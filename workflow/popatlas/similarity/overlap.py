@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from popatlas.similarity.base import check_pair, quotient
+from popatlas.similarity.base import Similarity, quotient
 from popatlas.similarity.windows import gaussian_smooth
 
 
 @dataclass(frozen=True)
-class MultiscaleDice:
+class MultiscaleDice(Similarity):
     """Mean soft Dice of label maps smoothed by several Gaussians, with a minus sign.
 
     Hu et al., Medical Image Analysis 2018;49:1-13, doi:10.1016/j.media.2018.07.002 (in print, Eq. 5 lacks the sum over the
@@ -36,27 +36,8 @@ class MultiscaleDice:
         if not self.sigmas or min(self.sigmas) < 0 or min(spacings) <= 0:
             raise ValueError(f"sigmas {self.sigmas} must be at least 0 and spacing {self.spacing} positive")
 
-    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Compare label maps.
-
-        Parameters
-        ----------
-        fixed, moving : (B, L, *shape) Tensor
-            One map for each label, 0 to 1.
-        mask : (B or 1, 1, *shape) Tensor, optional
-            Voxels at which the smoothed maps are compared, or their weights.
-
-        Returns
-        -------
-        (B,) Tensor
-            In [-1, 0]: mean over the Gaussians, then over the labels that either map has; 0 when there is none.
-
-        Raises
-        ------
-        ValueError
-            From `check_pair`: shapes that do not fit, an empty mask.
-        """
-        weight = check_pair(fixed, moving, mask)
+    def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
+        """Return the loss (B,), in [-1, 0]: mean over the Gaussians, then over the labels that either map has, else 0."""
         if weight is None:
             weight = torch.ones_like(fixed[:1, :1])
         dice = torch.stack([self._dice(fixed, moving, weight, sigma) for sigma in self.sigmas]).mean(0)
