@@ -14,14 +14,18 @@ from popatlas.images.grid import Grid
 from popatlas.registration.csngf import SCHEDULES, GlobalSchedule, Level, search, without_background
 from popatlas.registration.inputs import Scan
 from popatlas.registration.rotations import angle_between, cube_rotations, perturbed, uniform_rotations
-from popatlas.registration.shiftmap import erode, gradient_field, padded, similarity_map, spectra
+from popatlas.registration.shiftmap import erode, padded, similarity_map, spectra
+from popatlas.similarity.ngf import normalised_gradient
 from tests.unit.pairs import about, ball, corner_error, moved, rigid_about, texture
 
 
 def shift_map(fixed, moving, masks, overlap, epsilon=1e-5):
     """Score and count for all shifts of two images, and the shifts."""
     size, shifts = padded(fixed.shape[2:], moving.shape[2:], overlap)
-    parts = [spectra(gradient_field(image, epsilon), mask, size) for image, mask in zip((fixed, moving), masks, strict=True)]
+    parts = [
+        spectra(normalised_gradient(image, epsilon)[:, 0], mask, size)
+        for image, mask in zip((fixed, moving), masks, strict=True)
+    ]
     return *similarity_map(*parts, size, shifts, overlap), shifts
 
 
@@ -31,7 +35,10 @@ def direct(fixed, moving, masks, shift, squared=True):
     far = [slice(part.start + s, part.stop + s) for part, s in zip(near, shift, strict=True)]
     if any(part.stop <= part.start for part in near):
         return 0.0, 0
-    fields = [gradient_field(fixed)[(0, slice(None), *near)], gradient_field(moving)[(0, slice(None), *far)]]
+    fields = [
+        normalised_gradient(fixed, 1e-5)[(0, 0, slice(None), *near)],
+        normalised_gradient(moving, 1e-5)[(0, 0, slice(None), *far)],
+    ]
     weight = masks[0][(0, 0, *near)] * masks[1][(0, 0, *far)]
     inner = (fields[0] * fields[1]).sum(0) ** (2 if squared else 1)
     count = int(weight.sum())

@@ -113,13 +113,14 @@ def test_nitransforms_moves_points_by_our_affine(tmp_path):
         assert np.allclose(transform.map(points * RAS) * RAS, expected, atol=1e-4)
 
 
-def test_ants_moves_points_by_our_2d_affine(tmp_path):
+def test_ants_moves_points_by_our_2d_affine_and_it_is_read_back(tmp_path):
     matrix = affine_between(OBLIQUE_2D, OBLIQUE_2D)
     write_affine(tmp_path / "affine.mat", matrix, centre=(1.0, 2.0))
     transform = ants.read_transform(str(tmp_path / "affine.mat"))
     points = inner_points(OBLIQUE_2D)
     expected = points @ matrix[:2, :2].T + matrix[:2, 2]
     assert np.allclose([ants.apply_ants_transform_to_point(transform, list(p)) for p in points], expected, atol=1e-4)
+    assert np.allclose(read_affine(tmp_path / "affine.mat"), matrix, atol=1e-5)
 
 
 def test_fields_of_ants_are_read(tmp_path):

@@ -24,7 +24,8 @@ from popatlas.errors import InputError
 from popatlas.registration.inputs import Scan, check_scans
 from popatlas.registration.pyramid import coarsen
 from popatlas.registration.rotations import Array, angle_between, cube_rotations, perturbed, uniform_rotations
-from popatlas.registration.shiftmap import erode, gradient_field, padded, similarity_map, spectra
+from popatlas.registration.shiftmap import erode, padded, similarity_map, spectra
+from popatlas.similarity.ngf import normalised_gradient
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import sample
 
@@ -236,7 +237,7 @@ class _Matcher:
 
     def _spectra(self, lattice: _Lattice, axes: Array) -> Tensor:
         image, mask = lattice.sampled(axes)
-        return spectra(gradient_field(image, self.schedule.epsilon), erode(mask), self.size)
+        return spectra(normalised_gradient(image, self.schedule.epsilon)[:, 0], erode(mask), self.size)
 
     def __call__(self, rotations: Array) -> _Poses:
         """Evaluate rotations (N, D, D), fixed to moving, LPS millimetres."""

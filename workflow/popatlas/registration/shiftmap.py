@@ -15,13 +15,6 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 
-def gradient_field(image: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Return the normalised gradient field (B, D, *shape) of images (B, 1, *shape): central differences per voxel."""
-    axes = tuple(range(1, image.ndim - 1))
-    gradient = torch.stack(torch.gradient(image[:, 0], dim=axes), dim=1)
-    return gradient / torch.sqrt((gradient**2).sum(1, keepdim=True) + epsilon**2)
-
-
 def erode(mask: Tensor) -> Tensor:
     """Return the voxels (B, 1, *shape), 0 or 1, whose central differences use only voxels of the mask."""
     result = mask

@@ -1,6 +1,6 @@
 """Affine transforms: ITK files, plausibility, and means.
 
-A matrix is 4x4, homogeneous, in LPS millimetres, and maps a point of the fixed image to the moving image.
+A matrix is homogeneous (4x4; files may also be 2D, 3x3), in LPS millimetres, and maps a point of the fixed image to the moving image.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def read_affine(path: Path | str) -> Matrix:
 
     Returns
     -------
-    (4, 4) ndarray
+    (D + 1, D + 1) ndarray
         Fixed to moving, LPS millimetres; the centre of rotation is folded into the translation.
 
     Raises
@@ -42,14 +42,15 @@ def read_affine(path: Path | str) -> Matrix:
         transform = ants.read_transform(str(path))
         parameters = np.asarray(transform.parameters, dtype=float)
         centre = np.asarray(transform.fixed_parameters, dtype=float)
-        linear = parameters[:9].reshape(3, 3)
+        ndim = len(centre)
+        linear, offset = parameters[: ndim**2].reshape(ndim, ndim), parameters[ndim**2 :]
     except Exception as error:  # the ITK reader raises bare RuntimeErrors
         raise InputError(
             f"cannot read affine transform: {error}", file=path, remedy="delete the file and run again"
         ) from error
-    matrix = np.eye(4)
-    matrix[:3, :3] = linear
-    matrix[:3, 3] = parameters[9:12] + centre - linear @ centre
+    matrix = np.eye(ndim + 1)
+    matrix[:ndim, :ndim] = linear
+    matrix[:ndim, ndim] = offset + centre - linear @ centre
     return matrix
 
 
