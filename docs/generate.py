@@ -95,11 +95,15 @@ def benchmarks() -> str:
     head = (
         "# Benchmarks\n\nEach table is what `python -m benchmarks.<name>` printed, on the machine and data that it names.\n"
     )
-    pages = [
-        to_markdown(read_json(path)).replace("# ", "## ", 1).replace("\n## ", "\n### ")
-        for path in sorted(RESULTS.glob("*.json"))
-    ]
-    return "\n".join([head, *pages])
+    return "\n".join([head, *map(_benchmark, sorted(RESULTS.glob("*.json")))])
+
+
+def _benchmark(path: Path) -> str:
+    """Return one result as a section, with its picture where there is one."""
+    title, rest = to_markdown(read_json(path)).replace("\n## ", "\n### ").split("\n", 1)
+    picture = f"images/{path.stem}.png"
+    image = f"\n![{path.stem}]({picture})\n" if (DOCS / picture).exists() else ""
+    return f"#{title}\n{image}{rest}"
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ from benchmarks.registration.summary import judge, summarise
 from popatlas.images.io import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
+PICTURES = ROOT / "docs" / "images"
 PHANTOMS = {
     "p48": Recipe((48, 48, 48), 4.5, 1.5),
     "p64": Recipe((56, 64, 56), 5.5, 2.0),
@@ -202,7 +203,7 @@ def main() -> None:
     report("registration", tables, judge(summary, args.engines), args, ", ".join(names) + source)
     plot(summary, out / "registration.png")
     if not args.quick:
-        plot(summary, RESULTS / "registration.png")
+        plot(summary, PICTURES / "registration.png")
     for file in filter(None, [args.json, None if args.quick else RESULTS / "registration.json"]):
         write_json(file, known(read_json(file)) | {"runs": rows, "peers": peer_versions()})
 

@@ -1,4 +1,5 @@
-"""The other paths through the pipeline, for real: sessions, a T2w channel, classical brain extraction, direct fusion."""
+"""The other paths through the pipeline, for real: sessions, a T2w channel, classical brain extraction, direct fusion,
+and the other engines of registration (the cohort of `conftest` runs with the default one)."""
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ def finished(tmp_path_factory):
     settings = SETTINGS | {
         "preprocess": SETTINGS["preprocess"] | {"brain": {"method": "template"}, "denoise": True},
         "fuse": {"atlases": ["01"], "methods": ["majority"], "through": "direct", "ties": "lowest"},
+        "register": SETTINGS["register"] | {"engine": "ants", "linear": "ants"},
     }
     work.config.write_text(yaml.safe_dump(settings))
     result = work.popatlas("run", check=False)
@@ -62,3 +64,30 @@ def test_direct_fusion_uses_one_registration_per_pair(finished):
     dice = metrics[metrics["metric"] == "dice"].groupby("subject")["value"].mean()
     assert list(dice.index) == ["sub-02"]
     assert dice["sub-02"] > 0.5
+
+
+def attempts(work):
+    metrics = read_table(work.out / "group" / "metrics.parquet")
+    return metrics[metrics["metric"] == "gate_passed"]
+
+
+def test_the_tables_tell_which_engine_made_what(finished):
+    rows = attempts(finished)
+    assert len(rows) == len(SCANS)
+    assert set(rows["label"]) == {"ants-ants-mass"} and set(rows["method"]) == {"attempt-1"} and (rows["value"] == 1).all()
+    assert "ants-ants-mass: 4" in (finished.out / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("engine", ["ffd", "greedy"])
+def test_the_whole_pipeline_runs_with_another_engine(engine, tmp_path):
+    work = Workspace(tmp_path)
+    popatlas("simulate", work.bids, "--subjects", "3", "--seed", "4")
+    work.config.write_text(yaml.safe_dump(SETTINGS | {"register": SETTINGS["register"] | {"engine": engine}}))
+    result = work.popatlas("run", check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    rows = attempts(work)
+    assert set(rows["label"]) == {f"{engine}-affine-mass"} and len(rows) == 3
+    metrics = read_table(work.out / "group" / "metrics.parquet")
+    means = metrics.groupby(["method", "metric"])["value"].mean()
+    assert means["registration", "correlation"] > means["affine", "correlation"]
+    assert means["jlf", "dice"] > 0.5
