@@ -29,6 +29,10 @@ def test_a_user_file_is_laid_over_the_defaults(tmp_path):
         ({"preprocess": {"resolution_mm": "fine"}}, "is not of type 'number'"),
         ({"cohort": {"spacing_mm": [6, 0.3]}}, "first value must be below the second"),
         ({"fuse": {"methods": ["vote"]}}, "'vote' is not one of"),
+        ({"register": {"presets": {"instance": {"fast": {"similarity": "lnc"}}}}}, "lnc"),
+        ({"register": {"presets": {"instance": {"fast": {"iterations": [5]}}}}}, "one entry for each level"),
+        ({"register": {"presets": {"instance": {"fast": {"shrink": [8, 2, 1]}}}}}, "may halve from level to level"),
+        ({"register": {"presets": {"ffd": {"fast": {"shrink": [2]}}}}}, "one entry for each level"),
     ],
 )
 def test_mistakes_are_explained(wrong, message):

@@ -129,7 +129,12 @@ def test_an_existing_template_is_hashed_by_content(study, tmp_path):
     config["atlas"]["template"] = str(path)
     version = template_version(pd.DataFrame(), config)
     noise_image(path, seed=2)
-    assert template_version(pd.DataFrame(), config) != version
+    other = template_version(pd.DataFrame(), config)
+    assert other != version
+    masks = [
+        template_version(pd.DataFrame(), config) for seed in (3, 4) if noise_image(tmp_path / "mni_mask.nii.gz", seed=seed)
+    ]
+    assert len({other, *masks}) == 3
     assert read_members(config, tmp_path).empty
 
 

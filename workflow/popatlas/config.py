@@ -6,6 +6,7 @@ import copy
 import difflib
 import functools
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,9 @@ def _contradictions(config: Config) -> Iterator[str]:
         known = register["presets"].get(engine, {})
         if name not in known:
             yield f"{where}: no preset is called '{name}'{_suggest(name, sorted(known))} (engine {engine})"
+    for engine in ("instance", "ffd"):
+        for name, preset in register["presets"].get(engine, {}).items():
+            yield from _uneven(f"register.presets.{engine}.{name}", preset)
     for where, limits in (
         ("cohort.spacing_mm", config["cohort"]["spacing_mm"]),
         ("preprocess.brain.volume_ml", config["preprocess"]["brain"]["volume_ml"]),
@@ -122,6 +126,18 @@ def _contradictions(config: Config) -> Iterator[str]:
     ):
         if limits[0] >= limits[1]:
             yield f"{where}: the first value must be below the second, got {limits}"
+
+
+def _uneven(where: str, preset: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the levels of a schedule."""
+    levels = {key: preset[key] for key in ("shrink", "iterations", "field_shrink") if key in preset}
+    lengths = {key: len(values) for key, values in levels.items()}
+    if len(set(lengths.values())) > 1:
+        yield f"{where}: {', '.join(lengths)} need one entry for each level, got {', '.join(map(str, lengths.values()))}"
+    elif "field_shrink" in levels:
+        grids = [a * b for a, b in zip(levels["shrink"], levels["field_shrink"], strict=True)]
+        if any(fine not in (coarse, coarse // 2) for coarse, fine in pairwise(grids)):
+            yield f"{where}: the field grid (shrink times field_shrink) may halve from level to level at most, got {grids}"
 
 
 def _rung_preset(register: Mapping[str, Any], rung: Mapping[str, Any], preset: str) -> tuple[str, str]:

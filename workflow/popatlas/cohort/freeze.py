@@ -17,7 +17,7 @@ from popatlas.cohort.index import read_atlas_table, scan_key
 from popatlas.cohort.select import subject_name
 from popatlas.config import Config, resolve_rung
 from popatlas.errors import ConfigError
-from popatlas.images.io import read_json, read_table, sha256, table_text, write_if_changed
+from popatlas.images.io import mask_beside, read_json, read_table, sha256, table_text, write_if_changed
 
 MEMBER_COLUMNS = ["scan", "subject", "session", "sha256"]
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
@@ -149,11 +149,15 @@ def read_members(config: Config, out_dir: Path) -> pd.DataFrame:
 def template_version(members: pd.DataFrame, config: Config) -> str:
     """Return the template's version: 8 hexadecimal digits of a hash over members and settings.
 
-    An existing template (`atlas.template`) is hashed by its content.
+    An existing template (`atlas.template`) is hashed by its content and that of the mask beside it.
     """
     existing = config["atlas"]["template"]
     if existing is not None:
-        return sha256(existing)[:8] if Path(existing).is_file() else "00000000"
+        if not Path(existing).is_file():
+            return "00000000"
+        mask = mask_beside(existing)
+        both = sha256(existing) + ("" if mask is None else sha256(mask))
+        return hashlib.sha256(both.encode()).hexdigest()[:8]
     used = {name: resolve_rung(config, name) for name in config["atlas"]["presets"]}
     not_science = ("batch", "gpu", "volume_ml")  # volume_ml judges a mask and does not change it
     brain = {key: value for key, value in config["preprocess"]["brain"].items() if key not in not_science}

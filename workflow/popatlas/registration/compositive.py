@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from popatlas.registration.fieldops import Loss, TensorOps, coarse_shape, double
+from popatlas.similarity.overlap import MultiscaleDice
 
 PATIENCE = 3  # iterations without a better loss before the step is halved
 
@@ -26,8 +27,8 @@ class Level:
         Weights of the voxels, 0 to 1.
     fixed_labels, moving_labels : (B, L, *shape) Tensor or None
         One map for each label, 0 to 1.
-    matrix : (B, D, D + 1) Tensor
-        From voxels of `fixed` to voxels of `moving`.
+    matrix, mask_matrix : (B, D, D + 1) Tensor
+        From voxels of `fixed` to voxels of `moving` and of `moving_mask`, which has a border of zeros.
     shrink : int
         Voxels of the full fixed grid along each axis of a voxel.
     field_shrink : int
@@ -43,6 +44,7 @@ class Level:
     fixed_labels: Tensor | None
     moving_labels: Tensor | None
     matrix: Tensor
+    mask_matrix: Tensor
     shrink: int
     field_shrink: int
     iterations: int
@@ -69,10 +71,9 @@ class Halves:
 
 @dataclass(frozen=True)
 class Terms:
-    """Losses, ``loss(fixed, moving, mask) -> (B,)``, lower is better, and the lengths of the updates that they ask for."""
+    """What is optimised: similarity of the images, Dice of the labels that a level has, landmarks, with their weights."""
 
     image: Loss
-    labels: Loss | None = None
     landmarks: Landmarks | None = None
     label_weight: float = 0.5
     landmark_weight: float = 0.5
@@ -96,11 +97,8 @@ class Stop:
     tolerance: float
 
     def reason(self, losses: Sequence[float]) -> str | None:
-        """Return "diverged", "converged" or None.
-
-        Diverged: the loss is not finite, or is worse than at the start by a tenth of its size.
-        """
-        if not math.isfinite(losses[-1]) or losses[-1] > losses[0] + 0.1 * abs(losses[0]):
+        """Return "diverged" (the loss is not finite), "converged" or None."""
+        if not math.isfinite(losses[-1]):
             return "diverged"
         n = self.window
         if len(losses) >= 2 * n and sum(losses[-2 * n : -n]) / n - sum(losses[-n:]) / n < self.tolerance:
@@ -179,7 +177,8 @@ class _Search:
         self.losses.append(value)
         self.improved = value < self.lowest
         self.lowest = min(self.lowest, value)
-        self.worse = 0 if self.improved or again else self.worse + 1
+        far = value > self.losses[0] + 0.1 * abs(self.losses[0])  # jumped over the optimum
+        self.worse = 0 if self.improved or again else PATIENCE if far else self.worse + 1
         self.ended = self.stop.reason(self.losses) or ""
         if not self.ended and self.worse >= PATIENCE:
             self.length, self.worse, self.back = self.length / 2, 0, True
@@ -209,11 +208,14 @@ def _update(
     """Return the loss (B,) and the update of `to_moving`; `to_fixed` takes its negative in the symmetric variant."""
     mask = _warped_mask(level, halves, step, ops)
     value, update = _pull(terms.image, level.fixed, level.moving, mask, level, halves, step, lengths, ops)
-    if terms.labels is not None and level.fixed_labels is not None and level.moving_labels is not None:
-        _, push = _pull(terms.labels, level.fixed_labels, level.moving_labels, None, level, halves, step, lengths, ops)
-        update = update + terms.label_weight * push
+    if level.fixed_labels is not None and level.moving_labels is not None:
+        dice = MultiscaleDice(spacing=float(level.shrink))  # its Gaussians are the same at every level
+        loss, push = _pull(dice, level.fixed_labels, level.moving_labels, None, level, halves, step, lengths, ops)
+        value, update = value + terms.label_weight * loss, update + terms.label_weight * push
     if terms.landmarks is not None:
-        update = update + terms.landmarks.pull(level, halves, terms.landmark_weight * lengths, ops)
+        missing = terms.landmarks.distance(halves, level.shrink * level.field_shrink)
+        push = terms.landmarks.pull(level, halves, terms.landmark_weight * lengths, ops)
+        value, update = value + terms.landmark_weight * missing, update + push
     return value, update / 2 if step.symmetric else update
 
 
@@ -233,7 +235,7 @@ def _warped_mask(level: Level, halves: Halves, step: Step, ops: TensorOps) -> Te
         fixed = _warp_fixed(fixed, level, halves, ops)
     if level.moving_mask is None:
         return fixed
-    moving = _warp_moving(level.moving_mask, level, halves, ops)
+    moving = ops.warp(level.moving_mask, halves.to_moving, level.field_shrink, level.mask_matrix, level.fixed.shape[2:])
     return moving if fixed is None else fixed * moving
 
 
@@ -251,10 +253,15 @@ def _pull(
     """Return the loss (B,) and its smoothed descent direction, whose longest vector gets the length `lengths` (B,)."""
     warped = _warp_moving(moving, level, halves, ops)
     still = _warp_fixed(fixed, level, halves, ops) if step.symmetric else fixed
-    value, force = ops.force(loss, still, warped, mask, level.field_shrink, step.symmetric)
+    value, force = ops.force(loss, still.float(), warped, mask, level.field_shrink, step.symmetric)
     force = ops.smooth(force, step.fluid)
     longest = force.square().sum(1).flatten(1).amax(1).sqrt().clamp(min=1e-12)
-    return value, force * (lengths / longest).reshape(-1, *[1] * (force.ndim - 1))
+    shape = (-1, *[1] * (force.ndim - 1))
+    good = torch.isfinite(longest) & torch.isfinite(value)
+    if not good.all():  # one bad pair must not reach the positions at which the others are sampled
+        force = torch.where(good.reshape(shape), force, 0.0)
+        value, longest = torch.where(good, value, math.nan), torch.where(good, longest, 1.0)
+    return value, force * (lengths / longest).reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -287,6 +294,11 @@ class Landmarks:
         for _ in range(5):  # the point of the middle that goes to the fixed landmark
             middle = start - _at(halves.to_fixed, middle)
         return middle, wanted - middle - _at(halves.to_moving, middle)
+
+    def distance(self, halves: Halves, factor: int) -> Tensor:
+        """Return the mean distance (B,) that the landmarks miss, in tens of voxels of the full fixed grid."""
+        missing: Tensor = self.residual(halves, factor)[1].norm(dim=-1).mean(1)
+        return missing * factor / 10
 
     def pull(self, level: Level, halves: Halves, lengths: Tensor, ops: TensorOps) -> Tensor:
         """Return an update that closes the gaps of the landmarks, by at most `lengths` (B,) voxels of the field."""

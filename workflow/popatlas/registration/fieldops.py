@@ -76,16 +76,7 @@ def gradient(image: Tensor) -> Tensor:
 
 
 class TensorOps:
-    """The operations in torch.
-
-    Parameters
-    ----------
-    precision : torch.dtype
-        Type in which images are warped; sums and fields stay float32.
-    """
-
-    def __init__(self, precision: torch.dtype = torch.float32) -> None:
-        self.precision = precision
+    """The operations in torch."""
 
     def warp(self, moving: Tensor, field: Tensor, shrink: int, matrix: Tensor, shape: Sequence[int]) -> Tensor:
         """Sample (B, C, *) `moving` at ``matrix (x + u(x))``, linear, border repeated.
@@ -106,13 +97,13 @@ class TensorOps:
         size = torch.tensor(moving.shape[2:], device=field.device, dtype=torch.float32).clamp(min=2) - 1
         unit = at.movedim(1, -1) / size * 2 - 1
         values = functional.grid_sample(
-            moving.to(self.precision),
-            unit.flip(-1).to(self.precision),
+            moving.float(),  # images may be kept in a shorter type; positions never are
+            unit.flip(-1),
             mode="bilinear",
             padding_mode="border",
             align_corners=True,
         )
-        return values.float()
+        return values
 
     def force(
         self, loss: Loss, fixed: Tensor, warped: Tensor, mask: Tensor | None, shrink: int, symmetric: bool
@@ -149,8 +140,7 @@ class TensorOps:
         """Return the displacement of going through `first`, then `second`, on their common grid."""
         ndim = first.shape[1]
         eye = torch.eye(ndim, ndim + 1, device=first.device).expand(first.shape[0], -1, -1)
-        exact = TensorOps()
-        return first + exact.warp(second, first, 1, eye, first.shape[2:])
+        return first + self.warp(second, first, 1, eye, first.shape[2:])
 
     def jacobian(self, field: Tensor) -> Tensor:
         """Return the Jacobian determinant (B, *shape) of ``x + u(x)``."""
@@ -169,7 +159,6 @@ class CompiledOps(TensorOps):
     def __init__(self, threads: int = 1) -> None:
         from popatlas.registration import kernels, kernels_lncc
 
-        super().__init__()
         self.kernels = kernels
         self.lncc_force = kernels_lncc.lncc_force
         self.threads = threads

@@ -23,13 +23,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popatlas.errors import InputError
 from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
 from popatlas.registration.fieldops import CompiledOps, TensorOps, block_mean, coarse_shape, double
-from popatlas.registration.inputs import check_pair
+from popatlas.registration.instance_inputs import Inputs, prepare, zero_border
+from popatlas.transforms import fields
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FOLDED = 0.02  # a smaller Jacobian determinant is smoothed away
+LARGEST_REST = 0.5  # voxels that a point may miss itself by after the quick inversion
+SMALLEST_COMPILED = 4  # voxels of an axis
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Settings:
         A level ends when the mean loss of the last `window` iterations is less than `tolerance` below that of the `window`
         before.
     label_weight, landmark_weight : float
-        Longest vector of the update from labels and from landmarks, as a share of `step`.
+        Weights of labels (multiscale Dice) and landmarks (mean distance in tens of voxels) in
+        the loss, and longest vector of their updates as a share of `step`.
     precision : str
-        float32, bfloat16 or float16: type in which images are warped on a GPU.
+        float32, bfloat16 or float16: type in which images are kept; positions and sums are float32 in any case.
     """
 
     similarity: str = "lncc"
@@ -82,12 +85,16 @@ class Settings:
         grids = [a * b for a, b in zip(self.shrink, self.field_shrink, strict=True)]
         if any(fine not in (coarse, coarse // 2) for coarse, fine in pairwise(grids)):
             raise ValueError(f"the field grid may become at most twice as fine from level to level, not {grids}")
+        if not set(self.field_shrink) <= {1, 2} or any(n < 1 or n & (n - 1) for n in self.shrink):
+            raise ValueError(f"shrink {self.shrink} must be powers of two and field_shrink {self.field_shrink} 1 or 2")
+        if self.step <= 0 or min(self.iterations) < 0 or self.window < 1 or min(self.fluid, self.elastic) < 0:
+            raise ValueError("step and window must be positive, iterations, fluid and elastic at least 0")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
 
 
 PRESETS: dict[str, Settings] = {
-    "quick": Settings(iterations=(60, 30, 8), field_shrink=(1, 1, 2), fluid=1.73, symmetric=False),
+    "quick": Settings(iterations=(60, 30, 8), field_shrink=(1, 1, 2), fluid=1.73),
     "fast": Settings(iterations=(60, 30, 6)),
     "default": Settings(),
     "accurate": Settings(iterations=(150, 100, 40), elastic=0.6),
@@ -149,7 +156,8 @@ def register(
     initial : (B, D, *shape) Tensor, optional
         Displacement of the fixed grid to start from, voxels.
     fixed_mask, moving_mask : (B, 1, *shape) Tensor, optional
-        Weights of the voxels, 0 to 1.
+        Weights of the voxels, 0 to 1. Without a mask the border of the moving image is repeated beyond it: give a mask of
+        ones where its field of view ends inside of the fixed one.
     fixed_labels, moving_labels : (B, L, *shape) Tensor, optional
         One map for each label, 0 to 1; they join the images by multiscale Dice.
     landmarks : pair of (N, D) Tensor, optional
@@ -169,57 +177,68 @@ def register(
     Raises
     ------
     InputError
-        From `check_pair`; without `matrix`, also for images of different shapes.
+        From `popatlas.registration.instance_inputs.prepare`: images, masks, fields, labels or landmarks that do not fit.
     """
     from popatlas.similarity.registry import make
 
-    check_pair(fixed, moving, fixed_mask, moving_mask, subject)
-    ndim = fixed.ndim - 2
-    if matrix is None and fixed.shape[2:] != moving.shape[2:]:
-        message = (
-            f"images of shapes {tuple(fixed.shape[2:])} and {tuple(moving.shape[2:])} and no matrix between their grids"
-        )
-        raise InputError(
-            message, subject=subject, remedy="give the matrix, or resample one image onto the grid of the other"
-        )
-    if matrix is None:
-        matrix = torch.eye(ndim, ndim + 1, device=fixed.device).expand(fixed.shape[0], -1, -1)
-    ops = choose_ops(fixed, settings, threads)
+    found = prepare(
+        fixed,
+        moving,
+        matrix=matrix,
+        initial=initial,
+        masks=(fixed_mask, moving_mask),
+        labels=(fixed_labels, moving_labels),
+        landmarks=landmarks,
+        subject=subject,
+    )
     terms = Terms(
         image=make(settings.similarity, **settings.options),
-        labels=None if fixed_labels is None else make("dice"),
-        landmarks=None if landmarks is None else Landmarks(*landmarks, matrix),
+        landmarks=None if found.landmarks is None else Landmarks(*found.landmarks, found.matrix),
         label_weight=settings.label_weight,
         landmark_weight=settings.landmark_weight,
     )
     step = Step(settings.step, settings.fluid, settings.elastic, settings.symmetric)
-    images = (rescaled(fixed), rescaled(moving), fixed_mask, moving_mask, fixed_labels, moving_labels)
-    halves = _start(initial, fixed, settings)
+    images = replace(found, fixed=rescaled(found.fixed, found.masks[0]), moving=rescaled(found.moving, found.masks[1]))
+    halves = _start(found, settings)
     reports = []
     for index in range(len(settings.shrink)):
-        level = _level(images, matrix, settings, index)
+        level = _level(images, settings, index)
+        ops = choose_ops(level, threads)
         halves, report = run_level(level, halves, terms, step, Stop(settings.window, settings.tolerance), ops)
         reports.append(report)
         if progress is not None:
             progress(f"level {index + 1} of {len(settings.shrink)}, {report}")
     forward, inverse = _join(halves, settings.symmetric, ops)
-    return InstanceResult(_full(forward, fixed.shape[2:]), _full(inverse, fixed.shape[2:]), reports)
+    shape = found.fixed.shape[2:]
+    return InstanceResult(_full(forward, shape), _full(inverse, shape), reports)
 
 
-def choose_ops(fixed: Tensor, settings: Settings, threads: int) -> TensorOps:
-    """Return compiled kernels for 3D on the CPU, torch otherwise."""
-    if fixed.ndim == 5 and fixed.device.type == "cpu" and settings.precision == "float32":
+def choose_ops(level: Level, threads: int) -> TensorOps:
+    """Return compiled kernels for 3D on the CPU, torch otherwise and for slabs, whose borders the kernels leave out."""
+    image = level.fixed
+    smallest = min(*level.field_shape, *image.shape[2:], *level.moving.shape[2:])
+    if image.ndim == 5 and image.device.type == "cpu" and image.dtype == torch.float32 and smallest >= SMALLEST_COMPILED:
         return CompiledOps(threads)
-    return TensorOps(PRECISIONS[settings.precision])
+    return TensorOps()
 
 
-def rescaled(image: Tensor) -> Tensor:
-    """Scale each image of a batch so that its 0.5th and 99.5th percentiles become 0 and 1."""
-    flat = image.flatten(1)
-    stride = max(1, flat.shape[1] // 200_000)  # percentiles of a regular sample are exact enough
-    low, high = torch.quantile(flat[:, ::stride], torch.tensor([0.005, 0.995], device=image.device), dim=1)
+def rescaled(image: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scale each image of a batch so that its 0.5th and 99.5th percentiles (in its mask) become 0 and 1.
+
+    Where the two are equal, because nearly everything is background, smallest and largest value take their place.
+    """
+    low, high = [], []
+    for row in range(image.shape[0]):
+        values = image[row] if mask is None else image[row][mask[row] > 0]
+        flat = values.flatten()
+        ends = torch.quantile(flat[:: max(1, len(flat) // 200_000)], flat.new_tensor([0.005, 0.995]))  # a sample will do
+        if float(ends[1] - ends[0]) <= 1e-6 * float(flat.abs().max()):
+            ends = torch.stack([flat.min(), flat.max()])
+        low.append(ends[0])
+        high.append(ends[1])
     shape = (-1, *[1] * (image.ndim - 1))
-    scaled: Tensor = (image - low.reshape(shape)) / (high - low).clamp(min=1e-12).reshape(shape)
+    bottom, top = torch.stack(low).reshape(shape), torch.stack(high).reshape(shape)
+    scaled: Tensor = (image - bottom) / (top - bottom)
     return scaled
 
 
@@ -233,34 +252,35 @@ def level_matrix(matrix: Tensor, fixed_shrink: int, moving_shrink: Sequence[int]
     return torch.cat([linear * fixed_shrink / shrink.unsqueeze(-1), moved.unsqueeze(-1)], dim=-1)
 
 
-def _level(images: Sequence[Tensor | None], matrix: Tensor, settings: Settings, index: int) -> Level:
+def _level(found: Inputs, settings: Settings, index: int) -> Level:
     """Shrink the images for a level; coarse axes of the moving image are shrunk less."""
-    shrink = settings.shrink[index]
-    density = matrix[:, :, :-1].norm(dim=2).mean(0)  # moving voxels for each fixed voxel
-    moving = [2 ** max(0, round(math.log2(max(shrink * float(d), 1e-6)))) for d in density]
-    factors = ([shrink] * len(moving), moving)
-    small = [None if image is None else block_mean(image, factors[i % 2]) for i, image in enumerate(images)]
-    fixed_image, moving_image, fixed_mask, moving_mask, fixed_labels, moving_labels = small
-    assert fixed_image is not None and moving_image is not None
+    shrink, dtype = settings.shrink[index], PRECISIONS[settings.precision]
+    density = found.matrix[:, :, :-1].norm(dim=2).mean(0)  # moving voxels for each fixed voxel
+    factors = [2 ** max(0, round(math.log2(max(shrink * float(d), 1e-6)))) for d in density]
+    whole = [shrink] * len(factors)
+    matrix = level_matrix(found.matrix, shrink, factors)
+    fixed_mask, moving_mask = found.masks
+    small = None if moving_mask is None else zero_border(block_mean(moving_mask, factors), matrix)
     return Level(
-        fixed=fixed_image,
-        moving=moving_image,
-        fixed_mask=fixed_mask,
-        moving_mask=moving_mask,
-        fixed_labels=fixed_labels,
-        moving_labels=moving_labels,
-        matrix=level_matrix(matrix, shrink, moving),
+        fixed=block_mean(found.fixed, whole).to(dtype),
+        moving=block_mean(found.moving, factors).to(dtype),
+        fixed_mask=None if fixed_mask is None else block_mean(fixed_mask, whole),
+        moving_mask=None if small is None else small[0],
+        fixed_labels=None if found.labels is None else block_mean(found.labels[0], whole),
+        moving_labels=None if found.labels is None else block_mean(found.labels[1], factors),
+        matrix=matrix,
+        mask_matrix=matrix if small is None else small[1],
         shrink=shrink,
         field_shrink=settings.field_shrink[index],
         iterations=settings.iterations[index],
     )
 
 
-def _start(initial: Tensor | None, fixed: Tensor, settings: Settings) -> Halves:
+def _start(found: Inputs, settings: Settings) -> Halves:
     factor = settings.shrink[0] * settings.field_shrink[0]
-    ndim = fixed.ndim - 2
-    zero = torch.zeros((fixed.shape[0], ndim, *coarse_shape(fixed.shape[2:], factor)), device=fixed.device)
-    return Halves(zero, zero if initial is None else block_mean(initial, [factor] * ndim) / factor)
+    batch, ndim = found.matrix.shape[:2]
+    zero = torch.zeros((batch, ndim, *coarse_shape(found.fixed.shape[2:], factor)), device=found.fixed.device)
+    return Halves(zero, zero if found.initial is None else block_mean(found.initial, [factor] * ndim) / factor)
 
 
 def _full(displacement: Tensor, shape: Sequence[int]) -> Tensor:
@@ -277,7 +297,7 @@ def _join(halves: Halves, symmetric: bool, ops: TensorOps) -> tuple[Tensor, Tens
     """Return the map from fixed to moving and its inverse."""
     to_moving = unfolded(halves.to_moving, ops)
     if not symmetric:
-        return to_moving, invert(to_moving, ops)
+        return to_moving, unfolded(invert(to_moving, ops), ops)
     to_fixed = unfolded(halves.to_fixed, ops)
     forward = ops.compose(invert(to_fixed, ops), to_moving)
     return unfolded(forward, ops), unfolded(ops.compose(invert(to_moving, ops), to_fixed), ops)
@@ -299,6 +319,10 @@ def invert(displacement: Tensor, ops: TensorOps, iterations: int = 20, tolerance
         inverse = inverse - error
         if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
             break
+    far = ops.compose(inverse, displacement).abs().flatten(1).amax(1) > LARGEST_REST
+    if far.any():  # strong stretches need the slower way
+        inverse = inverse.clone()
+        inverse[far] = fields.invert(displacement[far])
     return inverse
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.registration.engines import Deformation
 from popatlas.registration.instance import Settings, register, rescaled
@@ -18,6 +19,8 @@ from popatlas.similarity.registry import make
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.itk import write_displacement
 from popatlas.transforms.linear import voxel_matrix
+
+MOST_ANISOTROPIC = 1.5
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
@@ -48,6 +51,7 @@ def deform_instance(pair: Pair, preset: Mapping[str, Any], affine: Path, folder:
         Threads of the compiled kernels.
     """
     fixed, moving = pair.scans()
+    check_isotropic(fixed.grid, pair)
     device = torch.device("cuda" if preset.get("gpu", 0) and torch.cuda.is_available() else "cpu")
     result = register(
         fixed.image.to(device),
@@ -93,6 +97,18 @@ def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path
     )
     forward = result.displacement.detach()
     return write_fields(forward, invert(forward), fixed.grid, folder, diverged=result.diverged)
+
+
+def check_isotropic(grid: Grid, pair: Pair) -> None:
+    """Refuse a fixed grid whose voxels are much longer along one axis: updates are equally smooth in voxels."""
+    longest, shortest = max(grid.spacing), min(grid.spacing)
+    if longest > MOST_ANISOTROPIC * shortest:
+        raise InputError(
+            f"voxels of the fixed image are {' x '.join(f'{size:g}' for size in grid.spacing)} mm",
+            file=pair.fixed_file,
+            subject=pair.subject,
+            remedy="resample it to isotropic voxels, or use register.engine: ants",
+        )
 
 
 def between_voxels(affine: Path, fixed: Grid, moving: Grid) -> Tensor:

@@ -162,7 +162,7 @@ def lncc_force(
     part = np.empty((3, Z), np.float32)
     nx, ny, nz = _window_length(X, radius), _window_length(Y, radius), _window_length(Z, radius)
     half, one, tiny = np.float32(0.5), np.float32(1), np.float32(1e-6)
-    low = np.float32(floor)
+    low = np.float32(max(floor, 1e-9))  # of images scaled to 0..1: below it, rounding
     total, mass = 0.0, 0.0
     for plane in range(max(lo - radius, 0), min(hi + radius, X)):
         slot = ring[plane % width]

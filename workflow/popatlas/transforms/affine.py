@@ -1,6 +1,6 @@
 """Affine transforms: ITK files, plausibility, and means.
 
-A matrix is homogeneous (4x4; files may also be 2D, 3x3), in LPS millimetres, and maps a point of the fixed image to the moving image.
+A matrix is homogeneous (4x4, or 3x3 in 2D), in LPS millimetres, and maps a point of the fixed image to the moving image.
 """
 
 from __future__ import annotations
