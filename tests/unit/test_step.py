@@ -7,7 +7,7 @@ from nipype.interfaces.base import File, TraitedSpec, traits
 from popatlas.cli.step import main, parse_traits
 from popatlas.errors import InputError
 from popatlas.images.io import atomic_path, read_json, write_if_changed
-from popatlas.interfaces import INTERFACES, load_interface
+from popatlas.interfaces import STEPS, load_interface
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
 
@@ -76,7 +76,7 @@ def test_options_become_traits_of_their_type():
 
 
 def test_every_listed_interface_can_be_loaded_and_documents_itself():
-    for name in INTERFACES:
+    for name in STEPS:
         interface = load_interface(name)
         assert issubclass(interface, PopatlasInterface)
         assert interface.__doc__

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from popatlas.errors import PopatlasError
-from popatlas.interfaces import INTERFACES, load_interface
+from popatlas.interfaces import STEPS, load_interface
 
 
 def add_parser(subparsers: Any) -> None:
@@ -19,10 +19,10 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the step named on the command line; 1 when it fails."""
     if args.name in (None, "-h", "--help"):
-        print("usage: popatlas step NAME [--trait value ...]\n\nsteps:\n  " + "\n  ".join(INTERFACES))
+        print("usage: popatlas step NAME [--trait value ...]\n\nsteps:\n  " + "\n  ".join(STEPS))
         return 0
-    if args.name not in INTERFACES:
-        print(f"popatlas: no step is called '{args.name}'. Steps: {', '.join(INTERFACES)}", file=sys.stderr)
+    if args.name not in STEPS:
+        print(f"popatlas: no step is called '{args.name}'. Steps: {', '.join(STEPS)}", file=sys.stderr)
         return 2
     interface = load_interface(args.name)
     inputs = parse_traits(interface, args.options)

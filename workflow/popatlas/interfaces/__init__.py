@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+# steps of the pipeline: each has its rule
 INTERFACES: dict[str, str] = {
     "AlignChannel": "popatlas.interfaces.preprocess",
     "AverageTemplate": "popatlas.interfaces.groupwise",
@@ -26,8 +27,11 @@ INTERFACES: dict[str, str] = {
     "TabulateCohort": "popatlas.interfaces.measure",
     "WriteReport": "popatlas.interfaces.report",
 }
+# steps for use by hand
+TOOLS: dict[str, str] = {"DeformImages": "popatlas.interfaces.deform"}
+STEPS = INTERFACES | TOOLS
 
 
 def load_interface(name: str) -> Any:
     """Import and return the interface class `name`; only its own module is imported."""
-    return getattr(import_module(INTERFACES[name]), name)
+    return getattr(import_module(STEPS[name]), name)

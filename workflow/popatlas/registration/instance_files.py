@@ -51,7 +51,7 @@ def deform_instance(pair: Pair, preset: Mapping[str, Any], affine: Path, folder:
         Threads of the compiled kernels.
     """
     fixed, moving = pair.scans()
-    check_isotropic(fixed.grid, pair)
+    check_isotropic(fixed.grid, pair.fixed_file, pair.subject)
     device = torch.device("cuda" if preset.get("gpu", 0) and torch.cuda.is_available() else "cpu")
     result = register(
         fixed.image.to(device),
@@ -99,14 +99,14 @@ def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path
     return write_fields(forward, invert(forward), fixed.grid, folder, diverged=result.diverged)
 
 
-def check_isotropic(grid: Grid, pair: Pair) -> None:
+def check_isotropic(grid: Grid, file: Path, subject: str | None) -> None:
     """Refuse a fixed grid whose voxels are much longer along one axis: updates are equally smooth in voxels."""
     longest, shortest = max(grid.spacing), min(grid.spacing)
     if longest > MOST_ANISOTROPIC * shortest:
         raise InputError(
             f"voxels of the fixed image are {' x '.join(f'{size:g}' for size in grid.spacing)} mm",
-            file=pair.fixed_file,
-            subject=pair.subject,
+            file=file,
+            subject=subject,
             remedy="resample it to isotropic voxels, or use register.engine: ants",
         )
 
