@@ -140,9 +140,9 @@ class Breaking(Similarity):
     def __init__(self):
         self.calls = 0
 
-    def __call__(self, fixed, moving, mask=None):
+    def _compare(self, fixed, moving, weight):
         self.calls += 1
-        return SSD()(fixed, moving, mask) * (1.0 if self.calls < 25 else float("inf"))
+        return SSD()(fixed, moving, weight) * (1.0 if self.calls < 25 else float("inf"))
 
 
 def test_a_loss_that_becomes_infinite_leaves_the_best_field():
@@ -161,6 +161,7 @@ def test_a_loss_that_becomes_infinite_leaves_the_best_field():
         (contrasted((20, 20), 0) / 0, {}, "NaN or infinite"),
         (contrasted((12, 12, 12), 0), {}, "fixed image has 2 axes and the moving one 3"),
         (contrasted((20, 20), 1), {"fixed_mask": torch.zeros(1, 1, 20, 20)}, "fixed mask is empty"),
+        (contrasted((20, 24), 1), {}, r"images of shapes \(20, 20\) and \(20, 24\) and no matrix"),
     ],
 )
 def test_bad_input_is_refused(moving, masks, message):

@@ -3,7 +3,15 @@ import pytest
 
 from popatlas.registration.gate import correlation, dice, gate_metrics, judge
 
-LIMITS = {"mask_dice": 0.85, "scale": [0.6, 1.6], "shear": 0.3, "nonpositive_jacobian": 0.001}
+LIMITS = {
+    "mask_dice": 0.85,
+    "scale": [0.6, 1.6],
+    "shear": 0.3,
+    "nonpositive_jacobian": 0.001,
+    "similarity_gain": 0.02,
+    "inverse_error": 0.5,
+}
+OTHERS = {"ncc_before": 0.6, "ncc_affine": 0.8, "ncc": 0.9, "inverse_error": 0.1, "diverged": 0.0}  # of a good registration
 
 
 def masks():
@@ -26,13 +34,43 @@ def test_a_good_registration_passes():
         ({"shear": 0.5}, "shear"),
         ({"mask_dice": 0.2}, "mask Dice 0.200"),
         ({"nonpositive_jacobian": 0.01}, "Jacobian"),
+        ({"reflected": 1.0}, "mirrors"),
+        ({"ncc": 0.61}, "correlation rose by 0.010, less than 0.02"),
+        ({"ncc": 0.5}, "correlation rose by -0.100"),
+        ({"inverse_error": 0.7}, "inverse consistency error 0.700 voxels above 0.5"),
+        ({"diverged": 1.0}, "the optimisation diverged"),
     ],
 )
 def test_each_limit_is_judged(change, word):
-    metrics = gate_metrics(np.eye(4), np.ones((10, 10, 10), np.float32), masks(), masks()) | change
-    reasons = judge(metrics, LIMITS)
+    good = gate_metrics(np.eye(4), np.ones((10, 10, 10), np.float32), masks(), masks()) | OTHERS
+    assert judge(good, LIMITS) == []
+    reasons = judge(good | change, LIMITS)
     assert len(reasons) == 1
     assert word in reasons[0]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    "name", ["scale_min", "scale_max", "shear", "reflected", "mask_dice", "nonpositive_jacobian", *OTHERS, "anything"]
+)
+def test_a_number_that_is_not_finite_fails_and_is_named(name, value):
+    metrics = gate_metrics(np.eye(4), np.ones((10, 10, 10), np.float32), masks(), masks()) | OTHERS | {name: value}
+    assert f"{name} is not finite ({value})" in judge(metrics, LIMITS)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_a_mirrored_brain_fails_however_well_it_fits(ndim):
+    mask = masks() if ndim == 3 else masks()[5]
+    mirrored = gate_metrics(np.diag([-1.0, *[1.0] * ndim]), None, mask, mask)
+    assert mirrored["reflected"] == 1.0
+    assert judge(mirrored, LIMITS) == ["the affine mirrors the image"]
+    assert judge(gate_metrics(np.eye(ndim + 1), None, mask, mask), LIMITS) == []
+
+
+def test_an_affine_that_is_singular_or_not_finite_fails():
+    flat, broken = np.diag([1.0, 1.0, 0.0, 1.0]), np.full((4, 4), np.nan)
+    assert "scale 0.00 below 0.6" in judge(gate_metrics(flat, None, masks(), masks()), LIMITS)
+    assert any("scale_min is not finite" in reason for reason in judge(gate_metrics(broken, None, masks(), masks()), LIMITS))
 
 
 def test_share_of_folded_voxels_counts_the_mask_only():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 pytest.importorskip("picsl_greedy")
 
+from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.registration.engines import find_engine
 from popatlas.registration.greedy import Settings, deform_greedy, invert, register, settings_from_config
@@ -136,7 +137,7 @@ def test_files_of_the_pipeline_reproduce_the_fixed_image_with_ants(tmp_path):
     moving = ants.from_numpy(moving, **geometry | {"origin": (9.0, -1.0, 8.0)})  # the affine is needed to meet it
     write_affine(tmp_path / "affine.mat", start)
     scans = [SimpleNamespace(image=tensor(i.numpy())[None], grid=Grid.from_ants(i)) for i in (fixed, moving)]
-    files = deform_greedy(SimpleNamespace(scans=lambda: scans), {}, tmp_path / "affine.mat", tmp_path, 1)
+    files = deform_greedy(SimpleNamespace(scans=lambda: scans, subject="sub-1"), {}, tmp_path / "affine.mat", tmp_path, 1)
     chain = {"transformlist": [str(files.warp), str(tmp_path / "affine.mat")], "whichtoinvert": [False, False]}
     warped = ants.apply_transforms(fixed=fixed, moving=moving, **chain).numpy()
     assert not files.diverged and find_engine("greedy") is deform_greedy
@@ -151,3 +152,16 @@ def test_files_of_the_pipeline_reproduce_the_fixed_image_with_ants(tmp_path):
         whichtoinvert=[True, False],
     ).numpy()
     assert np.corrcoef(forth[box].ravel(), moving.numpy()[box].ravel())[0, 1] > 0.98
+
+
+@pytest.mark.parametrize(
+    ("moving", "message"),
+    [
+        (torch.ones(1, 1, *SHAPES[0]), "moving image is constant"),
+        (torch.full((1, 1, *SHAPES[0]), torch.nan), "moving image has 3072 voxels that are NaN or infinite"),
+        (tensor(texture(SHAPES[1]))[None], "fixed image has 2 axes and the moving one 3"),
+    ],
+)
+def test_bad_input_is_refused(moving, message):
+    with pytest.raises(InputError, match=rf"{message}.*sub-2"):
+        register(tensor(texture(SHAPES[0]))[None], moving, subject="sub-2")

@@ -7,9 +7,12 @@ import pytest
 import SimpleITK as sitk
 
 from popatlas.config import default_config, resolve_rung
+from popatlas.errors import InputError
 from popatlas.groupwise.template import reference_brain
-from popatlas.images.io import read_json, save_image, sha256
+from popatlas.images.io import load_image, read_json, save_image, sha256
 from popatlas.interfaces import load_interface
+from popatlas.registration import engines
+from popatlas.registration.pair import Pair
 from popatlas.transforms.affine import read_affine
 
 from .test_displacement import field_array, read_field
@@ -57,8 +60,11 @@ def pair(tmp_path_factory):
     return folder
 
 
+FILES = ("fixed", "fixed_mask", "moving", "moving_mask")
+
+
 def run(pair, out, rung, fallback=(), **gate):
-    inputs = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in ("fixed", "fixed_mask", "moving", "moving_mask")}
+    inputs = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in FILES}
     names = ("warp", "inverse_warp", "composed", "inverse_composed", "warped", "warped_mask", "logjacobian")
     outputs = {f"out_{name}": str(out / f"{name}.nii.gz") for name in names}
     others = {"out_affine": str(out / "affine.mat"), "out_gate": str(out / "gate.json")}
@@ -140,7 +146,7 @@ def test_a_failed_gate_tries_another_start_and_then_fails_with_both_attempts(pai
 
 def test_rigid_alignment_keeps_distances(pair, tmp_path):
     outputs = {"out_affine": str(tmp_path / "rigid.mat"), "out_warped": str(tmp_path / "warped.nii.gz")}
-    files = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in ("fixed", "fixed_mask", "moving", "moving_mask")}
+    files = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in FILES}
     load_interface("RegisterRigid")(rung=QUICK, **files, **outputs).run()
     linear = read_affine(tmp_path / "rigid.mat")[:3, :3]
     assert np.allclose(linear @ linear.T, np.eye(3), atol=1e-5)
@@ -158,3 +164,115 @@ def test_a_missing_optional_package_is_named_with_its_remedy(pair, tmp_path, mon
     monkeypatch.delitem(sys.modules, "popatlas.registration.greedy", raising=False)
     with pytest.raises(Exception, match=r"pip install 'popatlas\[greedy\]'"):
         run(pair, tmp_path, rung("greedy", "affine", "quick"))
+
+
+@pytest.fixture
+def broken_engine(monkeypatch):
+    """Make an engine whose deformable stage raises; returns a rung of it for an error."""
+
+    def make(error):
+        def deform(*_):
+            raise error
+
+        find = engines.find_engine
+        monkeypatch.setattr(engines, "find_engine", lambda name: deform if name == "greedy" else find(name))
+        return rung("greedy", "ants", "quick")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (InputError("no overlap", remedy="look at it"), "no overlap. Remedy: look at it"),
+        (RuntimeError("itk::ERROR"), "RuntimeError: itk::ERROR"),
+        (ValueError("not a shape"), "ValueError: not a shape"),
+    ],
+)
+def test_a_rung_that_raises_is_recorded_and_the_next_one_tried(pair, tmp_path, capsys, broken_engine, error, reason):
+    gate = read_json(run(pair, tmp_path, broken_engine(error), [QUICK]) / "gate.json")
+    assert (gate["verdict"], gate["engine"]) == ("pass", "ants")
+    first, second = gate["attempts"]
+    assert first == {"engine": "greedy", "linear": "ants", "start": "mass", "metrics": {}, "reasons": [reason]}
+    assert second["engine"] == "ants" and second["reasons"] == [] and second["metrics"]["ncc"] == gate["ncc"]
+    assert f"greedy from mass raised an error: {reason}" in capsys.readouterr().out
+    assert (tmp_path / "warp.nii.gz").exists()
+
+
+def test_when_every_rung_raises_all_reasons_are_named(pair, tmp_path, broken_engine):
+    broken = broken_engine(RuntimeError("itk::ERROR"))
+    with pytest.raises(
+        InputError, match=r"greedy from mass: RuntimeError: itk::ERROR; greedy from moments: Runtime.*moving\.nii"
+    ):
+        run(pair, tmp_path, broken, [broken | {"start": "moments"}])
+    gate = read_json(tmp_path / "gate.json")
+    assert gate["verdict"] == "fail"
+    assert [row["start"] for row in gate["attempts"]] == ["mass", "moments"]
+    assert not (tmp_path / "warp.nii.gz").exists()
+
+
+def test_a_failed_gate_before_a_rung_that_raises_is_what_is_reported(pair, tmp_path, broken_engine):
+    with pytest.raises(InputError, match="registration gate failed: mask Dice"):
+        run(pair, tmp_path, QUICK, [broken_engine(RuntimeError("itk::ERROR"))], mask_dice=0.9999)
+    gate = read_json(tmp_path / "gate.json")
+    assert (gate["verdict"], gate["engine"], len(gate["attempts"])) == ("fail", "ants", 2)
+    assert gate["mask_dice"] < 0.9999
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+def test_what_no_other_rung_can_mend_ends_the_ladder(pair, tmp_path, broken_engine, error):
+    with pytest.raises(type(error)):
+        run(pair, tmp_path, broken_engine(error), [QUICK])
+
+
+def test_after_a_failed_gate_the_ladder_goes_on_with_another_engine(pair, tmp_path):
+    hasty = rung("ffd", "affine", "quick")
+    hasty |= {"preset": hasty["preset"] | {"iterations": [1] * len(hasty["preset"]["iterations"])}}
+    gate = read_json(run(pair, tmp_path, hasty, [ENGINES["instance"]], similarity_gain=0.2) / "gate.json")
+    assert (gate["verdict"], gate["engine"]) == ("pass", "instance")
+    assert [row["engine"] for row in gate["attempts"]] == ["ffd", "instance"]
+    assert "correlation rose" in gate["attempts"][0]["reasons"][0]
+
+
+def loaded(pair, tmp_path, **changed):
+    """Load the pair with some of its images replaced by what a function makes of their voxels and affine."""
+    paths = {name: pair / f"{name}.nii.gz" for name in FILES}
+    for name, change in changed.items():
+        image = load_image(paths[name])
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        save_image(*change(np.array(image.dataobj), image.affine), paths[name])
+    return Pair.load(*map(str, paths.values()), "sub-07")
+
+
+def shifted(data, affine):
+    moved = affine.copy()
+    moved[0, 3] += 2.0
+    return data, moved
+
+
+def with_nan(data, affine):
+    data[3, 4, 5] = np.nan
+    return data, affine
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("fixed_mask", shifted, "grids of image .*fixed.nii.gz and mask differ: origin"),
+        ("moving_mask", lambda data, affine: (data[:-1], affine), "grids of image .*moving.nii.gz and mask differ: shape"),
+        ("moving_mask", lambda data, affine: (0 * data, affine), "the mask is empty"),
+        ("fixed_mask", with_nan, "not finite"),
+        ("moving", with_nan, "not finite"),
+        ("fixed", lambda data, affine: (0 * data + 3, affine), "all voxels are equal"),
+    ],
+)
+def test_a_fault_of_the_files_is_named_with_file_subject_and_remedy(pair, tmp_path, name, change, message):
+    with pytest.raises(InputError, match=rf"{message}.*{tmp_path}/{name}\.nii\.gz.*sub-07.*Remedy: "):
+        loaded(pair, tmp_path, **{name: change})
+
+
+def test_masks_of_ones_and_grids_that_differ_by_rounding_are_no_fault(pair, tmp_path):
+    def rounded(data, affine):
+        return 0 * data + 1, affine + 1e-3
+
+    assert loaded(pair, tmp_path, fixed_mask=rounded, moving_mask=rounded).subject == "sub-07"

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
 
 from popatlas.config import load_config, resolve_fallback
-from popatlas.errors import InputError
+from popatlas.errors import InputError, PopatlasError
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+
+if TYPE_CHECKING:
+    from popatlas.registration.engines import Rung
+    from popatlas.registration.pair import Pair
 
 
 class RegisterRigidInputSpec(PopatlasInputSpec):
@@ -94,8 +99,8 @@ class RegisterImagesOutputSpec(TraitedSpec):
 class RegisterImages(PopatlasInterface):
     """Register two brains and judge the result; when it fails the gate, climb the ladder.
 
-    Each rung of the ladder is another start or another engine. The attempts are in `out_gate` and in the record of the step;
-    when the last one fails too, the step fails and the scan goes to quarantine.
+    Each rung of the ladder is another start or another engine; one that raises an error counts as failed. The attempts are
+    in `out_gate` and in the record of the step; when the last one fails too, the step fails and the scan goes to quarantine.
     """
 
     input_spec = RegisterImagesInputSpec
@@ -103,7 +108,7 @@ class RegisterImages(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.registration.engines import Rung
-        from popatlas.registration.pair import Pair, attempt
+        from popatlas.registration.pair import Pair
 
         inputs = self.inputs
         pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
@@ -111,23 +116,46 @@ class RegisterImages(PopatlasInterface):
         attempts: list[dict[str, Any]] = []
         self.notes["attempts"] = attempts
         for rung in map(Rung.from_config, [inputs.rung, *fallback]):
-            with tempfile.TemporaryDirectory() as folder:
-                outcome = attempt(pair, rung, gate, Path(folder), inputs.threads)
-                attempts.append(outcome.row())
-                if not outcome.reasons:
-                    self._publish(outcome, pair)
-                    break
-            print(f"{rung} failed the gate: {'; '.join(outcome.reasons)}", flush=True)
-        verdict = "fail" if outcome.reasons else "pass"
-        made = {"verdict": verdict, "engine": outcome.rung.engine, "start": outcome.rung.start}
-        write_json(self.inputs.out_gate, {**made, **outcome.metrics, "attempts": attempts})
-        if outcome.reasons:
-            raise InputError(
-                f"registration gate failed: {'; '.join(outcome.reasons)}",
-                file=self.inputs.in_moving,
-                subject=self.inputs.subject,
-                remedy="look at the brain mask and orientation of the image, or widen register.gate",
-            )
+            attempts.append(self._try(pair, rung, gate))
+            if not attempts[-1]["reasons"]:
+                break
+        judged = [row for row in attempts if row["metrics"]]
+        last = (judged or attempts)[-1]
+        made = {"verdict": "fail" if last["reasons"] else "pass", "engine": last["engine"], "start": last["start"]}
+        write_json(inputs.out_gate, {**made, **last["metrics"], "attempts": attempts})
+        if last["reasons"]:
+            raise self._refusal(attempts, judged)
+
+    def _try(self, pair: Pair, rung: Rung, gate: dict[str, Any]) -> dict[str, Any]:
+        """Climb one rung, publish its files when it passes, and return its row."""
+        from popatlas.registration.pair import attempt, attempt_row
+
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                outcome = attempt(pair, rung, gate, Path(folder), self.inputs.threads)
+            except MemoryError:  # the next rung would not fit either, and the scheduler may give more
+                raise
+            except Exception as error:  # of any engine, all of which raise kinds of their own
+                if not isinstance(error, PopatlasError):
+                    traceback.print_exc()
+                reason = str(error) if isinstance(error, PopatlasError) else f"{type(error).__name__}: {error}"
+                print(f"{rung} raised an error: {reason}", flush=True)
+                return attempt_row(rung, {}, [reason])
+            if outcome.reasons:
+                print(f"{rung} failed the gate: {'; '.join(outcome.reasons)}", flush=True)
+            else:
+                self._publish(outcome, pair)
+            return outcome.row()
+
+    def _refusal(self, attempts: list[dict[str, Any]], judged: list[dict[str, Any]]) -> InputError:
+        """Return the error of a ladder without success: what the gate said last or, when every rung raised, all reasons."""
+        named = {"file": self.inputs.in_moving, "subject": self.inputs.subject}
+        if judged:
+            remedy = "look at the brain mask and orientation of the image, or widen register.gate"
+            return InputError(f"registration gate failed: {'; '.join(judged[-1]['reasons'])}", remedy=remedy, **named)
+        reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in attempts)
+        remedy = "correct what the errors name, or choose another register.engine"
+        return InputError(f"every attempt at the registration raised an error: {reasons}", remedy=remedy, **named)
 
     def _fallback_and_gate(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Return both; they do not come as parameters from the rule, so that widening a limit repeats no registration."""

@@ -33,6 +33,7 @@ _GATE = {
     "scale_min": Metric("smallest singular value of the affine of an attempt", "1", "neither", 0),
     "scale_max": Metric("largest singular value of the affine of an attempt", "1", "neither", 0),
     "shear": Metric("shear of the affine of an attempt", "1", "lower", 0),
+    "reflected": Metric("1 when the affine of an attempt mirrors the image", "1", "lower", 0, 1),
     "mask_dice": Metric("Dice of the template's brain mask and that of the scan after an attempt", "1", "higher", 0, 1),
     "nonpositive_jacobian": Metric("share of template brain voxels with a Jacobian determinant <= 0", "1", "lower", 0, 1),
     "ncc_before": Metric("correlation in the template's brain before any registration", "1", "neither", -1, 1),

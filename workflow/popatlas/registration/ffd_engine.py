@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from popatlas.errors import InputError
 from popatlas.registration.inputs import check_pair
 from popatlas.registration.pyramid import ANTIALIAS, shrink
 from popatlas.regularity.bending import bending
@@ -134,9 +135,15 @@ def register(
     Raises
     ------
     InputError
-        From `check_pair`.
+        From `check_pair`, and for images of different shapes without a matrix.
     """
     check_pair(fixed, moving, fixed_mask, moving_mask, subject)
+    if matrix is None and fixed.shape[2:] != moving.shape[2:]:
+        message = (
+            f"images of shapes {tuple(fixed.shape[2:])} and {tuple(moving.shape[2:])} and no matrix between their grids"
+        )
+        remedy = "give the matrix, or resample one image onto the grid of the other"
+        raise InputError(message, subject=subject, remedy=remedy)
     plan = settings or FFDSettings()
     if isinstance(plan.similarity, NMIMIND):
         plan.similarity.reset()

@@ -37,7 +37,7 @@ def gate_metrics(
 
     Parameters
     ----------
-    affine : (4, 4) ndarray
+    affine : (D + 1, D + 1) ndarray
         Affine part, LPS millimetres.
     jacobian : ndarray or None
         Jacobian determinant of the composed transform on the fixed grid.
@@ -47,13 +47,15 @@ def gate_metrics(
     Returns
     -------
     dict
-        scale_max, scale_min, shear, mask_dice and nonpositive_jacobian (share of fixed-mask voxels).
+        scale_max, scale_min, shear, reflected (1 when the affine mirrors), mask_dice and nonpositive_jacobian (share of
+        fixed-mask voxels).
     """
     parts = decompose(affine)
     metrics = {
         "scale_max": parts.scales[0],
         "scale_min": parts.scales[-1],
         "shear": parts.shear,
+        "reflected": float(parts.reflected),
         "mask_dice": dice(fixed_mask, warped_mask),
     }
     if jacobian is not None:
@@ -75,10 +77,13 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
         The configuration's `register.gate`.
     """
     low, high = limits["scale"]
-    checks = [
+    # comparisons with NaN are false: none of the limits would stop it
+    checks = [(not np.isfinite(value), f"{name} is not finite ({value})") for name, value in metrics.items()]
+    checks += [
         (metrics["scale_min"] < low, f"scale {metrics['scale_min']:.2f} below {low}"),
         (metrics["scale_max"] > high, f"scale {metrics['scale_max']:.2f} above {high}"),
         (metrics["shear"] > limits["shear"], f"shear {metrics['shear']:.2f} above {limits['shear']}"),
+        (metrics.get("reflected", 0.0) > 0, "the affine mirrors the image"),
         (
             metrics["mask_dice"] < limits["mask_dice"],
             f"mask Dice {metrics['mask_dice']:.3f} below {limits['mask_dice']}",

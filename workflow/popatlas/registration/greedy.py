@@ -24,6 +24,8 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from popatlas.registration.inputs import check_pair
+
 if TYPE_CHECKING:
     from popatlas.registration.engines import Deformation
     from popatlas.registration.pair import Pair
@@ -92,6 +94,7 @@ def register(
     matrix: Tensor | None = None,
     inverse: bool = True,
     threads: int = 1,
+    subject: str | None = None,
 ) -> GreedyResult:
     """Register a batch of pairs, one after another, on the CPU.
 
@@ -109,7 +112,15 @@ def register(
         Whether the inverse is wanted, which costs greedy about half as much again.
     threads : int
         Threads of greedy.
+    subject : str, optional
+        Named in errors.
+
+    Raises
+    ------
+    InputError
+        From `check_pair`.
     """
+    check_pair(fixed, moving, subject=subject)
     forwards = []
     for index in range(fixed.shape[0]):
         start = None if matrix is None else _to_ras(matrix[index])
@@ -153,7 +164,8 @@ def deform_greedy(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: P
 
     fixed, moving = pair.scans()
     matrix = between_voxels(affine, fixed.grid, moving.grid)
-    result = register(fixed.image, moving.image, settings_from_config(preset), matrix=matrix, threads=threads)
+    settings = settings_from_config(preset)
+    result = register(fixed.image, moving.image, settings, matrix=matrix, threads=threads, subject=pair.subject)
     assert result.inverse is not None
     return write_fields(result.forward, result.inverse, fixed.grid, folder, diverged=False)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.registration.engines import Deformation
+from popatlas.registration.inputs import check_scans
 from popatlas.registration.instance import Settings, register, rescaled
 from popatlas.similarity.registry import make
 from popatlas.transforms.affine import read_affine
@@ -87,6 +88,7 @@ def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path
     fixed, moving = pair.scans()
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.items()}
     similarity = make(options.pop("similarity"), **options.pop("options"))
+    check_scans(fixed, moving, pair.subject)
     result = ffd_engine.register(
         rescaled(fixed.image),
         rescaled(moving.image),

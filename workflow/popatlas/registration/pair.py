@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from popatlas.errors import InputError
+from popatlas.images.grid import Grid
+from popatlas.images.io import load_image
 from popatlas.registration.ants import deterministic_ants
 from popatlas.registration.engines import Registration, Rung, register
 from popatlas.registration.gate import correlation, gate_metrics, judge
@@ -18,6 +20,8 @@ from popatlas.transforms.displacement import apply_chain, compose, write_jacobia
 
 if TYPE_CHECKING:
     from popatlas.registration.inputs import Scan
+
+HEADER_ROUNDING = 0.1  # voxels by which the grids of image and mask may differ: quaternions of NIfTI are coarse
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,29 @@ class Pair:
 
     @classmethod
     def load(cls, fixed: str, fixed_mask: str, moving: str, moving_mask: str, subject: str = "") -> Pair:
-        """Read four files; empty images and masks raise InputError."""
+        """Read four files.
+
+        Raises
+        ------
+        InputError
+            When an image is constant, a mask is empty or on another grid than its image, or a value is not finite.
+        """
         ants = deterministic_ants()
         images: list[Any] = []
-        for path in (fixed, fixed_mask, moving, moving_mask):
-            image = ants.image_read(path)
-            values = image.numpy()
-            if not np.isfinite(values).all() or values.max() <= values.min():
-                raise InputError(
-                    "image is empty or not finite", file=path, subject=subject, remedy="check the skull stripping"
-                )
-            images.append(image)
+        for path, mask_path in ((fixed, fixed_mask), (moving, moving_mask)):
+            _check_finite(path, subject)
+            _check_finite(mask_path, subject)
+            image, mask = ants.image_read(path), ants.image_read(mask_path)
+            if image.max() <= image.min():
+                remedy = "check the skull stripping"
+                raise InputError("image is empty: all voxels are equal", file=path, subject=subject, remedy=remedy)
+            if mask.max() <= 0:
+                raise InputError("the mask is empty", file=mask_path, subject=subject, remedy="check the skull stripping")
+            grid = Grid.from_ants(image)
+            tolerance = HEADER_ROUNDING * min(grid.spacing)
+            names = (f"image {path}", "mask")
+            grid.check_same(Grid.from_ants(mask), names, tolerance_mm=tolerance, file=mask_path, subject=subject)
+            images += [image, mask]
         one, one_mask, other, other_mask = images
         return cls(ants, one, one_mask, other, other_mask, Path(fixed), Path(moving), subject)
 
@@ -53,7 +69,6 @@ class Pair:
         """Return fixed and moving as tensors with their grids and masks, for the engines that are not ANTs."""
         import torch
 
-        from popatlas.images.grid import Grid
         from popatlas.registration.inputs import Scan
 
         def tensor(image: Any) -> Any:
@@ -80,13 +95,13 @@ class Attempt:
 
     def row(self) -> dict[str, Any]:
         """Return the attempt for the gate's file: what was tried, its numbers and why it failed."""
-        return {
-            "engine": self.rung.engine,
-            "linear": self.rung.linear,
-            "start": self.rung.start,
-            "metrics": self.metrics,
-            "reasons": self.reasons,
-        }
+        return attempt_row(self.rung, self.metrics, self.reasons)
+
+
+def attempt_row(rung: Rung, metrics: dict[str, float], reasons: list[str]) -> dict[str, Any]:
+    """Return an attempt for the gate's file; without metrics when it raised an error, which is then its reason."""
+    tried = {"engine": rung.engine, "linear": rung.linear, "start": rung.start}
+    return {**tried, "metrics": metrics, "reasons": reasons}
 
 
 def attempt(pair: Pair, rung: Rung, limits: Mapping[str, Any], folder: Path, threads: int = 1) -> Attempt:
@@ -135,3 +150,10 @@ def inverse_error(files: Registration, pair: Pair, mask: Any) -> float:
     distance = compose_fields(forward, back).norm(dim=1)[0].numpy()
     inside = mask > 0
     return float(distance[inside].mean()) if inside.any() else 0.0
+
+
+def _check_finite(path: str, subject: str) -> None:
+    """Refuse values that are not finite as they are in the file: ANTs reads NaN as 0."""
+    if not np.isfinite(np.asarray(load_image(path).dataobj)).all():
+        message = "the image has voxels that are not finite"
+        raise InputError(message, file=path, subject=subject, remedy="replace them, by 0 outside of the field of view")

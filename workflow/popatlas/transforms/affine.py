@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,12 @@ Matrix = npt.NDArray[np.float64]
 
 
 def read_affine(path: Path | str) -> Matrix:
-    """Read an ITK/ANTs affine file.
+    """Read an ITK/ANTs file of an affine, similarity, rigid or translation transform.
 
     Parameters
     ----------
     path : path
-        `.mat` or `.txt` file of an affine or rigid transform.
+        `.mat`, `.txt` or `.tfm` file of one linear transform, 2D or 3D.
 
     Returns
     -------
@@ -34,20 +35,50 @@ def read_affine(path: Path | str) -> Matrix:
     Raises
     ------
     InputError
-        When the file is not an affine transform.
+        When the file is not one linear transform with finite values.
     """
-    import ants
+    import SimpleITK as sitk
 
     try:
-        transform = ants.read_transform(str(path))
-        parameters = np.asarray(transform.parameters, dtype=float)
-        centre = np.asarray(transform.fixed_parameters, dtype=float)
-        ndim = len(centre)
-        linear, offset = parameters[: ndim**2].reshape(ndim, ndim), parameters[ndim**2 :]
-    except Exception as error:  # the ITK reader raises bare RuntimeErrors
+        matrix = _read_by_ants(path) if _needs_ants(path) else _probe(sitk.ReadTransform(str(path)))
+    except Exception as error:  # the ITK readers raise bare RuntimeErrors
         raise InputError(
             f"cannot read affine transform: {error}", file=path, remedy="delete the file and run again"
         ) from error
+    if not np.isfinite(matrix).all():
+        raise InputError("the affine transform is not finite", file=path, remedy="delete the file and run again")
+    return matrix
+
+
+def _probe(transform: Any) -> Matrix:
+    """Return the matrix of a linear transform of SimpleITK from where D + 1 points go, however it is parametrised."""
+    import SimpleITK as sitk
+
+    several = transform.GetTransformEnum() == sitk.sitkComposite
+    if several or not transform.IsLinear():
+        raise ValueError(f"a {transform.GetName()} is not one linear transform")
+    ndim = transform.GetDimension()
+    origin = np.array(transform.TransformPoint([0.0] * ndim))
+    matrix = np.eye(ndim + 1)
+    matrix[:-1, -1] = origin
+    for axis, point in enumerate(np.eye(ndim)):
+        matrix[:-1, axis] = np.array(transform.TransformPoint(point.tolist())) - origin
+    return matrix
+
+
+def _needs_ants(path: Path | str) -> bool:
+    """Tell whether a file holds the type of ANTs' affine initialisation, which SimpleITK does not know."""
+    return b"MatrixOffsetTransformBase" in Path(path).read_bytes()[:4096]
+
+
+def _read_by_ants(path: Path | str) -> Matrix:
+    import ants
+
+    transform = ants.read_transform(str(path))
+    parameters = np.asarray(transform.parameters, dtype=float)
+    centre = np.asarray(transform.fixed_parameters, dtype=float)
+    ndim = len(centre)
+    linear, offset = parameters[: ndim**2].reshape(ndim, ndim), parameters[ndim**2 :]
     matrix = np.eye(ndim + 1)
     matrix[:ndim, :ndim] = linear
     matrix[:ndim, ndim] = offset + centre - linear @ centre
@@ -56,10 +87,11 @@ def read_affine(path: Path | str) -> Matrix:
 
 @dataclass(frozen=True)
 class AffineParts:
-    """Size and shape of an affine: singular values of the linear part and its largest shear."""
+    """Size and shape of an affine: singular values of the linear part, its largest shear, and whether it mirrors."""
 
-    scales: tuple[float, float, float]
+    scales: tuple[float, ...]
     shear: float
+    reflected: bool
 
 
 def decompose(matrix: Matrix) -> AffineParts:
@@ -67,19 +99,23 @@ def decompose(matrix: Matrix) -> AffineParts:
 
     Parameters
     ----------
-    matrix : (4, 4) ndarray
+    matrix : (D + 1, D + 1) ndarray
         Homogeneous matrix.
 
     Returns
     -------
     AffineParts
-        Singular values, largest first, and the largest absolute shear (dimensionless).
+        Singular values, largest first, and the largest absolute shear (dimensionless); NaN for a matrix that is not finite.
     """
-    linear = matrix[:3, :3]
+    linear = matrix[:-1, :-1]
+    if not np.isfinite(matrix).all():
+        return AffineParts((np.nan,) * len(linear), np.nan, reflected=False)
     singular = np.linalg.svd(linear, compute_uv=False)
     upper = np.linalg.qr(linear)[1]
-    shears = np.abs(np.triu(upper / np.diag(upper)[:, None], k=1))
-    return AffineParts((float(singular[0]), float(singular[1]), float(singular[2])), float(shears.max()))
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a singular matrix, whose shear is not defined
+        shears = np.abs(np.triu(upper / np.diag(upper)[:, None], k=1))
+    reflected = bool(np.linalg.det(linear) < 0)
+    return AffineParts(tuple(float(value) for value in singular), float(shears.max()), reflected)
 
 
 def mean_affine(matrices: Sequence[Matrix]) -> Matrix:
@@ -87,12 +123,12 @@ def mean_affine(matrices: Sequence[Matrix]) -> Matrix:
 
     Parameters
     ----------
-    matrices : sequence of (4, 4) ndarray
+    matrices : sequence of (D + 1, D + 1) ndarray
         Matrices without reflections and with rotations below 180 degrees.
 
     Returns
     -------
-    (4, 4) ndarray
+    (D + 1, D + 1) ndarray
         `expm(mean(logm))`: the mean of a matrix and its inverse is the identity.
     """
     logs = [np.real(logm(matrix)) for matrix in matrices]
@@ -104,27 +140,27 @@ def stretch_about(matrix: Matrix, centre: npt.ArrayLike, power: float = 1.0) -> 
 
     Parameters
     ----------
-    matrix : (4, 4) ndarray
+    matrix : (D + 1, D + 1) ndarray
         Affine `x -> R S x + t`.
-    centre : (3,) array-like
+    centre : (D,) array-like
         Point that stays where it is, LPS millimetres.
     power : float
         Fraction of the stretch, taken on the matrix logarithm.
 
     Returns
     -------
-    (4, 4) ndarray
+    (D + 1, D + 1) ndarray
         The stretch `S**power` about `centre`; pose (rotation and translation) is left out.
     """
-    stretch = polar(matrix[:3, :3], side="right")[1]
+    stretch = polar(matrix[:-1, :-1], side="right")[1]
     scaled = np.real(expm(power * logm(stretch)))
     point = np.asarray(centre, dtype=float)
-    result = np.eye(4)
-    result[:3, :3] = scaled
-    result[:3, 3] = point - scaled @ point
+    result = np.eye(len(matrix))
+    result[:-1, :-1] = scaled
+    result[:-1, -1] = point - scaled @ point
     return result
 
 
 def apply_affine(matrix: Matrix, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Map points (N, 3) by a homogeneous matrix."""
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
+    """Map points (N, D) by a homogeneous matrix."""
+    return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
