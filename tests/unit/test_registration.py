@@ -276,3 +276,20 @@ def test_masks_of_ones_and_grids_that_differ_by_rounding_are_no_fault(pair, tmp_
         return 0 * data + 1, affine + 1e-3
 
     assert loaded(pair, tmp_path, fixed_mask=rounded, moving_mask=rounded).subject == "sub-07"
+
+
+@pytest.mark.parametrize("engine", ["instance", "ffd", "ants"])
+def test_2d_images_pass_the_gate(engine, tmp_path):
+    """A ball in the plane that grows and moves; both grids are turned."""
+    at = np.stack(np.meshgrid(np.arange(40), np.arange(44), indexing="ij"))
+    turn = np.array([[0.955, -0.296, 0, -20], [0.296, 0.955, 0, 12], [0, 0, 1, 0], [0, 0, 0, 1]]) @ np.diag([2, 2, 2, 1])
+    for seed, (name, centre, radius) in enumerate((("fixed", 18, 8), ("moving", 21, 10))):
+        distance = np.hypot(at[0] - centre, at[1] - 21)
+        grain = np.random.default_rng(seed).normal(0, 0.02, distance.shape)
+        save_image((1 / (1 + np.exp(distance - radius)) + grain).astype(np.float32), turn, tmp_path / f"{name}.nii.gz")
+        save_image((distance < radius + 1).astype(np.uint8), turn, tmp_path / f"{name}_mask.nii.gz")
+    linear = "ants" if engine == "ants" else "affine"
+    gate = read_json(run(tmp_path, tmp_path, rung(engine, linear, "fast")) / "gate.json")
+    assert gate["verdict"] == "pass"
+    assert gate["ncc"] > gate["ncc_before"] + 0.2 and gate["mask_dice"] > 0.95
+    assert read_affine(tmp_path / "affine.mat").shape == (3, 3)
