@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import platform
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 from popatlas.config import default_config
 from popatlas.errors import InputError
 from popatlas.registration import instance
+from popatlas.registration.allocation import kept_memory
 from popatlas.registration.compositive import Stop
 from popatlas.registration.fieldops import CompiledOps, TensorOps
 from popatlas.registration.instance import PRESETS, InstanceResult, Settings, level_matrix, preset, register
@@ -476,3 +479,19 @@ def test_arguments_that_do_not_fit_are_named(case: str) -> None:
     make, words = WRONG[case]
     with pytest.raises(InputError, match=words):
         register(fixed, moving, SMALL, **make(fixed))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of the GNU allocator")
+def test_large_arrays_do_not_fault_again_while_memory_is_kept() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.empty(2**24).fill_(1.0)  # 64 MB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    outside = faults()
+    with kept_memory():
+        faults()
+        inside = faults()
+    assert inside < outside / 10
+    assert faults() > 10 * inside  # given back, and as before

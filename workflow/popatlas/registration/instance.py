@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from popatlas.registration.allocation import kept_memory
 from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
 from popatlas.registration.fieldops import CompiledOps, TensorOps, block_mean, coarse_shape, double
 from popatlas.registration.instance_inputs import Inputs, prepare, zero_border
@@ -201,14 +202,15 @@ def register(
     images = replace(found, fixed=rescaled(found.fixed, found.masks[0]), moving=rescaled(found.moving, found.masks[1]))
     halves = _start(found, settings)
     reports = []
-    for index in range(len(settings.shrink)):
-        level = _level(images, settings, index)
-        ops = choose_ops(level, threads)
-        halves, report = run_level(level, halves, terms, step, Stop(settings.window, settings.tolerance), ops)
-        reports.append(report)
-        if progress is not None:
-            progress(f"level {index + 1} of {len(settings.shrink)}, {report}")
-    forward, inverse = _join(halves, settings.symmetric, ops)
+    with kept_memory():
+        for index in range(len(settings.shrink)):
+            level = _level(images, settings, index)
+            ops = choose_ops(level, threads)
+            halves, report = run_level(level, halves, terms, step, Stop(settings.window, settings.tolerance), ops)
+            reports.append(report)
+            if progress is not None:
+                progress(f"level {index + 1} of {len(settings.shrink)}, {report}")
+        forward, inverse = _join(halves, settings.symmetric, ops)
     shape = found.fixed.shape[2:]
     return InstanceResult(_full(forward, shape), _full(inverse, shape), reports)
 
@@ -319,6 +321,8 @@ def invert(displacement: Tensor, ops: TensorOps, iterations: int = 20, tolerance
         inverse = inverse - error
         if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
             break
+    if float(error.abs().amax()) <= LARGEST_REST:  # it was already before the last correction
+        return inverse
     far = ops.compose(inverse, displacement).abs().flatten(1).amax(1) > LARGEST_REST
     if far.any():  # strong stretches need the slower way
         inverse = inverse.clone()
