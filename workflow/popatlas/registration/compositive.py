@@ -213,9 +213,8 @@ def _update(
         loss, push = _pull(dice, level.fixed_labels, level.moving_labels, None, level, halves, step, lengths, ops)
         value, update = value + terms.label_weight * loss, update + terms.label_weight * push
     if terms.landmarks is not None:
-        missing = terms.landmarks.distance(halves, level.shrink * level.field_shrink)
-        push = terms.landmarks.pull(level, halves, terms.landmark_weight * lengths, ops)
-        value, update = value + terms.landmark_weight * missing, update + push
+        loss, push = terms.landmarks.pull(level, halves, terms.landmark_weight * lengths, ops)
+        value, update = value + terms.landmark_weight * loss, update + push
     return value, update / 2 if step.symmetric else update
 
 
@@ -295,14 +294,14 @@ class Landmarks:
             middle = start - _at(halves.to_fixed, middle)
         return middle, wanted - middle - _at(halves.to_moving, middle)
 
-    def distance(self, halves: Halves, factor: int) -> Tensor:
-        """Return the mean distance (B,) that the landmarks miss, in tens of voxels of the full fixed grid."""
-        missing: Tensor = self.residual(halves, factor)[1].norm(dim=-1).mean(1)
-        return missing * factor / 10
+    def pull(self, level: Level, halves: Halves, lengths: Tensor, ops: TensorOps) -> tuple[Tensor, Tensor]:
+        """Return the loss (B,) and an update that closes the gaps, by at most `lengths` (B,) voxels of the field.
 
-    def pull(self, level: Level, halves: Halves, lengths: Tensor, ops: TensorOps) -> Tensor:
-        """Return an update that closes the gaps of the landmarks, by at most `lengths` (B,) voxels of the field."""
-        middle, missing = self.residual(halves, level.shrink * level.field_shrink)
+        The loss is the mean distance that the landmarks miss, in tens of voxels of the full fixed grid.
+        """
+        factor = level.shrink * level.field_shrink
+        middle, missing = self.residual(halves, factor)
+        loss = missing.norm(dim=-1).mean(1) * factor / 10
         most = lengths.reshape(-1, 1, 1).clamp(min=1e-12)
         missing = missing * (most / missing.norm(dim=-1, keepdim=True).maximum(most))
         batch, count, ndim = middle.shape
@@ -318,7 +317,7 @@ class Landmarks:
         spread = ops.smooth(spread, self.reach)
         weight = spread[:, ndim:]
         floor = 0.05 * weight.flatten(1).amax(1).reshape(-1, *[1] * (ndim + 1))
-        return spread[:, :ndim] / (weight + floor)
+        return loss, spread[:, :ndim] / (weight + floor)
 
 
 def _at(field: Tensor, points: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ class Settings:
         A level ends when the mean loss of the last `window` iterations is less than `tolerance` below that of the `window`
         before.
     label_weight, landmark_weight : float
-        Weights of labels (multiscale Dice) and landmarks (mean distance in tens of voxels) in
-        the loss, and longest vector of their updates as a share of `step`.
+        Weights of labels (multiscale Dice) and landmarks (mean distance in tens of voxels) in the loss, and longest vector
+        of their updates as a share of `step`.
     precision : str
         float32, bfloat16 or float16: type in which images are kept; positions and sums are float32 in any case.
     """
