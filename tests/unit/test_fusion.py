@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from popatlas.errors import InputError
-from popatlas.fusion.joint import joint_label_fusion
+from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.labels import bounding_box, to_contiguous
 from popatlas.fusion.majority import majority_vote
 from popatlas.fusion.propagate import Step, chain, propagate, resample
@@ -139,8 +139,9 @@ def brute_majority(column: np.ndarray) -> set[int]:
 
 def test_majority_equals_counting() -> None:
     labels = np.random.default_rng(0).choice([0, 3, 9, 400], size=(5, 6, 7, 8))
-    fused, agreement = majority_vote(labels)
-    lowest, _ = majority_vote(labels, ties="lowest")
+    found = majority_vote(Candidates(labels))
+    fused, agreement = found.dseg, found.agreement()
+    lowest = majority_vote(Candidates(labels), ties="lowest").dseg
     for place in np.ndindex(6, 7, 8):
         winners = brute_majority(labels[:, *place])
         assert fused[place] in winners
@@ -154,11 +155,13 @@ def test_tie_takes_the_nearest_undisputed_label_in_millimetres() -> None:
     second = first.copy()
     first[0, 0, 4], second[0, 0, 4] = 1, 2
     first[0, 0, 5] = 1  # voxels 4 and 5 are tied between 1 and 2; 3 is the nearest decided 1, 6 the nearest decided 2
-    fused, agreement = majority_vote(np.stack([first, second]), ties="nearest", spacing=(1, 1, 2))
-    assert fused.ravel().tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2]
-    assert agreement.ravel().tolist() == [1, 1, 1, 1, 0.5, 0.5, 1, 1, 1]
-    fused, _ = majority_vote(np.stack([first, second]), ties="lowest")
-    assert fused.ravel().tolist() == [1, 1, 1, 1, 1, 1, 2, 2, 2]
+    candidates = Candidates(np.stack([first, second]), spacing=(1, 1, 2))
+    found = majority_vote(candidates, ties="nearest")
+    assert found.dseg.ravel().tolist() == [1, 1, 1, 1, 1, 2, 2, 2, 2]
+    assert found.agreement().ravel().tolist() == [1, 1, 1, 1, 0.5, 0.5, 1, 1, 1]
+    assert found.entropy().ravel().tolist() == [0, 0, 0, 0, 1, 1, 0, 0, 0]  # one bit
+    assert found.probability_of(2).ravel().tolist() == [0, 0, 0, 0, 0.5, 0.5, 1, 1, 1]
+    assert majority_vote(candidates, ties="lowest").dseg.ravel().tolist() == [1, 1, 1, 1, 1, 1, 2, 2, 2]
 
 
 def test_spacing_decides_which_voxel_is_nearest() -> None:
@@ -166,18 +169,21 @@ def test_spacing_decides_which_voxel_is_nearest() -> None:
     labels[:, 0, 2], labels[:, 2, 4] = 1, 2
     labels[:, 2, 2, 0] = 1, 2
     # voxel (2, 2): label 1 is two steps away on axis 0, label 2 two steps on axis 1
-    assert majority_vote(labels, "nearest", (1, 3, 1))[0][2, 2, 0] == 1
-    assert majority_vote(labels, "nearest", (3, 1, 1))[0][2, 2, 0] == 2
+    assert majority_vote(Candidates(labels, spacing=(1, 3, 1))).dseg[2, 2, 0] == 1
+    assert majority_vote(Candidates(labels, spacing=(3, 1, 1))).dseg[2, 2, 0] == 2
 
 
 def test_tie_without_any_decided_voxel_takes_the_smallest_label() -> None:
     labels = np.array([5, 3, 5, 3]).reshape(2, 2, 1, 1)
     labels[1, :, 0, 0] = [3, 5]
-    assert majority_vote(labels, "nearest")[0].ravel().tolist() == [3, 3]
+    assert majority_vote(Candidates(labels)).dseg.ravel().tolist() == [3, 3]
 
 
 def reference_staple(votes: np.ndarray, n_labels: int, iterations: int = 300) -> np.ndarray:
-    """EM of Rohlfing et al. 2004 on votes (raters, voxels): start from the majority, priors from the votes."""
+    """EM of Rohlfing et al. 2004 on votes (raters, voxels): start from the majority, priors from the votes.
+
+    Returns the probability of each label at each voxel.
+    """
     raters = len(votes)
     counts = np.stack([(votes == label).sum(axis=0) for label in range(n_labels)])
     weight = np.where((counts == counts.max(axis=0)).sum(axis=0) == 1, counts == counts.max(axis=0), 0.0)
@@ -189,7 +195,7 @@ def reference_staple(votes: np.ndarray, n_labels: int, iterations: int = 300) ->
         theta /= np.maximum(theta.sum(axis=1, keepdims=True), 1e-300)
         weight = prior[:, None] * np.prod([theta[r][votes[r]].T for r in range(raters)], axis=0)
         weight /= np.maximum(weight.sum(axis=0), 1e-300)
-    return weight.argmax(axis=0)
+    return weight
 
 
 def noisy_raters(seed: int, n_labels: int, raters: int, shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -207,11 +213,16 @@ def test_staple_equals_a_reference_implementation_also_with_ties(seed: int, n_la
     truth, votes = noisy_raters(seed, n_labels, raters, (16, 14, 12))
     counts = np.sort(np.stack([(votes == label).sum(axis=0) for label in range(n_labels)]), axis=0)
     assert (counts[-1] == counts[-2]).mean() > 0.005  # ties, where ITK seeds its matrices wrongly
-    fused = multilabel_staple(votes, max_iterations=300, tolerance=1e-8)
-    expected = reference_staple(votes.reshape(raters, -1), n_labels).reshape(truth.shape)
-    np.testing.assert_array_equal(fused, expected)
+    found = multilabel_staple(Candidates(votes), max_iterations=300, tolerance=1e-8)
+    posterior = reference_staple(votes.reshape(raters, -1), n_labels)
+    np.testing.assert_array_equal(found.dseg.ravel(), posterior.argmax(axis=0))
+    disputed = found.disputed.ravel()
+    voted = np.stack([(votes.reshape(raters, -1) == label).any(axis=0) for label in range(n_labels)])
+    posterior = np.where(voted, posterior, 0) / np.where(voted, posterior, 0).sum(axis=0)  # nothing for what nobody said
+    np.testing.assert_allclose(found.probability().ravel()[disputed], posterior.max(axis=0)[disputed], atol=0.01)
     # raters differ in skill, which STAPLE finds out; a vote without spatial tie rule does not know it
-    assert (fused == truth).mean() > (majority_vote(votes, "lowest")[0] == truth).mean()
+    assert (found.dseg == truth).mean() > (majority_vote(Candidates(votes), "lowest").dseg == truth).mean()
+    assert (np.diff(found.trust) < 0).all()  # each rater is worse than the one before
 
 
 def test_staple_handles_many_and_large_labels() -> None:
@@ -220,62 +231,9 @@ def test_staple_handles_many_and_large_labels() -> None:
     truth = values[np.arange(300)].reshape(10, 10, 3).repeat(4, axis=2).astype(np.int64)
     votes = np.stack([truth] * 3)
     votes[0].flat[::17] = values[0]
-    fused = multilabel_staple(votes)
+    fused = multilabel_staple(Candidates(votes)).dseg
     assert set(np.unique(fused)) <= set(np.unique(votes))
     assert (fused == truth).mean() > 0.99
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_identical_atlases_are_returned(count: int) -> None:
-    labels = np.stack([blocks()] * count)
-    images = np.stack([blocks().astype(np.float32)] * count)
-    assert (majority_vote(labels)[0] == blocks()).all()
-    assert (multilabel_staple(labels) == blocks()).all()
-    assert (joint_label_fusion(images[0], images, labels) == blocks()).all()
-
-
-def test_background_only_stays_background() -> None:
-    labels = np.zeros((3, 6, 6, 6), dtype=np.int32)
-    images = np.ones(labels.shape, dtype=np.float32)
-    assert not majority_vote(labels)[0].any()
-    assert not multilabel_staple(labels).any()
-    assert not joint_label_fusion(images[0], images, labels).any()
-
-
-def shifted_atlases(shifts: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return target, truth, images, labels: atlases are the target moved along the first axis."""
-    truth = blocks()
-    rng = np.random.default_rng(1)
-    target = (truth == 7) * 0.5 + (truth == 1035) * 1.0 + rng.normal(0, 0.02, truth.shape)
-    images = np.stack([np.roll(target, s, axis=0) + rng.normal(0, 0.02, truth.shape) for s in shifts])
-    labels = np.stack([np.roll(truth, s, axis=0) for s in shifts])
-    return target.astype(np.float32), truth, images.astype(np.float32), labels
-
-
-def test_joint_fusion_trusts_the_atlases_that_look_like_the_target(tmp_path: Path, monkeypatch) -> None:
-    import tempfile
-
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    target, truth, images, labels = shifted_atlases([0, 0, 3, 3, 3])
-    joint = joint_label_fusion(target, images, labels, search=0)
-    voted = majority_vote(labels)[0]
-    assert (joint == truth).mean() > 0.99 > (voted == truth).mean()
-    assert set(np.unique(joint)) <= set(np.unique(labels))
-    agreed = (labels == labels[0]).all(axis=0)
-    assert (joint[agreed] == labels[0][agreed]).all()
-    assert not list(tmp_path.iterdir())  # no temporary file is left
-
-
-def test_joint_fusion_in_slabs_equals_one_piece() -> None:
-    target, _, images, labels = shifted_atlases([0, 1, -1, 2])
-    whole = joint_label_fusion(target, images, labels)
-    assert (joint_label_fusion(target, images, labels, memory_mb=0.001) == whole).all()
-
-
-def test_joint_fusion_of_two_atlases() -> None:
-    target, truth, images, labels = shifted_atlases([0, 2])
-    joint = joint_label_fusion(target, images, labels, search=0)
-    assert (joint == truth).mean() > 0.97
 
 
 def test_contiguous_numbers_restore_the_labels() -> None:
@@ -289,12 +247,6 @@ def test_contiguous_numbers_restore_the_labels() -> None:
 
 def test_bounding_box_of_nothing_is_empty() -> None:
     assert np.zeros((4, 4))[bounding_box(np.zeros((4, 4), dtype=bool))].size == 0
-
-
-@pytest.mark.parametrize("fuse", [majority_vote, multilabel_staple, lambda x: joint_label_fusion(x, x, x)])
-def test_no_atlas_is_an_input_error_with_a_remedy(fuse) -> None:
-    with pytest.raises(InputError, match=r"no atlas.*Remedy: set fuse.atlases"):
-        fuse(np.zeros((0, 4, 4, 4), dtype=np.int32))
 
 
 def test_labels_are_placed_by_their_sform_as_the_brains_are(tmp_path: Path, transforms: dict) -> None:

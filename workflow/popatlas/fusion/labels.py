@@ -14,22 +14,9 @@ BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, ...]
 
 
-def check_stack(labels: IntArray, subject: str | None = None) -> None:
-    """Raise InputError unless `labels` is a stack (atlases, x, y, z) with at least one atlas.
-
-    Parameters
-    ----------
-    labels : (n_atlases, ...) int ndarray
-        Candidate labels on the target grid.
-    subject : str, optional
-        Named in the message.
-    """
-    if labels.ndim < 2 or labels.shape[0] == 0:
-        raise InputError(
-            "label fusion got no atlas",
-            subject=subject,
-            remedy="set fuse.atlases to at least 1 and check that the labelled atlases passed registration",
-        )
+def largest_label() -> int:
+    """Return the largest label value that is kept: label images are int32."""
+    return int(np.iinfo(np.int32).max)
 
 
 def to_contiguous(labels: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:

@@ -1,8 +1,9 @@
-"""Multi-label STAPLE: expectation maximisation of the atlases' confusion matrices and the hidden labels.
+"""Multi-label STAPLE: expectation maximisation of the candidates' confusion matrices and the hidden labels.
 
 The engine is SimpleITK's MultiLabelSTAPLE. Around it: labels are made contiguous before and restored after (any
-label values, more than 255 of them), the problem is cropped to the region that some atlas labels, and voxels that
-the engine leaves undecided take the majority vote with its tie rule. ITK 5.4 seeds the confusion matrices wrongly
+label values, more than 255 of them), and the problem is cropped to the region that some candidate labels. The
+probabilities of the labels follow from the confusion matrices and are computed at the disputed voxels only, among the
+labels that some candidate has there: no label appears that nobody voted for. ITK 5.4 seeds the confusion matrices wrongly
 at ties; the tests show that the converged labels equal those of a reference implementation all the same.
 
 Rohlfing T, Russakoff DB, Maurer CR. Performance-based classifier combination in atlas-based image segmentation using
@@ -11,30 +12,32 @@ expectation-maximization parameter estimation. IEEE TMI 2004;23(8):983-994. doi:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.fusion.labels import IntArray, bounding_box, check_stack, to_contiguous, union_mask
-from popatlas.fusion.majority import Ties, majority_vote
+from popatlas.fusion.candidates import Candidates
+from popatlas.fusion.labels import bounding_box, to_contiguous, union_mask
+from popatlas.fusion.result import Fusion
+from popatlas.fusion.vote import BLOCK, NO_LABEL, Ties, count_votes, decide, normalised, vote
+
+Matrices = npt.NDArray[np.float64]
+# a label that a candidate never gave for another one is rare, not impossible
+SMALLEST = 1e-12
 
 
 def multilabel_staple(
-    labels: IntArray,
-    ties: Ties = "nearest",
-    spacing: Sequence[float] | None = None,
-    max_iterations: int = 25,
-    tolerance: float = 1e-3,
-) -> npt.NDArray[np.int32]:
-    """Fuse a stack of label images by multi-label STAPLE.
+    candidates: Candidates, ties: Ties = "nearest", max_iterations: int = 25, tolerance: float = 1e-3
+) -> Fusion:
+    """Fuse candidates by multi-label STAPLE.
 
     Parameters
     ----------
-    labels : (n_atlases, x, y, z) int ndarray
-        Candidate labels on the target grid.
-    ties, spacing
-        Rule for voxels that STAPLE leaves undecided, see :func:`popatlas.fusion.majority.majority_vote`.
+    candidates : Candidates
+        Labels on the grid of the target; images are not used.
+    ties : {"nearest", "lowest"}
+        Rule at voxels where two labels are equally probable, see :mod:`popatlas.fusion.vote`.
     max_iterations : int
         Bound on the EM iterations.
     tolerance : float
@@ -42,40 +45,60 @@ def multilabel_staple(
 
     Returns
     -------
-    (x, y, z) int32 ndarray
-        Fused labels; only values that some atlas has.
-
-    Raises
-    ------
-    InputError
-        When there is no atlas.
+    Fusion
+        Its trust is the mean over labels of the probability that the candidate has the label where it is the hidden one,
+        normalised to sum to 1.
     """
-    check_stack(labels)
-    fused = np.zeros(labels.shape[1:], dtype=np.int32)
-    box = bounding_box(union_mask(labels))
-    stack = labels[(slice(None), *box)]
-    if stack.size == 0:
-        return fused
-    if len(labels) == 1:
-        fused[box] = stack[0]
-        return fused
+    labels, disputed = candidates.labels, candidates.disputed
+    if not disputed.any():
+        return vote(labels, disputed, ties=ties, spacing=candidates.spacing)
+    stack = labels[(slice(None), *bounding_box(union_mask(labels)))]
     values, indices = to_contiguous(stack)
-    undecided = len(values)
-    estimate = _run(indices, undecided, max_iterations, tolerance)
-    open_voxels = estimate >= undecided
-    result = values[np.where(open_voxels, 0, estimate)].astype(np.int32)
-    if open_voxels.any():
-        result[open_voxels] = majority_vote(stack, ties, spacing)[0][open_voxels]
-    fused[box] = result
-    return fused
+    matrices, prior = _estimate(indices, len(values), max_iterations, tolerance)
+    table = np.ascontiguousarray(labels[:, disputed], dtype=np.int32)
+    options, shares = _posterior(table, values, matrices, prior)
+    present = prior > 0
+    trust = normalised(np.array([np.diag(matrix)[present].mean() for matrix in matrices]))
+    return decide(labels[0], disputed, options, shares, trust, table, ties, candidates.spacing)
 
 
-def _run(indices: npt.NDArray[np.uint16], undecided: int, max_iterations: int, tolerance: float) -> IntArray:
+def _estimate(
+    indices: npt.NDArray[np.uint16], n_labels: int, max_iterations: int, tolerance: float
+) -> tuple[Matrices, npt.NDArray[np.float64]]:
+    """Return P(candidate's label | hidden label), (n_candidates, n_labels, n_labels), and the priors, (n_labels,)."""
     import SimpleITK
 
     engine = SimpleITK.MultiLabelSTAPLEImageFilter()
-    engine.SetLabelForUndecidedPixels(undecided)
+    engine.SetLabelForUndecidedPixels(n_labels)
     engine.SetMaximumNumberOfIterations(max_iterations)
     engine.SetTerminationUpdateThreshold(tolerance)
-    images = [SimpleITK.GetImageFromArray(np.ascontiguousarray(one)) for one in indices]
-    return np.asarray(SimpleITK.GetArrayFromImage(engine.Execute(images)))
+    engine.Execute([SimpleITK.GetImageFromArray(np.ascontiguousarray(one)) for one in indices])
+    # one more row than labels: votes for none of them
+    size = (n_labels + 1, n_labels)
+    matrices = [np.asarray(engine.GetConfusionMatrix(number)).reshape(size)[:-1] for number in range(len(indices))]
+    prior = np.bincount(indices.ravel(), minlength=n_labels) / indices.size  # the engine's default too
+    return np.stack(matrices), prior
+
+
+def _posterior(
+    table: npt.NDArray[np.int32], values: npt.NDArray[np.int64], matrices: Matrices, prior: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return the labels that were voted for at each voxel, most probable first, and their probabilities."""
+    options, _ = count_votes(table, normalised(np.ones(len(table))))
+    shares = np.zeros(options.shape, dtype=np.float32)
+    log_matrices, log_prior = np.log(np.maximum(matrices, SMALLEST)), np.log(np.maximum(prior, SMALLEST))
+    for start in range(0, table.shape[1], BLOCK):
+        part = slice(start, start + BLOCK)
+        hidden, given = np.searchsorted(values, options[:, part]), np.searchsorted(values, table[:, part])
+        hidden = np.where(options[:, part] == NO_LABEL, 0, hidden)
+        score = log_prior[hidden]
+        for log_matrix, row in zip(log_matrices, given, strict=True):
+            score = score + log_matrix[row[None], hidden]
+        shares[:, part] = _softmax(np.where(options[:, part] == NO_LABEL, -np.inf, score))
+    order = np.argsort(-shares, axis=0, kind="stable")
+    return np.take_along_axis(options, order, axis=0), np.take_along_axis(shares, order, axis=0)
+
+
+def _softmax(score: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+    share = np.exp(score - score.max(axis=0))
+    return np.asarray(share / share.sum(axis=0))

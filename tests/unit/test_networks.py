@@ -1,0 +1,514 @@
+"""Segmentation networks: counts, shapes, locality, gradients, prediction by blocks, files, and that they learn."""
+
+import hashlib
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.functional import cross_entropy, interpolate
+
+from popatlas.errors import InputError
+from popatlas.networks.segmentation import (
+    SegmentationNet,
+    build_network,
+    load_network,
+    save_network,
+    voxel_positions,
+    voxel_rows,
+)
+
+NAMES = ("light", "lraspp")
+ODD = {2: (37, 22), 3: (13, 18, 9)}
+SMALL = {"light": {"widths": [4, 8, 8], "blocks": [1, 1], "features": 5}, "lraspp": {"features": 6, "inner": 16}}
+# the listing of the 3D network of Deep-STAPLE
+INPUTS = (None, 16, 16, 24, 24, 32, 32, 32, 64, 64)
+EXPANDED = (32, 96, 96, 144, 144, 192, 192, 192, 384, 384)
+OUTPUTS = (16, 16, 24, 24, 32, 32, 32, 64, 64, 64)
+
+
+def small(name, ndim=2, labels=4, seed=0, **options):
+    torch.manual_seed(seed)
+    return build_network(name, ndim, labels, **(SMALL[name] | options))
+
+
+def noise(*shape, seed=1, dtype=torch.float32):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def count(net):
+    return sum(value.numel() for value in net.parameters())
+
+
+def frozen_statistics(net):
+    """Batch normalisation in use, with statistics of some images: what is left of locality is that of the convolutions."""
+    ndim = net.backbone.ndim
+    net(noise(2, net.in_channels, *[16] * ndim, dtype=net.classifier.weight.dtype))
+    return net.eval()
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_lraspp_has_the_parameters_of_the_listing(ndim, norm):
+    inputs, features, inner, labels = 2, 32, 128, 7
+    total = 0
+    for i, (a, b, c) in enumerate(zip(INPUTS, EXPANDED, OUTPUTS, strict=True)):
+        total += inputs * b * 3**ndim if i == 0 else a * b  # the first convolution replaces the expansion
+        total += 2 * b + b * 3**ndim + 2 * b + b * c + 2 * c  # norm, depthwise, norm, projection, norm
+    total += 64 * inner + 2 * inner + 64 * inner  # branch and gate
+    total += (inner + 16) * features  # deep and low map
+    total += features * labels + labels
+    assert count(build_network("lraspp", ndim, labels, inputs, norm=norm)) == total
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(("widths", "blocks"), [((8, 32, 48), (1, 2)), ((4, 6), (3,)), ((4, 6, 8, 10), (1, 2, 1))])
+def test_light_has_the_parameters_of_its_levels(ndim, widths, blocks):
+    inputs, features, labels = 2, 24, 5
+
+    def unit(a, b, kernel=3):
+        return a * b * kernel**ndim + 2 * b
+
+    total = unit(inputs, widths[0], 5)
+    for level in range(1, len(widths)):
+        fine, coarse = widths[level - 1], widths[level]
+        total += unit(fine, coarse) + blocks[level - 1] * 2 * unit(coarse, coarse)
+        inner = fine if level > 1 else 2 * fine
+        total += (fine + coarse) * inner + 2 * inner
+        total += 2 * unit(fine, fine) if level > 1 else unit(inner, features)
+    total += features * labels + labels
+    net = build_network("light", ndim, labels, inputs, widths=widths, blocks=blocks)
+    assert count(net) == total
+    assert net.backbone.stride == 2 ** len(blocks)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_size_gives_logits_and_features_on_its_own_grid(name, ndim):
+    net = small(name, ndim, in_channels=2)
+    for shape in (ODD[ndim], (8, 12, 4)[:ndim], (1, 9, 2)[:ndim], (5,) * ndim):
+        image = noise(2, 2, *shape)
+        assert net.features(image).shape == (2, SMALL[name]["features"], *shape)
+        logits = net(image)
+        assert logits.shape == (2, 4, *shape)
+        assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_images_are_refused(name):
+    net = small(name, 3)
+    for shape in ((1, 1, 8, 8), (1, 2, 8, 8, 8), (1, 8, 8, 8)):
+        with pytest.raises(ValueError, match="takes images"):
+            net.features(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_border_is_repeated_up_to_the_stride(name, ndim):
+    net = frozen_statistics(small(name, ndim, norm="batch").double())
+    image = noise(1, 1, *ODD[ndim], dtype=torch.float64)
+    padded = np.pad(image.numpy(), [(0, 0), (0, 0)] + [(0, -n % 4) for n in ODD[ndim]], mode="edge")
+    whole = net.backbone(torch.from_numpy(padded))
+    expected = whole[tuple(slice(n) for n in (1, whole.shape[1], *ODD[ndim]))]
+    assert torch.allclose(net.features(image), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_of_single_voxels_are_those_of_the_whole(name, ndim):
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 1e-5)):
+        net = small(name, ndim).to(dtype)
+        image = noise(2, 1, *ODD[ndim], dtype=dtype)
+        logits, features = net(image), net.features(image)
+        chosen = torch.randperm(2 * math.prod(ODD[ndim]), generator=torch.Generator().manual_seed(0))[:50]
+        some = net.classify(voxel_rows(features).index_select(0, chosen))
+        for row, index in zip(some, chosen.tolist(), strict=True):
+            b, *at = np.unravel_index(index, (2, *ODD[ndim]))
+            assert torch.allclose(row, logits[(b, slice(None), *at)], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction_is_the_most_probable_label_whatever_the_blocks(name, ndim, monkeypatch):
+    net = small(name, ndim).double()
+    image = noise(2, 1, *ODD[ndim], dtype=torch.float64)
+    expected = net(image).softmax(1).max(1)
+    voxels, sizes, classify = 2 * math.prod(ODD[ndim]), [], net.classify
+    monkeypatch.setattr(net, "classify", lambda rows: sizes.append(len(rows)) or classify(rows))
+    for block in (101, voxels // 2, voxels, 65536):
+        sizes.clear()
+        labels, probability = net.predict(image, block=block)
+        assert labels.dtype == torch.int64
+        assert labels.shape == probability.shape == (2, *ODD[ndim])
+        assert torch.equal(labels, expected.indices)
+        assert torch.allclose(probability, expected.values, rtol=0, atol=1e-12)
+        assert sum(sizes) == voxels
+        assert max(sizes) <= block
+        assert len(sizes) == -(-voxels // block)
+    with pytest.raises(ValueError, match="at least 1"):
+        net.predict(image, block=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prediction_neither_trains_nor_changes_the_mode(name):
+    net = small(name, norm="batch")
+    net(noise(4, 1, 16, 16))
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    image = noise(1, 1, 16, 16, seed=3)
+    in_training = net.predict(image)
+    assert net.training
+    assert not in_training[1].requires_grad
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    in_use = net.eval().predict(image)
+    assert not net.training
+    assert all(torch.equal(a, b) for a, b in zip(in_training, in_use, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_group_normalisation_keeps_the_images_of_a_batch_apart(name):
+    net = small(name).double()
+    images = noise(3, 1, 16, 12, dtype=torch.float64)
+    alone = torch.cat([net(image[None]) for image in images])
+    assert torch.allclose(net(images), alone, rtol=0, atol=1e-12)
+
+
+def seen_by(first, last, levels=2, blocks=(1, 2)):
+    """The voxels that the features of voxels first..last of the light network depend on, from the sizes of its kernels."""
+
+    def at(level, first, last):  # what the encoder's result at a level sees, in voxels of the image
+        for i in range(level, 0, -1):
+            first, last = first - 2 * blocks[i - 1], last + 2 * blocks[i - 1]
+            first, last = 2 * first - 1, 2 * last + 1
+        return first - 2, last + 2
+
+    first, last = first - 1, last + 1
+    ranges = []
+    for level in range(levels):
+        ranges.append(at(level, first, last))
+        first, last = math.floor((first - 0.5) / 2), math.ceil((last - 0.5) / 2)  # linear interpolation between centres
+        if level < levels - 1:
+            first, last = first - 2, last + 2
+    # the decoder's two convolutions come before the merge is enlarged, at each level but the full and the last
+    ranges.append(at(levels, first, last))
+    return min(r[0] for r in ranges), max(r[1] for r in ranges)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_light_sees_67_voxels_along_each_axis(ndim):
+    torch.manual_seed(0)
+    net = build_network("light", ndim, 2, norm="batch").double().eval()
+    for axis in range(ndim):
+        shape = [1] * ndim
+        shape[axis] = 96
+        for voxel in range(44, 48):
+            image = noise(1, 1, *shape, dtype=torch.float64).requires_grad_()
+            net.features(image).flatten(2)[0, :, voxel].sum().backward()
+            seen = image.grad.flatten().nonzero()
+            assert (int(seen[0]), int(seen[-1])) == seen_by(voxel, voxel)
+            assert seen[-1] - seen[0] + 1 == 67
+            assert max(voxel - seen[0], seen[-1] - voxel) <= 36
+
+
+@pytest.mark.parametrize(
+    ("name", "norm", "everything"), [("light", "group", True), ("lraspp", "batch", True), ("light", "batch", False)]
+)
+def test_group_normalisation_and_pooling_join_far_voxels(name, norm, everything):
+    net = frozen_statistics(build_network(name, 2, 2, norm=norm).double())
+    image = noise(1, 1, 8, 128, dtype=torch.float64).requires_grad_()
+    net(image)[0, 0, 4, 4].backward()
+    assert bool((image.grad[..., 100:] != 0).any()) is everything
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_parameter(name, ndim, norm):
+    net = small(name, ndim, norm=norm)
+    image = noise(2, 1, *ODD[ndim])
+    labels = (image.flatten() > 0).long() + 2 * (image.flatten() > 1).long()
+    cross_entropy(net.classify(voxel_rows(net.features(image))), labels).backward()
+    without = [key for key, value in net.named_parameters() if value.grad is None or not bool(value.grad.any())]
+    assert without == []
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_lraspp_works_at_half_and_a_quarter_of_the_resolution(ndim):
+    net = small("lraspp", ndim).double()
+    image = noise(1, 1, *(24, 16, 32)[:ndim], dtype=torch.float64)
+    low = net.backbone.stem(image)
+    assert low.shape == (1, 16, *(12, 8, 16)[:ndim])
+    shapes, deep = [], low
+    for block in net.backbone.blocks:
+        deep = block(deep)
+        shapes.append((deep.shape[1], deep.shape[2]))
+    assert shapes == [(channels, 12 if i < 5 else 6) for i, channels in enumerate(OUTPUTS[1:])]
+    coarse = net.backbone.coarse(image)
+    assert coarse.shape == (1, 6, *(12, 8, 16)[:ndim])
+    # all behind the gate is linear: logits may be interpolated instead of features
+    mode = "trilinear" if ndim == 3 else "bilinear"
+    logits = net.classify(coarse.movedim(1, -1)).movedim(-1, 1)
+    assert torch.allclose(net(image), interpolate(logits, size=image.shape[2:], mode=mode), rtol=0, atol=1e-12)
+
+
+def test_lraspp_gates_the_deep_map_by_its_mean():
+    net = small("lraspp").double()
+    backbone, image = net.backbone, noise(1, 1, 16, 16, dtype=torch.float64)
+    low = backbone.stem(image)
+    deep = backbone.blocks(low)
+    rows, gate = voxel_rows(deep), backbone.gate[0].weight
+    opened = 1 / (1 + torch.exp(-rows.mean(0) @ gate.T))
+    branch = torch.relu(backbone.branch[1](backbone.branch[0](deep)))
+    deep_part = torch.einsum("fc,bcxy->bfxy", backbone.from_deep.weight, branch * opened[:, None, None])
+    low_part = torch.einsum("fc,bcxy->bfxy", backbone.from_low.weight, low)
+    expected = interpolate(deep_part, size=(8, 8), mode="bilinear") + low_part
+    assert torch.allclose(backbone.coarse(image), expected, rtol=0, atol=1e-12)
+
+
+def test_lraspp_adds_where_channels_and_resolution_allow():
+    net = small("lraspp", norm="batch").double().eval()
+    activations = [module for module in net.modules() if isinstance(module, nn.ReLU6)]
+    assert len(activations) == 2 * len(OUTPUTS)
+    for i, block in enumerate(net.backbone.blocks, start=1):
+        nn.init.zeros_(block.body[-1].weight)  # so that the block's own result is zero
+        values = noise(1, INPUTS[i], 8, 8, dtype=torch.float64)
+        adds = INPUTS[i] == OUTPUTS[i] and i != 6  # of ten blocks the seventh has stride 2
+        assert torch.equal(block(values), values) is adds
+
+
+def test_positions_run_from_one_end_of_the_image_to_the_other():
+    grid = voxel_positions(torch.zeros(2, 3, 5, 1, 3))
+    assert grid.shape == (1, 3, 5, 1, 3)
+    assert grid[0, 0, :, 0, 2].tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert grid[0, 1].unique().tolist() == [0]
+    assert grid[0, 2, 3, 0].tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_only_positions_tell_places_of_a_uniform_image_apart(ndim):
+    shape = (96, 3, 2)[:ndim]
+    image = torch.ones(2, 1, *shape, dtype=torch.float64)
+    for positions in (False, True):
+        net = frozen_statistics(small("light", ndim, positions=positions, norm="batch").double())
+        values = net.features(image)[:, :, 40:56:4]  # the same place of each coarse voxel, far from the ends
+        same = torch.allclose(values, values[:, :, :1].expand_as(values), rtol=0, atol=1e-9)
+        assert same is not positions
+        assert torch.equal(net(image)[0], net(image)[1])
+
+
+def test_positions_need_room_in_the_backbone():
+    backbone = small("light", 3).backbone
+    with pytest.raises(ValueError, match="-2 image channels"):
+        SegmentationNet(backbone, 4, positions=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_seed_makes_the_same_network(name):
+    a, b, c = small(name, seed=1), small(name, seed=1), small(name, seed=2)
+    image = noise(1, 1, 16, 16)
+    results = []
+    for net in (a, b, c):
+        loss = net(image).square().mean()
+        loss.backward()
+        results.append(torch.cat([value.grad.flatten() for value in net.parameters()]))
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "batch", "positions": True, "features": 7, "in_channels": 2}])
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_description_makes_the_same_architecture(name, ndim, options):
+    net = build_network(name, ndim, 3, **options)
+    description = json.loads(json.dumps(net.describe()))
+    assert description == net.describe()
+    assert description["norm"] == options.get("norm", "group")  # defaults are spelled out: they may change
+    again = build_network(**description)
+    assert again.describe() == description
+    assert str(again) == str(net)
+    assert {k: v.shape for k, v in again.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (("resnet", 2, 3), {}),
+        (("light", 4, 3), {}),
+        (("light", 2, 0), {}),
+        (("light", 2, 3, 0), {}),
+        (("light", 2, 3), {"norm": "layer"}),
+        (("light", 2, 3), {"depth": 3}),
+        (("light", 2, 3), {"widths": [8]}),
+        (("light", 2, 3), {"blocks": [1]}),
+        (("light", 2, 3), {"blocks": [1, 0]}),
+        (("light", 2, 3), {"features": 0}),
+        (("lraspp", 3, 3), {"inner": "many"}),
+        (("lraspp", 3, 3), {"inner": 0}),
+    ],
+)
+def test_impossible_networks_are_refused(arguments, options):
+    with pytest.raises(InputError, match="Remedy"):
+        build_network(*arguments, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_gives_the_same_network_back(name, ndim, dtype, tmp_path):
+    net = small(name, ndim, norm="batch", positions=True)
+    net(noise(2, 1, *[8] * ndim))  # so that the running statistics are not those of a new network
+    net.to(dtype)
+    path, metadata = tmp_path / "folder" / "net.safetensors", {"subjects": "3", "popatlas_version": "1.2"}
+    save_network(net, path, metadata)
+    assert [file.name for file in path.parent.iterdir()] == ["net.safetensors"]
+    state = torch.get_rng_state()
+    again, found = load_network(path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found == metadata
+    assert again.describe() == net.describe()
+    assert not again.training
+    assert {k: v.dtype for k, v in again.state_dict().items()} == {k: v.dtype for k, v in net.state_dict().items()}
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in net.state_dict().items())
+    assert [(k, v.requires_grad, v.stride()) for k, v in again.named_parameters()] == [
+        (k, v.requires_grad, v.stride()) for k, v in net.named_parameters()
+    ]
+    save_network(again, tmp_path / "again.safetensors", found)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    if dtype != torch.bfloat16:
+        image = noise(1, 1, *ODD[ndim], dtype=dtype)
+        assert torch.equal(again(image), net.eval()(image))
+        path.write_bytes(bytes(path.stat().st_size))  # a network in use does not depend on its file
+        assert torch.equal(again(image), net(image))
+
+
+def test_our_own_keys_of_the_metadata_are_taken(tmp_path):
+    with pytest.raises(ValueError, match="popatlas_digest"):
+        save_network(small("light"), tmp_path / "net.safetensors", {"popatlas_digest": ""})
+    assert list(tmp_path.iterdir()) == []
+
+
+def header_of(content):
+    size = struct.unpack("<Q", content[:8])[0]
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+def with_header(content, change):
+    """The file with another header; the rest stays."""
+    header, rest = header_of(content)
+    change(header)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + rest
+
+
+def flip(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+DAMAGE = {
+    "empty": lambda c: b"",
+    "text": lambda c: b"not a network, but long enough to have a header",
+    "header cut": lambda c: c[:100],
+    "tensors cut": lambda c: c[:-1],
+    "longer": lambda c: c + b"\0",
+    "one bit of the last weight": lambda c: flip(c, len(c) - 1),
+    "one bit of the first weight": lambda c: flip(c, 8 + struct.unpack("<Q", c[:8])[0]),
+    "other metadata": lambda c: with_header(c, lambda h: h["__metadata__"].update(subjects="4")),
+    "another type": lambda c: with_header(c, lambda h: h["classifier.weight"].update(dtype="I32")),
+    "no digest": lambda c: with_header(c, lambda h: h["__metadata__"].pop("popatlas_digest")),
+    "no architecture": lambda c: with_header(c, lambda h: h["__metadata__"].pop("popatlas_network")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_refused(damage, tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_network(small("light"), path, {"subjects": "3"})
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    with pytest.raises(InputError, match=r"net\.safetensors.*Remedy"):
+        load_network(path)
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read network.*missing\.safetensors"):
+        load_network(tmp_path / "missing.safetensors")
+    with pytest.raises(InputError, match="cannot read network"):
+        load_network(tmp_path)
+    for metadata in (None, {"format": "pt"}):
+        save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors", metadata=metadata)
+        with pytest.raises(InputError, match=r"no network of popatlas.*foreign\.safetensors"):
+            load_network(tmp_path / "foreign.safetensors")
+
+
+def sealed(path, architecture, tensors):
+    """A file with a valid digest, as another version of the package could have written it."""
+    texts = {"popatlas_network": architecture}
+    total = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        kind = str(value.dtype).removeprefix("torch.")
+        total.update(f"{name} {kind} {tuple(value.shape)}".encode())
+        total.update(value.numpy().tobytes())
+    save_file(tensors, path, metadata={**texts, "popatlas_digest": total.hexdigest()})
+
+
+def test_tensors_must_fit_the_architecture(tmp_path):
+    net, path = small("light", 2, norm="batch"), tmp_path / "net.safetensors"
+    good = {key: value.contiguous() for key, value in net.state_dict().items()}
+    description = net.describe()
+    sealed(path, json.dumps(description), good)
+    assert load_network(path)[0].describe() == description
+
+    bias, counter = "classifier.bias", "backbone.stem.1.num_batches_tracked"
+    huge = json.dumps({**description, "widths": [10**9, 10**9, 10**9]})  # 10**18 weights, none of which is made
+    cases = [
+        (json.dumps(description), {k: v for k, v in good.items() if k != bias}, "bias is absent"),
+        (json.dumps(description), {**good, "extra": torch.zeros(1)}, "extra is float32"),
+        (json.dumps(description), {**good, bias: torch.zeros(5)}, r"bias is float32 \(5,\), expected float32 \(4,\)"),
+        (json.dumps(description), {**good, bias: torch.zeros(4).double()}, "bias is float64"),
+        (json.dumps(description), {**good, counter: torch.zeros(())}, "num_batches_tracked is float32"),
+        (json.dumps({**description, "n_labels": 5}), good, "expected float32"),
+        (json.dumps({**description, "name": "resnet"}), good, "unknown network"),
+        (json.dumps({**description, "colour": "red"}), good, "colour"),
+        (json.dumps([1, 2]), good, "mapping"),
+        ("{", good, "cannot be built"),
+        (huge, good, "cannot be built"),
+    ]
+    for architecture, tensors, message in cases:
+        sealed(path, architecture, tensors)
+        with pytest.raises(InputError, match=message) as caught:
+            load_network(path)
+        assert "net.safetensors" in str(caught.value)
+
+
+def discs(count, seed):
+    """Noisy images (count, 1, 40, 36) of a bright disc and their labels, 1 in the disc."""
+    rng = np.random.default_rng(seed)
+    x, y = np.mgrid[:40, :36]
+    centre, radius = rng.uniform(12, 24, (count, 2)), rng.uniform(7, 11, count)
+    distance = np.hypot(x - centre[:, 0, None, None], y - centre[:, 1, None, None])
+    labels = distance < radius[:, None, None]
+    images = labels + rng.normal(0, 0.3, labels.shape)
+    return torch.from_numpy(images[:, None]).float(), torch.from_numpy(labels).long()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_few_steps_teach_discs(name):
+    torch.manual_seed(0)
+    net = build_network(name, 2, 2)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for step in range(50):
+        images, labels = discs(6, seed=step)
+        chosen = torch.randperm(labels.numel())[:2000]
+        rows = voxel_rows(net.features(images)).index_select(0, chosen)
+        loss = cross_entropy(net.classify(rows), labels.flatten()[chosen])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    images, labels = discs(10, seed=1000)
+    found, probability = net.predict(images)
+    dice = 2 * (found * labels).sum((1, 2)) / (found.sum((1, 2)) + labels.sum((1, 2)))
+    assert dice.mean() > 0.95
+    assert dice.min() > 0.9
+    assert probability.min() >= 0.5 - 1e-6

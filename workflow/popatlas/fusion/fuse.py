@@ -1,0 +1,133 @@
+"""The one way into label fusion: candidates in, a consensus with its probabilities out, whatever the method.
+
+`METHODS` is the table of methods. A candidate without any label where others have some is a failed propagation: it is
+left out, gets no trust and is named in the notes of the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from popatlas.errors import ConfigError
+from popatlas.fusion.candidates import Candidates, FloatArray
+from popatlas.fusion.consensus import trust_vote
+from popatlas.fusion.joint import joint_label_fusion
+from popatlas.fusion.joint_ants import joint_label_fusion_ants
+from popatlas.fusion.labels import IntArray
+from popatlas.fusion.majority import majority_vote
+from popatlas.fusion.result import Fusion
+from popatlas.fusion.staple import multilabel_staple
+from popatlas.fusion.weighted import global_similarity, global_vote, local_vote
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to fuse.
+
+    Attributes
+    ----------
+    run : callable
+        Takes Candidates and options by name, returns a Fusion.
+    title : str
+        For reports.
+    needs_images : bool
+        It looks at the target and the images of the atlases.
+    """
+
+    run: Callable[..., Fusion]
+    title: str
+    needs_images: bool
+
+
+METHODS: dict[str, Method] = {
+    "majority": Method(majority_vote, "majority vote", needs_images=False),
+    "global": Method(global_vote, "vote weighted by global similarity", needs_images=True),
+    "local": Method(local_vote, "vote weighted by local similarity", needs_images=True),
+    "staple": Method(multilabel_staple, "multi-label STAPLE", needs_images=False),
+    "jlf": Method(joint_label_fusion, "joint label fusion", needs_images=True),
+    "jlfants": Method(joint_label_fusion_ants, "joint label fusion (ANTs)", needs_images=True),
+    "dataparams": Method(trust_vote, "data-parameter consensus", needs_images=True),
+}
+
+
+def fuse(
+    candidates: IntArray | Candidates,
+    images: FloatArray | None = None,
+    method: str = "majority",
+    *,
+    target: FloatArray | None = None,
+    spacing: Sequence[float] | None = None,
+    names: Sequence[str] = (),
+    subject: str | None = None,
+    select: int = 0,
+    select_by: npt.NDArray[np.floating[Any]] | None = None,
+    **options: Any,
+) -> Fusion:
+    """Fuse the labels of several atlases on the grid of a target.
+
+    Parameters
+    ----------
+    candidates : (n_candidates, x, y[, z]) int ndarray or Candidates
+        Labels of the atlases; with Candidates the images, spacing, names and subject are taken from there.
+    images : (n_candidates, x, y[, z]) float ndarray, optional
+        Images of the atlases; methods that look at images need them and `target`.
+    method : str
+        A key of :data:`METHODS`.
+    target : (x, y[, z]) float ndarray, optional
+        Image to label.
+    spacing : sequence of float, optional
+        Voxel size in mm.
+    names : sequence of str
+        Names of the candidates.
+    subject : str, optional
+        Named in messages.
+    select : int
+        Use only that many candidates, the best ones; 0: all.
+    select_by : (n_candidates,) float ndarray, optional
+        What is best, larger first; the global similarity of the images when left out.
+    **options
+        Of the method, for example ``ties``.
+
+    Returns
+    -------
+    Fusion
+        One trust for each candidate that was given, 0 for those left out.
+
+    Raises
+    ------
+    ConfigError
+        An unknown method.
+    InputError
+        From Candidates: no candidate, other grids, labels or images that cannot be used; images that are missing.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"no fusion method is called '{method}'. Remedy: use one of {', '.join(METHODS)}")
+    if not isinstance(candidates, Candidates):
+        size = None if spacing is None else tuple(float(length) for length in spacing)
+        candidates = Candidates(np.asarray(candidates), target, images, size, tuple(names), subject)
+    used = choose(candidates, select, select_by)
+    if len(used) == len(candidates.labels):
+        return METHODS[method].run(candidates, **options)
+    for name, values in options.items():  # options with one value for each candidate follow the choice
+        if isinstance(values, np.ndarray) and values.ndim and len(values) == len(candidates.labels):
+            options[name] = values[used]
+    found = METHODS[method].run(candidates.pick(used), **options)
+    trust = np.zeros(len(candidates.labels))
+    trust[used] = found.trust
+    left_out = [name for number, name in enumerate(candidates.names) if number not in set(used)]
+    return replace(found, trust=trust, notes=found.notes | {"left_out": left_out})
+
+
+def choose(candidates: Candidates, select: int = 0, by: npt.NDArray[np.floating[Any]] | None = None) -> list[int]:
+    """Return the numbers of the candidates that take part: not the empty ones, and only the best `select` ones."""
+    filled = [number for number in range(len(candidates.labels)) if number not in set(candidates.empty)]
+    if not select or select >= len(filled):
+        return filled
+    quality = global_similarity(candidates) if by is None else np.asarray(by, dtype=float)
+    best = sorted(filled, key=lambda number: -quality[number])[:select]
+    return sorted(best)

@@ -1,0 +1,1 @@
+"""Networks: features of images, labels from features, and their files."""

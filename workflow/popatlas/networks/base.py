@@ -1,0 +1,129 @@
+"""What the feature networks share: their contract and their layers, for 2D and 3D alike.
+
+The blocks are ours: importing those of MONAI takes twice as long as importing torch, and each is a few lines.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Norm = Literal["group", "batch"]
+GROUPS = 8  # of GroupNorm, fewer where they do not divide the channels
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """A network that gives each voxel of an image a vector of features.
+
+    Parameters
+    ----------
+    ndim : {2, 3}
+        Spatial axes.
+    in_channels : int
+        Channels of the image.
+    channels : int
+        Features of each voxel.
+    stride : int
+        `forward` takes images whose sizes are multiples of this number of voxels.
+    options : dict
+        The other arguments of the constructor, as JSON can hold them.
+
+    Raises
+    ------
+    ValueError
+        When `ndim` is neither 2 nor 3, or a number of channels is not positive.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, ndim: int, in_channels: int, channels: int, stride: int, options: dict[str, Any]) -> None:
+        super().__init__()
+        if ndim not in (2, 3):
+            raise ValueError(f"networks have 2 or 3 spatial axes, not {ndim}")
+        if min(in_channels, channels) < 1:
+            raise ValueError(f"cannot make {channels} features of {in_channels} channels")
+        self.ndim, self.in_channels, self.channels, self.stride = ndim, in_channels, channels, stride
+        self.options = options
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> Tensor:
+        """Return the features of an image on its own grid.
+
+        Parameters
+        ----------
+        image : (B, in_channels, *shape) Tensor
+            Each size a multiple of `stride`.
+
+        Returns
+        -------
+        (B, channels, *shape) Tensor
+            Features of each voxel.
+        """
+
+
+class Pointwise(nn.Linear):
+    """A 1x1 convolution: the same linear map of the channels at each voxel.
+
+    Written as a product with a matrix, since torch's convolution of this size turns channels-last images into others.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return (B, outputs, *shape) for (B, inputs, *shape)."""
+        return super().forward(values.movedim(1, -1)).movedim(-1, 1)
+
+
+def pointwise(inputs: int, outputs: int) -> Pointwise:
+    """Return a 1x1 convolution with no bias, for a normalisation or another linear layer to follow."""
+    return Pointwise(inputs, outputs, bias=False)
+
+
+def convolution(ndim: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
+    """Return a convolution with zeros around the image and no bias, for a normalisation to follow."""
+    layer = nn.Conv3d if ndim == 3 else nn.Conv2d
+    return layer(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def normalisation(norm: Norm, ndim: int, channels: int) -> nn.Module:
+    """Return a normalisation with a gain and an offset for each channel.
+
+    Parameters
+    ----------
+    norm : {"group", "batch"}
+        `group` (Wu and He 2018) takes mean and variance of one image, so it does the same in training and after, with any
+        number of images; they are taken over all voxels, so they join far voxels weakly. `batch` (Ioffe and Szegedy 2015)
+        takes them over the images of a step, and running means of them after training.
+    ndim : {2, 3}
+        Spatial axes.
+    channels : int
+        Channels.
+
+    Raises
+    ------
+    ValueError
+        When there is no such normalisation.
+    """
+    if norm not in get_args(Norm):
+        raise ValueError(f"unknown norm {norm!r}, use one of {', '.join(get_args(Norm))}")
+    if norm == "group":
+        return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
+    return nn.BatchNorm3d(channels) if ndim == 3 else nn.BatchNorm2d(channels)
+
+
+def enlarge(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Interpolate (B, C, *coarse) linearly on a finer grid of the same extent: a linear map, as 1x1 convolutions are."""
+    mode = "trilinear" if values.ndim == 5 else "bilinear"
+    return functional.interpolate(values, size=tuple(shape), mode=mode, align_corners=False)
+
+
+def arrange(net: nn.Module) -> None:
+    """Keep the channels of a voxel together in memory, in the kernels and so in the images: it measures faster on CPUs."""
+    for value in net.parameters():
+        if value.ndim > 3:
+            kind = torch.channels_last_3d if value.ndim == 5 else torch.channels_last
+            value.data = value.data.contiguous(memory_format=kind)
