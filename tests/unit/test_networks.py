@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate
 
 from popatlas.errors import InputError
+from popatlas.networks.base import normalisation
 from popatlas.networks.segmentation import (
     SegmentationNet,
     build_network,
@@ -23,6 +24,7 @@ from popatlas.networks.segmentation import (
 )
 
 NAMES = ("light", "lraspp")
+NORMS = ("instance", "group", "batch")
 ODD = {2: (37, 22), 3: (13, 18, 9)}
 SMALL = {"light": {"widths": [4, 8, 8], "blocks": [1, 1], "features": 5}, "lraspp": {"features": 6, "inner": 16}}
 # the listing of the 3D network of Deep-STAPLE
@@ -51,7 +53,7 @@ def frozen_statistics(net):
     return net.eval()
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("ndim", [2, 3])
 def test_lraspp_has_the_parameters_of_the_listing(ndim, norm):
     inputs, features, inner, labels = 2, 32, 128, 7
@@ -79,7 +81,7 @@ def test_light_has_the_parameters_of_its_levels(ndim, widths, blocks):
         total += unit(fine, coarse) + blocks[level - 1] * 2 * unit(coarse, coarse)
         inner = fine if level > 1 else 2 * fine
         total += (fine + coarse) * inner + 2 * inner
-        total += 2 * unit(fine, fine) if level > 1 else unit(inner, features)
+        total += 2 * unit(fine, fine) if level > 1 else inner * features * 3**ndim  # the last one is linear
     total += features * labels + labels
     net = build_network("light", ndim, labels, inputs, widths=widths, blocks=blocks)
     assert count(net) == total
@@ -168,15 +170,25 @@ def test_prediction_neither_trains_nor_changes_the_mode(name):
     assert all(torch.equal(a, b) for a, b in zip(in_training, in_use, strict=True))
 
 
+@pytest.mark.parametrize("norm", ["instance", "group"])
 @pytest.mark.parametrize("name", NAMES)
-def test_group_normalisation_keeps_the_images_of_a_batch_apart(name):
-    net = small(name).double()
+def test_normalisation_of_images_keeps_those_of_a_batch_apart(name, norm):
+    net = small(name, norm=norm).double()
     images = noise(3, 1, 16, 12, dtype=torch.float64)
     alone = torch.cat([net(image[None]) for image in images])
     assert torch.allclose(net(images), alone, rtol=0, atol=1e-12)
 
 
-def seen_by(first, last, levels=2, blocks=(1, 2)):
+def test_normalisations_differ_in_what_shares_a_mean():
+    values = noise(2, 48, 6, 5, dtype=torch.float64) * 3 + torch.arange(48)[:, None, None]
+    for norm in NORMS:
+        out = normalisation(norm, 2, 48).double()(values)
+        each = out.movedim(0, 1).flatten(1) if norm == "batch" else out.reshape(16 if norm == "group" else 96, -1)
+        assert torch.allclose(each.mean(1), torch.zeros(len(each), dtype=torch.float64), atol=1e-12)
+        assert torch.allclose(each.var(1, correction=0), torch.ones(len(each), dtype=torch.float64), atol=1e-4)
+
+
+def seen_by(first, last, blocks=(1, 2)):
     """The voxels that the features of voxels first..last of the light network depend on, from the sizes of its kernels."""
 
     def at(level, first, last):  # what the encoder's result at a level sees, in voxels of the image
@@ -186,14 +198,12 @@ def seen_by(first, last, levels=2, blocks=(1, 2)):
         return first - 2, last + 2
 
     first, last = first - 1, last + 1
-    ranges = []
-    for level in range(levels):
-        ranges.append(at(level, first, last))
+    ranges = [at(0, first, last)]
+    for level in range(1, len(blocks) + 1):
         first, last = math.floor((first - 0.5) / 2), math.ceil((last - 0.5) / 2)  # linear interpolation between centres
-        if level < levels - 1:
+        if level < len(blocks):  # the decoder's residual block
             first, last = first - 2, last + 2
-    # the decoder's two convolutions come before the merge is enlarged, at each level but the full and the last
-    ranges.append(at(levels, first, last))
+        ranges.append(at(level, first, last))
     return min(r[0] for r in ranges), max(r[1] for r in ranges)
 
 
@@ -214,16 +224,17 @@ def test_light_sees_67_voxels_along_each_axis(ndim):
 
 
 @pytest.mark.parametrize(
-    ("name", "norm", "everything"), [("light", "group", True), ("lraspp", "batch", True), ("light", "batch", False)]
+    ("name", "norm", "everything"),
+    [("light", "instance", True), ("light", "group", True), ("lraspp", "batch", True), ("light", "batch", False)],
 )
-def test_group_normalisation_and_pooling_join_far_voxels(name, norm, everything):
+def test_means_over_the_image_join_far_voxels(name, norm, everything):
     net = frozen_statistics(build_network(name, 2, 2, norm=norm).double())
     image = noise(1, 1, 8, 128, dtype=torch.float64).requires_grad_()
     net(image)[0, 0, 4, 4].backward()
     assert bool((image.grad[..., 100:] != 0).any()) is everything
 
 
-@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("ndim", [2, 3])
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_parameter(name, ndim, norm):
@@ -325,7 +336,7 @@ def test_a_description_makes_the_same_architecture(name, ndim, options):
     net = build_network(name, ndim, 3, **options)
     description = json.loads(json.dumps(net.describe()))
     assert description == net.describe()
-    assert description["norm"] == options.get("norm", "group")  # defaults are spelled out: they may change
+    assert description["norm"] == options.get("norm", "instance")  # defaults are spelled out: they may change
     again = build_network(**description)
     assert again.describe() == description
     assert str(again) == str(net)

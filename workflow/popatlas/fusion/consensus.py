@@ -8,16 +8,24 @@ Three kinds of votes:
 ``label``
     the same with a parameter for each label: at a voxel a candidate counts by its parameter for the label that it has there.
 ``joint``
-    joint label fusion whose weights are multiplied by ``sigmoid(DP)``: the images tell where a candidate is right, the data
-    parameters which candidates to believe at all.
+    joint label fusion whose weights are multiplied by a prior: the images tell where a candidate is right, the data
+    parameters which candidates to doubt.
 
-To each of them the network's own opinion can be added: the probabilities of the vote, to the power ``1 - network_weight``,
-times those of the network to the power ``network_weight``, among the labels that were voted for. What measures better and
-where stands in docs/benchmarks.md (`benchmarks.fusion`).
+Data parameters rank candidates, but their size says little: the optimiser moves them as far for a small difference as for a
+large one, so that among equally good candidates they are large, and noise. The prior of ``joint`` is therefore
+``sigmoid(min(DP, 0) * d)``, where d grows from 0 to 1 while the cross-entropy of the candidate under the network, over the
+disputed voxels, grows from that of the best candidate to `1 + MARGIN` times as much: candidates that the network cannot tell
+apart are believed alike.
+
+To each of them the network's own opinion can be added: the probabilities of the vote, to the power ``1 - w``, times those of
+the network to the power ``w``, among the labels that were voted for; w is `network_weight`, and less for a network that
+agrees with the consensus less often than the candidates do. What measures better and where stands in docs/benchmarks.md
+(`benchmarks.fusion`).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -32,6 +40,10 @@ Votes = Literal["softmax", "label", "joint"]
 FloatTable = npt.NDArray[np.floating[Any]]
 # a label that was not voted for, or that the network excludes, is improbable but not impossible
 SMALLEST = 1e-6
+# a candidate is doubted in full when its cross-entropy is by this share above that of the best one
+MARGIN = 0.5
+# how fast a network that agrees less with the consensus than the candidates do loses its weight
+STRICTNESS = 8
 
 
 def trust_vote(
@@ -75,25 +87,62 @@ def trust_vote(
     Returns
     -------
     Fusion
-        Its trust is softmax(parameters), times the quality where it is given.
+        Its trust is softmax(parameters), for ``joint`` the prior, times the quality where it is given; sums to 1.
     """
     parameters = np.asarray(parameters, dtype=np.float64)
     factor = np.ones(len(parameters)) if quality is None else np.asarray(quality, dtype=np.float64)
-    trust = normalised(factor * softmax(parameters))
+    trust: FloatTable = normalised(factor * softmax(parameters))
+    table = candidates.labels[:, candidates.disputed]
+    opinion = None if network is None or labels is None else _opinion(np.asarray(network), table, labels)
     if votes == "joint":
-        found = joint_label_fusion(candidates, prior=factor * sigmoid(parameters), ties=ties, **joint)
-    elif votes == "label" and label_parameters is not None and labels is not None:
-        table = np.searchsorted(labels, candidates.labels[:, candidates.disputed])
-        weights = factor[:, None] * softmax(np.take_along_axis(np.asarray(label_parameters), table, axis=1))
-        found = vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing, trust)
+        prior = factor * doubted(parameters, None if opinion is None else -opinion.mean(axis=1))
+        found = joint_label_fusion(candidates, prior=prior, ties=ties, **joint)
+        trust = normalised(prior)
     else:
-        found = vote(candidates.labels, candidates.disputed, trust, ties, candidates.spacing, trust)
-    if network is None or labels is None or network_weight == 0:
-        return Fusion(
-            found.dseg, found.disputed, found.options, found.shares, trust.astype(float), found.candidates, found.notes
-        )
-    options, shares = pooled(found, np.asarray(network), labels, network_weight)
-    return decide(candidates.labels[0], found.disputed, options, shares, trust, found.candidates, ties, candidates.spacing)
+        weights = trust
+        if votes == "label" and label_parameters is not None and labels is not None:
+            column = np.searchsorted(labels, table)
+            weights = factor[:, None] * softmax(np.take_along_axis(np.asarray(label_parameters), column, axis=1))
+        found = vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing, trust)
+    if network is None or labels is None or network_weight == 0 or not found.disputed.any():
+        return replace(found, trust=trust.astype(np.float64))
+    weight = network_weight * reliability(found, np.asarray(network), labels, trust)
+    options, shares = pooled(found, np.asarray(network), labels, weight)
+    fused = decide(candidates.labels[0], found.disputed, options, shares, trust, found.candidates, ties, candidates.spacing)
+    return replace(fused, notes=found.notes | {"network_weight": round(weight, 3)})
+
+
+def _opinion(network: FloatTable, table: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> FloatTable:
+    """Return the network's log-probability of each candidate's label, (n_candidates, n_disputed)."""
+    return np.stack([np.take_along_axis(network, np.searchsorted(labels, row)[None], axis=0)[0] for row in table])
+
+
+def doubted(parameters: FloatTable, losses: FloatTable | None) -> FloatTable:
+    """Return the prior of each candidate for joint label fusion, (n_candidates,), in (0, 0.5]; see the module.
+
+    Parameters
+    ----------
+    parameters : (n_candidates,) float ndarray
+        Data parameters.
+    losses : (n_candidates,) float ndarray, optional
+        Cross-entropy of each candidate over the disputed voxels; without it all parameters count in full.
+    """
+    share = np.ones(len(parameters))
+    if losses is not None and np.isfinite(losses).all() and losses.min() > 0:
+        share = np.clip((losses / losses.min() - 1) / MARGIN, 0, 1)
+    return sigmoid(np.minimum(parameters, 0) * share)
+
+
+def reliability(found: Fusion, network: FloatTable, labels: npt.NDArray[np.int64], trust: FloatTable) -> float:
+    """Return how much of its weight the network keeps, 0 to 1.
+
+    It keeps all when, at the disputed voxels, it has the label that the vote gives as often as the candidates have it
+    (average with `trust`); with less it loses by the power `STRICTNESS` of the ratio.
+    """
+    winner = found.dseg[found.disputed]
+    own = float((labels[network.argmax(axis=0)] == winner).mean())
+    others = float(trust @ (found.candidates == winner).mean(axis=1))
+    return min(own / others, 1.0) ** STRICTNESS if others > 0 else 1.0
 
 
 def pooled(

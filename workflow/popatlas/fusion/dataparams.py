@@ -32,7 +32,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from popatlas.fusion.trustdata import Sample, TrustTarget, class_weights, draw
+from popatlas.fusion.trustdata import Sample, TrustTarget, class_weights, draw, label_counts
 from popatlas.fusion.trustloss import DataParameters, batch_losses, batch_weights
 from popatlas.networks.segmentation import SegmentationNet, build_network, voxel_rows
 
@@ -135,7 +135,7 @@ class TrustTrainer:
         torch.manual_seed(settings.seed)
         self.targets, self.settings, self.device = list(targets), settings, device
         self.frozen = network is not None
-        self.network = (network or _new_network(targets[0], n_labels, settings)).to(device)
+        self.network = (network or _new_network(targets, n_labels, settings)).to(device)
         self.parameters = DataParameters(targets, n_labels, settings.trust_rate, per_label=settings.per_label, device=device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.rate)
         self.weights = class_weights(self.targets, n_labels).to(device)
@@ -186,8 +186,15 @@ class TrustTrainer:
         """Return log-probabilities (n, n_labels) at the voxels of each sample."""
         self.network.train(grad)
         with torch.set_grad_enabled(grad):
-            rows = [voxel_rows(self.network.features(sample.image)).index_select(0, sample.voxels) for sample in batch]
+            rows = [row.index_select(0, sample.voxels) for row, sample in zip(self._rows(batch), batch, strict=True)]
             return [self.network.classify(some).log_softmax(1) for some in rows]
+
+    def _rows(self, batch: Sequence[Sample]) -> list[Tensor]:
+        """Return the features of each sample, one row for each voxel; images of one shape go through the network together."""
+        if len({sample.image.shape for sample in batch}) > 1:
+            return [voxel_rows(self.network.features(sample.image)) for sample in batch]
+        features = self.network.features(torch.cat([sample.image for sample in batch]))
+        return list(voxel_rows(features).chunk(len(batch)))
 
     def _recall(self, numbers: npt.NDArray[np.intp]) -> tuple[list[Sample], list[Tensor]]:
         """Return samples and log-probabilities of a network that does not change."""
@@ -205,9 +212,14 @@ class TrustTrainer:
         return TrustResult(self.network.eval(), labels, trust, by_label, losses)
 
 
-def _new_network(target: TrustTarget, n_labels: int, settings: TrustSettings) -> SegmentationNet:
-    ndim: Literal[2, 3] = 2 if target.ndim == 2 else 3
-    return build_network(settings.network, ndim, n_labels, positions=settings.positions)
+def _new_network(targets: Sequence[TrustTarget], n_labels: int, settings: TrustSettings) -> SegmentationNet:
+    """Return a network that starts from the share of each label: with many labels it learns much faster so."""
+    ndim: Literal[2, 3] = 2 if targets[0].ndim == 2 else 3
+    network = build_network(settings.network, ndim, n_labels, positions=settings.positions)
+    counts = torch.as_tensor(label_counts(targets, n_labels), dtype=torch.float32) + 1
+    with torch.no_grad():
+        network.classifier.bias.copy_(torch.log(counts / counts.sum()))
+    return network
 
 
 def train_trust(

@@ -54,6 +54,9 @@ METHODS: dict[str, Method] = {
     "dataparams": Method(trust_vote, "data-parameter consensus", needs_images=True),
 }
 
+# options of the methods with one value, or one row, for each candidate
+PER_CANDIDATE = {"parameters", "label_parameters", "quality", "prior"}
+
 
 def fuse(
     candidates: IntArray | Candidates,
@@ -91,7 +94,8 @@ def fuse(
     select_by : (n_candidates,) float ndarray, optional
         What is best, larger first; the global similarity of the images when left out.
     **options
-        Of the method, for example ``ties``.
+        Of the method, for example ``ties``. The opinion of a network is about the voxels where the candidates that take part
+        differ: they have to be chosen before, see :func:`popatlas.fusion.trusted.fuse_by_trust`.
 
     Returns
     -------
@@ -113,9 +117,9 @@ def fuse(
     used = choose(candidates, select, select_by)
     if len(used) == len(candidates.labels):
         return METHODS[method].run(candidates, **options)
-    for name, values in options.items():  # options with one value for each candidate follow the choice
-        if isinstance(values, np.ndarray) and values.ndim and len(values) == len(candidates.labels):
-            options[name] = values[used]
+    for name in PER_CANDIDATE & options.keys():  # they follow the choice
+        if options[name] is not None:
+            options[name] = np.asarray(options[name])[used]
     found = METHODS[method].run(candidates.pick(used), **options)
     trust = np.zeros(len(candidates.labels))
     trust[used] = found.trust

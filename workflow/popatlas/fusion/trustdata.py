@@ -145,9 +145,15 @@ def trust_target(candidates: Candidates, labels: npt.NDArray[np.int64], name: st
     return TrustTarget(name, image, classes, box)
 
 
+def label_counts(targets: Sequence[TrustTarget], n_labels: int) -> npt.NDArray[np.int64]:
+    """Return the voxels of each class over all candidates of all targets, (n_labels,)."""
+    counts = [np.bincount(target.labels.ravel(), minlength=n_labels) for target in targets]
+    return np.asarray(np.sum(counts, axis=0))
+
+
 def class_weights(targets: Sequence[TrustTarget], n_labels: int) -> Tensor:
     """Return the weight of each class, its number of voxels to the power -0.35, scaled to a mean of 1 over those present."""
-    counts = np.sum([np.bincount(target.labels.ravel(), minlength=n_labels) for target in targets], axis=0)
+    counts = label_counts(targets, n_labels)
     weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -CLASS_POWER, 0.0)
     return torch.as_tensor(weights / weights[counts > 0].mean(), dtype=torch.float32)
 

@@ -9,6 +9,7 @@ from typing import Any
 INTERFACES: dict[str, str] = {
     "AlignChannel": "popatlas.interfaces.preprocess",
     "AverageTemplate": "popatlas.interfaces.groupwise",
+    "BenchFusion": "popatlas.interfaces.bench",
     "CorrectAndConform": "popatlas.interfaces.preprocess",
     "DescribeTemplate": "popatlas.interfaces.groupwise",
     "DrawSubject": "popatlas.interfaces.report",
@@ -23,8 +24,12 @@ INTERFACES: dict[str, str] = {
     "RegisterImages": "popatlas.interfaces.register",
     "RegisterRigid": "popatlas.interfaces.register",
     "ScoreTruth": "popatlas.interfaces.measure",
+    "SegmentScan": "popatlas.interfaces.trust",
     "SettleLedger": "popatlas.interfaces.cohort",
     "TabulateCohort": "popatlas.interfaces.measure",
+    "TabulateTrust": "popatlas.interfaces.bench",
+    "TrainSegmenter": "popatlas.interfaces.trust",
+    "TrainTrust": "popatlas.interfaces.trust",
     "WriteReport": "popatlas.interfaces.report",
 }
 # steps for use by hand

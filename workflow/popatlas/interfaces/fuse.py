@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-from nipype.interfaces.base import File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
 
 from popatlas.errors import InputError
-from popatlas.images.io import load_image, save_image
+from popatlas.fusion.fuse import METHODS, fuse
+from popatlas.fusion.names import MAPS
+from popatlas.images.io import load_image, save_image, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+from popatlas.interfaces.device import torch_device
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from popatlas.fusion.candidates import Candidates
+    from popatlas.fusion.result import Fusion
+
+# what each method reads of the section `fuse` of the configuration
+JOINT = ("beta", "radius", "search", "rho")
+OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "global": ("similarity", ("power",)),
+    "local": ("similarity", ("power", "radius")),
+    "jlf": ("jlf", JOINT),
+    "jlfants": ("jlf", JOINT),
+    "dataparams": ("jlf", JOINT),
+}
+VOTING = ("votes", "network_weight")
 
 
 class PropagateLabelsInputSpec(PopatlasInputSpec):
@@ -77,67 +97,131 @@ class PropagateLabels(PopatlasInterface):
 class FuseLabelsInputSpec(PopatlasInputSpec):
     """Inputs of FuseLabels."""
 
-    method = traits.Enum("majority", "staple", "jlf", mandatory=True, desc="fusion method")
+    method = traits.Enum(*METHODS, mandatory=True, desc="fusion method")
     in_labels = File(exists=True, mandatory=True, desc="candidate labels, 4D")
-    in_images = File(exists=True, desc="candidate images, 4D; jlf needs them")
-    in_target = File(exists=True, desc="brain of the target, intensities comparable with the candidates; jlf needs it")
-    ties = traits.Enum("nearest", "lowest", usedefault=True, desc="rule at ties (majority, and undecided STAPLE voxels)")
-    beta = traits.Float(4.0, usedefault=True, desc="jlf: exponent of intensity differences")
-    radius = traits.Int(2, usedefault=True, desc="jlf: patch radius in voxels")
-    search = traits.Int(1, usedefault=True, desc="jlf: search radius in voxels")
-    rho = traits.Float(0.1, usedefault=True, desc="jlf: ridge weight")
-    memory_mb = traits.Float(800.0, usedefault=True, desc="jlf: budget for probability maps; smaller is slower, same result")
+    in_images = File(exists=True, desc="candidate images, 4D; most methods and a selection need them")
+    in_target = File(
+        exists=True, desc="brain of the target, intensities comparable with the candidates; goes with the images"
+    )
+    names = traits.List(Str, desc="atlas of each candidate; 1, 2, ... when left out")
+    settings = traits.Dict(desc="section fuse of the configuration (JSON); keys left out keep their defaults")
+    in_network = File(desc="dataparams: trained network of TrainTrust")
+    in_parameters = File(desc="dataparams: data parameters of TrainTrust; estimated when left out or of other scans")
+    in_gates = traits.List(
+        File(exists=True), desc="dataparams: gate of the registration of each atlas (JSON), for gate_quality"
+    )
+    gpu = traits.Int(0, usedefault=True, desc="dataparams: GPUs of this job; 0 for the CPU, also where a GPU is visible")
     out_file = File(mandatory=True, desc="fused labels, int32")
+    out_probability = File(desc="probability of the fused label, float32")
+    out_agreement = File(desc="share of the candidates with the fused label, float32")
+    out_entropy = File(desc="entropy of the label probabilities in bits, float32")
+    out_trust = File(desc="trust in each candidate, TSV")
 
 
 class FuseLabelsOutputSpec(TraitedSpec):
     """Outputs of FuseLabels."""
 
     out_file = File(exists=True)
+    out_probability = File()
+    out_agreement = File()
+    out_entropy = File()
+    out_trust = File()
 
 
 class FuseLabels(PopatlasInterface):
-    """Fuse candidate labels into one label image by majority vote, multi-label STAPLE or joint label fusion."""
+    """Fuse candidate labels into one label image, and say how sure it is and how much each candidate counted.
+
+    With `select` only the best candidates are used; `select_by` trust is for dataparams, other methods take similarity.
+    """
 
     input_spec = FuseLabelsInputSpec
     output_spec = FuseLabelsOutputSpec
 
     def _execute(self) -> None:
+        from popatlas.fusion.trustscan import trust_table
+
         inputs = self.inputs
-        image = load_image(inputs.in_labels, dtype=np.int32)
-        labels = _stack(np.asarray(image.dataobj, dtype=np.int32))
-        spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0)).tolist()
-        self.notes = {"atlases": len(labels), "method": inputs.method}
-        if inputs.method == "majority":
-            from popatlas.fusion.majority import majority_vote
-
-            fused, _ = majority_vote(labels, inputs.ties, spacing)
-        elif inputs.method == "staple":
-            from popatlas.fusion.staple import multilabel_staple
-
-            fused = multilabel_staple(labels, inputs.ties, spacing)
+        candidates = self._candidates()
+        self.notes |= {"atlases": len(candidates.labels), "method": inputs.method}
+        if inputs.method == "dataparams":
+            found, parameters = self._by_trust(candidates)
         else:
-            fused = self._joint(labels)
-        save_image(fused, image.affine, inputs.out_file, np.int32)
+            options = self._options() | {"select": self._settings().get("select", 0)}
+            found, parameters = fuse(candidates, method=inputs.method, **options), None
+        self.notes |= {"left_out": []} | found.notes
+        affine = load_image(inputs.in_labels, np.int32).affine
+        save_image(found.dseg, affine, inputs.out_file, np.int32)
+        for name in MAPS:
+            file = getattr(inputs, f"out_{name}")
+            if isdefined(file):
+                save_image(getattr(found, name)(), affine, file, np.float32)
+        if isdefined(inputs.out_trust):
+            write_table(trust_table(candidates, found.trust, found.dseg, inputs.method, parameters), inputs.out_trust)
 
-    def _joint(self, labels: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        from popatlas.fusion.joint import joint_label_fusion
+    def _settings(self) -> dict[str, Any]:
+        return self.inputs.settings if isdefined(self.inputs.settings) else {}
 
-        inputs = self.inputs
-        if not isdefined(inputs.in_images) or not isdefined(inputs.in_target):
+    def _options(self) -> dict[str, Any]:
+        """Return the options of the method that the settings give."""
+        settings = self._settings()
+        section, keys = OPTIONS.get(self.inputs.method, ("", ()))
+        own = settings.get(section, {})
+        return {key: own[key] for key in keys if key in own} | {key: settings[key] for key in ("ties",) if key in settings}
+
+    def _candidates(self) -> Candidates:
+        from popatlas.fusion.candidatefiles import read_candidates
+
+        inputs, method = self.inputs, METHODS[self.inputs.method]
+        needed = method.needs_images or bool(self._settings().get("select", 0))
+        if needed and not (isdefined(inputs.in_images) and isdefined(inputs.in_target)):
             raise InputError(
-                "joint label fusion needs the candidate images and the target",
+                f"{method.title if method.needs_images else 'atlas selection'} needs the candidate images and the target",
                 file=inputs.in_labels,
                 subject=inputs.subject,
                 remedy="give in_images and in_target",
             )
-        images = _stack(np.asarray(load_image(inputs.in_images).dataobj))
-        target = np.asarray(load_image(inputs.in_target).dataobj)
-        return joint_label_fusion(
-            target, images, labels, inputs.beta, inputs.radius, inputs.search, inputs.rho, inputs.memory_mb
+        return read_candidates(
+            inputs.in_labels,
+            inputs.in_target if isdefined(inputs.in_target) else None,
+            inputs.in_images if needed else None,
+            inputs.names if isdefined(inputs.names) else (),
+            inputs.subject or None,
         )
 
+    def _by_trust(self, candidates: Candidates) -> tuple[Fusion, npt.NDArray[np.float64]]:
+        from popatlas.fusion.trusted import fuse_by_trust
+        from popatlas.fusion.trustfiles import load_parameters, load_trust
 
-def _stack(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a 3D or 4D image as stack (atlases, x, y, z)."""
-    return data[None] if data.ndim == 3 else np.ascontiguousarray(np.moveaxis(data, -1, 0))
+        inputs, settings = self.inputs, self._settings()
+        if not isdefined(inputs.in_network):
+            remedy = "train it with TrainTrust and give in_network"
+            message = "data-parameter consensus needs a trained network"
+            raise InputError(message, file=inputs.in_labels, subject=inputs.subject, remedy=remedy)
+        trained, known = load_trust(inputs.in_network), isdefined(inputs.in_parameters)
+        own = settings.get("dataparams", {})
+        device = torch_device(self)
+        found = fuse_by_trust(
+            candidates,
+            trained,
+            partial(load_parameters, inputs.in_parameters, inputs.subject, labels=trained.labels) if known else None,
+            select=settings.get("select", 0),
+            select_by=settings.get("select_by", "similarity"),
+            quality=self._quality(candidates) if own.get("gate_quality", False) else None,
+            device=device,
+            **{key: own[key] for key in VOTING if key in own},
+            **self._options(),
+        )
+        self.notes["parameters"] = found.source
+        return found.fusion, found.parameters
+
+    def _quality(self, candidates: Candidates) -> npt.NDArray[np.float64] | None:
+        """Return the quality of the registration of each atlas; None where no gates are given."""
+        from popatlas.fusion.trustfiles import gate_quality
+
+        inputs = self.inputs
+        if not isdefined(inputs.in_gates):
+            return None
+        if len(inputs.in_gates) != len(candidates.labels):
+            message = f"{len(inputs.in_gates)} gates for {len(candidates.labels)} candidates"
+            raise InputError(message, file=inputs.in_labels, subject=inputs.subject, remedy="give the gate of each atlas")
+        return np.array([gate_quality(file, inputs.subject) for file in inputs.in_gates])

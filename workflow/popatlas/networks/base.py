@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Norm = Literal["group", "batch"]
-GROUPS = 8  # of GroupNorm, fewer where they do not divide the channels
+Norm = Literal["instance", "group", "batch"]
+GROUPS = 8  # of group normalisation, fewer where they do not divide the channels
 
 
 class FeatureNetwork(nn.Module, ABC):
@@ -94,10 +94,11 @@ def normalisation(norm: Norm, ndim: int, channels: int) -> nn.Module:
 
     Parameters
     ----------
-    norm : {"group", "batch"}
-        `group` (Wu and He 2018) takes mean and variance of one image, so it does the same in training and after, with any
-        number of images; they are taken over all voxels, so they join far voxels weakly. `batch` (Ioffe and Szegedy 2015)
-        takes them over the images of a step, and running means of them after training.
+    norm : {"instance", "group", "batch"}
+        What shares a mean and a variance: one channel of one image (Ulyanov et al. 2016), some channels of one image (Wu and
+        He 2018), or one channel of all images of a step, and after training its running means (Ioffe and Szegedy 2015). The
+        first two do the same in training and after, with any number of images; as they average over all voxels, they join
+        far voxels weakly. In a few steps with many labels networks learnt far less with `group`.
     ndim : {2, 3}
         Spatial axes.
     channels : int
@@ -110,9 +111,10 @@ def normalisation(norm: Norm, ndim: int, channels: int) -> nn.Module:
     """
     if norm not in get_args(Norm):
         raise ValueError(f"unknown norm {norm!r}, use one of {', '.join(get_args(Norm))}")
-    if norm == "group":
-        return nn.GroupNorm(math.gcd(GROUPS, channels), channels)
-    return nn.BatchNorm3d(channels) if ndim == 3 else nn.BatchNorm2d(channels)
+    if norm == "batch":
+        return nn.BatchNorm3d(channels) if ndim == 3 else nn.BatchNorm2d(channels)
+    # torch's InstanceNorm would leave the channels-last format
+    return nn.GroupNorm(channels if norm == "instance" else math.gcd(GROUPS, channels), channels)
 
 
 def enlarge(values: Tensor, shape: Sequence[int]) -> Tensor:

@@ -45,8 +45,8 @@ class MobileLRASPP(FeatureNetwork):
         Features of each voxel.
     inner : int
         Channels of the gated map.
-    norm : {"group", "batch"}
-        Normalisation; the paper has batches of 8 or 32 images and `batch`, a CPU a few and `group`.
+    norm : {"instance", "group", "batch"}
+        See `normalisation`; the paper has batches of 8 or 32 images and `batch`, a CPU a few and `instance`.
 
     Raises
     ------
@@ -56,7 +56,9 @@ class MobileLRASPP(FeatureNetwork):
 
     name = "lraspp"
 
-    def __init__(self, ndim: int, in_channels: int = 1, features: int = 32, inner: int = 128, norm: Norm = "group") -> None:
+    def __init__(
+        self, ndim: int, in_channels: int = 1, features: int = 32, inner: int = 128, norm: Norm = "instance"
+    ) -> None:
         super().__init__(ndim, in_channels, features, 4, {"features": features, "inner": inner, "norm": norm})
         if inner < 1:
             raise ValueError(f"inner must be positive, not {inner}")

@@ -70,7 +70,7 @@ class SegmentationNet(nn.Module):
         ----------
         image : (B, C, *shape) Tensor
             Images of any shape. Their last voxels are repeated up to a multiple of the backbone's stride, and what is
-            computed there is cut off; GroupNorm and global pooling see these few voxels.
+            computed there is cut off; means over the image (normalisation, pooling) include these few voxels.
 
         Returns
         -------
@@ -133,9 +133,8 @@ class SegmentationNet(nn.Module):
             rows = voxel_rows(self.features(image))
             best = [self.classify(rows[i : i + block]).softmax(1).max(1) for i in range(0, len(rows), block)]
         shape = (image.shape[0], *image.shape[2:])
-        return torch.cat([part.indices for part in best]).reshape(shape), torch.cat([part.values for part in best]).reshape(
-            shape
-        )
+        labels, probability = torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
+        return labels.reshape(shape), probability.reshape(shape)
 
     def describe(self) -> dict[str, Any]:
         """Return the arguments of `build_network` that make this architecture, as JSON can hold them."""
@@ -231,8 +230,9 @@ def load_network(path: PathLike) -> tuple[SegmentationNet, dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             texts: dict[str, str] = file.metadata() or {}
+            names: list[str] = list(file.keys())
             # copies, since the file is mapped into memory and may be replaced
-            tensors: dict[str, Tensor] = {name: value.clone() for name, value in file.get_tensors().items()}
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot read network: {error}", file=path, remedy=again) from error
     if not {ARCHITECTURE, DIGEST} <= texts.keys():
@@ -306,9 +306,10 @@ def voxel_positions(image: Tensor) -> Tensor:
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
     """Put a network into evaluation mode for a block of code."""
-    training = net.training
+    modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
         yield
     finally:
-        net.train(training)
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,1 @@
+"""Label fusion on real images: `python -m benchmarks.fusion --help`."""

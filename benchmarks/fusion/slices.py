@@ -1,0 +1,130 @@
+"""Experiments I and II on 2D slices: labels shifted at random, and labels of registrations of mixed quality.
+
+Slices are sagittal, through the middle of the hippocampus of each crop and 3 mm to both sides; front and back are one label.
+Two thirds of the crops train, one third tells how good the network is (mean Dice against the manual labels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata, spearmanr
+
+from benchmarks.fusion.cases import Labelled, candidates
+from popatlas.fusion.candidates import Candidates
+from popatlas.fusion.dataparams import TrustSettings, train_trust
+from popatlas.fusion.segmenter import segment
+from popatlas.fusion.trustdata import trust_target
+from popatlas.measures.overlap import dice
+
+LABELS = np.array([0, 1])
+SHARE = 0.3
+SHIFTS = (1.0, 3.0, 6.0)  # voxels of 1 mm
+
+
+def middle_slices(labels: np.ndarray) -> list[int]:
+    """Return the positions of the slices of a crop along its first axis."""
+    middle = int(np.rint(np.argwhere(labels > 0)[:, 0].mean()))
+    return [place for place in (middle - 3, middle, middle + 3) if labels[place].any()]
+
+
+def padded(image: np.ndarray, shape: Sequence[int], mode: str = "edge") -> np.ndarray:
+    """Return a slice in the middle of a larger one, so that a batch goes through the network at once."""
+    missing = [wanted - count for wanted, count in zip(shape, image.shape, strict=True)]
+    return np.pad(image, [(gap // 2, gap - gap // 2) for gap in missing], mode=mode)  # type: ignore[call-overload]
+
+
+def settings(epochs: int, **changes: Any) -> TrustSettings:
+    """Return the settings of a 2D experiment: batch and warm-up of the paper, inline updates."""
+    start = {"epochs": epochs, "warm_up": epochs // 4, "batch": 16, "update": "inline", "per_label": False}
+    return TrustSettings(**(start | {"positions": False} | changes))
+
+
+def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: TrustSettings) -> Any:
+    stacks = [
+        Candidates(one[None], image, subject=str(i)) for i, (image, one) in enumerate(zip(images, labels, strict=True))
+    ]
+    return train_trust([trust_target(stack, LABELS) for stack in stacks], LABELS, plan)
+
+
+def _validate(network: Any, images: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    scores = [dice(segment(network, LABELS, image)[0], truth) for image, truth in zip(images, truths, strict=True)]
+    return float(np.mean(scores))
+
+
+def _auc(score: np.ndarray, good: np.ndarray) -> float:
+    ranks, count = rankdata(score), good.sum()
+    return float((ranks[good].sum() - count * (count + 1) / 2) / (count * (~good).sum()))
+
+
+def disturbed(crops: Sequence[Labelled], epochs: int) -> pd.DataFrame:
+    """Experiment I: 30 % of the training labels shifted by a fixed length in a random direction."""
+    shape = np.max([crop.image.shape[1:] for crop in crops], axis=0)
+    pairs = [
+        (number, padded(crop.image[place], shape), padded((crop.labels[place] > 0).astype(np.int32), shape))
+        for number, crop in enumerate(crops)
+        for place in middle_slices(crop.labels)
+    ]
+    train = [(image, truth) for number, image, truth in pairs if number % 3]
+    held = [(image, truth) for number, image, truth in pairs if number % 3 == 0]
+    rows = []
+    for shift in SHIFTS:
+        rng = np.random.default_rng(0)
+        bad = rng.random(len(train)) < SHARE
+        labels = []
+        for (_, truth), wrong in zip(train, bad, strict=True):
+            angle = rng.uniform(0, 2 * np.pi)
+            step = np.rint(shift * np.array([np.cos(angle), np.sin(angle)])).astype(int)
+            labels.append(np.roll(truth, step, (0, 1)) if wrong else truth)
+        quality = np.array([dice(label, truth) for label, (_, truth) in zip(labels, train, strict=True)])
+        row: dict[str, Any] = {"shift, voxels": shift, "n": len(train), "mean Dice of the labels": float(quality.mean())}
+        images = [image for image, _ in train]
+        for name, plan in (("without", settings(epochs, warm_up=epochs)), ("with", settings(epochs))):
+            result = _train(images, labels, plan)
+            row[f"network {name}"] = _validate(result.network, *zip(*held, strict=True))
+        trust = np.array([result.trust[str(number)][0] for number in range(len(train))])
+        row |= {"AUC": _auc(trust, ~bad), "Spearman": float(spearmanr(trust, quality).statistic)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def mixed(files: Sequence[Path], epochs: int) -> pd.DataFrame:
+    """Experiment II: labels of the best registration, of a blurred sum of all, and half and half."""
+    best, combined, images, truths, crop = [], [], [], [], []
+    shape = np.max([candidates(file, ("affine",))[1].shape[1:] for file in files], axis=0)
+    for number, file in enumerate(files):
+        stack, truth = candidates(file, ("deformable",))
+        scores = [dice(one, truth) for one in stack.labels]
+        # the paper's "combined": blurred sum of all registered labels, clipped; here of the linear registrations
+        rough = candidates(file, ("affine",))[0].labels > 0
+        blurred = np.clip(gaussian_filter(rough.sum(axis=0).astype(float), 1.0), 0, 1) > 0.5
+        for place in middle_slices(truth):
+            best.append(padded((stack.labels[int(np.argmax(scores))][place] > 0).astype(np.int32), shape))
+            combined.append(padded(blurred[place].astype(np.int32), shape))
+            images.append(padded(np.asarray(stack.target)[place], shape))
+            truths.append(padded((truth[place] > 0).astype(np.int32), shape))
+            crop.append(number)
+    held = np.array(crop) % 3 == 0
+    is_best = np.random.default_rng(0).random(len(best)) < 0.5
+    mix = [a if good else b for a, b, good in zip(best, combined, is_best, strict=True)]
+    plain = settings(epochs, warm_up=epochs)
+    rows = []
+    arms = (("best", best, plain), ("mix, data parameters", mix, settings(epochs)), ("mix", mix, plain))
+    for name, labels, plan in (*arms, ("combined", combined, plain)):
+        kept = [number for number in range(len(labels)) if not held[number]]
+        result = _train([images[n] for n in kept], [labels[n] for n in kept], plan)
+        score = _validate(
+            result.network, [images[n] for n in np.flatnonzero(held)], [truths[n] for n in np.flatnonzero(held)]
+        )
+        quality = np.mean([dice(labels[n], truths[n]) for n in kept])
+        row = {"labels": name, "n": len(kept), "mean Dice of the labels": quality, "network": score}
+        if plan.warm_up < plan.epochs:
+            trust = np.array([result.trust[str(position)][0] for position in range(len(kept))])
+            row["AUC"] = _auc(trust, is_best[kept])
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,145 @@
+"""Experiments III and IV in 3D: trust in many registered atlases, consensus of all methods, networks trained on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from benchmarks.fusion.cases import candidates
+from benchmarks.fusion.methods import OURS, STAPLE, Trusted, fused, mean_dice, ways
+from popatlas.fusion.candidates import Candidates
+from popatlas.fusion.dataparams import TrustResult, TrustSettings, train_trust
+from popatlas.fusion.segmenter import segment, train_segmenter
+from popatlas.fusion.trustdata import label_values, trust_target
+from popatlas.measures.overlap import overlap
+
+# quality of the registrations of a target's candidates, in turn
+SETTINGS = {
+    "clean": ("deformable",),
+    "linear": ("affine",),
+    "noisy": ("deformable", "displaced", "affine", "displaced", "displaced"),
+}
+ARMS = ("random atlas", "all atlases", "majority", STAPLE, OURS, "manual")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Targets of one setting with all that was found about them.
+
+    Attributes
+    ----------
+    cases : list of (Candidates, ndarray)
+        Candidates and true labels.
+    result : TrustResult
+        Of the training.
+    seconds : float
+        CPU seconds of the training.
+    """
+
+    name: str
+    cases: list[tuple[Candidates, np.ndarray]]
+    result: TrustResult
+    seconds: float
+
+    def quality(self, candidates: Candidates, truth: np.ndarray) -> np.ndarray:
+        """Return the true mean Dice of each candidate."""
+        return np.array([mean_dice(one, truth) for one in candidates.labels])
+
+
+def trained(name: str, files: Sequence[Path], plan: TrustSettings) -> Setting:
+    """Train network and data parameters on all targets of a setting."""
+    cases = [candidates(file, SETTINGS[name]) for file in files]
+    labels = label_values([stack for stack, _ in cases])
+    targets = [trust_target(stack, labels) for stack, _ in cases]
+    started = time.process_time()
+    result = train_trust(targets, labels, plan, progress=lambda line: print(f"{name}: {line}", flush=True))
+    return Setting(name, cases, result, time.process_time() - started)
+
+
+def trust_row(setting: Setting, update: str) -> dict[str, Any]:
+    """Return how trust follows the true quality of the candidates: over all, and within each target."""
+    quality = [setting.quality(*case) for case in setting.cases]
+    trust = [setting.result.trust[stack.subject or ""] for stack, _ in setting.cases]
+    within = [spearmanr(a, b).statistic for a, b in zip(trust, quality, strict=True)]
+    return {
+        "setting": setting.name,
+        "update": update,
+        "targets": len(trust),
+        "atlases": len(trust[0]),
+        "mean Dice of a candidate": float(np.mean(np.concatenate(quality))),
+        "Spearman, all": float(spearmanr(np.concatenate(trust), np.concatenate(quality)).statistic),
+        "Spearman within a target": float(np.nanmean(within)),
+        "CPU s of training": setting.seconds,
+    }
+
+
+def consensus_rows(
+    setting: Setting, radius: int, weight: float, peers: int
+) -> tuple[pd.DataFrame, dict[str, list[np.ndarray]]]:
+    """Fuse every target in every way.
+
+    Parameters
+    ----------
+    setting : Setting
+        Trained.
+    radius : int
+        Patch radius of joint label fusion, voxels.
+    weight : float
+        Of the network in the consensus.
+    peers : int
+        Number of targets that ANTs' joint label fusion is run on: it is slow.
+
+    Returns
+    -------
+    table : DataFrame
+        Columns setting, target, method, label, dice, seconds.
+    found : dict
+        Method to the fused labels of each target.
+    """
+    rows, found = [], {}
+    for number, (stack, truth) in enumerate(setting.cases):
+        trusted = Trusted.of(stack, setting.result)
+        for name, dseg, seconds in fused(stack, ways(radius, weight, trusted, peer=number < peers)):
+            found.setdefault(name, []).append(dseg)
+            table = overlap(truth, dseg).query("n_reference > 0")[["label", "dice"]]
+            rows.append(table.assign(setting=setting.name, target=stack.subject, method=name, seconds=seconds))
+        print(f"{setting.name}: {stack.subject} fused", flush=True)
+    return pd.concat(rows, ignore_index=True), found
+
+
+def network_rows(setting: Setting, found: dict[str, list[np.ndarray]], plan: TrustSettings) -> list[dict[str, Any]]:
+    """Experiment IV: train a network on the labels of each arm for two thirds of the targets, score it on the others."""
+    train = [number for number in range(len(setting.cases)) if number % 3]
+    held = [number for number in range(len(setting.cases)) if number % 3 == 0]
+    rng = np.random.default_rng(0)
+    rows = []
+    for arm in ARMS:
+        images, labels = [], []
+        for number in train:
+            stack, truth = setting.cases[number]
+            if arm == "all atlases":  # each candidate is a training image of its own
+                chosen = list(stack.labels[:: max(len(stack.labels) // 4, 1)])
+            elif arm == "random atlas":
+                chosen = [stack.labels[rng.integers(len(stack.labels))]]
+            else:
+                chosen = [truth if arm == "manual" else found[arm][number]]
+            images += [np.asarray(stack.target)] * len(chosen)
+            labels += chosen
+        epochs = plan.epochs if arm != "all atlases" else max(plan.epochs * len(train) // len(images), 1)
+        settings = TrustSettings(**{**plan.__dict__, "epochs": epochs})
+        network, values, _ = train_segmenter(images, labels, [str(i) for i in range(len(images))], settings)
+        scores = []
+        for number in held:
+            stack, truth = setting.cases[number]
+            scores.append(mean_dice(segment(network, values, np.asarray(stack.target))[0], truth))
+        row = {"setting": setting.name, "trained on": arm, "images": len(images), "held out": len(held)}
+        rows.append(row | {"Dice": float(np.mean(scores)), "SD": float(np.std(scores))})
+        print(rows[-1], flush=True)
+    return rows

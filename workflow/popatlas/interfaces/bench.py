@@ -1,0 +1,103 @@
+"""Steps about all targets of the fusion at once: how much the atlases are trusted, and which method is best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined, traits
+
+from popatlas.images.io import write_json, write_table
+from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+
+
+class TabulateTrustInputSpec(PopatlasInputSpec):
+    """Inputs of TabulateTrust."""
+
+    in_tables = traits.List(File(exists=True), mandatory=True, desc="trust tables of the scans, one for each method")
+    in_gates = traits.List(File(exists=True), desc="gate JSONs of the registrations of targets and atlases")
+    derivatives = Directory(exists=True, mandatory=True, desc="OUT_DIR, which the gates lie in")
+    out_parquet = File(mandatory=True, desc="group/trust.parquet, one row for each target, method and atlas")
+    out_tsv = File(mandatory=True, desc="group/trust.tsv, the same as TSV")
+    out_dictionary = File(mandatory=True, desc="group/trust.json, data dictionary")
+    out_figure = File(mandatory=True, desc="report/figures/trust.png, distribution of the trust in each atlas")
+
+
+class TabulateTrustOutputSpec(TraitedSpec):
+    """Outputs of TabulateTrust."""
+
+    out_parquet = File(exists=True)
+    out_tsv = File(exists=True)
+    out_dictionary = File(exists=True)
+    out_figure = File(exists=True)
+
+
+class TabulateTrust(PopatlasInterface):
+    """Stack the trust tables of all scans, beside the quality of the registrations, and draw them."""
+
+    input_spec = TabulateTrustInputSpec
+    output_spec = TabulateTrustOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.fusion.trusttable import tabulate_trust
+        from popatlas.measures.dictionary import trust_dictionary
+        from popatlas.report.trust import draw_trust
+
+        inputs = self.inputs
+        gates = [Path(file) for file in inputs.in_gates] if isdefined(inputs.in_gates) else []
+        table = tabulate_trust([Path(file) for file in inputs.in_tables], gates, Path(inputs.derivatives))
+        self.notes = {"rows": len(table), "targets": table["scan"].nunique(), "atlases": table["atlas"].nunique()}
+        write_table(table, inputs.out_parquet)
+        write_table(table, inputs.out_tsv)
+        write_json(inputs.out_dictionary, trust_dictionary())
+        draw_trust(table, Path(inputs.out_figure))
+
+
+class BenchFusionInputSpec(PopatlasInputSpec):
+    """Inputs of BenchFusion; fused labels, maps, brains and records are found in `derivatives` by their names."""
+
+    in_references = traits.List(File(exists=True), mandatory=True, desc="own labels of each held-out atlas")
+    scans = traits.List(Str, mandatory=True, desc="scan key of each held-out atlas")
+    methods = traits.List(Str, mandatory=True, desc="label fusion methods")
+    derivatives = Directory(exists=True, mandatory=True, desc="OUT_DIR")
+    in_names = File(exists=True, desc="label names (index, name)")
+    min_voxels = traits.Int(1, usedefault=True, desc="smaller reference labels are not scored")
+    out_table = File(mandatory=True, desc="group/fusion-bench.parquet, all scores, long")
+    out_tsv = File(mandatory=True, desc="group/fusion-bench.tsv, the same as TSV")
+    out_summary = File(mandatory=True, desc="group/fusion-bench.json, statistics and recommendation")
+    out_page = File(mandatory=True, desc="report/fusion.html; pictures go to figures/ beside it")
+
+
+class BenchFusionOutputSpec(TraitedSpec):
+    """Outputs of BenchFusion."""
+
+    out_table = File(exists=True)
+    out_tsv = File(exists=True)
+    out_summary = File(exists=True)
+    out_page = File(exists=True)
+
+
+class BenchFusion(PopatlasInterface):
+    """Score every fusion method on the held-out atlases, test the differences, and recommend one."""
+
+    input_spec = BenchFusionInputSpec
+    output_spec = BenchFusionOutputSpec
+
+    def _execute(self) -> None:
+        from popatlas.fusion.bench import run_bench, summarise
+        from popatlas.measures.names import read_names
+        from popatlas.report.fusion import write_fusion_page
+
+        inputs = self.inputs
+        names = read_names(Path(inputs.in_names)) if isdefined(inputs.in_names) else {}
+        references = dict(zip(inputs.scans, map(Path, inputs.in_references), strict=False))
+        derivatives = Path(inputs.derivatives)
+        bench = run_bench(
+            derivatives, list(inputs.scans), [Path(file) for file in inputs.in_references], list(inputs.methods), names,
+            inputs.min_voxels,
+        )  # fmt: skip
+        chosen = bench.recommendation
+        self.notes = {"recommended": chosen.method, "sentence": chosen.sentence}
+        write_table(bench.table, inputs.out_table)
+        write_table(bench.table, inputs.out_tsv)
+        write_json(inputs.out_summary, summarise(bench))
+        write_fusion_page(bench, derivatives, references, Path(inputs.out_page))
