@@ -5,7 +5,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from popatlas.cohort.study import SCAN_PATTERN, growing, open_study
+from popatlas.cohort.study import WILDCARDS, growing, open_study
 
 min_version("9.19")
 
@@ -23,12 +23,7 @@ workdir: study.out_dir
 
 
 wildcard_constraints:
-    scan=SCAN_PATTERN,
-    atlas=SCAN_PATTERN,
-    iteration=r"[0-9]+",
-    batch=r"[0-9]+",
-    channel=r"[0-9A-Za-z]+",
-    method=r"majority|staple|jlf",
+    **WILDCARDS,
 
 
 include: "rules/index.smk"
@@ -36,6 +31,7 @@ include: "rules/preprocess.smk"
 include: "rules/register.smk"
 include: "rules/atlas.smk"
 include: "rules/fuse.smk"
+include: "rules/train.smk"
 include: "rules/measure.smk"
 include: "rules/report.smk"
 
@@ -48,13 +44,11 @@ rule all:
         study.group_targets(),
 
 
-rule subjects:
-    """Per-scan results of every scan that is not failed, excluded or unavailable."""
-    input:
-        study.scan_targets(),
+for target, files in study.parts().items():
 
-
-rule preprocess:
-    """Brains of every scan, before the atlas cohort is frozen."""
-    input:
-        study.preprocess_targets(),
+    rule:
+        """A part of the pipeline, asked for by its name."""
+        name:
+            target
+        input:
+            files,

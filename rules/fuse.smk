@@ -63,27 +63,58 @@ rule propagate_labels:
 
 
 rule fuse_labels:
-    """Fuse the candidate labels of a target into one: majority, STAPLE or joint label fusion."""
+    """Fuse the candidate labels of a target into one by a method; tell how sure it is and what each atlas counted."""
     input:
+        unpack(study.trust_inputs),
         labels="work/fuse/{scan}_candidates_dseg.nii.gz",
         images="work/fuse/{scan}_candidates_T1w.nii.gz",
         target="{scan}_desc-brain_T1w.nii.gz",
     output:
+        **study.map_outputs(),
         dseg="{scan}_desc-{method}_dseg.nii.gz",
+        trust="{scan}_desc-{method}_trust.tsv",
     log:
         "logs/fuse/{scan}_{method}.log",
     benchmark:
         "benchmarks/fuse/{scan}_{method}.tsv"
     conda:
-        "../envs/cpu.yaml"
+        "../envs/gpu.yaml" if config["fuse"]["dataparams"]["gpu"] else "../envs/cpu.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=120,
+        gpu=study.fusion_gpu,
     params:
-        ties=config["fuse"]["ties"],
-        jlf=config["fuse"]["jlf"],
+        names=study.atlas_names,
+        settings=study.fusion_settings,
+        trust=study.trust_options,
+        maps=study.map_options,
     shell:
         "popatlas step FuseLabels --subject {wildcards.scan:q} --threads {threads} --method {wildcards.method}"
-        " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q} --ties {params.ties}"
-        " --beta {params.jlf[beta]} --radius {params.jlf[radius]} --search {params.jlf[search]} --rho"
-        " {params.jlf[rho]} --out_file {output.dseg:q} --record {log:q}.json > {log:q} 2>&1"
+        " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q} --names"
+        " {params.names:q} --settings {params.settings:q} {params.trust} --gpu {resources.gpu} --out_file"
+        " {output.dseg:q} {params.maps} --out_trust {output.trust:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+rule tabulate_trust:
+    """Join the trust tables of all scans with the gates of their registrations, and draw them."""
+    input:
+        tables=study.scan_trust(),
+        gates=study.trust_gates(),
+    output:
+        parquet="group/trust.parquet",
+        tsv="group/trust.tsv",
+        dictionary="group/trust.json",
+        figure="report/figures/trust.png",
+    log:
+        "logs/group/tabulate_trust.log",
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(2000),
+        runtime=60,
+    params:
+        lists=study.trust_lists(),
+    shell:
+        "popatlas step TabulateTrust --in_tables @{params.lists[0]} --in_gates @{params.lists[1]} --derivatives ."
+        " --out_parquet {output.parquet:q} --out_tsv {output.tsv:q} --out_dictionary {output.dictionary:q} --out_figure"
+        " {output.figure:q} --record {log:q}.json > {log:q} 2>&1"

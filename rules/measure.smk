@@ -91,3 +91,34 @@ rule tabulate_cohort:
         " --in_participants {input.participants:q} {params.extra} --out_parquet {output.parquet:q} --out_tsv"
         " {output.tsv:q} --out_dictionary {output.dictionary:q} --out_volumes {output.volumes:q} --out_summary"
         " {output.summary:q} --out_members {output.members:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+rule bench_fusion:
+    """Compare the fusion methods on the labelled atlases, each labelled by the others, and recommend one."""
+    input:
+        files=study.bench_files(),
+        references=study.bench_references(),
+        names="cohort/label-names.tsv",
+    output:
+        table="group/fusion-bench.parquet",
+        tsv="group/fusion-bench.tsv",
+        summary="group/fusion-bench.json",
+        page="report/fusion.html",
+    log:
+        "logs/group/bench_fusion.log",
+    benchmark:
+        "benchmarks/group/bench_fusion.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    resources:
+        mem_mb=growing(3000),
+        runtime=240,
+    params:
+        scans=study.bench_scans,
+        methods=study.fusion_methods,
+        min_voxels=config["measure"]["min_voxels"],
+    shell:
+        "popatlas step BenchFusion --threads {threads} --in_references {input.references:q} --scans {params.scans:q}"
+        " --methods {params.methods} --derivatives . --in_names {input.names:q} --min_voxels {params.min_voxels}"
+        " --out_table {output.table:q} --out_tsv {output.tsv:q} --out_summary {output.summary:q} --out_page"
+        " {output.page:q} --record {log:q}.json > {log:q} 2>&1"

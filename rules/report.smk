@@ -27,6 +27,7 @@ rule write_report:
     input:
         ledger="cohort/ledger.tsv",
         metrics="group/metrics.parquet",
+        fusion=study.fusion_targets(),
         thumbnails=study.thumbnails(),
         template=f"tpl-{label}/template_description.json",
     output:

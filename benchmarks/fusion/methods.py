@@ -60,7 +60,7 @@ def ways(radius: int, weight: float, trusted: Trusted | None, *, peer: bool) -> 
             "data parameters (paper) + network": trusted.options("softmax", weight),
             "data parameters (labels)": trusted.options("label", 0.0),
             "data parameters (joint)": trusted.options("joint", 0.0) | joint,
-            OURS: trusted.options("joint", weight) | joint,
+            OURS: trusted.options("auto", weight) | joint,
         }
         found |= {name: {"method": "dataparams"} | options for name, options in consensus.items()}
         half = max(len(trusted.parameters) // 2, 1)

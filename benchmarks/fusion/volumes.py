@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ SETTINGS = {
     "linear": ("affine",),
     "noisy": ("deformable", "displaced", "affine", "displaced", "displaced"),
 }
+CONTRAST = "noisy, other contrast"
 ARMS = ("random atlas", "all atlases", "majority", STAPLE, OURS, "manual")
 
 
@@ -47,6 +48,15 @@ class Setting:
     cases: list[tuple[Candidates, np.ndarray]]
     result: TrustResult
     seconds: float
+
+    def other_contrast(self) -> Setting:
+        """Return the same with atlas images whose dark and bright tissues are exchanged; training never saw them."""
+        cases = []
+        for stack, truth in self.cases:
+            images = np.asarray(stack.images)
+            inverted = np.where(images > 0, images.max() - images, 0)
+            cases.append((replace(stack, images=inverted), truth))
+        return replace(self, name=CONTRAST, cases=cases)
 
     def quality(self, candidates: Candidates, truth: np.ndarray) -> np.ndarray:
         """Return the true mean Dice of each candidate."""

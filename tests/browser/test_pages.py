@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.report_fixture import METHODS, TEMPLATE, build
+from tests.unit.report_fixture import METHODS, TEMPLATE, build, run_fusion
 
 pytestmark = pytest.mark.browser
 
@@ -26,6 +26,7 @@ def report(tmp_path_factory):
     for scan in ("sub-01/anat/sub-01", "sub-03/anat/sub-03"):
         page, thumbnail = out / f"report/subjects/{Path(scan).name}.html", out / f"report/thumbnails/{scan}.png"
         draw_subject(out, scan, TEMPLATE, METHODS, page, thumbnail)
+    run_fusion(out)
     config = out / "cohort" / "config.yaml"
     write_report(out, out / "cohort/ledger.tsv", TEMPLATE, METHODS, 50, config, out / "report/index.html")
     return out / "report"
@@ -60,13 +61,13 @@ def show(browser, page, width=1280, height=2000, dark=False):
     assert browser.get_log("browser") == []
 
 
-def column(browser, number):
-    """Return the texts of a column of the table of scans, hidden rows left out."""
-    rows = browser.find_elements("css selector", "#table tbody tr:not([hidden])")
+def column(browser, number, table="table"):
+    """Return the texts of a column of a table, of scans when left out, without hidden rows."""
+    rows = browser.find_elements("css selector", f"#{table} tbody tr:not([hidden])")
     return [row.find_elements("css selector", "th, td")[number].text for row in rows]
 
 
-@pytest.mark.parametrize("page", ["index.html", "subjects/sub-03.html", "subjects/sub-991.html"])
+@pytest.mark.parametrize("page", ["index.html", "fusion.html", "subjects/sub-03.html", "subjects/sub-991.html"])
 @pytest.mark.parametrize(("width", "height"), [(1280, 2000), (390, 1200)])
 def test_pages_fit_the_window_and_load_their_pictures(browser, report, tmp_path, page, width, height):
     show(browser, report / page, width, height)
@@ -119,6 +120,25 @@ def test_the_filter_hides_rows_and_cards(browser, report):
     search.send_keys("\b")
     browser.find_element("css selector", "[data-show=outlier]").click()
     assert column(browser, 0) == ["sub-03"]
+
+
+def test_structures_sort_and_filter_on_the_page_of_the_bench(browser, report):
+    show(browser, report / "fusion.html")
+    assert len(column(browser, 0, "label-table")) == 5
+    browser.find_element("css selector", "#label-table th:nth-child(5) button").click()
+    margins = [float(text) for text in column(browser, 4, "label-table")]
+    assert margins == sorted(margins)
+    browser.find_element("css selector", "[data-filter=label-table]").send_keys("white left")
+    assert column(browser, 0, "label-table") == ["white-matter-left"]
+    assert browser.find_element("css selector", "[data-count=label-table]").text == "1 of 5 structures"
+
+
+def test_one_walks_from_the_cohort_page_to_the_bench_and_back(browser, report):
+    show(browser, report / "index.html")
+    browser.find_element("css selector", "#fusion a[href='fusion.html']").click()
+    assert browser.find_element("css selector", "h1").text == "Which fusion method?"
+    browser.find_element("css selector", ".eyebrow a").click()
+    assert browser.find_element("id", "fusion").is_displayed()
 
 
 def test_decisions_are_kept_in_the_browser(browser, report):

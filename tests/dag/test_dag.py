@@ -52,6 +52,7 @@ def test_jobs_of_the_whole_pipeline(cohort):
         "draw_subject": 6,
         "settle_ledger": 1,
         "tabulate_cohort": 1,
+        "tabulate_trust": 1,
         "write_report": 1,
     }
 

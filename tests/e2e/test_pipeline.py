@@ -137,7 +137,7 @@ def test_two_more_subjects_run_only_their_jobs_against_the_frozen_template(first
     jobs = {name: int(count) for name, count in re.findall(r"^  ([a-z_]+) +(\d+)$", plan, re.M)}
     per_scan = ("conform_image", "extract_brains", "normalise_brain", "register_to_template", "propagate_labels")
     expected = dict.fromkeys((*per_scan, "measure_scan", "draw_subject"), 2) | {"fuse_labels": 6}
-    group = dict.fromkeys(("settle_ledger", "tabulate_cohort", "score_truth", "write_report"), 1)
+    group = dict.fromkeys(("settle_ledger", "tabulate_cohort", "tabulate_trust", "score_truth", "write_report"), 1)
     assert jobs == expected | group
 
     template = work.digests("tpl-tiny/*")

@@ -1,11 +1,13 @@
 """The other paths through the pipeline, for real: sessions, a T2w channel, classical brain extraction, direct fusion,
-and the other engines of registration (the cohort of `conftest` runs with the default one)."""
+the other engines of registration (the cohort of `conftest` runs with the default one), trained fusion and the bench."""
 
 import numpy as np
 import pytest
 import yaml
 
-from popatlas.images.io import load_image, read_table
+from popatlas.cohort.outputs import stage_outputs
+from popatlas.config import load_config
+from popatlas.images.io import load_image, read_json, read_table
 
 from ..cohorts import popatlas
 from .conftest import SETTINGS, Workspace
@@ -78,17 +80,95 @@ def test_the_tables_tell_which_engine_made_what(finished):
     assert "ants-ants-mass: 4" in (finished.out / "report" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("engine", ["ffd", "greedy"])
-def test_the_whole_pipeline_runs_with_another_engine(engine, tmp_path):
-    work = Workspace(tmp_path)
+FUSION = {
+    "atlases": ["01", "02", "03"],
+    "methods": ["majority", "jlf", "dataparams"],
+    "dataparams": {"epochs": 2, "targets": 3, "gate_quality": True},
+    "segmenter": {"enabled": True, "epochs": 2, "targets": 3},
+    "bench": True,
+}
+
+
+def run_with(engine, folder, **fuse):
+    work = Workspace(folder)
     popatlas("simulate", work.bids, "--subjects", "3", "--seed", "4")
     register = SETTINGS["register"] | {"engine": engine, "preset": "default"}  # at 4 mm `quick` leaves out too much
-    work.config.write_text(yaml.safe_dump(SETTINGS | {"register": register}))
+    work.config.write_text(yaml.safe_dump(SETTINGS | {"register": register, "fuse": SETTINGS["fuse"] | fuse}))
     result = work.popatlas("run", check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return work
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return run_with("ffd", tmp_path_factory.mktemp("ffd"), **FUSION)
+
+
+@pytest.fixture(scope="module")
+def greedy(tmp_path_factory):
+    return run_with("greedy", tmp_path_factory.mktemp("greedy"))
+
+
+@pytest.mark.parametrize(("fixture", "engine"), [("trained", "ffd"), ("greedy", "greedy")])
+def test_the_whole_pipeline_runs_with_another_engine(fixture, engine, request):
+    work = request.getfixturevalue(fixture)
     rows = attempts(work)
     assert set(rows["label"]) == {f"{engine}-affine-mass"} and len(rows) == 3
     metrics = read_table(work.out / "group" / "metrics.parquet")
     means = metrics.groupby(["method", "metric"])["value"].mean()
     assert means["registration", "correlation"] > means["affine", "correlation"]
     assert means["jlf", "dice"] > 0.5
+
+
+def test_each_method_leaves_its_files_and_scores(trained):
+    promised = stage_outputs(load_config({"fuse": FUSION}), labelled=True)["fuse"]
+    assert len(promised) == 3 * 5 + 1
+    for number in (1, 2, 3):
+        for pattern in promised:
+            assert (trained.out / pattern.format(scan=f"sub-0{number}/anat/sub-0{number}")).stat().st_size > 0
+    metrics = read_table(trained.out / "group" / "metrics.parquet")
+    dice = metrics[metrics["metric"] == "dice"].groupby("method")["value"].mean()
+    assert set(dice.index) == {"majority", "jlf", "dataparams", "segmenter"}
+    assert dice["dataparams"] > 0.5
+
+
+def test_the_trust_table_tells_what_each_atlas_counted(trained):
+    trust = read_table(trained.out / "group" / "trust.parquet")
+    assert len(trust) == 3 * 2 * 3  # scans, atlases of other subjects, methods
+    assert {"scan", "method", "atlas", "trust", "rank", "parameter", "overlap"} <= set(trust.columns)
+    assert np.allclose(trust.groupby(["scan", "method"])["trust"].sum(), 1)
+    assert trust.groupby("method")["parameter"].count().to_dict() == {"dataparams": 6, "jlf": 0, "majority": 0}
+    assert (trained.out / "report" / "figures" / "trust.png").stat().st_size > 0
+
+
+def test_the_bench_recommends_a_method(trained):
+    summary = read_json(trained.out / "group" / "fusion-bench.json")
+    assert summary["recommended"] in FUSION["methods"]
+    assert summary["recommended"] in summary["sentence"]
+    assert set(read_table(trained.out / "group" / "fusion-bench.parquet")["scan"]) == {
+        f"sub-0{number}/anat/sub-0{number}" for number in (1, 2, 3)
+    }
+    assert "dataparams" in (trained.out / "report" / "fusion.html").read_text()
+
+
+def test_the_bench_verb_uses_what_is_there_and_prints_its_recommendation(trained):
+    before = trained.digests("config.yaml") | trained.digests("sub-*/anat/*")
+    options = ("--config", trained.config, "--cores", "2", "--methods", "majority", "jlf")
+    result = popatlas("fuse", "bench", trained.bids, trained.out, *options)
+    summary = read_json(trained.out / "group" / "fusion-bench.json")
+    assert set(summary["methods"]) == {"majority", "jlf"}
+    assert summary["sentence"] in result.stdout
+    assert str(trained.out / "report" / "fusion.html") in result.stdout
+    assert trained.digests("config.yaml") | trained.digests("sub-*/anat/*") == before
+
+
+def test_a_trained_network_is_kept_when_subjects_are_added(trained):
+    networks = trained.digests("networks/**/*")
+    assert len(networks) == 5
+    popatlas("simulate", trained.bids, "--subjects", "1", "--first", "4", "--seed", "4")
+    result = trained.popatlas("run", "--until", "segmentations", check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    new = trained.out / "sub-04" / "anat"
+    assert (new / "sub-04_desc-segmenter_dseg.nii.gz").stat().st_size > 0
+    assert not list(new.glob("*_xfm.*")), "labelled without registration"
+    assert trained.digests("networks/**/*") == networks

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
-from popatlas.images.io import save_image, write_json, write_table
+from popatlas.images.io import load_image, save_image, write_json, write_table
 
 LABELS = {1: "grey-matter-left", 2: "grey-matter-right", 3: "white-matter-left", 4: "white-matter-right", 5: "ventricles"}
 METHODS = ["majority", "staple", "jlf"]
 TEMPLATE = "study"
 VERSION = "0a1b2c3d"
+BENCH = {name: f"group/fusion-bench.{name}" for name in ("parquet", "tsv", "json")}
 EVIL = "<script>alert('x')</script> & \"quotes\"; remedy: open the image & <b>look</b>"
 
 
@@ -236,3 +237,43 @@ def _write_template(out: Path, variants: Variants, scans: list[str]) -> None:
         {"Name": TEMPLATE, "Version": VERSION, "Iterations": 3, "Members": [{"scan": scan} for scan in scans],
          "SpacingMm": [variants.spacing] * 3, "Shape": list(variants.t1w.shape)},
     )  # fmt: skip
+
+
+def write_fusion(out: Path) -> list[Path]:
+    """Write agreement, records and trust of the good scans; the second atlas is trusted little. Return the trust tables."""
+    scans = sorted(
+        str(path.relative_to(out))[: -len("_desc-jlf_dseg.nii.gz")] for path in out.glob("**/*_desc-jlf_dseg.nii.gz")
+    )
+    scans = [scan for scan in scans if (out / f"{scan}_desc-metrics_table.tsv").is_file()]
+    tables = []
+    for number, scan in enumerate(scans, start=1):
+        for place, method in enumerate(METHODS):
+            fused = load_image(out / f"{scan}_desc-{method}_dseg.nii.gz", np.int32)
+            smooth = gaussian_filter((np.asarray(fused.dataobj) > 0).astype(np.float32), 1.0)
+            save_image(0.5 + np.abs(smooth - 0.5), fused.affine, out / f"{scan}_desc-{method}_agreement.nii.gz")
+            record = {"state": "ok", "cpu_seconds": 1.0 + 9 * place, "seconds": 2.0 + 9 * place, "peak_mb": 200 + number}
+            write_json(out / "logs" / "fuse" / f"{scan}_{method}.log.json", record)
+            atlases = [atlas for atlas in scans if atlas != scan]
+            trust = np.array([1.0 if place == 0 else 0.3 + 0.01 * number if atlas == scans[1] else 1.0 for atlas in atlases])
+            table = pd.DataFrame({"scan": scan, "method": method, "atlas": atlases, "trust": trust / trust.sum()})
+            table["rank"] = table["trust"].rank(ascending=False, method="min").astype(int)
+            write_table(table.assign(parameter=np.nan, overlap=0.8), out / f"{scan}_desc-{method}_trust.tsv")
+            tables.append(out / f"{scan}_desc-{method}_trust.tsv")
+    return tables
+
+
+def run_fusion(out: Path) -> None:
+    """Run the steps about all targets of the fusion: trust and bench."""
+    from popatlas.interfaces.bench import BenchFusion, TabulateTrust
+
+    trust = {"parquet": "group/trust.parquet", "tsv": "group/trust.tsv", "dictionary": "group/trust.json"}
+    outputs = {f"out_{name}": str(out / path) for name, path in (trust | {"figure": "report/figures/trust.png"}).items()}
+    gates = sorted(map(str, out.glob("**/*_desc-gate_registration.json")))
+    TabulateTrust(in_tables=list(map(str, write_fusion(out))), in_gates=gates, derivatives=str(out), **outputs).run()
+    scans = [*(f"sub-0{number}/anat/sub-0{number}" for number in (1, 3, 4, 5)), "sub-02/ses-1/anat/sub-02_ses-1"]
+    truth = out.parent / "bids" / "derivatives" / "labels"
+    BenchFusion(
+        in_references=[str(truth / f"{scan}_dseg.nii.gz") for scan in scans], scans=scans, methods=METHODS,
+        derivatives=str(out), in_names=str(truth / "dseg.tsv"), out_table=str(out / BENCH["parquet"]),
+        out_tsv=str(out / BENCH["tsv"]), out_summary=str(out / BENCH["json"]), out_page=str(out / "report" / "fusion.html"),
+    ).run()  # fmt: skip

@@ -1,9 +1,12 @@
 import pytest
 
+from popatlas.cli.fuse import bench_config
 from popatlas.cli.main import VERBS, build_parser, main, parse, translate_bids_app
 from popatlas.cli.plan import job_counts
 from popatlas.cli.snake import command, is_dry_run, kept_cohort, profile_folder
+from popatlas.config import load_config
 from popatlas.errors import ConfigError
+from popatlas.fusion.names import METHODS
 from popatlas.resources import workflow_root
 
 
@@ -31,6 +34,27 @@ def test_unknown_options_of_run_go_to_snakemake_others_are_refused(capsys):
     with pytest.raises(SystemExit):
         parse(["status", "o", "--forceall"])
     assert "unrecognized arguments: --forceall" in capsys.readouterr().err
+
+
+def test_the_bench_takes_known_methods_and_hands_the_rest_on(capsys):
+    args = parse(["fuse", "bench", "b", "o", "--methods", "majority", "local", "--forceall"])
+    assert (args.action, args.methods, args.snakemake) == ("bench", ["majority", "local"], ["--forceall"])
+    assert parse(["fuse", "bench"]).methods == [name for name in METHODS if name != "jlfants"]
+    for line, message in ((["fuse", "bench", "--methods", "jfl"], "invalid choice: 'jfl'"), (["fuse"], "required: bench")):
+        with pytest.raises(SystemExit):
+            parse(line)
+        assert message in capsys.readouterr().err
+
+
+def test_the_bench_changes_what_it_compares_and_nothing_else():
+    config = load_config({"fuse": {"maps": False, "segmenter": {"enabled": True, "labels": "jlf"}, "jlf": {"beta": 2.0}}})
+    found = bench_config(config, ["majority", "dataparams"])
+    changed = {key for key in config["fuse"] if found["fuse"][key] != config["fuse"][key]}
+    assert changed == {"methods", "bench", "maps", "segmenter"}
+    assert found["fuse"]["methods"] == ["majority", "dataparams"]
+    assert {key: found[key] for key in found if key != "fuse"} == {key: config[key] for key in config if key != "fuse"}
+    with pytest.raises(ConfigError, match=r"at least 2 are needed \(fuse\.atlases: 0\)"):
+        bench_config(load_config({"fuse": {"atlases": 0}}), ["majority"])
 
 
 def test_profiles_are_found_by_name_or_path(tmp_path):

@@ -3,6 +3,7 @@ import yaml
 
 from popatlas.config import default_config, find_problems, iteration_preset, load_config, merge
 from popatlas.errors import ConfigError
+from popatlas.resources import schema_path
 
 
 def test_the_shipped_configuration_is_valid():
@@ -33,11 +34,42 @@ def test_a_user_file_is_laid_over_the_defaults(tmp_path):
         ({"register": {"presets": {"instance": {"fast": {"iterations": [5]}}}}}, "one entry for each level"),
         ({"register": {"presets": {"instance": {"fast": {"shrink": [8, 2, 1]}}}}}, "may halve from level to level"),
         ({"register": {"presets": {"ffd": {"fast": {"shrink": [2]}}}}}, "one entry for each level"),
+        ({"fuse": {"dataparams": {"epoch": 3}}}, r"fuse\.dataparams: unknown key 'epoch', did you mean 'epochs'"),
+        ({"fuse": {"dataparams": {"network_weight": 2}}}, r"fuse\.dataparams\.network_weight: 2 is greater than .* 1"),
+        ({"fuse": {"dataparams": {"epochs": 4, "warm_up": 4}}}, "after 4 of 4 epochs no epoch is left"),
+        ({"fuse": {"methods": ["dataparams"], "dataparams": {"votes": "label", "per_label": False}}}, "'label' needs"),
+        ({"fuse": {"select": 2, "select_by": "trust"}}, r"select_by: .* fuse\.methods has majority, staple, jlf; add"),
+        ({"fuse": {"segmenter": {"enabled": True, "labels": "local"}}}, r"segmenter\.labels: 'local' is not made"),
+        ({"fuse": {"bench": True, "atlases": 1}}, r"at least 2 are needed \(fuse\.atlases: 1\)"),
+        ({"fuse": {"bench": True, "atlases": ["01"]}}, "at least 2 are needed"),
+        ({"fuse": {"bench": True, "methods": []}}, "nothing to compare"),
     ],
 )
 def test_mistakes_are_explained(wrong, message):
     with pytest.raises(ConfigError, match=message):
         load_config(wrong)
+
+
+@pytest.mark.parametrize(
+    "fuse",
+    [
+        {"methods": ["majority", "dataparams"], "select": 2, "select_by": "trust"},
+        {"methods": ["local"], "segmenter": {"enabled": True, "labels": "local"}},
+        {"bench": True, "atlases": "atlases.tsv"},
+        {"dataparams": {"votes": "label", "warm_up": 3}},
+    ],
+)
+def test_settings_of_fusion_that_agree(fuse):
+    assert load_config({"fuse": fuse})["fuse"]["methods"] == fuse.get("methods", ["majority", "staple", "jlf"])
+
+
+def test_the_schema_knows_the_fusion_methods_of_the_package():
+    from popatlas.fusion import fuse, names
+
+    assert tuple(fuse.METHODS) == names.METHODS
+    keys = yaml.safe_load(schema_path("config").read_text())["properties"]["fuse"]["properties"]
+    for part in (keys["methods"]["items"], keys["segmenter"]["properties"]["labels"]):
+        assert tuple(part["enum"]) == names.METHODS
 
 
 def test_a_missing_or_broken_file_is_explained(tmp_path):

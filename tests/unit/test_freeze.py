@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from popatlas.cohort.freeze import (
+    atlases_for,
     batches,
     draw_evenly,
     freeze_atlas_members,
@@ -154,6 +155,21 @@ def test_a_label_image_that_does_not_open_is_no_atlas(study, tmp_path):
     label.write_bytes(b"")
     config["fuse"]["atlases"] = 6
     assert len(freeze_label_atlases(config, index, scans, out_dir)) == 5
+
+
+@pytest.mark.parametrize(
+    ("scan", "served_by"),
+    [
+        ("sub-01/anat/sub-01", ["sub-02/ses-1", "atlases/sub-01", "atlases/sub-A"]),
+        ("sub-02/ses-2/anat/sub-02_ses-2", ["sub-01", "atlases/sub-01", "atlases/sub-A"]),
+        ("atlases/sub-A/anat/sub-A", ["sub-01", "sub-02/ses-1", "atlases/sub-01"]),
+    ],
+)
+def test_no_atlas_serves_its_own_subject(scan, served_by):
+    """An external atlas is another person than the participant with the same name, and than other external atlases."""
+    folders = ("sub-01", "sub-02/ses-1", "atlases/sub-01", "atlases/sub-A")
+    keys = {folder: f"{folder}/anat/x" for folder in folders}
+    assert atlases_for(scan, list(keys.values())) == [keys[folder] for folder in served_by]
 
 
 def test_no_labels_no_atlases(study, tmp_path):

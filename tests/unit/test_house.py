@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from popatlas.config import default_config
+from popatlas.fusion.names import MAPS
 from popatlas.interfaces import INTERFACES, load_interface
 from popatlas.resources import schema_path
 
@@ -54,9 +55,12 @@ def test_rules_hold_no_science():
 
 
 def test_every_step_and_each_file_that_it_takes_or_writes_is_used_by_a_rule():
-    code = "\n".join(path.read_text() for path in [*RULE_FILES, PACKAGE / "cohort" / "study.py"])
+    studies = sorted((PACKAGE / "cohort").glob("*study.py"))
+    code = "\n".join(path.read_text() for path in [*RULE_FILES, *studies])
     code = re.sub(r'"\n\s*"', "", code)  # adjacent strings of a shell command are one
-    code = code.replace("--in_{name} ", "--in_target_affine --in_target_inverse_warp ")  # Study.target_options
+    # FusionStudy.target_options and map_options
+    code = code.replace("--in_{name} ", "--in_target_affine --in_target_inverse_warp ")
+    code = code.replace("--out_{name} ", "".join(f"--out_{name} " for name in MAPS))
     for name in INTERFACES:
         assert f"popatlas step {name} " in code, f"no rule runs {name}"
         files = [trait for trait in load_interface(name).input_spec().copyable_trait_names() if re.match("in_|out_", trait)]

@@ -10,7 +10,9 @@ from popatlas.cohort.freeze import batches
 from popatlas.cohort.ledger import (
     RETRY_MARK,
     STAGES,
+    failed_scans,
     forget_failures,
+    incomplete,
     left_out,
     read_failures,
     read_ledger,
@@ -174,6 +176,29 @@ def test_external_atlases_are_neither_fused_nor_measured(tmp_path):
     ledger = settle(tmp_path, index_of("A", role="atlas"), OUTPUTS)
     assert states(ledger, "A") == {"index": "ok", "preprocess": "ok", "register": "ok"}
     assert left_out(ledger).empty
+
+
+def test_an_atlas_that_fails_in_the_bench_is_left_out_there_alone(tmp_path):
+    names = ("A", "B", "C")
+    rows = "".join(f"{key(name)}\tx\tTrue\n" for name in names[:2])
+    write_text(tmp_path / "cohort/label-atlases.tsv", f"atlas\tdseg\texternal\n{rows}")
+    for name in names:
+        finish(tmp_path, name, "preprocess", "register")
+    finish(tmp_path, "A", "fuse")
+    record(tmp_path, "fuse", f"{key('B')}_majority", message="memory")
+    ledger = settle(tmp_path, index_of(*names, role="atlas"), OUTPUTS | {"bench": OUTPUTS["fuse"]})
+    assert [states(ledger, name).get("bench") for name in names] == ["ok", "failed", None]
+    assert failed_scans(tmp_path) == {"": set(), "channel": set(), "page": set(), "bench": {key("B")}}
+    assert (left_out(ledger).empty, list(incomplete(ledger)["scan"])) == (True, [key("B")])
+
+
+def test_a_scan_that_no_atlas_serves_still_has_labels_of_the_network(tmp_path):
+    write_text(tmp_path / "cohort/label-atlases.tsv", f"atlas\tdseg\texternal\n{key('01')}\tx\tFalse\n")
+    finish(tmp_path, "01", "preprocess", "register")
+    outputs = OUTPUTS | {"fuse": [*OUTPUTS["fuse"], "{scan}_desc-segmenter_dseg.nii.gz"]}
+    assert states(settle(tmp_path, index_of("01"), outputs), "01")["fuse"] == "pending"
+    write_text(tmp_path / f"{key('01')}_desc-segmenter_dseg.nii.gz", "x")
+    assert states(settle(tmp_path, index_of("01"), outputs), "01")["fuse"] == "ok"
 
 
 def test_the_only_atlas_has_nobody_to_take_labels_from(tmp_path):

@@ -241,7 +241,7 @@ def test_without_labelled_atlases_the_methods_text_has_no_fusion():
 
 def test_every_reference_has_what_a_journal_asks_for_and_no_latex_is_shown():
     for key, entry in read_references().items():
-        for field in ("author", "title", "journal", "year", "volume", "pages", "doi"):
+        for field in ("author", "title", "journal", "year", "volume", "pages", "(?:doi|url)"):
             assert re.search(rf"(?m)^  {field} = \{{.+\}},?$", entry), (key, field)
     config = default_config()
     config["preprocess"]["denoise"] = True

@@ -56,6 +56,14 @@ def test_a_step_records_what_it_did(source, tmp_path):
     assert content["versions"]["numpy"]
 
 
+def test_values_that_are_too_many_for_a_command_line_come_from_a_file(tmp_path):
+    numbers, options = tmp_path / "numbers.txt", tmp_path / "options.json"
+    numbers.write_text("1\n2\n30\n")
+    options.write_text('{"a b": ["c", 1]}')
+    found = parse_traits(Copy, ["--in_file", "x", "--out_file", "y", "--numbers", f"@{numbers}", "--options", f"@{options}"])
+    assert (found["numbers"], found["options"]) == ([1, 2, 30], {"a b": ["c", 1]})
+
+
 def test_a_failing_step_says_why_and_leaves_no_output(source, tmp_path):
     source.write_text("bad")
     record = tmp_path / "record.json"

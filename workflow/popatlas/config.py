@@ -126,6 +126,26 @@ def _contradictions(config: Config) -> Iterator[str]:
     ):
         if limits[0] >= limits[1]:
             yield f"{where}: the first value must be below the second, got {limits}"
+    yield from _fusion_contradictions(config["fuse"])
+
+
+def _fusion_contradictions(fuse: Mapping[str, Any]) -> Iterator[str]:
+    methods, segmenter, dataparams, atlases = fuse["methods"], fuse["segmenter"], fuse["dataparams"], fuse["atlases"]
+    chosen = f"fuse.methods has {', '.join(methods) or 'none'}"
+    if segmenter["enabled"] and segmenter["labels"] not in methods:
+        yield f"fuse.segmenter.labels: '{segmenter['labels']}' is not made, {chosen}; name one of them, or add it there"
+    if fuse["select_by"] == "trust" and "dataparams" not in methods:
+        yield f"fuse.select_by: trust is learned by the method dataparams, {chosen}; add it there, or select by similarity"
+    if dataparams["warm_up"] >= dataparams["epochs"]:
+        epochs = f"{dataparams['warm_up']} of {dataparams['epochs']} epochs"
+        yield f"fuse.dataparams.warm_up: after {epochs} no epoch is left to learn data parameters in"
+    if "dataparams" in methods and dataparams["votes"] == "label" and not dataparams["per_label"]:
+        yield "fuse.dataparams.votes: 'label' needs the parameters of labels (fuse.dataparams.per_label: true)"
+    if fuse["bench"] and not methods:
+        yield "fuse.bench: there is nothing to compare, fuse.methods is empty"
+    count = atlases if isinstance(atlases, int) else len(atlases)
+    if fuse["bench"] and not isinstance(atlases, str) and count < 2:
+        yield f"fuse.bench: atlases are labelled by each other, at least 2 are needed (fuse.atlases: {atlases})"
 
 
 def _uneven(where: str, preset: Mapping[str, Any]) -> Iterator[str]:

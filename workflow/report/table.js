@@ -1,35 +1,8 @@
-// The table of scans: sorting, filtering, decisions. Without JavaScript it stays a plain table in its default order.
+// The table of scans: filtering and decisions; sort.js sorts it.
 (() => {
   const table = document.getElementById("table");
   if (!table) return;
   const body = table.tBodies[0];
-  const headings = [...table.tHead.rows[0].cells];
-
-  const valueOf = (row, column) => {
-    const cell = row.cells[column];
-    const text = cell.dataset.value ?? cell.textContent.trim().replace("\u2212", "-");
-    const number = Number(text);
-    return text !== "" && !Number.isNaN(number) ? number : text;
-  };
-  const missing = (value) => value === "" || value === "\u2013";
-  const compare = (a, b) => {
-    if (typeof a === "number" && typeof b === "number") return a - b;
-    return String(a).localeCompare(String(b), "en", { numeric: true });
-  };
-
-  const sortBy = (column) => {
-    const heading = headings[column];
-    const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    headings.forEach((other) => other.removeAttribute("aria-sort"));
-    heading.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
-    const keyed = [...body.rows].map((row) => [valueOf(row, column), row]);
-    keyed.sort(([a], [b]) => missing(a) - missing(b) || direction * compare(a, b));
-    body.append(...keyed.map(([, row]) => row));
-  };
-  headings.forEach((heading, column) => {
-    heading.querySelector("button")?.addEventListener("click", () => sortBy(column));
-  });
-
   const search = document.getElementById("filter");
   const buttons = [...document.querySelectorAll("[data-show]")];
   const filtered = [...body.rows, ...document.querySelectorAll(".card")];

@@ -9,7 +9,8 @@ from importlib import import_module
 from popatlas import __version__
 from popatlas.errors import PopatlasError
 
-VERBS = ("simulate", "check", "plan", "run", "status", "step")
+VERBS = ("simulate", "check", "plan", "run", "fuse", "status", "step")
+TO_SNAKEMAKE = ("plan", "run", "fuse")
 LEVELS = ("participant", "group")
 
 
@@ -39,13 +40,13 @@ def translate_bids_app(argv: list[str]) -> list[str]:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Parse a command line; a step parses its own options, `run` and `plan` hand unknown ones to Snakemake."""
+    """Parse a command line; a step parses its own options, verbs in `TO_SNAKEMAKE` hand unknown ones on."""
     if arguments[:1] == ["step"]:
         return argparse.Namespace(verb="step", name=next(iter(arguments[1:]), None), options=arguments[2:])
     parser = build_parser()
     args, extra = parser.parse_known_args(arguments)
     args.snakemake = extra
-    if args.snakemake and args.verb not in ("run", "plan"):
+    if args.snakemake and args.verb not in TO_SNAKEMAKE:
         parser.error(f"unrecognized arguments: {' '.join(args.snakemake)}")
     return args
 

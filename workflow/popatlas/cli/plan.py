@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 JOB_LINE = re.compile(r"^(\w+)\s+(\d+)$")
-TARGETS = ("all", "subjects", "preprocess", "total")
+TARGETS = ("all", "subjects", "preprocess", "segmentations", "fusion_bench", "total")
 
 
 def add_parser(subparsers: Any) -> None:

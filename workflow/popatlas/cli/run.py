@@ -10,12 +10,23 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from popatlas.config import Config
 
 FINISHED_WITH_FAILURES = 3
 MOST_ROUNDS = 3
 NAMED = 5
+# parts of the pipeline (Study.parts) that lead to each goal of a run
+PASSES = {
+    "preprocess": ("preprocess",),
+    "segmentations": ("preprocess", "segmentations"),
+    "subjects": ("preprocess", "subjects"),
+    "all": ("preprocess", "subjects", "all"),
+}
+Results = tuple[tuple[str, str], ...]  # what is named after a run: name, and file in OUT_DIR
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,52 +41,100 @@ def add_parser(subparsers: Any) -> None:
         "lack an extra channel or their QC page; they are named. 1: the workflow stopped.",
     )
     add_study_arguments(parser)
-    parser.add_argument("--until", choices=["preprocess", "subjects", "all"], default="all", help="last pass (all)")
+    add_run_arguments(parser)
+    parser.add_argument("--until", choices=list(PASSES), default="all", help="last pass (all)")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of verbs that run passes."""
     parser.add_argument("--no-retry", action="store_true", help="leave out scans that failed before, do not try again")
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's whole output")
 
 
 def main(args: argparse.Namespace) -> int:
     """Run all passes; 0 when everything is done, 3 when scans failed somewhere, 1 when the workflow itself failed."""
+    from popatlas.cli.snake import study_config
+    from popatlas.errors import ConfigError
+
+    config = study_config(args)
+    if args.until == "segmentations" and not config["fuse"]["segmenter"]["enabled"]:
+        raise ConfigError("--until segmentations: there is no segmenter. Remedy: set fuse.segmenter.enabled to true")
+    label = config["atlas"]["label"]
+    results = (
+        ("atlas", f"tpl-{label}/tpl-{label}_T1w.nii.gz"),
+        ("metrics", "group/metrics.tsv"),
+        ("volumes", "group/volumes.tsv"),
+        ("QC page", "report/index.html"),
+    )
+    return run_passes(args, config, PASSES[args.until], results)
+
+
+def run_passes(
+    args: argparse.Namespace,
+    config: Config,
+    targets: Sequence[str],
+    results: Results,
+    name: str = "config.yaml",
+    settled: Config | None = None,
+) -> int:
+    """Run passes, settle the ledger in between, and say where the results are.
+
+    Parameters
+    ----------
+    args : Namespace
+        Arguments of `add_study_arguments` and `add_run_arguments`.
+    config : dict
+        Complete configuration with absolute paths.
+    targets : sequence of str
+        Target rules, one for each pass.
+    results : tuple
+        Results that are named at the end.
+    name : str
+        File in OUT_DIR that keeps the configuration.
+    settled : dict, optional
+        Configuration that the ledger follows, but for the bench; `config` when left out.
+
+    Returns
+    -------
+    int
+        Exit code, see `main`.
+    """
     import yaml
 
-    from popatlas.cli.snake import check_folders, dry_run, is_dry_run, kept_cohort, study_config
+    from popatlas.cli.snake import check_folders, dry_run, is_dry_run, kept_cohort
     from popatlas.cohort.ledger import forget_failures
     from popatlas.images.io import write_if_changed
 
     started = time.monotonic()
-    config = study_config(args)
     out_dir, is_dry = Path(config["out_dir"]), is_dry_run(args.snakemake)
     check_folders(config, draw=not is_dry)
     if is_dry:  # what failed is neither forgotten nor settled, and what is indexed on the way is not kept
         with kept_cohort(out_dir):
-            return dry_run(config, args, args.until, []).returncode
+            return dry_run(config, args, targets[-1], []).returncode
     if not args.no_retry:
         forget_failures(out_dir)
-    config_file = out_dir / "config.yaml"
+    config_file = out_dir / name
     write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
-    passes = Passes(args, config_file, out_dir, config)
-    code = passes.run()
-    passes.say_results(code, time.monotonic() - started)
+    passes = Passes(args, config_file, out_dir, config, settled or config)
+    code = passes.run(targets)
+    passes.say_results(code, time.monotonic() - started, results)
     return code
 
 
 class Passes:
     """The passes of one run."""
 
-    def __init__(self, args: argparse.Namespace, config_file: Path, out_dir: Path, config: dict[str, Any]) -> None:
-        self.args, self.config_file, self.out_dir, self.config = args, config_file, out_dir, config
+    def __init__(self, args: argparse.Namespace, config_file: Path, out_dir: Path, config: Config, settled: Config) -> None:
+        self.args, self.config_file, self.out_dir, self.config, self.settled = args, config_file, out_dir, config, settled
         self.failed: set[tuple[str, str]] = set()  # scan and stage
 
-    def run(self) -> int:
-        """Run preprocess, subjects and all; a pass is repeated while new failures block what others need."""
-        for target in ("preprocess", "subjects", "all"):
+    def run(self, targets: Sequence[str]) -> int:
+        """Run the passes; one is repeated while new failures block what others need."""
+        for target in targets:
             code = self._rounds(target)
             # later passes go on without what failed; only when nothing could be started is there nothing to go on with
             if code and not self.failed and target == "preprocess":
                 return 1
-            if target == self.args.until:
-                break
         if code:
             return 1
         return FINISHED_WITH_FAILURES if self.failed else 0
@@ -109,23 +168,22 @@ class Passes:
         if not index_file.is_file():
             return set()
         labelled = len(read_label_atlases(self.out_dir)) > 0
-        index = read_table(index_file)
-        ledger = settle(self.out_dir, index, stage_outputs(self.config, labelled=labelled))
+        outputs = stage_outputs(self.settled, labelled=labelled)
+        outputs["bench"] = stage_outputs(self.config, labelled=labelled)["bench"]
+        ledger = settle(self.out_dir, read_table(index_file), outputs)
         failed = {(row["scan"], row["stage"]): row for row in ledger[ledger["state"] == "failed"].to_dict("records")}
         for place in sorted(failed.keys() - self.failed):
             row = failed[place]
             print(f"popatlas: {row['scan']} failed at {row['stage']}: {row['reason']}", file=sys.stderr, flush=True)
         return set(failed)
 
-    def say_results(self, code: int, seconds: float) -> None:
+    def say_results(self, code: int, seconds: float, results: Results) -> None:
         """Print where the results are, or what to do about a failure."""
-        label = self.config["atlas"]["label"]
         print(f"\npopatlas: {'finished' if code != 1 else 'stopped'} after {seconds / 60:.1f} min")
         if code == 1:
             print(f"  Logs: {self.out_dir / 'logs'}; state of each scan: popatlas status {self.out_dir}")
             return
-        shown = (f"tpl-{label}/tpl-{label}_T1w.nii.gz", "group/metrics.tsv", "group/volumes.tsv", "report/index.html")
-        for name, path in zip(("atlas", "metrics", "volumes", "QC page"), shown, strict=True):
+        for name, path in results:
             if (self.out_dir / path).exists():
                 print(f"  {name:8} {self.out_dir / path}")
         for stage in sorted({stage for _, stage in self.failed}):

@@ -43,7 +43,8 @@ def parse_traits(interface: Any, options: list[str]) -> dict[str, Any]:
     interface : type
         A PopatlasInterface class.
     options : list of str
-        ``--trait value`` pairs; a list trait takes several values, a dict trait JSON, a bool trait true or false.
+        ``--trait value`` pairs; a list trait takes several values, a dict trait JSON, a bool trait true or false. ``@FILE``
+        stands for the lines of a file, where values are too many for a command line.
 
     Returns
     -------
@@ -52,7 +53,10 @@ def parse_traits(interface: Any, options: list[str]) -> dict[str, Any]:
     """
     spec = interface.input_spec()
     parser = argparse.ArgumentParser(
-        prog=f"popatlas step {interface.__name__}", description=interface.__doc__, allow_abbrev=False
+        prog=f"popatlas step {interface.__name__}",
+        description=interface.__doc__,
+        allow_abbrev=False,
+        fromfile_prefix_chars="@",
     )
     for name in spec.copyable_trait_names():
         trait = spec.trait(name)

@@ -115,7 +115,7 @@ def _choose(candidates: pd.DataFrame, wanted: Any, where: str, index: pd.DataFra
     if wanted == "all":
         return candidates
     if isinstance(wanted, int):
-        return draw_evenly(*_with_age(candidates, out_dir, wanted))
+        return draw_evenly(*with_age(candidates, out_dir, wanted))
     names = [subject_name(name) for name in wanted]
     known, usable = sorted(set(index["subject"])), set(candidates["subject"])
     for name in names:
@@ -128,7 +128,7 @@ def _choose(candidates: pd.DataFrame, wanted: Any, where: str, index: pd.DataFra
     return candidates[candidates["subject"].isin(names)]
 
 
-def _with_age(candidates: pd.DataFrame, out_dir: Path, count: int) -> tuple[pd.DataFrame, int, str]:
+def with_age(candidates: pd.DataFrame, out_dir: Path, count: int) -> tuple[pd.DataFrame, int, str]:
     """Add the participants' age to the candidates, where it is known, so that a draw covers it."""
     path = out_dir / "cohort" / "participants.tsv"
     people = read_table(path) if path.is_file() else pd.DataFrame()
@@ -159,15 +159,20 @@ def template_version(members: pd.DataFrame, config: Config) -> str:
         both = sha256(existing) + ("" if mask is None else sha256(mask))
         return hashlib.sha256(both.encode()).hexdigest()[:8]
     used = {name: resolve_rung(config, name) for name in config["atlas"]["presets"]}
-    not_science = ("batch", "gpu", "volume_ml")  # volume_ml judges a mask and does not change it
-    brain = {key: value for key, value in config["preprocess"]["brain"].items() if key not in not_science}
     settings = {
         "members": sorted(zip(members["scan"], members["sha256"], strict=True)),
-        "preprocess": config["preprocess"] | {"brain": brain},
+        "preprocess": preprocess_settings(config),
         "presets": used,
         "atlas": {key: value for key, value in config["atlas"].items() if key != "members"},
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def preprocess_settings(config: Config) -> Config:
+    """Return the settings of preprocessing that change an image."""
+    not_science = ("batch", "gpu", "volume_ml")  # volume_ml judges a mask and does not change it
+    brain = {key: value for key, value in config["preprocess"]["brain"].items() if key not in not_science}
+    return {**config["preprocess"], "brain": brain}
 
 
 def resolve_pattern(pattern: str, scan: str, root: Path) -> Path:
@@ -268,8 +273,15 @@ def read_label_atlases(out_dir: Path) -> pd.DataFrame:
 
 
 def atlases_for(scan: str, atlases: Sequence[str]) -> list[str]:
-    """Return the labelled atlases that serve a target: none of the target's own subject (leave-one-out)."""
-    return [atlas for atlas in atlases if atlas.split("/")[0] != scan.split("/")[0]]
+    """Return the labelled atlases that serve a target: none of the target's own subject (leave-one-out).
+
+    An external atlas (below atlases/) is another subject than a scan of the cohort with the same name.
+    """
+    return [atlas for atlas in atlases if _owner(atlas) != _owner(scan)]
+
+
+def _owner(scan: str) -> str:
+    return scan.partition("/anat/")[0].partition("/ses-")[0]
 
 
 def batches(usable: Sequence[str], size: int, out_dir: Path, receipts: str = "") -> dict[str, int]:

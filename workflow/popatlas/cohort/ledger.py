@@ -1,7 +1,8 @@
 """The ledger: scan x stage -> ok, failed, excluded, unavailable or pending, with the reason.
 
 Group steps take it as input and compute on `ok` only, so a broken scan costs itself and nothing else. The extra channels
-and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them stays in.
+and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them stays in. So do the labels
+that an atlas gets in the bench of the fusion methods: an atlas that lacks them is left out of the bench alone.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 STAGES = ("index", "preprocess", "register", "fuse", "measure")
 # Stages beside that chain, and the stage that each one needs; their failures keep no scan from the group results
-SIDE_STAGES = {"channel": "preprocess", "page": "measure"}
+SIDE_STAGES = {"channel": "preprocess", "page": "measure", "bench": "preprocess"}
 STATES = ("ok", "failed", "excluded", "unavailable", "pending")
 COLUMNS = ["scan", "subject", "session", "stage", "state", "reason", "log"]
 FAILURE_COLUMNS = ["scan", "stage", "reason"]
 # Folders below logs/ whose records speak for a stage: a member that cannot be registered blocks the template
-RECORD_FOLDERS = {"register": ("register", "atlas"), "channel": ("preprocess",), "page": ("report",)}
+RECORD_FOLDERS = {"register": ("register", "atlas"), "channel": ("preprocess",), "page": ("report",), "bench": ("fuse",)}
 CHANNEL_LOG = "_channel-"
-NOT_FOR_ATLASES = ("fuse", "measure")
+NOT_FOR_ATLASES = ("fuse", "measure", "channel", "page")
 RETRY_MARK = "cohort/retry_since"
 KILLED = "the job ended without a word: killed, out of memory or out of time; remedy: give it more memory or time"
 
@@ -52,17 +53,19 @@ def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Seque
         Columns `COLUMNS`, one row per scan and stage. Files are written only when their content changed.
     """
     from popatlas.cohort.freeze import atlases_for, read_batches, read_label_atlases
+    from popatlas.cohort.outputs import without_atlases
 
     # where all labelled atlases are of one subject, that subject has none to take labels from
     atlases = list(read_label_atlases(out_dir)["atlas"])
     exempt = {scan for scan in index["scan"] if atlases and not atlases_for(scan, atlases)}
-    unfused = {**stage_outputs, "fuse": []}
+    unbenched = {**stage_outputs, "bench": []}
+    unfused = {**unbenched, "fuse": without_atlases(stage_outputs["fuse"])}
+
+    def outputs(scan: str) -> Mapping[str, Sequence[str]]:
+        return unfused if scan in exempt else stage_outputs if scan in atlases else unbenched
+
     evidence = Evidence(out_dir, read_batches(out_dir))
-    rows = [
-        row
-        for scan in index.to_dict("records")
-        for row in _settle_scan(evidence, scan, unfused if scan["scan"] in exempt else stage_outputs)
-    ]
+    rows = [row for scan in index.to_dict("records") for row in _settle_scan(evidence, scan, outputs(scan["scan"]))]
     ledger = pd.DataFrame(rows, columns=COLUMNS)
     write_if_changed(out_dir / "cohort" / "ledger.tsv", table_text(ledger))
     failures = ledger.loc[ledger["state"] == "failed", FAILURE_COLUMNS]
@@ -161,7 +164,7 @@ def _settle_scan(
             rows.append(row(stage, "failed" if reason else "pending", reason or "not run yet", log))
     found = {entry["stage"]: entry["state"] for entry in rows}
     for stage, needed in SIDE_STAGES.items():
-        patterns = _side_outputs(scan, stage_outputs.get(stage, ()))
+        patterns = _side_outputs(scan, stage, stage_outputs.get(stage, ()))
         if not patterns:
             continue
         if scan["state"] != "ok":
@@ -176,9 +179,9 @@ def _settle_scan(
     return rows
 
 
-def _side_outputs(scan: Mapping[Hashable, Any], patterns: Sequence[str]) -> list[str]:
+def _side_outputs(scan: Mapping[Hashable, Any], stage: str, patterns: Sequence[str]) -> list[str]:
     """Return the patterns that hold for a scan, one for each of its channels where they name `{channel}`."""
-    if scan.get("role") == "atlas":
+    if scan.get("role") == "atlas" and stage in NOT_FOR_ATLASES:
         return []
     channels = json.loads(scan.get("channels") or "{}")
     return [

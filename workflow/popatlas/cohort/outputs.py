@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from popatlas.config import Config
+from popatlas.fusion.names import MAPS, SEGMENTER
 
 
 def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
@@ -19,10 +22,11 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
     -------
     dict
         Stage to file patterns with `{scan}`, relative to the output folder, in pipeline order; then the stages that no
-        group result needs. `{channel}` stands for each extra channel that the scan has.
+        group result needs. `{channel}` stands for each extra channel that the scan has; `bench` is of labelled atlases.
     """
     label = config["atlas"]["label"]
-    methods = config["fuse"]["methods"] if labelled else []
+    fused = fusion_outputs(config) if labelled else []
+    segmented = [f"{{scan}}_desc-{SEGMENTER}_dseg.nii.gz"] if labelled and config["fuse"]["segmenter"]["enabled"] else []
     return {
         "preprocess": [
             "{scan}_desc-preproc_T1w.nii.gz",
@@ -36,8 +40,20 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
             f"{{scan}}_space-{label}_desc-brain_T1w.nii.gz",
             f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
         ],
-        "fuse": [f"{{scan}}_desc-{method}_dseg.nii.gz" for method in methods],
+        "fuse": [*fused, *segmented],
         "measure": ["{scan}_desc-metrics_table.tsv"],
         "channel": ["{scan}_space-T1w_desc-preproc_{channel}.nii.gz"],
         "page": ["report/thumbnails/{scan}.png"],
+        "bench": fused if config["fuse"]["bench"] else [],
     }
+
+
+def fusion_outputs(config: Config) -> list[str]:
+    """Return what the fusion methods leave for a scan: labels, trust of the atlases, and maps where they are wanted."""
+    kinds = ["dseg.nii.gz", "trust.tsv", *(f"{name}.nii.gz" for name in MAPS if config["fuse"]["maps"])]
+    return [f"{{scan}}_desc-{method}_{kind}" for method in config["fuse"]["methods"] for kind in kinds]
+
+
+def without_atlases(patterns: Sequence[str]) -> list[str]:
+    """Return what a stage leaves for a scan that no atlas serves: of labels, those of the network."""
+    return [pattern for pattern in patterns if f"_desc-{SEGMENTER}_" in pattern]

@@ -1,4 +1,4 @@
-"""A study as the Snakefile sees it: the indexed cohort, the frozen atlas members, and the rules' input functions.
+"""A study as the Snakefile sees it: the indexed cohort, what is frozen, and the rules' input functions.
 
 Opening a study is the only place where the cohort's tables are read for the DAG. The main process indexes and freezes;
 the jobs that Snakemake starts read what it wrote.
@@ -13,21 +13,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from popatlas.cohort.fusion_study import FusionStudy
+from popatlas.cohort.targets import Training, read_trainings
 from popatlas.config import Config, default_config, iteration_preset, load_config, make_absolute, resolve_rung
+from popatlas.fusion.names import METHODS
 from popatlas.images.io import mask_beside, read_table, write_if_changed
 
 Wildcards = Any
 # A scan key as a wildcard: sub-01/anat/sub-01 or sub-01/ses-1/anat/sub-01_ses-1, external atlases under atlases/
 SCAN_PATTERN = r"(?:atlases/)?sub-[0-9A-Za-z]+(?:/ses-[0-9A-Za-z]+)?/anat/sub-[0-9A-Za-z]+(?:_ses-[0-9A-Za-z]+)?"
+WILDCARDS = {
+    "scan": SCAN_PATTERN,
+    "atlas": SCAN_PATTERN,
+    "iteration": r"[0-9]+",
+    "batch": r"[0-9]+",
+    "channel": r"[0-9A-Za-z]+",
+    "method": "|".join(METHODS),
+}
 
 
-def growing(megabytes: int) -> Callable[[Wildcards, int], int]:
-    """Return a `mem_mb` function: `megabytes` at the first attempt, twice at the second, and so on."""
+def growing(amount: int) -> Callable[[Wildcards, int], int]:
+    """Return the function of a resource (megabytes, minutes): `amount` at the first attempt, twice at the second, ..."""
 
-    def memory(wildcards: Wildcards, attempt: int) -> int:
-        return megabytes * attempt
+    def resource(wildcards: Wildcards, attempt: int) -> int:
+        return amount * attempt
 
-    return memory
+    return resource
 
 
 def conformed(scan: str) -> str:
@@ -44,7 +55,7 @@ def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
         Configuration, complete or not.
     main : bool
         True in the process that the user started: it simulates the demo cohort when that is asked for, indexes the
-        dataset, and freezes atlas members. False in the jobs, which only read.
+        dataset, and freezes members, atlases and training targets. False in the jobs, which only read.
 
     Returns
     -------
@@ -55,17 +66,21 @@ def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
     out_dir = Path(config["out_dir"])
     if main:
         prepare(config, out_dir)
-    return Study.read(config, out_dir)
+    study = Study.read(config, out_dir)
+    if main:
+        study.write_lists()
+    return study
 
 
 def prepare(config: Config, out_dir: Path) -> None:
-    """Bring the cohort's tables up to date: demo cohort, index, frozen atlas members, label atlases, batches."""
+    """Bring the cohort's tables up to date: demo cohort, index, frozen members, label atlases, training targets, batches."""
     import yaml
 
     from popatlas.cohort.freeze import batches, freeze_atlas_members, freeze_label_atlases
     from popatlas.cohort.index import index_cohort
     from popatlas.cohort.ledger import failed_scans
     from popatlas.cohort.names import freeze_label_names
+    from popatlas.cohort.targets import freeze_targets
 
     simulate_if_missing(config)
     index = index_cohort(config, out_dir)
@@ -77,6 +92,7 @@ def prepare(config: Config, out_dir: Path) -> None:
         freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
     atlases = freeze_label_atlases(config, index, usable, out_dir)
     freeze_label_names(config, atlases["dseg"], sorted(own), out_dir)
+    freeze_targets(config, index, usable, atlases, out_dir)
     batches(usable, config["preprocess"]["brain"]["batch"], out_dir, brain_folder(config))
 
 
@@ -96,7 +112,7 @@ def simulate_if_missing(config: Config) -> None:
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(FusionStudy):
     """Everything that the rules ask about the cohort; paths are relative to `out_dir` unless they are inputs."""
 
     config: Config
@@ -109,6 +125,8 @@ class Study:
     members: tuple[str, ...]
     version: str
     atlases: dict[str, str]
+    trainings: dict[str, Training]
+    unbenched: frozenset[str]
     batch_of: dict[str, int] = field(repr=False)
     batch_members: dict[int, tuple[str, ...]] = field(repr=False)
 
@@ -128,8 +146,9 @@ class Study:
         failed = failed_scans(out_dir)
         usable = index[(index["state"] == "ok") & ~index["scan"].isin(failed[""])]
         members = read_members(config, out_dir)
-        atlases = read_label_atlases(out_dir)
         alive = set(usable["scan"])
+        labelled = {row["atlas"]: row["dseg"] for row in read_label_atlases(out_dir).to_dict("records")}
+        atlases = {atlas: dseg for atlas, dseg in labelled.items() if atlas in alive}
         return cls(
             config=config,
             out_dir=out_dir,
@@ -140,17 +159,14 @@ class Study:
             own=tuple(usable.loc[usable["role"] == "cohort", "scan"]),
             members=tuple(members["scan"]),
             version=template_version(members, config),
-            atlases={row["atlas"]: row["dseg"] for row in atlases.to_dict("records") if row["atlas"] in alive},
+            atlases=atlases,
+            trainings=read_trainings(config, out_dir) if atlases else {},
+            unbenched=frozenset(failed["bench"]),
             batch_of=read_batches(out_dir),
             batch_members=read_batch_members(out_dir),
         )
 
     # Names and options
-
-    @property
-    def label(self) -> str:
-        """Name of the template."""
-        return str(self.config["atlas"]["label"])
 
     @property
     def build_folder(self) -> str:
@@ -262,54 +278,6 @@ class Study:
             return mask
         return f"{mask} --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
 
-    # Fusion
-
-    @property
-    def methods(self) -> list[str]:
-        """Fusion methods, none when there are no labelled atlases."""
-        return list(self.config["fuse"]["methods"]) if self.atlases else []
-
-    def atlases_for(self, scan: str) -> list[str]:
-        """Return the labelled atlases of a target: all but those of its own subject."""
-        from popatlas.cohort.freeze import atlases_for
-
-        return atlases_for(scan, list(self.atlases))
-
-    def atlas_labels(self, wildcards: Wildcards) -> list[str]:
-        """Return the label images of a target's atlases."""
-        return [self.atlases[atlas] for atlas in self.atlases_for(wildcards.scan)]
-
-    def atlas_brains(self, wildcards: Wildcards) -> list[str]:
-        """Return the brain images of a target's atlases."""
-        return [f"{atlas}_desc-brain_T1w.nii.gz" for atlas in self.atlases_for(wildcards.scan)]
-
-    def atlas_warps(self, wildcards: Wildcards) -> list[str]:
-        """Return the forward warps of a target's atlases, to the template or straight to the target."""
-        return [f"{stem}-warp_xfm.nii.gz" for stem in self._atlas_stems(wildcards.scan)]
-
-    def atlas_affines(self, wildcards: Wildcards) -> list[str]:
-        """Return the forward affines of a target's atlases."""
-        return [f"{stem}-affine_xfm.mat" for stem in self._atlas_stems(wildcards.scan)]
-
-    def _atlas_stems(self, scan: str) -> list[str]:
-        if self.config["fuse"]["through"] == "direct":
-            return [f"work/pairs/{scan}/from/{atlas}_desc" for atlas in self.atlases_for(scan)]
-        return [f"{atlas}_from-T1w_to-{self.label}_mode-image_desc" for atlas in self.atlases_for(scan)]
-
-    def target_transforms(self, wildcards: Wildcards) -> dict[str, str]:
-        """Return the target's own transforms when labels go through the template, nothing when they go directly."""
-        if self.config["fuse"]["through"] == "direct":
-            return {}
-        scan, label = wildcards.scan, self.label
-        return {
-            "target_affine": f"{scan}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
-            "target_inverse_warp": f"{scan}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
-        }
-
-    def target_options(self, wildcards: Wildcards) -> str:
-        """Return PropagateLabels' options for the target's own transforms."""
-        return " ".join(f"--in_{name} {shlex.quote(path)}" for name, path in self.target_transforms(wildcards).items())
-
     # Measures and targets
 
     def input_file(self, section: str, key: str, scan: str) -> str | None:
@@ -332,17 +300,6 @@ class Study:
             "--in_landmarks": self.input_file("measure", "landmarks", wildcards.scan),
         }
         return " ".join(f"{option} {shlex.quote(path)}" for option, path in named.items() if path)
-
-    def fused_labels(self, wildcards: Wildcards) -> list[str]:
-        """Return the fused labels of a scan; none when all atlases are of its own subject."""
-        methods = self.methods if self.atlases_for(wildcards.scan) else []
-        return [f"{wildcards.scan}_desc-{method}_dseg.nii.gz" for method in methods]
-
-    def label_options(self, wildcards: Wildcards) -> str:
-        """Return MeasureScan's options for the fused labels of a scan."""
-        files = self.fused_labels(wildcards)
-        names = self.methods if files else []
-        return f"{self.option('--in_labels', files)} {self.option('--methods', names)}".strip()
 
     @staticmethod
     def option(name: str, values: list[str]) -> str:
@@ -375,9 +332,23 @@ class Study:
         extra = [f"{scan}_space-T1w_desc-preproc_{channel}.nii.gz" for scan in aligned for channel in self.channels[scan]]
         return [*self.measured_tables(), *self.thumbnails(), *extra]
 
+    def parts(self) -> dict[str, list[str]]:
+        """Return the parts of the pipeline that can be asked for by name.
+
+        preprocess: brains of every scan, before the members of the template are frozen. subjects: per-scan results of every
+        scan that is not failed, excluded or unavailable. segmentations: labels by the trained network. fusion_bench: the
+        comparison of the fusion methods.
+        """
+        return {
+            "preprocess": self.preprocess_targets(),
+            "segmentations": self.segmentations(),
+            "subjects": self.scan_targets(),
+            "fusion_bench": self.bench_targets(),
+        }
+
     def group_targets(self) -> list[str]:
         """Return the group tables and the report."""
-        return ["group/metrics.parquet", *self.truth_tables(), "report/index.html"]
+        return ["group/metrics.parquet", *self.truth_tables(), *self.fusion_targets(), "report/index.html"]
 
     def truth_tables(self) -> list[str]:
         """Return the table of truth scores when the cohort is a simulated one."""

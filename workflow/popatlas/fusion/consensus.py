@@ -1,6 +1,6 @@
 """Consensus from data parameters: how much each candidate counts, by what the network learned about it.
 
-Three kinds of votes:
+Kinds of votes:
 
 ``softmax``
     the paper's: candidate m counts ``softmax(DP)_m``, and for one label against background the consensus is where the
@@ -10,6 +10,10 @@ Three kinds of votes:
 ``joint``
     joint label fusion whose weights are multiplied by a prior: the images tell where a candidate is right, the data
     parameters which candidates to doubt.
+
+``auto``
+    ``joint`` where the atlases look like the target (correlation, weighted with the prior, of `ALIKE` and more), ``softmax``
+    where they do not: images of another contrast tell nothing by their patches.
 
 Data parameters rank candidates, but their size says little: the optimiser moves them as far for a small difference as for a
 large one, so that among equally good candidates they are large, and noise. The prior of ``joint`` is therefore
@@ -35,13 +39,16 @@ from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.joint import joint_label_fusion
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.vote import NO_LABEL, Ties, decide, normalised, vote
+from popatlas.fusion.weighted import global_similarity
 
-Votes = Literal["softmax", "label", "joint"]
+Votes = Literal["auto", "softmax", "label", "joint"]
 FloatTable = npt.NDArray[np.floating[Any]]
 # a label that was not voted for, or that the network excludes, is improbable but not impossible
 SMALLEST = 1e-6
 # a candidate is doubted in full when its cross-entropy is by this share above that of the best one
 MARGIN = 0.5
+# correlation of atlases and target from which patches are compared
+ALIKE = 0.3
 # how fast a network that agrees less with the consensus than the candidates do loses its weight
 STRICTNESS = 8
 
@@ -56,7 +63,7 @@ def trust_vote(
     network: FloatTable | None = None,
     network_weight: float = 0.5,
     quality: FloatTable | None = None,
-    votes: Votes = "joint",
+    votes: Votes = "auto",
     **joint: Any,
 ) -> Fusion:
     """Fuse candidates by their data parameters.
@@ -64,7 +71,7 @@ def trust_vote(
     Parameters
     ----------
     candidates : Candidates
-        With images for ``joint``.
+        With images for ``auto`` and ``joint``.
     ties : {"nearest", "lowest"}
         Rule at ties, see :mod:`popatlas.fusion.vote`.
     parameters : (n_candidates,) float ndarray
@@ -79,7 +86,7 @@ def trust_vote(
         0: votes alone, 1: the network alone among the labels voted for.
     quality : (n_candidates,) float ndarray, optional
         Quality of each registration, 0 to 1; multiplies the weights.
-    votes : {"softmax", "label", "joint"}
+    votes : {"auto", "softmax", "label", "joint"}
         See the module.
     **joint
         Options of :func:`popatlas.fusion.joint.joint_label_fusion`.
@@ -94,8 +101,8 @@ def trust_vote(
     trust: FloatTable = normalised(factor * softmax(parameters))
     table = candidates.labels[:, candidates.disputed]
     opinion = None if network is None or labels is None else _opinion(np.asarray(network), table, labels)
-    if votes == "joint":
-        prior = factor * doubted(parameters, None if opinion is None else -opinion.mean(axis=1))
+    prior = factor * doubted(parameters, None if opinion is None else -opinion.mean(axis=1))
+    if votes == "joint" or (votes == "auto" and look_alike(candidates, prior)):
         found = joint_label_fusion(candidates, prior=prior, ties=ties, **joint)
         trust = normalised(prior)
     else:
@@ -115,6 +122,11 @@ def trust_vote(
 def _opinion(network: FloatTable, table: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> FloatTable:
     """Return the network's log-probability of each candidate's label, (n_candidates, n_disputed)."""
     return np.stack([np.take_along_axis(network, np.searchsorted(labels, row)[None], axis=0)[0] for row in table])
+
+
+def look_alike(candidates: Candidates, prior: FloatTable) -> bool:
+    """Tell whether the images of the atlases look like the target, so that comparing their patches makes sense."""
+    return float(normalised(prior) @ global_similarity(candidates)) >= ALIKE
 
 
 def doubted(parameters: FloatTable, losses: FloatTable | None) -> FloatTable:

@@ -76,10 +76,10 @@ class TrustSettings:
     """
 
     network: Literal["light", "lraspp"] = "light"
-    epochs: int = 20
+    epochs: int = 15
     batch: int = 1
     rate: float = 0.005
-    decay: float = 0.97
+    decay: float = 0.95
     trust_rate: float = 0.1
     warm_up: int = 0
     update: Update = "out-of-line"
@@ -190,7 +190,7 @@ class TrustTrainer:
             return [self.network.classify(some).log_softmax(1) for some in rows]
 
     def _rows(self, batch: Sequence[Sample]) -> list[Tensor]:
-        """Return the features of each sample, one row for each voxel; images of one shape go through the network together."""
+        """Return the features of each sample, one row for each voxel; images of one shape go through together."""
         if len({sample.image.shape for sample in batch}) > 1:
             return [voxel_rows(self.network.features(sample.image)) for sample in batch]
         features = self.network.features(torch.cat([sample.image for sample in batch]))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
+from popatlas.fusion.consensus import Votes
 from popatlas.fusion.dataparams import estimate_trust, network_opinion
 from popatlas.fusion.fuse import choose, fuse
 from popatlas.fusion.result import Fusion
@@ -45,7 +46,7 @@ def fuse_by_trust(
     select: int = 0,
     select_by: Literal["similarity", "trust"] = "similarity",
     quality: npt.NDArray[np.floating[Any]] | None = None,
-    votes: Literal["softmax", "label", "joint"] = "joint",
+    votes: Votes = "auto",
     network_weight: float = 0.5,
     device: str = "cpu",
     **options: Any,
@@ -97,7 +98,7 @@ def fuse_by_trust(
     numbers = np.array(filled)[used]
     picked = _picked(some, used)
     # plain votes without the network need no opinion, joint ones doubt candidates by it
-    asked = picked.disputed.any() and (votes == "joint" or network_weight > 0)
+    asked = picked.disputed.any() and (votes in ("auto", "joint") or network_weight > 0)
     opinion = network_opinion(trained.network, target, picked.disputed, device) if asked else None
     found = fuse(
         picked,

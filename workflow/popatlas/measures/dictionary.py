@@ -112,11 +112,23 @@ METRICS: dict[str, Metric] = {
     "truth_points": Metric("points of the template brain at which the truth was compared", "points", "neither", 0),
 }
 
+# leave-one-atlas-out bench of the fusion methods
+BENCH_METRICS: dict[str, Metric] = {
+    **{name: METRICS[name] for name in ("dice", "hd95", "assd")},
+    "volume_error": Metric(
+        "volume of the fused label minus that of the reference label, in percent of the latter", "%", "neither", -100
+    ),
+    "volume_error_ml": Metric("volume of the fused label minus that of the reference label", "ml", "neither"),
+}
+# numbers of the gate that stand beside the trust, of the registration of the target and of the atlas
+TRUST_GATE = ("mask_dice", "ncc_affine", "ncc", "nonpositive_jacobian", "inverse_error")
+TRUST_SIDES = ("target", "atlas")
+
 COLUMN_TEXT = {
     "subject": "participant, with the prefix sub-; 'group' for values of the whole cohort",
     "session": "session, with the prefix ses-; empty where the dataset has no sessions",
     "template": "template label and the first 8 digits of its version hash, label@version",
-    "method": "label fusion method (majority, staple, jlf), or what was measured: reference (reference labels), mask "
+    "method": "label fusion method (of fuse.methods), or what was measured: reference (reference labels), mask "
     "(brain mask), affine (after the affine stage only), registration (after the full transform), attempt-1, attempt-2 ... "
     "(each attempt at the registration; the last is the one that stands), truth (simulation)",
     "label": "name of the structure, its number where no name is known, the name of the landmark, brain, or what an attempt "
@@ -124,6 +136,31 @@ COLUMN_TEXT = {
     "metric": "name of the metric, see metrics",
     "value": "value of the metric; missing where undefined",
     "unit": "unit of the value",
+}
+
+BENCH_COLUMN_TEXT = {
+    "scan": "held-out atlas that was labelled from all others, as a scan key",
+    "method": "label fusion method",
+    "label": "name of the structure, its number where no name is known",
+    "metric": "name of the metric, see metrics",
+    "value": "value of the metric; missing where undefined",
+    "unit": "unit of the value",
+}
+TRUST_COLUMN_TEXT = {
+    "scan": "target of the fusion, as a scan key",
+    "subject": "participant, with the prefix sub-",
+    "session": "session, with the prefix ses-; empty where the dataset has no sessions",
+    "method": "label fusion method",
+    "atlas": "atlas whose labels were propagated, as a scan key",
+    "trust": "share of the atlas in the decision, sums to 1 over the atlases of a target",
+    "rank": "place of the atlas among those of the target, 1 for the most trusted",
+    "parameter": "data parameter, before the sigmoid; missing for methods without",
+    "overlap": "Dice coefficient of the propagated and the fused labels, mean over labels",
+    **{
+        f"{side}_{name}": f"registration of the {side}: {_GATE[name].description.replace('an attempt', 'it')}"
+        for side in TRUST_SIDES
+        for name in TRUST_GATE
+    },
 }
 
 
@@ -145,3 +182,16 @@ def dictionary() -> dict[str, Any]:
             "members.json": "scans in the tables, and scans left out with stage, state and reason",
         },
     }
+
+
+def bench_dictionary() -> dict[str, Any]:
+    """Return the data dictionary of group/fusion-bench as plain data for JSON."""
+    return {
+        "columns": BENCH_COLUMN_TEXT,
+        "metrics": {name: asdict(metric) for name, metric in BENCH_METRICS.items()},
+    }
+
+
+def trust_dictionary() -> dict[str, Any]:
+    """Return the data dictionary of group/trust as plain data for JSON."""
+    return {"columns": TRUST_COLUMN_TEXT}

@@ -19,6 +19,7 @@ from popatlas.cohort.ledger import incomplete, left_out, summary
 from popatlas.images.io import read_table, write_if_changed, write_text
 from popatlas.measures.attempts import tried
 from popatlas.measures.table import age_effect
+from popatlas.report.fusion import BENCH_SUMMARY, bench_section
 from popatlas.report.methods import Counts, write_methods
 from popatlas.report.outliers import OUTLIER, Measure, key_measures, outlier_scores, robust_z, scan_names
 from popatlas.report.pages import (
@@ -37,6 +38,7 @@ from popatlas.report.pages import (
 from popatlas.report.panels import ScanImages, draw_template
 from popatlas.report.plots import Line, Scatter, Strip, line, scatter, strip
 from popatlas.report.subject import draw_subject
+from popatlas.report.trust import trust_section
 
 # place in the list, before the score: what needs a look first
 ORDER = {"failed": 0, "ok": 1, "pending": 2, "unavailable": 3, "excluded": 4}
@@ -240,6 +242,8 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any
         "lines": convergence_lines(convergence),
         "strips": strips(cohort),
         "age": age_plot(optional_table(cohort.out_dir / "group" / "volumes.tsv")),
+        "bench": bench_section(cohort.out_dir, page),
+        "trust": trust_section(cohort.out_dir, page),
         "threshold": OUTLIER,
     }
 
@@ -302,8 +306,8 @@ def count(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any]) -
     states = [row.state for row in rows]
     out = {state: states.count(state) for state in ORDER if state != "ok"}
     atlases = optional_table(cohort.out_dir / "cohort" / "label-atlases.tsv")
-    members = description.get("Members", [])
-    return Counts(len(rows), states.count("ok"), out, len(members), len(atlases))
+    members, bench = description.get("Members", []), optional_json(cohort.out_dir / BENCH_SUMMARY)
+    return Counts(len(rows), states.count("ok"), out, len(members), len(atlases), bench.get("n_targets", 0))
 
 
 def versions(cohort: Cohort) -> dict[str, str]:

@@ -31,6 +31,8 @@ EDGE_ZOOM = 2
 LABEL_ZOOM = 3
 # headroom of the grey scale under coloured lines, so that they stand out on white matter
 DIM = 1.25
+# colours of disagreement, full at this share of the atlases
+FEW_COLOURS, FEW = "autumn_r", 0.25
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,23 @@ class Diverging:
         axes.imshow(plane, cmap="RdBu_r", vmin=-self.limit, vmax=self.limit, extent=extent, interpolation="nearest")
 
 
-Layer = Gray | Outline | Edges | Labels | Diverging
+@dataclass(frozen=True)
+class Disagreement:
+    """A map of shares in [0, 1]: nothing where all agree, the stronger the colour the fewer."""
+
+    data: Array
+
+    def draw(self, axes: Any, take: Take, extent: Extent) -> None:
+        """Draw the slice."""
+        from matplotlib import colormaps
+
+        plane = np.clip((1 - take(self.data)) / (1 - FEW), 0, 1)
+        picture = colormaps[FEW_COLOURS](plane)
+        picture[..., 3] = np.where(plane > 0, 0.2 + 0.8 * plane, 0)
+        axes.imshow(picture, extent=extent, interpolation="nearest")
+
+
+Layer = Gray | Outline | Edges | Labels | Diverging | Disagreement
 
 
 @dataclass(frozen=True)
@@ -198,10 +216,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class ColourBar:
-    """A colour bar of a symmetric map, drawn under the sheet."""
+    """A colour bar drawn under the sheet; ticks are pairs of place, 0 to 1, and text."""
 
-    limit: float
     text: str
+    colours: str
+    ticks: tuple[tuple[float, str], ...]
+
+    @classmethod
+    def symmetric(cls, limit: float, text: str) -> ColourBar:
+        """Return the bar of a signed map."""
+        low, high = (f"{sign * limit:+.3g}".replace("-", "\N{MINUS SIGN}") for sign in (-1, 1))
+        return cls(text, "RdBu_r", ((0.0, low), (0.5, "0"), (1.0, high)))
+
+    @classmethod
+    def agreement(cls) -> ColourBar:
+        """Return the bar of a map of agreement."""
+        return cls("atlases with the label", FEW_COLOURS, ((0.0, "all"), (1.0, f"{100 * FEW:g} % or fewer")))
 
 
 def planes(view: View, layers: Sequence[Layer], count: int = 7, over: View | None = None) -> list[list[Cell]]:
@@ -297,11 +327,10 @@ def _draw_cell(
 
 def _draw_bar(axes: Any, bar: ColourBar, width: float, top: float) -> None:
     half, y = 160, top + 10
-    ramp = np.linspace(-1, 1, 256)[None]
-    axes.imshow(ramp, cmap="RdBu_r", extent=(width / 2 - half, width / 2 + half, y + 10, y), interpolation="bilinear")
-    for share in (-1.0, 0.0, 1.0):
-        label = f"{share * bar.limit:+.3g}".replace("-", "\N{MINUS SIGN}") if share else "0"
-        axes.text(width / 2 + share * half, y + 21, label, **_font(8))
+    ramp = np.linspace(0, 1, 256)[None]
+    axes.imshow(ramp, cmap=bar.colours, extent=(width / 2 - half, width / 2 + half, y + 10, y), interpolation="bilinear")
+    for place, label in bar.ticks:
+        axes.text(width / 2 + (2 * place - 1) * half, y + 21, label, **_font(8))
     axes.text(width / 2 + half + 16, y + 5, bar.text, **{**_font(8), "ha": "left"})
 
 

@@ -11,17 +11,24 @@ from popatlas.config import Config, iteration_preset
 from popatlas.resources import template_folder
 
 CITATION = re.compile(r"\[@([a-z0-9, @]+)\]")
-LATEX = {r"{\'o}": "\u00f3", r"{\'e}": "\u00e9", r"{\'\i}": "\u00ed", r"{\"o}": "\u00f6", "--": "\N{EN DASH}"}
+LATEX = {
+    r"{\'o}": "\u00f3",
+    r"{\'e}": "\u00e9",
+    r"{\'\i}": "\u00ed",
+    r"{\"o}": "\u00f6",
+    r"{\~n}": "\u00f1",
+    "--": "\N{EN DASH}",
+}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference: BibTeX key, its number in the text, a line to read, DOI and the BibTeX entry."""
+    """A reference: BibTeX key, its number in the text, a line to read, address (its DOI if it has one), BibTeX entry."""
 
     key: str
     number: int
     text: str
-    doi: str
+    address: str
     bibtex: str
 
 
@@ -40,13 +47,14 @@ class Methods:
 
 @dataclass(frozen=True)
 class Counts:
-    """Scans found, scans in the results, scans out by state, members of the template, labelled atlases."""
+    """Scans found, in the results, out by state; members of the template; labelled atlases, and those of the bench."""
 
     scans: int
     included: int
     out: Mapping[str, int]
     members: int = 0
     atlases: int = 0
+    held_out: int = 0
 
 
 def write_methods(config: Config, counts: Counts, methods: Sequence[str], versions: Mapping[str, str]) -> Methods:
@@ -73,7 +81,7 @@ def write_methods(config: Config, counts: Counts, methods: Sequence[str], versio
         ("Preprocessing", " ".join(_preprocessing(config["preprocess"], config["cohort"]["channels"]))),
         ("Template", " ".join(_template(config, counts))),
         ("Registration", " ".join(_registration(config))),
-        ("Label fusion", " ".join(_fusion(config["fuse"], methods, counts.atlases))),
+        ("Label fusion", " ".join(_fusion(config["fuse"], methods, counts))),
         ("Measures and quality control", " ".join(_measures(config["measure"], methods))),
         ("Software", _software(versions)),
     ]
@@ -193,7 +201,7 @@ def _registration(config: Config) -> Iterator[str]:
     )
 
 
-def _fusion(options: Config, methods: Sequence[str], atlases: int) -> Iterator[str]:
+def _fusion(options: Config, methods: Sequence[str], counts: Counts) -> Iterator[str]:
     if not methods:
         return
     way = (
@@ -201,17 +209,58 @@ def _fusion(options: Config, methods: Sequence[str], atlases: int) -> Iterator[s
         if options["through"] == "template"
         else "by one registration for each pair of atlas and target"
     )
-    jlf = options["jlf"]
-    names = {
-        "majority": "majority voting [@heckemann2006]",
-        "staple": "STAPLE [@warfield2004]",
-        "jlf": f"joint label fusion [@wang2013] (beta {jlf['beta']:g}, patch radius {jlf['radius']}, search radius "
-        f"{jlf['search']}, rho {jlf['rho']:g})",
-    }
-    who = _several(atlases, "labelled atlas was", "labelled atlases were") if atlases else "Labels were"
+    who = _several(counts.atlases, "labelled atlas was", "labelled atlases were") if counts.atlases else "Labels were"
     yield f"{who} propagated {way}."
-    yield f"They were fused by {_list([names.get(method, method) for method in methods])}."
+    if options["select"]:
+        best = {"similarity": "images were most similar to the target", "trust": "data parameters were highest"}
+        yield f"Of these, the {options['select']} whose {best[options['select_by']]} were used."
+    yield f"They were fused by {_list([_FUSION[method](options) if method in _FUSION else method for method in methods])}."
     yield "A labelled atlas is never used for itself."
+    if counts.held_out:
+        yield (
+            f"The methods were compared on {_several(counts.held_out, 'held-out atlas', 'held-out atlases')}, each labelled "
+            "from the others, by paired two-sided Wilcoxon signed-rank tests [@wilcoxon1945] of the mean Dice coefficient "
+            "with Holm's correction [@holm1979]."
+        )
+
+
+def _joint(options: Config) -> str:
+    jlf = options["jlf"]
+    return f"beta {jlf['beta']:g}, patch radius {jlf['radius']}, search radius {jlf['search']}, rho {jlf['rho']:g}"
+
+
+def _similar(options: Config, where: str) -> str:
+    return f"a vote weighted by the {where} correlation of the images to the power {options['similarity']['power']:g}"
+
+
+def _dataparams(options: Config) -> str:
+    own, votes = options["dataparams"], {
+        "softmax": "the softmax of these parameters as weights",
+        "label": "the softmax of a parameter for each label as weights",
+        "joint": "joint label fusion [@wang2013] with weights multiplied by the sigmoid of these parameters",
+        "auto": "joint label fusion [@wang2013] with weights multiplied by the sigmoid of these parameters where the atlases "
+        "look like the target, and their softmax as weights elsewhere",
+    }  # fmt: skip
+    pooled = f", pooled with the network's opinion (weight {own['network_weight']:g})" if own["network_weight"] else ""
+    return (
+        "a consensus by data parameters [@weihsbach2022, @saxena2019], one trainable trust for each propagated label image, "
+        f"learned with a segmentation network ({own['network']}, {_several(own['epochs'], 'epoch')}, at most "
+        f"{own['targets']} targets), using {votes[own['votes']]}{pooled}"
+    )
+
+
+# method -> how it is told
+_FUSION: dict[str, Callable[[Config], str]] = {
+    "majority": lambda options: "majority voting [@heckemann2006]",
+    "global": lambda options: f"{_similar(options, 'global')} [@artaechevarria2009]",
+    "local": lambda options: (
+        f"{_similar(options, 'local')} in windows of radius {options['similarity']['radius']} [@artaechevarria2009]"
+    ),
+    "staple": lambda options: "multi-label STAPLE [@warfield2004, @rohlfing2004]",
+    "jlf": lambda options: f"joint label fusion [@wang2013] ({_joint(options)})",
+    "jlfants": lambda options: f"joint label fusion [@wang2013] as in ANTs ({_joint(options)})",
+    "dataparams": _dataparams,
+}
 
 
 def _measures(options: Config, methods: Sequence[str]) -> Iterator[str]:
@@ -268,7 +317,8 @@ def _reference(key: str, number: int, bibtex: str) -> Reference:
     who = " and ".join(authors) if len(authors) < 3 else f"{authors[0]} et al."
     issue = f"({readable['number']})" if "number" in readable else ""
     where = f"{readable['journal']} {readable['volume']}{issue}:{readable['pages']}, {readable['year']}"
-    return Reference(key, number, f"{who.rstrip('.')}. {readable['title']}. {where}.", readable["doi"], bibtex)
+    address = f"https://doi.org/{readable['doi']}" if "doi" in readable else readable["url"]
+    return Reference(key, number, f"{who.rstrip('.')}. {readable['title']}. {where}.", address, bibtex)
 
 
 def _plain(value: str) -> str:

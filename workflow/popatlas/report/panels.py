@@ -138,6 +138,10 @@ class ScanImages:
         found = {method: self._voxels(f"desc-{method}_dseg", np.int32) for method in self.methods}
         return {method: labels for method, labels in found.items() if labels is not None}
 
+    def agreement(self, method: str) -> Array | None:
+        """Return the share of the atlases that agree with the labels fused by a method."""
+        return self._voxels(f"desc-{method}_agreement")
+
     @cached_property
     def reference_labels(self) -> Array | None:
         """Reference labels on the preprocessed grid."""
@@ -197,7 +201,7 @@ def draw_scan(images: ScanImages, folder: Path, name: str) -> list[Figure]:
         In page order.
     """
     painters: list[Painter] = [_correction, _mask, _channels, _brain, _warped, _template_under, _jacobian, _labels]
-    return [_paint(sheet, folder, name) for painter in painters for sheet in painter(images)]
+    return [paint(sheet, folder, name) for painter in painters for sheet in painter(images)]
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,8 @@ Painter = Callable[[ScanImages], Iterator[Sheet]]
 PLANE_TITLES = ("axial", "coronal", "sagittal")
 
 
-def _paint(sheet: Sheet, folder: Path, name: str) -> Figure:
+def paint(sheet: Sheet, folder: Path, name: str) -> Figure:
+    """Draw a sheet as `{name}_{sheet}.webp`."""
     path = folder / f"{name}_{sheet.name}.webp"
     width, height = draw_sheet(sheet.rows, path, titles=sheet.titles, bar=sheet.bar)
     alt = f"{sheet.title} of {name}: rows {', '.join(sheet.titles)}; {len(sheet.rows[0])} slices each."
@@ -287,7 +292,7 @@ def _jacobian(images: ScanImages) -> Iterator[Sheet]:
     limit = symmetric_limit(images.logjacobian, images.target.mask)
     rows = planes(images.target.view, [Diverging(images.logjacobian, images.target.mask, limit)])
     caption = "Local volume change on the grid of the template. Red: the subject is larger; blue: smaller."
-    bar = ColourBar(limit, "log Jacobian")
+    bar = ColourBar.symmetric(limit, "log Jacobian")
     yield Sheet("jacobian", "Log Jacobian", caption, rows, PLANE_TITLES, bar)
 
 

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 WIDTH, HEIGHT = 320, 120
 MARGIN = 14
+# height of a lane, and where its axis begins and ends
+LANE, LANE_ENDS = 30, (96, 548)
 # Above this many scans only the far ones are drawn as dots; the rest is the box
 MOST_DOTS = 600
 MOST_NAMES = 4
@@ -93,6 +95,33 @@ class Scatter:
     y_ticks: list[Tick]
 
 
+@dataclass(frozen=True)
+class Lane:
+    """One row of a plot of lanes: a name, a note at its end, its height, dots, quartiles and median."""
+
+    name: str
+    note: str
+    y: float
+    dots: list[Dot]
+    quartiles: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Distributions over one axis, one above the other; what belongs together is joined by lines."""
+
+    title: str
+    about: str
+    lanes: list[Lane]
+    lines: list[str]
+    ticks: list[Tick]
+
+    @property
+    def bottom(self) -> float:
+        """Place of the axis."""
+        return 12 + LANE * len(self.lanes)
+
+
 def strip(title: str, unit: str, about: str, values: Mapping[str, float], odd: Mapping[str, float], digits: int) -> Strip:
     """Lay out the distribution of a measure.
 
@@ -118,6 +147,31 @@ def strip(title: str, unit: str, about: str, values: Mapping[str, float], odd: M
         for i in shown
     ]
     return Strip(title, unit, about, len(names), dots, _names(dots, odd), (low, middle, high), axis.ticks())
+
+
+def lanes(title: str, about: str, values: Mapping[str, Mapping[str, float]], digits: int) -> Lanes:
+    """Lay out the values of the same scans under several names, for example methods.
+
+    Parameters
+    ----------
+    title, about : str
+        Heading and one sentence.
+    values : mapping of str to mapping of str to float
+        Name of the lane to values by scan; the same scans in each, none missing, at least one.
+    digits : int
+        Decimals of the values that are told.
+    """
+    numbers = {name: np.array(list(scans.values()), dtype=float) for name, scans in values.items()}
+    axis = Axis.over(np.concatenate(list(numbers.values())), *LANE_ENDS)
+    rows = []
+    for place, (name, scans) in enumerate(values.items()):
+        y = 12 + LANE * (place + 0.5)
+        dots = [Dot(axis.at(value), y, scan, f"{name} {value:.{digits}f}") for scan, value in scans.items()]
+        low, middle, high = (float(value) for value in axis.place(np.percentile(numbers[name], [25, 50, 75])))
+        rows.append(Lane(name, f"mean {numbers[name].mean():.{digits}f}", y, dots, (low, middle, high)))
+    joined = zip(*(row.dots for row in rows), strict=True)
+    lines = [" ".join(f"{dot.x},{dot.y}" for dot in dots) for dots in joined] if len(rows) > 1 else []
+    return Lanes(title, about, rows, lines, axis.ticks(8))
 
 
 def _names(dots: Sequence[Dot], odd: Mapping[str, float]) -> list[Name]:

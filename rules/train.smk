@@ -1,0 +1,90 @@
+# A trained network is an input like any other: no rule makes it again (study.needs_training).
+if study.needs_training("trust"):
+
+    rule train_trust:
+        """Train the network and the data parameters of the method dataparams, once for the cohort."""
+        input:
+            labels=study.training_files("trust", "work/fuse/{scan}_candidates_dseg.nii.gz"),
+            targets=study.training_files("trust", "{scan}_desc-brain_T1w.nii.gz"),
+            atlases="cohort/trust-atlases.json",
+        output:
+            network=study.network_file("trust", "network.safetensors"),
+            parameters=study.network_file("trust", "parameters.parquet"),
+            curve=study.network_file("trust", "curve.tsv"),
+        log:
+            "logs/train/train_trust.log",
+        benchmark:
+            "benchmarks/train/train_trust.tsv"
+        conda:
+            "../envs/gpu.yaml" if config["fuse"]["dataparams"]["gpu"] else "../envs/cpu.yaml"
+        resources:
+            mem_mb=growing(8000),
+            runtime=growing(720),
+            gpu=config["fuse"]["dataparams"]["gpu"],
+        params:
+            scans=study.training_scans("trust"),
+            settings=study.training_settings("trust"),
+        shell:
+            "popatlas step TrainTrust --threads {threads} --in_labels {input.labels:q} --in_targets {input.targets:q}"
+            " --scans {params.scans:q} --atlases @{input.atlases:q} --settings {params.settings:q} --gpu"
+            " {resources.gpu} --out_network {output.network:q} --out_parameters {output.parameters:q} --out_curve"
+            " {output.curve:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+if study.needs_training("segmenter"):
+
+    rule train_segmenter:
+        """Train the network that labels scans without registration, on fused labels, once for the cohort."""
+        input:
+            targets=study.training_files("segmenter", "{scan}_desc-brain_T1w.nii.gz"),
+            dsegs=study.training_files(
+                "segmenter", f"{{scan}}_desc-{config['fuse']['segmenter']['labels']}_dseg.nii.gz"
+            ),
+        output:
+            network=study.network_file("segmenter", "network.safetensors"),
+            curve=study.network_file("segmenter", "curve.tsv"),
+        log:
+            "logs/train/train_segmenter.log",
+        benchmark:
+            "benchmarks/train/train_segmenter.tsv"
+        conda:
+            "../envs/gpu.yaml" if config["fuse"]["segmenter"]["gpu"] else "../envs/cpu.yaml"
+        resources:
+            mem_mb=growing(8000),
+            runtime=growing(720),
+            gpu=config["fuse"]["segmenter"]["gpu"],
+        params:
+            scans=study.training_scans("segmenter"),
+            settings=study.training_settings("segmenter"),
+        shell:
+            "popatlas step TrainSegmenter --threads {threads} --in_targets {input.targets:q} --in_dsegs"
+            " {input.dsegs:q} --scans {params.scans:q} --settings {params.settings:q} --gpu {resources.gpu}"
+            " --out_network {output.network:q} --out_curve {output.curve:q} --record {log:q}.json > {log:q} 2>&1"
+
+
+if study.has_segmenter:
+
+    rule segment_scan:
+        """Label a brain with the trained network, without any registration."""
+        input:
+            target="{scan}_desc-brain_T1w.nii.gz",
+            network=study.network_file("segmenter", "network.safetensors"),
+        output:
+            **study.map_outputs("segmenter", ("probability",)),
+            dseg="{scan}_desc-segmenter_dseg.nii.gz",
+        log:
+            "logs/fuse/{scan}_segmenter.log",
+        benchmark:
+            "benchmarks/fuse/{scan}_segmenter.tsv"
+        conda:
+            "../envs/gpu.yaml" if config["fuse"]["segmenter"]["gpu"] else "../envs/cpu.yaml"
+        resources:
+            mem_mb=growing(4000),
+            runtime=30,
+            gpu=config["fuse"]["segmenter"]["gpu"],
+        params:
+            maps=study.map_options,
+        shell:
+            "popatlas step SegmentScan --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
+            " --in_network {input.network:q} --gpu {resources.gpu} --out_file {output.dseg:q} {params.maps} --record"
+            " {log:q}.json > {log:q} 2>&1"

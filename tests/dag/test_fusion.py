@@ -1,0 +1,193 @@
+"""Which jobs follow for trained methods, the segmenter and the bench (dry runs of the real Snakefile)."""
+
+import os
+import re
+import time
+
+import pytest
+import yaml
+
+from popatlas.cli.main import parse
+from popatlas.cli.snake import command, run_snakemake
+from popatlas.fusion.names import MAPS, METHODS
+from popatlas.images.io import read_json, read_table, write_text
+
+from ..cohorts import noise_cohort, noise_image, popatlas
+from .test_dag import NAMES, opened, plan
+
+BRAIN = {"preprocess": {"brain": {"method": "template"}}}
+TRAINED = BRAIN | {
+    "fuse": {
+        "methods": ["majority", "dataparams"],
+        "atlases": ["02", "05"],
+        "dataparams": {"targets": 3, "epochs": 2},
+        "segmenter": {"enabled": True, "labels": "dataparams", "targets": 2},
+    }
+}
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    noise_cohort(tmp_path / "bids", NAMES)
+    return tmp_path
+
+
+def dry(folder, verb, *options):
+    """Return the jobs of a dry run and what it printed."""
+    result = popatlas(*verb, folder / "bids", folder / "out", "--config", folder / "config.yaml", "-n", *options)
+    text = result.stdout + result.stderr
+    jobs = {name: int(count) for name, count in re.findall(r"^([a-z_]+) +(\d+)$", text, re.M)}
+    return {name: count for name, count in jobs.items() if name != "total"}, text
+
+
+def finish(folder, settings, *, recorded=False):
+    """Make the files of a whole run, empty, none newer than another; temporary ones are left out.
+
+    With `recorded` Snakemake notes of each job the inputs and parameters that it would have run with.
+    """
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    _, text = dry(folder, ["run"], "--verbose")
+    opened(folder, settings)
+    outputs = [path for line in re.findall(r"^ +output: (.*)$", text, re.M) for path in line.split(", ")]
+    for path in (path for path in outputs if "candidates" not in path):
+        write_text(folder / "out" / path, "")
+    now = time.time()
+    for path in (folder / "out").rglob("*"):
+        os.utime(path, (now, now))
+    if recorded:
+        args = parse(["run", str(folder / "bids"), str(folder / "out"), "--cores", "1", "--touch", "--forceall"])
+        line = command(
+            folder / "config.yaml", args, ["all"], ["--config", f"bids_dir={folder / 'bids'}", f"out_dir={folder / 'out'}"]
+        )
+        assert run_snakemake(line, folder / "out", capture_output=True).returncode == 0
+
+
+def add(folder, *names):
+    """Add subjects and leave the files of the others as they are."""
+    for name in names:
+        noise_image(folder / "bids" / name / "anat" / f"{name}_T1w.nii.gz", seed=200 + int(name[-1]))
+
+
+def fail(folder, *scans):
+    rows = [f"{scan}\tfuse\tmemory" for scan in scans]
+    write_text(folder / "out" / "cohort" / "failures.tsv", "\n".join(["scan\tstage\treason", *rows]) + "\n")
+
+
+def targets(folder, name="trust"):
+    path = folder / "out" / "cohort" / f"{name}-targets.tsv"
+    return (path.read_bytes(), path.with_suffix(".json").read_bytes())
+
+
+def test_data_parameters_are_trained_once_on_the_drawn_targets(cohort):
+    jobs = plan(cohort, TRAINED)
+    assert (jobs["train_trust"], jobs["train_segmenter"], jobs["segment_scan"]) == (1, 1, 6)
+    assert (jobs["propagate_labels"], jobs["fuse_labels"], jobs["tabulate_trust"]) == (6, 12, 1)
+    assert "bench_fusion" not in jobs
+    study = opened(cohort, TRAINED)
+    tables, gates = ((cohort / "out" / name).read_text().split() for name in study.trust_lists())
+    assert (len(tables), len(gates)) == (12, 6)
+    assert "sub-01/anat/sub-01_desc-dataparams_trust.tsv" in tables
+    drawn = read_table(cohort / "out/cohort/trust-targets.tsv")
+    assert len(drawn) == 3
+    assert set(read_json(cohort / "out/cohort/trust-atlases.json")) == set(drawn["scan"])
+    assert len(read_table(cohort / "out/cohort/segmenter-targets.tsv")) == 2
+
+
+def test_new_and_failed_scans_neither_train_again_nor_change_the_targets(cohort):
+    finish(cohort, TRAINED)
+    assert plan(cohort, TRAINED) == {}
+    before = targets(cohort), targets(cohort, "segmenter")
+    add(cohort, "sub-07", "sub-08")
+    jobs = plan(cohort, TRAINED)
+    assert not {"train_trust", "train_segmenter", "register_member", "publish_template"} & set(jobs)
+    per_scan = ("conform_image", "register_to_template", "propagate_labels", "segment_scan", "measure_scan")
+    assert [jobs[name] for name in per_scan] == [2] * len(per_scan)
+    assert (jobs["fuse_labels"], jobs["tabulate_trust"]) == (4, 1)
+    opened(cohort, TRAINED)
+    fail(cohort, read_table(cohort / "out/cohort/trust-targets.tsv")["scan"][1])
+    opened(cohort, TRAINED)
+    assert (targets(cohort), targets(cohort, "segmenter")) == before
+
+
+def test_what_the_training_depends_on_trains_again_and_nothing_else(cohort):
+    finish(cohort, TRAINED, recorded=True)
+    assert plan(cohort, TRAINED) == {}
+    before = targets(cohort), targets(cohort, "segmenter")
+
+    def changed(**dataparams):
+        return TRAINED | {"fuse": TRAINED["fuse"] | {"dataparams": {"targets": 3, "epochs": 2} | dataparams}}
+
+    assert plan(cohort, changed(gpu=1)) == {}
+    assert not {"train_trust", "register_to_template"} & set(jobs := plan(cohort, changed(network_weight=0.0)))
+    assert jobs["fuse_labels"] > 0
+    opened(cohort, changed(gpu=1))
+    assert (targets(cohort), targets(cohort, "segmenter")) == before
+    jobs = plan(cohort, changed(epochs=5))
+    # the segmenter learns from labels of these parameters, so it is trained again too
+    assert (jobs["train_trust"], jobs["train_segmenter"], jobs["propagate_labels"]) == (1, 1, 6)
+    assert "register_to_template" not in jobs
+    noise_image(cohort / "bids/derivatives/truth/sub-02/anat/sub-02_desc-truth_dseg.nii.gz", seed=99)
+    assert plan(cohort, TRAINED)["train_trust"] == 1, "an atlas has other labels"
+
+
+def test_segmentations_of_new_scans_need_no_registration(cohort):
+    finish(cohort, TRAINED)
+    add(cohort, "sub-07")
+    jobs, _ = dry(cohort, ["run"], "--until", "segmentations")
+    del jobs["segmentations"]
+    assert jobs == dict.fromkeys(("conform_image", "extract_brain_by_template", "normalise_brain", "segment_scan"), 1)
+
+
+def test_segmentations_without_a_segmenter_are_refused(cohort):
+    result = popatlas("run", cohort / "bids", cohort / "out", "--until", "segmentations", "-n", check=False)
+    assert result.returncode == 1
+    assert "fuse.segmenter.enabled" in result.stderr
+
+
+def test_maps_are_outputs_when_they_are_wanted(cohort):
+    for wanted in (True, False):
+        (cohort / "config.yaml").write_text(yaml.safe_dump({"fuse": {"methods": ["local"], "maps": wanted}}))
+        _, text = dry(cohort, ["run"], "-p", "--verbose")
+        (line, *_) = re.findall(r"popatlas step FuseLabels .*", text)
+        assert [f"--out_{name} " in line for name in MAPS] == [wanted] * 3
+        assert re.search("--out_trust sub-.*_desc-local_trust.tsv", line)
+        assert '"similarity": {"power": 8.0' in line
+        assert "jlf" not in line, "settings of other methods would redo its jobs"
+
+
+def external(folder):
+    for name in "ab":
+        noise_image(folder / f"{name}.nii.gz", seed=ord(name))
+        noise_image(folder / f"{name}_dseg.nii.gz", seed=1)
+    table = folder / "atlases.tsv"
+    table.write_text("atlas\tt1w\tdseg\na\ta.nii.gz\ta_dseg.nii.gz\nb\tb.nii.gz\tb_dseg.nii.gz\n")
+    return {"fuse": {"atlases": str(table), "methods": ["majority"]}}
+
+
+def test_external_atlases_label_each_other_in_the_bench(cohort):
+    settings = external(cohort)
+    settings["fuse"]["bench"] = True
+    jobs = plan(cohort, settings)
+    assert (jobs["fuse_labels"], jobs["propagate_labels"], jobs["bench_fusion"]) == (8, 8, 1)
+    assert (jobs["measure_scan"], jobs["tabulate_trust"]) == (6, 1)
+    study = opened(cohort, settings)
+    assert study.bench_scans == ["atlases/sub-a/anat/sub-a", "atlases/sub-b/anat/sub-b"]
+    assert [path.rsplit("/", 1)[-1] for path in study.bench_references()] == ["a_dseg.nii.gz", "b_dseg.nii.gz"]
+    # one that failed there is left out of the bench alone
+    row = "atlases/sub-a/anat/sub-a\tbench\tmemory\n"
+    write_text(cohort / "out/cohort/failures.tsv", f"scan\tstage\treason\n{row}")
+    jobs = plan(cohort, settings)
+    assert (jobs["fuse_labels"], jobs["register_to_template"], jobs["bench_fusion"]) == (7, 8, 1)
+
+
+def test_the_bench_verb_computes_what_the_atlases_need(cohort):
+    (cohort / "config.yaml").write_text(yaml.safe_dump(external(cohort)))
+    jobs, text = dry(cohort, ["fuse", "bench"], "--methods", "majority", "local", "-p", "--verbose")
+    assert (jobs["fuse_labels"], jobs["propagate_labels"], jobs["bench_fusion"]) == (4, 2, 1)
+    assert not {"measure_scan", "write_report", "train_trust"} & set(jobs)
+    (line,) = re.findall(r"popatlas step BenchFusion .*", text)
+    assert "--methods majority local --derivatives ." in line
+    jobs, _ = dry(cohort, ["fuse", "bench"])
+    # without ANTs' variant of joint label fusion, and with the candidates that data parameters are learned from
+    assert jobs["fuse_labels"] == 2 * (len(METHODS) - 1)
+    assert (jobs["train_trust"], jobs["propagate_labels"]) == (1, 8)

@@ -1,0 +1,148 @@
+"""Training targets: how they are drawn, when they are frozen, and what a version depends on."""
+
+import pytest
+
+from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
+from popatlas.cohort.index import index_cohort
+from popatlas.cohort.targets import FILES, freeze_targets, fusion_settings, read_trainings, training_settings
+from popatlas.config import load_config
+from popatlas.errors import ConfigError
+from popatlas.images.io import read_json, read_table, write_text
+from tests.cohorts import noise_cohort, noise_image
+
+NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
+FUSE = {"methods": ["jlf", "dataparams"], "atlases": ["02", "05"], "dataparams": {"targets": 3}}
+
+
+class Setup:
+    """A small cohort and what a run does before its job graph."""
+
+    def __init__(self, root, **fuse):
+        self.bids, self.out = noise_cohort(root / "bids", NAMES), root / "out"
+        self.configure(**fuse)
+
+    def configure(self, **fuse):
+        self.config = load_config({"fuse": FUSE | fuse}, bids_dir=str(self.bids))
+
+    def freeze(self, failed=()):
+        index = index_cohort(self.config, self.out)
+        usable = [scan for scan in index.loc[index["state"] == "ok", "scan"] if scan not in failed]
+        freeze_atlas_members(self.config, index, usable, self.out)
+        atlases = freeze_label_atlases(self.config, index, usable, self.out)
+        return freeze_targets(self.config, index, usable, atlases, self.out)
+
+    def train(self, name="trust"):
+        for file in FILES[name]:
+            write_text(self.out / self.freeze()[name].file(file), "")
+        write_text(self.out / "tpl-popatlas" / "template_description.json", "{}")  # members stay as they are
+
+
+@pytest.fixture
+def setup(tmp_path):
+    return Setup(tmp_path)
+
+
+def scan(name):
+    return f"sub-{name}/anat/sub-{name}"
+
+
+def test_targets_cover_the_cohort_and_have_two_atlases_each(setup):
+    trust = setup.freeze()["trust"]
+    assert not trust.is_trained
+    # atlases are served by one other atlas only
+    assert trust.scans == (scan("01"), scan("04"), scan("06"))
+    atlases = read_json(setup.out / "cohort/trust-atlases.json")
+    assert atlases == {key: [scan("02"), scan("05")] for key in trust.scans}
+    table = read_table(setup.out / "cohort/trust-targets.tsv")
+    assert list(table.columns) == ["scan", "subject", "session", "sha256"]
+    assert read_trainings(setup.config, setup.out) == {"trust": trust}
+
+
+def test_targets_follow_the_usable_scans_until_the_network_is_trained(setup):
+    first = setup.freeze()["trust"]
+    second = setup.freeze(failed=[scan("04")])["trust"]
+    assert second.scans == (scan("01"), scan("03"), scan("06"))
+    assert second.version != first.version
+    assert setup.freeze()["trust"] == first
+    setup.train()
+    assert setup.freeze(failed=[scan("04")])["trust"].scans == first.scans
+    assert setup.freeze(failed=[scan("04")])["trust"].is_trained
+
+
+def test_new_subjects_and_other_settings_of_fusion_change_nothing(setup):
+    setup.train()
+    trained = setup.freeze()["trust"]
+    noise_image(setup.bids / "sub-07/anat/sub-07_T1w.nii.gz", seed=7)
+    for fuse in ({}, {"jlf": {"beta": 2.0}}, {"dataparams": {"targets": 3, "gpu": 1, "votes": "softmax"}}, {"maps": False}):
+        setup.configure(**fuse)
+        assert setup.freeze()["trust"] == trained, fuse
+    setup.configure(methods=["jlf"])
+    assert setup.freeze() == read_trainings(setup.config, setup.out) == {}
+
+
+@pytest.mark.parametrize(
+    "fuse",
+    [
+        {"dataparams": {"targets": 3, "epochs": 3}},
+        {"dataparams": {"targets": 2}},
+        {"atlases": ["02", "04"]},
+        {"through": "direct"},
+    ],
+)
+def test_what_was_trained_with_makes_another_version(setup, fuse):
+    setup.train()
+    trained = setup.freeze()["trust"]
+    setup.configure(**fuse)
+    other = setup.freeze()["trust"]
+    assert not other.is_trained
+    assert other.version != trained.version
+    setup.configure()
+    assert setup.freeze()["trust"] == trained, "the network of the former settings is still there"
+
+
+@pytest.mark.parametrize("file", ["sub-04/anat/sub-04_T1w", "derivatives/truth/sub-02/anat/sub-02_desc-truth_dseg"])
+def test_a_changed_image_makes_another_version(setup, file):
+    setup.config["atlas"]["members"] = ["01", "03"]
+    setup.train()
+    trained = setup.freeze()["trust"]
+    noise_image(setup.bids / f"{file}.nii.gz", seed=999)
+    assert setup.freeze()["trust"].version != trained.version
+
+
+def test_the_segmenter_depends_on_the_method_that_it_learns_from(tmp_path):
+    segmenter = {"enabled": True, "labels": "jlf", "targets": 2}
+    setup = Setup(tmp_path, segmenter=segmenter)
+    setup.train("segmenter")
+    trained = setup.freeze()["segmenter"]
+    assert (trained.is_trained, len(trained.scans)) == (True, 2)
+    setup.configure(segmenter=segmenter, similarity={"power": 2.0}, dataparams={"targets": 4})
+    assert setup.freeze()["segmenter"] == trained
+    setup.configure(segmenter=segmenter, jlf={"beta": 2.0})
+    assert setup.freeze()["segmenter"].version != trained.version
+
+
+def test_without_two_atlases_there_is_nothing_to_learn(tmp_path):
+    setup = Setup(tmp_path, atlases=["02"])
+    with pytest.raises(ConfigError, match=r"fuse\.dataparams: no usable scan has 2 labelled atlases.*Remedy: give more"):
+        setup.freeze()
+    setup.configure(atlases=0)
+    assert setup.freeze() == {}
+
+
+def test_each_method_has_the_settings_that_it_reads():
+    config = load_config({})
+    assert fusion_settings(config, "majority") == {"ties": "nearest", "select": 0}
+    assert set(fusion_settings(config, "local")) == {"ties", "select", "similarity"}
+    assert set(fusion_settings(config, "jlf")) == {"ties", "select", "jlf"}
+    joint = fusion_settings(config, "dataparams")
+    assert (set(joint), set(joint["dataparams"])) == (
+        {"ties", "select", "jlf", "dataparams"},
+        {"votes", "network_weight", "gate_quality"},
+    )
+    config["fuse"] |= {"select": 2, "select_by": "trust"}
+    config["fuse"]["dataparams"]["votes"] = "softmax"
+    assert fusion_settings(config, "staple")["select_by"] == "similarity"
+    assert fusion_settings(config, "dataparams")["select_by"] == "trust"
+    assert "jlf" not in fusion_settings(config, "dataparams")
+    learned = training_settings(config, "trust")
+    assert set(config["fuse"]["dataparams"]) - set(learned) == {"gpu", "votes", "network_weight", "gate_quality"}

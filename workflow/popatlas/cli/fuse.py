@@ -1,0 +1,90 @@
+"""`popatlas fuse bench`: which fusion method is best on the labelled atlases at hand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from popatlas.config import Config
+from popatlas.fusion.names import METHODS
+
+SLOW = "jlfants"  # the same method as jlf, by ANTs: for comparison
+RESULTS = (("scores", "group/fusion-bench.tsv"), ("page", "report/fusion.html"))
+CONFIG = "fuse-bench.yaml"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb `fuse` and what it does."""
+    from popatlas.cli.run import add_run_arguments
+    from popatlas.cli.snake import add_study_arguments
+
+    parser = subparsers.add_parser(
+        "fuse",
+        help="compare label fusion methods on the labelled atlases",
+        description="Labels are fused by `popatlas run` (fuse.methods). `popatlas fuse bench BIDS_DIR OUT_DIR` tells which "
+        "method is best with the labelled atlases of a study, see `popatlas fuse bench --help`.",
+    )
+    actions = parser.add_subparsers(dest="action", metavar="bench", required=True)
+    bench = actions.add_parser(
+        "bench",
+        help="label each labelled atlas by the others, score all methods, recommend one",
+        description="Every labelled atlas is labelled by the atlases of other subjects with every method, and compared with "
+        "its own labels: Dice, surface distances, volumes, time. Only what the atlases need is computed; finished work of "
+        "`popatlas run` in OUT_DIR is used and kept. Options that popatlas does not know go to Snakemake. Exit codes as in "
+        "`popatlas run`.",
+    )
+    add_study_arguments(bench)
+    add_run_arguments(bench)
+    bench.add_argument(
+        "--methods", nargs="+", choices=METHODS, metavar="METHOD", default=[name for name in METHODS if name != SLOW],
+        help=f"methods to compare, of {', '.join(METHODS)} (default: all but {SLOW})",
+    )  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the bench and print its recommendation; exit codes as in `popatlas run`."""
+    from popatlas.cli.run import run_passes
+    from popatlas.cli.snake import is_dry_run, study_config
+    from popatlas.images.io import read_json
+
+    settled = study_config(args)
+    config = bench_config(settled, args.methods)
+    code = run_passes(args, config, ("preprocess", "fusion_bench"), RESULTS, CONFIG, settled)
+    if code != 1 and not is_dry_run(args.snakemake):
+        out_dir = Path(config["out_dir"])
+        check_atlases(config, out_dir)
+        print(f"\n{read_json(out_dir / 'group' / 'fusion-bench.json')['sentence']}")
+    return code
+
+
+def bench_config(config: Config, methods: Sequence[str]) -> Config:
+    """Return a configuration that fuses by the methods of a bench.
+
+    Raises
+    ------
+    ConfigError
+        When its settings contradict each other, for example fewer than two labelled atlases.
+    """
+    from popatlas.config import load_config
+
+    fuse = config["fuse"] | {"methods": list(methods), "bench": True, "maps": True}
+    fuse["segmenter"] = fuse["segmenter"] | {"enabled": False}  # it is no fusion method
+    if "dataparams" not in methods:
+        fuse["select_by"] = "similarity"
+    return load_config(config | {"fuse": fuse})
+
+
+def check_atlases(config: Config, out_dir: Path) -> None:
+    """Raise InputError when no labelled atlas could be labelled by another one."""
+    from popatlas.cohort.study import Study
+    from popatlas.errors import InputError
+
+    study = Study.read(config, out_dir)
+    if not study.bench_scans:
+        raise InputError(
+            f"the bench needs labelled atlases of at least 2 subjects, {len(study.atlases)} atlas(es) can be used",
+            file=out_dir / "cohort" / "label-atlases.tsv",
+            remedy=f"set fuse.atlases and fuse.labels, and look at what failed: popatlas status {out_dir}",
+        )

@@ -1,0 +1,209 @@
+"""Training targets of the networks of the fusion stage: drawn once, and frozen when the network is trained.
+
+The file name of a network holds a version: a hash over everything that its training depends on, the targets and their
+images included. A trained network is an input like a pretrained one: new or failed scans neither change it nor wait for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from popatlas.cohort.freeze import (
+    MEMBER_COLUMNS,
+    atlases_for,
+    draw_evenly,
+    preprocess_settings,
+    read_members,
+    template_version,
+    with_age,
+)
+from popatlas.config import Config, resolve_rung
+from popatlas.errors import ConfigError
+from popatlas.images.io import read_json, read_table, sha256, table_text, write_if_changed
+
+# network -> section of the configuration, what it does not learn from, and what training leaves behind
+SECTIONS = {"trust": "dataparams", "segmenter": "segmenter"}
+VOTING = ("votes", "network_weight", "gate_quality")
+NOT_LEARNED = {"trust": ("gpu", *VOTING), "segmenter": ("gpu", "enabled")}
+FILES = {
+    "trust": ("network.safetensors", "parameters.parquet", "curve.tsv"),
+    "segmenter": ("network.safetensors", "curve.tsv"),
+}
+TRUST_ATLASES = "cohort/trust-atlases.json"
+FEWEST_ATLASES = 2  # one candidate agrees with itself
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network and what it is trained on.
+
+    Attributes
+    ----------
+    name : str
+        A key of :data:`SECTIONS`.
+    version : str
+        8 hexadecimal digits.
+    scans : tuple of str
+        Training targets.
+    is_trained : bool
+        The files of this version are there.
+    """
+
+    name: str
+    version: str
+    scans: tuple[str, ...]
+    is_trained: bool
+
+    def file(self, name: str) -> str:
+        """Return the path of one of its files, relative to the output folder."""
+        return f"networks/{self.name}-{self.version}/{name}"
+
+
+def wanted_networks(config: Config) -> list[str]:
+    """Return the networks that a configuration asks for."""
+    fuse = config["fuse"]
+    wanted = {"trust": "dataparams" in fuse["methods"], "segmenter": fuse["segmenter"]["enabled"]}
+    return [name for name in SECTIONS if wanted[name]]
+
+
+def training_settings(config: Config, name: str) -> dict[str, Any]:
+    """Return the settings that the training of a network depends on."""
+    section = config["fuse"][SECTIONS[name]]
+    return {key: value for key, value in section.items() if key not in NOT_LEARNED[name]}
+
+
+def fusion_settings(config: Config, method: str) -> dict[str, Any]:
+    """Return the settings of `fuse` that the labels of a method depend on, so that no other key repeats its jobs."""
+    fuse = config["fuse"]
+    used = {key: fuse[key] for key in ("ties", "select")}
+    if fuse["select"]:
+        used["select_by"] = fuse["select_by"] if method == "dataparams" else "similarity"
+    if method in ("global", "local"):
+        used["similarity"] = fuse["similarity"]
+    if method in ("jlf", "jlfants") or (method == "dataparams" and fuse["dataparams"]["votes"] == "joint"):
+        used["jlf"] = fuse["jlf"]
+    if method == "dataparams":
+        used["dataparams"] = {key: fuse["dataparams"][key] for key in VOTING}  # the network keeps those of its training
+    return used
+
+
+def freeze_targets(
+    config: Config, index: pd.DataFrame, usable: Sequence[str], atlases: pd.DataFrame, out_dir: Path
+) -> dict[str, Training]:
+    """Return the training targets of each network that is wanted; draw and write them unless it is trained.
+
+    Parameters
+    ----------
+    config : dict
+        Complete configuration.
+    index : DataFrame
+        Cohort index.
+    usable : sequence of str
+        Scans that are available and not failed.
+    atlases : DataFrame
+        Frozen labelled atlases; without any nothing is trained.
+    out_dir : Path
+        Output folder. Written are, for a network N, ``cohort/N-targets.tsv`` (scan, subject, session, sha256),
+        ``cohort/N-targets.json`` (version and what it is made of); for data parameters `TRUST_ATLASES`, scan to its atlases.
+
+    Returns
+    -------
+    dict
+        Network to Training.
+
+    Raises
+    ------
+    ConfigError
+        When no scan has two labelled atlases of other subjects.
+    """
+    served = atlases[atlases["atlas"].isin(usable)]
+    names = wanted_networks(config) if len(served) else []
+    return {name: _freeze(name, config, index, usable, served, out_dir) for name in names}
+
+
+def _freeze(
+    name: str, config: Config, index: pd.DataFrame, usable: Sequence[str], atlases: pd.DataFrame, out_dir: Path
+) -> Training:
+    request = {"settings": training_settings(config, name), "labels": _label_request(config, index, atlases, out_dir)}
+    if name == "segmenter":
+        request["fusion"] = _fusion_request(config, config["fuse"]["segmenter"]["labels"])
+    found = read_targets(name, out_dir)
+    if found is not None and found.is_trained and _is_same(name, request, index, out_dir):
+        return found
+    own = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
+    served = {scan: atlases_for(scan, list(atlases["atlas"])) for scan in own["scan"]}
+    candidates = own[[len(served[scan]) >= FEWEST_ATLASES for scan in own["scan"]]]
+    if candidates.empty:
+        raise ConfigError(
+            f"fuse.{SECTIONS[name]}: no usable scan has {FEWEST_ATLASES} labelled atlases of other subjects to learn from. "
+            "Remedy: give more labelled atlases (fuse.atlases), or leave the method out"
+        )
+    drawn = draw_evenly(*with_age(candidates, out_dir, request["settings"]["targets"]))
+    targets = drawn.sort_values("scan", ignore_index=True)[MEMBER_COLUMNS]
+    version = _hash({**request, "targets": targets.to_numpy().tolist()})
+    write_if_changed(out_dir / "cohort" / f"{name}-targets.tsv", table_text(targets))
+    if name == "trust":
+        write_if_changed(out_dir / TRUST_ATLASES, json.dumps({scan: served[scan] for scan in targets["scan"]}))
+    write_if_changed(out_dir / "cohort" / f"{name}-targets.json", json.dumps({"version": version, "request": request}))
+    return _training(name, version, targets, out_dir)
+
+
+def read_targets(name: str, out_dir: Path) -> Training | None:
+    """Return the network's training targets as they were written, None when there are none."""
+    path = out_dir / "cohort" / f"{name}-targets.tsv"
+    if not path.is_file():
+        return None
+    return _training(name, read_json(path.with_suffix(".json"))["version"], read_table(path, dtype=str), out_dir)
+
+
+def read_trainings(config: Config, out_dir: Path) -> dict[str, Training]:
+    """Return the networks that are wanted, with their training targets."""
+    found = {name: read_targets(name, out_dir) for name in wanted_networks(config)}
+    return {name: training for name, training in found.items() if training is not None}
+
+
+def _training(name: str, version: str, targets: pd.DataFrame, out_dir: Path) -> Training:
+    training = Training(name, version, tuple(targets["scan"]), is_trained=False)
+    there = all((out_dir / training.file(file)).is_file() for file in FILES[name])
+    return Training(name, version, training.scans, there)
+
+
+def _is_same(name: str, request: Mapping[str, Any], index: pd.DataFrame, out_dir: Path) -> bool:
+    """Tell whether nothing that a network was trained with has changed; targets that are gone do not count."""
+    path = out_dir / "cohort" / f"{name}-targets.tsv"
+    targets = read_table(path, dtype=str).fillna("")
+    good = index[index["state"] == "ok"]
+    now = dict(zip(good["scan"], good["sha256"], strict=True))
+    same = all(now.get(scan, digest) == digest for scan, digest in zip(targets["scan"], targets["sha256"], strict=True))
+    return same and bool(read_json(path.with_suffix(".json"))["request"] == json.loads(json.dumps(request)))
+
+
+def _label_request(config: Config, index: pd.DataFrame, atlases: pd.DataFrame, out_dir: Path) -> dict[str, Any]:
+    """Return what the candidates of all targets depend on."""
+    images = dict(zip(index["scan"], index["sha256"], strict=True))
+    through = config["fuse"]["through"]
+    rung = resolve_rung(config, config["register"]["preset"])
+    rung["preset"] = {key: value for key, value in rung["preset"].items() if key != "gpu"}
+    return {
+        "atlases": [[atlas, images[atlas], sha256(dseg)] for atlas, dseg in atlases[["atlas", "dseg"]].to_numpy().tolist()],
+        "preprocess": preprocess_settings(config),
+        "register": rung,
+        "through": template_version(read_members(config, out_dir), config) if through == "template" else through,
+    }
+
+
+def _fusion_request(config: Config, method: str) -> dict[str, Any]:
+    """Return what the labels of a method depend on, beside the candidates."""
+    trained = {"trained": training_settings(config, "trust")} if method == "dataparams" else {}
+    return {"method": method, **fusion_settings(config, method), **trained}
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
