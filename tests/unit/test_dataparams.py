@@ -13,7 +13,7 @@ from scipy.stats import rankdata, spearmanr
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.consensus import trust_vote
-from popatlas.fusion.dataparams import TrustSettings, estimate_trust, network_opinion, train_trust
+from popatlas.fusion.dataparams import TrustSettings, TrustTrainer, estimate_trust, network_opinion, train_trust
 from popatlas.fusion.majority import majority_vote
 from popatlas.fusion.trustdata import class_weights, draw, label_values, standardised, trust_target
 from popatlas.fusion.trustloss import (
@@ -236,10 +236,23 @@ def test_augmentation_moves_image_and_labels_together() -> None:
     candidates = Candidates(np.stack([truth, 1 - truth]), truth * 100.0 + 50)
     target = trust_target(candidates, BINARY)
     rng = np.random.default_rng(4)
-    for _ in range(5):
-        sample = draw(target, 4096, rng, augment=True)
+    for bend in (0.0, 0.0, 2.0, 2.0):
+        sample = draw(target, 4096, rng, augment=True, bend=bend)
         shown = sample.image.flatten()[sample.voxels] > 0
         assert (shown == (sample.labels[0] == 1)).float().mean() > 0.98  # the border is interpolated
+
+
+def test_rate_follows_its_schedule() -> None:
+    candidates, _ = corrupted_atlases(bad=2, count=4)
+    targets = [trust_target(one, BINARY) for one in candidates]
+
+    def rates(**changes: object) -> list[float]:
+        trainer = TrustTrainer(targets, 2, fast("out-of-line", batch=2, rate=0.01, **changes))
+        return [(trainer.epoch(number), trainer.optimiser.param_groups[0]["lr"])[1] for number in range(3)]
+
+    assert rates(decay=0.5) == pytest.approx([0.005, 0.0025, 0.00125])
+    # two steps in an epoch: periods of two and four steps, half a cosine each
+    assert rates(schedule="restarts", restart=2) == pytest.approx([0.01, 0.005, 0.01])
 
 
 def test_class_weights_have_mean_one_and_the_papers_power() -> None:

@@ -87,7 +87,7 @@ def fusion_settings(config: Config, method: str) -> dict[str, Any]:
         used["select_by"] = fuse["select_by"] if method == "dataparams" else "similarity"
     if method in ("global", "local"):
         used["similarity"] = fuse["similarity"]
-    if method in ("jlf", "jlfants") or (method == "dataparams" and fuse["dataparams"]["votes"] == "joint"):
+    if method in ("jlf", "jlfants") or (method == "dataparams" and fuse["dataparams"]["votes"] in ("auto", "joint")):
         used["jlf"] = fuse["jlf"]
     if method == "dataparams":
         used["dataparams"] = {key: fuse["dataparams"][key] for key in VOTING}  # the network keeps those of its training

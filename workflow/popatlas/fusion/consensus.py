@@ -61,7 +61,7 @@ def trust_vote(
     label_parameters: FloatTable | None = None,
     labels: npt.NDArray[np.int64] | None = None,
     network: FloatTable | None = None,
-    network_weight: float = 0.5,
+    network_weight: float = 0.3,
     quality: FloatTable | None = None,
     votes: Votes = "auto",
     **joint: Any,

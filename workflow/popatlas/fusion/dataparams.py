@@ -37,6 +37,7 @@ from popatlas.fusion.trustloss import DataParameters, batch_losses, batch_weight
 from popatlas.networks.segmentation import SegmentationNet, build_network, voxel_rows
 
 Update = Literal["out-of-line", "inline"]
+Schedule = Literal["decay", "restarts"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,13 @@ class TrustSettings:
         Targets in a step; each comes with all its candidates.
     rate : float
         Learning rate of the network (AdamW).
+    schedule : {"decay", "restarts"}
+        ``decay``: the rate is multiplied by `decay` after each epoch (the paper's in 3D). ``restarts``: it falls along a
+        cosine and starts anew after `restart` steps, then after twice as many, and so on (in 2D).
     decay : float
-        The rate is multiplied by it after each epoch.
+        For ``decay``.
+    restart : int
+        Steps, for ``restarts``.
     trust_rate : float
         Learning rate of the data parameters (SparseAdam).
     warm_up : int
@@ -71,6 +77,8 @@ class TrustSettings:
         The network also sees where a voxel is in its image: for labels that look alike.
     augment : bool
         Random intensity scale and noise, and a random affine of image and labels.
+    bend : float
+        With `augment`, also a random B-spline deformation: standard deviation of its control points, voxels.
     seed : int
         Of weights, order, voxels and augmentation.
     """
@@ -79,7 +87,9 @@ class TrustSettings:
     epochs: int = 15
     batch: int = 1
     rate: float = 0.005
+    schedule: Schedule = "decay"
     decay: float = 0.95
+    restart: int = 500
     trust_rate: float = 0.1
     warm_up: int = 0
     update: Update = "out-of-line"
@@ -89,6 +99,7 @@ class TrustSettings:
     voxels: int = 20_000
     positions: bool = True
     augment: bool = True
+    bend: float = 0.0
     seed: int = 0
 
 
@@ -138,6 +149,7 @@ class TrustTrainer:
         self.network = (network or _new_network(targets, n_labels, settings)).to(device)
         self.parameters = DataParameters(targets, n_labels, settings.trust_rate, per_label=settings.per_label, device=device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.rate)
+        self.schedule = _schedule(self.optimiser, settings)
         self.weights = class_weights(self.targets, n_labels).to(device)
         self.rng = np.random.default_rng(settings.seed)
         self.seen: dict[int, tuple[Sample, Tensor]] = {}
@@ -146,8 +158,8 @@ class TrustTrainer:
         """Train on each target once and return the mean cross-entropy."""
         order = self.rng.permutation(len(self.targets))
         found = [self._step(order[i : i + self.settings.batch], number) for i in range(0, len(order), self.settings.batch)]
-        for group in self.optimiser.param_groups:
-            group["lr"] *= self.settings.decay
+        if self.settings.schedule == "decay" and not self.frozen:
+            self.schedule.step()
         return float(np.mean(found))
 
     def _step(self, numbers: npt.NDArray[np.intp], epoch: int) -> float:
@@ -177,10 +189,13 @@ class TrustTrainer:
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(losses.mean())
         self.optimiser.step()
+        if self.settings.schedule == "restarts":
+            self.schedule.step()
 
     def _draw(self, number: int) -> Sample:
-        augment = self.settings.augment and not self.frozen
-        return draw(self.targets[number], self.settings.voxels, self.rng, augment, self.device)
+        plan = self.settings
+        augment = plan.augment and not self.frozen
+        return draw(self.targets[number], plan.voxels, self.rng, augment, plan.bend, self.device)
 
     def _look(self, batch: Sequence[Sample], *, grad: bool) -> list[Tensor]:
         """Return log-probabilities (n, n_labels) at the voxels of each sample."""
@@ -210,6 +225,12 @@ class TrustTrainer:
         trust = {name: raw for name, (raw, _) in found.items()}
         by_label = {name: table for name, (_, table) in found.items()} if self.settings.per_label else {}
         return TrustResult(self.network.eval(), labels, trust, by_label, losses)
+
+
+def _schedule(optimiser: torch.optim.Optimizer, settings: TrustSettings) -> torch.optim.lr_scheduler.LRScheduler:
+    if settings.schedule == "decay":
+        return torch.optim.lr_scheduler.ExponentialLR(optimiser, settings.decay)
+    return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, settings.restart, T_mult=2)
 
 
 def _new_network(targets: Sequence[TrustTarget], n_labels: int, settings: TrustSettings) -> SegmentationNet:

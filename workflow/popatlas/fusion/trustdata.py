@@ -20,6 +20,7 @@ DISPUTED_SHARE = 0.7
 # augmentation: standard deviations of affine entries, of shifts in voxels, of the log intensity scale, and of the noise
 # relative to the image's
 TILT, SHIFT, GAIN, NOISE = 0.03, 2.0, 0.1, 0.03
+KNOTS = 12.0  # voxels between control points
 CLASS_POWER = 0.35
 MARGIN = 2  # voxels round the head
 
@@ -158,7 +159,14 @@ def class_weights(targets: Sequence[TrustTarget], n_labels: int) -> Tensor:
     return torch.as_tensor(weights / weights[counts > 0].mean(), dtype=torch.float32)
 
 
-def draw(target: TrustTarget, voxels: int, rng: np.random.Generator, augment: bool = False, device: str = "cpu") -> Sample:
+def draw(
+    target: TrustTarget,
+    voxels: int,
+    rng: np.random.Generator,
+    augment: bool = False,
+    bend: float = 0.0,
+    device: str = "cpu",
+) -> Sample:
     """Return a target with the voxels of a training step: all, or a random part that stands for all.
 
     Parameters
@@ -170,7 +178,9 @@ def draw(target: TrustTarget, voxels: int, rng: np.random.Generator, augment: bo
     rng : Generator
         Random numbers.
     augment : bool
-        Change image and labels at random.
+        Change image and labels at random: an affine, the scale of the intensities, noise.
+    bend : float
+        With `augment`, also a B-spline deformation; standard deviation of its control points, voxels.
     device : str
         Of the tensors.
     """
@@ -180,14 +190,17 @@ def draw(target: TrustTarget, voxels: int, rng: np.random.Generator, augment: bo
     for numbers, count in ((disputed, many), (unanimous, min(len(unanimous), voxels - many))):
         chosen = numbers if count == len(numbers) else rng.choice(numbers, count, replace=False)
         parts.append((chosen, np.full(len(chosen), len(numbers) / max(len(chosen), 1), dtype=np.float32)))
-    index = np.concatenate([chosen for chosen, _ in parts])
+    source = np.concatenate([chosen for chosen, _ in parts])
     importance = np.concatenate([weight for _, weight in parts])
-    image = torch.from_numpy(target.image)[None, None]
+    image, where = torch.from_numpy(target.image)[None, None], source
     if augment:
-        image, index, importance = _augmented(image, index, importance, rng)
+        motion = _Motion.random(target.image.shape, rng, bend)
+        image = motion.of_image(image)
+        image = image * float(np.exp(rng.normal(0, GAIN)))
+        image = image + torch.as_tensor(rng.normal(0, NOISE, target.image.shape), dtype=torch.float32)
+        where, source, inside = motion.of_voxels(source)
+        importance = importance[inside]
     flat = target.labels.reshape(len(target.labels), -1)
-    # after augmentation voxels of the image and of the labels differ: `index` holds both
-    where, source = index if index.ndim == 2 else (index, index)
     return Sample(
         image.to(device),
         torch.as_tensor(where, device=device),
@@ -197,31 +210,56 @@ def draw(target: TrustTarget, voxels: int, rng: np.random.Generator, augment: bo
     )
 
 
-def _augmented(
-    image: Tensor, index: npt.NDArray[np.intp], importance: npt.NDArray[np.float32], rng: np.random.Generator
-) -> tuple[Tensor, npt.NDArray[np.intp], npt.NDArray[np.float32]]:
-    """Return the image moved, scaled and with noise, and (2, n) numbers: voxels of it, and where their labels come from.
+@dataclass(frozen=True)
+class _Motion:
+    """A deformation: the moved image at voxel p is the image at ``linear p + offset + curve(p)``."""
 
-    The value at p of the moved image is that of the image at A p. A sampled voxel q is looked at where A p is nearest to it,
-    and gets the labels of the voxel nearest to A p.
-    """
-    from popatlas.transforms.fields import coordinates, sample
-    from popatlas.transforms.linear import move
+    linear: npt.NDArray[np.float64]
+    offset: npt.NDArray[np.float64]
+    curve: npt.NDArray[np.float64]
 
-    shape = image.shape[2:]
-    ndim = len(shape)
-    centre = (np.array(shape) - 1) / 2
-    linear = np.eye(ndim) + rng.normal(0, TILT, (ndim, ndim))
-    offset = centre - linear @ centre + rng.normal(0, SHIFT, ndim)
-    matrix = torch.as_tensor(np.column_stack([linear, offset]), dtype=torch.float32)[None]
-    moved = sample(image, move(matrix, coordinates(shape)))
-    moved = moved * float(np.exp(rng.normal(0, GAIN)))
-    moved = moved + torch.as_tensor(rng.normal(0, NOISE, shape), dtype=torch.float32)
-    source = np.stack(np.unravel_index(index, shape)).astype(float)
-    place = np.rint(np.linalg.solve(linear, source - offset[:, None])).astype(int)
-    inside = ((place >= 0) & (place < np.array(shape)[:, None])).all(axis=0)
-    place = place[:, inside]
-    nearest = np.rint(linear @ place + offset[:, None]).astype(int)
-    nearest = np.clip(nearest, 0, np.array(shape)[:, None] - 1)
-    both = np.stack([np.ravel_multi_index(tuple(place), shape), np.ravel_multi_index(tuple(nearest), shape)])
-    return moved, both, importance[inside]
+    @classmethod
+    def random(cls, shape: Sequence[int], rng: np.random.Generator, bend: float) -> _Motion:
+        """Draw a motion of an image."""
+        from popatlas.transforms.ffd import control_shape, dense_from_control
+
+        ndim, centre = len(shape), (np.array(shape) - 1) / 2
+        linear = np.eye(ndim) + rng.normal(0, TILT, (ndim, ndim))
+        offset = centre - linear @ centre + rng.normal(0, SHIFT, ndim)
+        curve = np.zeros((ndim, *shape))
+        if bend:
+            control = torch.as_tensor(rng.normal(0, bend, (1, ndim, *control_shape(shape, KNOTS))))
+            curve = dense_from_control(control, shape, KNOTS)[0].numpy()
+        return cls(linear, offset, curve)
+
+    def of_image(self, image: Tensor) -> Tensor:
+        """Return the moved image, (1, 1, *shape)."""
+        from popatlas.transforms.fields import sample
+
+        shape = image.shape[2:]
+        grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")).reshape(len(shape), -1)
+        points = torch.as_tensor(self._source(grid), dtype=torch.float32).reshape(1, len(shape), *shape)
+        return sample(image, points)
+
+    def of_voxels(
+        self, source: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return where voxels (n,) of the image are seen, the voxels whose labels count there, and which of them stay.
+
+        A voxel is seen at the voxel of the moved image that is nearest to showing it; what is shown there may be a voxel
+        near by, whose labels are taken.
+        """
+        shape = self.curve.shape[1:]
+        size = np.array(shape)[:, None]
+        wanted = np.stack(np.unravel_index(source, shape)).astype(float)
+        place = np.rint(np.linalg.solve(self.linear, wanted - self.offset[:, None])).astype(int)
+        bent = self.curve[(slice(None), *np.clip(place, 0, size - 1))]
+        place = np.rint(np.linalg.solve(self.linear, wanted - self.offset[:, None] - bent)).astype(int)
+        inside = ((place >= 0) & (place < size)).all(axis=0)
+        place = place[:, inside]
+        shown = np.clip(np.rint(self._source(place)).astype(int), 0, size - 1)
+        return np.ravel_multi_index(tuple(place), shape), np.ravel_multi_index(tuple(shown), shape), inside
+
+    def _source(self, place: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Return the coordinates of the image (D, n) that voxels (D, n) of the moved one show."""
+        return np.asarray(self.linear @ place + self.offset[:, None] + self.curve[(slice(None), *place)])

@@ -47,7 +47,7 @@ def fuse_by_trust(
     select_by: Literal["similarity", "trust"] = "similarity",
     quality: npt.NDArray[np.floating[Any]] | None = None,
     votes: Votes = "auto",
-    network_weight: float = 0.5,
+    network_weight: float = 0.3,
     device: str = "cpu",
     **options: Any,
 ) -> TrustedFusion:

@@ -28,8 +28,8 @@ COLUMNS = ("target", "atlas", "label", "parameter")
 LABELS, SETTINGS = "labels", "trust_settings"  # entries of the metadata
 TRAIN_AGAIN = "remove the network and its parameters, so that they are trained again"
 TRAINING_KEYS = (
-    "network", "epochs", "batch", "rate", "trust_rate", "warm_up", "update", "risk", "fixed_weighting", "per_label",
-    "voxels", "positions", "augment", "seed",
+    "network", "epochs", "batch", "rate", "schedule", "decay", "restart", "trust_rate", "warm_up", "update", "risk",
+    "fixed_weighting", "per_label", "voxels", "positions", "augment", "bend", "seed",
 )  # fmt: skip
 
 

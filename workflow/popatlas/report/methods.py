@@ -238,8 +238,8 @@ def _dataparams(options: Config) -> str:
         "softmax": "the softmax of these parameters as weights",
         "label": "the softmax of a parameter for each label as weights",
         "joint": "joint label fusion [@wang2013] with weights multiplied by the sigmoid of these parameters",
-        "auto": "joint label fusion [@wang2013] with weights multiplied by the sigmoid of these parameters where the atlases "
-        "look like the target, and their softmax as weights elsewhere",
+        "auto": "joint label fusion [@wang2013] with weights multiplied by the sigmoid of these parameters where the "
+        "atlases look like the target, and their softmax as weights elsewhere",
     }  # fmt: skip
     pooled = f", pooled with the network's opinion (weight {own['network_weight']:g})" if own["network_weight"] else ""
     return (
