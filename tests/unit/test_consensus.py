@@ -40,8 +40,19 @@ def test_candidates_that_the_network_cannot_tell_apart_are_fused_as_without_it()
     raw = np.array([5.0, -5, -5, 5])
     labels = np.array([0, 3, 8])
     found = trust_vote(candidates, parameters=raw, labels=labels, network=flat, network_weight=0)
-    np.testing.assert_array_equal(found.dseg, fuse(candidates, method="jlf").dseg)
-    np.testing.assert_allclose(found.trust, 0.25)
+    plain = fuse(candidates, method="jlf")
+    np.testing.assert_array_equal(found.dseg, plain.dseg)
+    np.testing.assert_allclose(found.trust, plain.trust, atol=1e-6)
+
+
+def test_quality_of_zero_everywhere_prefers_nobody() -> None:
+    candidates, _ = case([0, 1, -1])
+    for votes in ("joint", "softmax"):
+        none, equal = (
+            trust_vote(candidates, parameters=np.zeros(3), quality=quality, votes=votes)
+            for quality in (np.zeros(3), np.ones(3))
+        )
+        np.testing.assert_array_equal(none.dseg, equal.dseg)
 
 
 def test_other_contrast_is_fused_by_plain_votes() -> None:

@@ -150,10 +150,9 @@ def test_fixed_weighting_by_formula() -> None:
 def test_loss_by_formula(risk: bool, fixed_weighting: bool) -> None:
     losses, foreground, share = torch.tensor([0.2, 0.7]), torch.tensor([0.0, 100.0]), torch.tensor([0.1, 0.3])
     raw = torch.tensor([0.0, math.log(3)], requires_grad=True)
-    weight = np.array([0.8, 1.2])
-    if fixed_weighting:
-        weight = weight / [1 + math.e, math.log(100 + math.e) + math.e]
-    expected = (weight * (np.array([0.2, 0.7]) - (np.array([0.1, 0.3]) if risk else 0))).sum()
+    divisor = np.array([1 + math.e, math.log(100 + math.e) + math.e]) if fixed_weighting else np.ones(2)
+    reward = np.array([0.1, 0.3]) * (1 / divisor).mean() if risk else 0
+    expected = (np.array([0.8, 1.2]) * (np.array([0.2, 0.7]) / divisor - reward)).sum()
     loss = trust_loss(losses, raw, foreground, share, risk, fixed_weighting)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
@@ -166,6 +165,19 @@ def test_risk_takes_trust_from_the_empty_label_of_an_image_with_foreground() -> 
         trust_loss(losses, raw, foreground, share, risk, fixed_weighting=False).backward()
         assert raw.grad is not None
         assert np.sign(round(raw.grad[0].item(), 9)) == sign  # downhill is more trust in the first
+
+
+def test_risk_does_not_tell_candidates_of_one_image_apart() -> None:
+    """An empty candidate and three others: the image's foreground is no reason to trust any of them more."""
+    foreground, same = torch.tensor([0.0, 5000, 5000, 5000]), torch.full((4,), 0.3)
+    slopes = []
+    for risk in (True, False):
+        raw = torch.zeros(4, requires_grad=True)
+        trust_loss(torch.tensor([0.9, 0.2, 0.2, 0.2]), raw, foreground, same, risk).backward()
+        assert raw.grad is not None
+        slopes.append(raw.grad.numpy())
+    np.testing.assert_allclose(slopes[0], slopes[1], atol=1e-7)
+    assert slopes[0][0] > 0 > slopes[0][1:].max()  # downhill is less trust in the empty one
 
 
 def test_losses_of_candidates_and_labels_by_hand() -> None:

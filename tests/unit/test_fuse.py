@@ -158,7 +158,7 @@ def test_missing_images_are_one_clear_error(method: str) -> None:
 @EVERY
 def test_no_candidate_is_one_clear_error(method: str) -> None:
     with pytest.raises(InputError, match=r"no atlas.*Remedy: set fuse.atlases"):
-        fuse(np.zeros((0, 4, 4, 4), dtype=np.int32), None, method)
+        fuse(np.zeros((0, 4, 4, 4), dtype=np.int32), None, method, **options(method, 0))
 
 
 def test_candidates_that_cannot_be_used() -> None:
@@ -169,6 +169,10 @@ def test_candidates_that_cannot_be_used() -> None:
         Candidates(labels + 3_000_000_000)
     with pytest.raises(InputError, match="are float64, not integers"):
         Candidates(labels * 1.0)
+    with pytest.raises(InputError, match="are bool, not integers"):
+        Candidates(labels > 0)
+    with pytest.raises(InputError, match=r"spacing \(1.0, 1.0, 1.0\) for 2 axes"):
+        Candidates(labels, spacing=(1.0, 1.0, 1.0))
     with pytest.raises(InputError, match="1 names for 2 candidates"):
         Candidates(labels, names=("one",))
     with pytest.raises(InputError, match="target has voxels that are not finite"):
@@ -178,6 +182,8 @@ def test_candidates_that_cannot_be_used() -> None:
 def test_unknown_method_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="no fusion method is called 'best'"):
         fuse(np.ones((2, 3, 3), dtype=int), method="best")
+    with pytest.raises(ConfigError, match="dataparams needs `parameters`"):
+        fuse(np.ones((2, 3, 3), dtype=int), method="dataparams")
 
 
 def test_selection_keeps_the_most_similar() -> None:
@@ -185,6 +191,10 @@ def test_selection_keeps_the_most_similar() -> None:
     candidates = Candidates(labels, target, images, names=("a", "b", "c", "d"))
     assert choose(candidates, 2) == [0, 2]
     assert choose(candidates, 2, np.array([0, 1, 0, 1])) == [1, 3]
+    with pytest.raises(ConfigError, match="cannot select -1"):
+        choose(candidates, -1)
+    with pytest.raises(InputError, match="one finite number for each of 4"):
+        choose(candidates, 2, np.array([1.0, np.nan, 3, 2]))
     found = fuse(candidates, select=2)
     np.testing.assert_array_equal(found.dseg, truth)
     assert found.trust.tolist() == [0.5, 0, 0.5, 0]

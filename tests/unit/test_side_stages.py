@@ -73,7 +73,7 @@ def test_the_ledger_names_them(out):
         [key("02"), "channel", "the T2w is empty; remedy: export it again"],
         [key("03"), "page", "no space left"],
     ]
-    assert failed_scans(out) == {"": set(), "channel": {key("02")}, "page": {key("03")}}
+    assert failed_scans(out) == {"": set(), "channel": {key("02")}, "page": {key("03")}, "bench": set()}
     assert summary(ledger).loc["channel"].to_dict() == {"ok": 1, "failed": 1, "excluded": 0, "unavailable": 0, "pending": 0}
     validator = Draft202012Validator(yaml.safe_load(schema_path("ledger").read_text()))
     for row in ledger.to_dict("records"):
@@ -110,10 +110,10 @@ def test_a_run_ends_with_results_names_and_code_3(out, monkeypatch, capsys):
 
     shutil.rmtree(out / "logs")
     write_text(out / "report" / "index.html", "")
-    run = Passes(argparse.Namespace(until="all", verbose=False), out / "config.yaml", out, CONFIG)
+    run = Passes(argparse.Namespace(until="all", verbose=False), out / "config.yaml", out, CONFIG, CONFIG)
     monkeypatch.setattr(run, "_snakemake", snakemake)
-    code = run.run()
-    run.say_results(code, 60.0)
+    code = run.run(["preprocess", "subjects", "all"])
+    run.say_results(code, 60.0, (("QC page", "report/index.html"), ("atlas", "nowhere.nii.gz")))
     printed = capsys.readouterr()
     assert (code, started) == (3, ["preprocess", "subjects", "subjects", "all"])
     assert f"{key('02')} failed at channel: the T2w is empty; remedy: export it again" in printed.err

@@ -55,13 +55,16 @@ class Candidates:
                 "set fuse.atlases to at least 1 and check that the labelled atlases passed registration",
             )
         if not np.issubdtype(self.labels.dtype, np.integer):
-            self._refuse(f"candidate labels are {self.labels.dtype}, not integers", "round the labels")
+            self._refuse(f"candidate labels are {self.labels.dtype}, not integers", "give label numbers, 0 for background")
         if not self.names:
             object.__setattr__(self, "names", tuple(str(number + 1) for number in range(len(self.labels))))
         self._check_shapes()
         self._check_values()
 
     def _check_shapes(self) -> None:
+        axes = self.labels.ndim - 1
+        if self.spacing is not None and (len(self.spacing) != axes or not min(self.spacing) > 0):
+            self._refuse(f"spacing {self.spacing} for {axes} axes", "give one positive voxel size in mm for each axis")
         if len(self.names) != len(self.labels):
             self._refuse(f"{len(self.names)} names for {len(self.labels)} candidates", "name each candidate")
         for what, image, shape in (

@@ -94,22 +94,25 @@ def trust_vote(
     Returns
     -------
     Fusion
-        Its trust is softmax(parameters), for ``joint`` the prior, times the quality where it is given; sums to 1.
+        Its trust is the mean weight of each candidate; sums to 1.
     """
     parameters = np.asarray(parameters, dtype=np.float64)
     factor = np.ones(len(parameters)) if quality is None else np.asarray(quality, dtype=np.float64)
+    if not factor.any():  # no registration is any good: no reason to prefer one
+        factor = np.ones(len(parameters))
     trust: FloatTable = normalised(factor * softmax(parameters))
     table = candidates.labels[:, candidates.disputed]
     opinion = None if network is None or labels is None else _opinion(np.asarray(network), table, labels)
     prior = factor * doubted(parameters, None if opinion is None else -opinion.mean(axis=1))
     if votes == "joint" or (votes == "auto" and look_alike(candidates, prior)):
         found = joint_label_fusion(candidates, prior=prior, ties=ties, **joint)
-        trust = normalised(prior)
+        trust = found.trust
     else:
         weights = trust
         if votes == "label" and label_parameters is not None and labels is not None:
             column = np.searchsorted(labels, table)
             weights = factor[:, None] * softmax(np.take_along_axis(np.asarray(label_parameters), column, axis=1))
+            trust = normalised(weights).mean(axis=1) if weights.shape[1] else trust
         found = vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing, trust)
     if network is None or labels is None or network_weight == 0 or not found.disputed.any():
         return replace(found, trust=trust.astype(np.float64))

@@ -4,11 +4,12 @@ The network sees the target images only, so it learns what most candidates of al
 the network cannot fit is a bad one. With CE_b the cross-entropy of candidate b, averaged over voxels, and
 ``s_b = sigmoid(DP_b)``, the parameters minimise ::
 
-    sum_b (CE_b - share_b) * w_b,       w_b = s_b / mean(s) / (log(#foreground(b) + e) + e)
+    sum_b (CE_b / f_b - share_b * mean(1 / f)) * s_b / mean(s),       f_b = log(#foreground(b) + e) + e
 
-The division by the logarithm is the fixed weighting (large labels are not trusted for their size), share_b the predicted
-foreground of the image that the candidate belongs to, as share of its voxels (risk regularisation: empty labels, which are
-easy to fit, are not trusted), and w_b is relative to the mean of the batch, otherwise all parameters sink together.
+The division by f is the fixed weighting (large labels are not trusted for their size), share_b the predicted foreground of
+the image that the candidate belongs to, as share of its voxels (risk regularisation: labels of images where the network
+finds nothing, which are easy to fit, are not trusted for it; it compares images, so it needs several in a batch), and the
+weight is relative to the mean of the batch, otherwise all parameters sink together.
 ``out-of-line``: the network takes a step on the plain cross-entropy, then the parameters one with the network as it is.
 ``inline``: one step of both on the weighted cross-entropy.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.errors import ConfigError
+from popatlas.errors import ConfigError, InputError
 from popatlas.fusion.candidates import Candidates, FloatArray
 from popatlas.fusion.consensus import trust_vote
 from popatlas.fusion.joint import joint_label_fusion
@@ -111,6 +111,8 @@ def fuse(
     """
     if method not in METHODS:
         raise ConfigError(f"no fusion method is called '{method}'. Remedy: use one of {', '.join(METHODS)}")
+    if method == "dataparams" and "parameters" not in options:
+        raise ConfigError("dataparams needs `parameters`. Remedy: train them (popatlas.fusion.dataparams.train_trust)")
     if not isinstance(candidates, Candidates):
         size = None if spacing is None else tuple(float(length) for length in spacing)
         candidates = Candidates(np.asarray(candidates), target, images, size, tuple(names), subject)
@@ -130,8 +132,16 @@ def fuse(
 def choose(candidates: Candidates, select: int = 0, by: npt.NDArray[np.floating[Any]] | None = None) -> list[int]:
     """Return the numbers of the candidates that take part: not the empty ones, and only the best `select` ones."""
     filled = [number for number in range(len(candidates.labels)) if number not in set(candidates.empty)]
+    if select < 0:
+        raise ConfigError(f"cannot select {select} atlases. Remedy: set fuse.select to 0 (all) or more")
     if not select or select >= len(filled):
         return filled
     quality = global_similarity(candidates) if by is None else np.asarray(by, dtype=float)
+    if quality.shape != (len(candidates.labels),) or not np.isfinite(quality).all():
+        raise InputError(
+            f"atlas selection needs one finite number for each of {len(candidates.labels)} candidates",
+            subject=candidates.subject,
+            remedy="give what to select by for each candidate",
+        )
     best = sorted(filled, key=lambda number: -quality[number])[:select]
     return sorted(best)

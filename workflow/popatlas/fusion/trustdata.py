@@ -57,14 +57,20 @@ class TrustTarget:
         return np.array([np.count_nonzero(one) for one in self.labels], dtype=np.float32)
 
     @cached_property
-    def disputed(self) -> npt.NDArray[np.intp]:
-        """Flat numbers of the voxels where candidates differ."""
-        return np.flatnonzero((self.labels != self.labels[:1]).any(axis=0))
+    def disputed(self) -> npt.NDArray[np.int32]:
+        """Flat numbers of the voxels where candidates differ; of those with a label when there is one candidate."""
+        return np.flatnonzero(self._first).astype(np.int32)
 
     @cached_property
-    def unanimous(self) -> npt.NDArray[np.intp]:
+    def unanimous(self) -> npt.NDArray[np.int32]:
         """Flat numbers of all other voxels."""
-        return np.flatnonzero((self.labels == self.labels[:1]).all(axis=0))
+        return np.flatnonzero(~self._first).astype(np.int32)
+
+    @property
+    def _first(self) -> npt.NDArray[np.bool_]:
+        """Voxels that are looked at first."""
+        one = len(self.labels) == 1
+        return np.asarray(self.labels[0] > 0 if one else (self.labels != self.labels[:1]).any(axis=0))
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,14 @@ def trust_loss(
     share : (N,) Tensor
         Predicted foreground of the candidate's image, as share of its voxels; a constant.
     risk, fixed_weighting : bool
-        Whether the two terms are used.
+        Whether the two terms are used. The reward of `share` is not divided by the size of the candidate's label, or small
+        candidates would gain most from it, but by the mean of the divisors, so that it keeps its size beside the loss.
+        It compares images: among the candidates of one image it is the same for all.
     """
-    return ((losses - share if risk else losses) * batch_weights(parameters, foreground, fixed_weighting)).sum()
+    relative = batch_weights(parameters, foreground, fixed_weighting=False)
+    scale = 1 / fixed_weight(foreground) if fixed_weighting else torch.ones_like(foreground)
+    reward = share * scale.mean() if risk else torch.zeros_like(share)
+    return ((losses * scale - reward) * relative).sum()
 
 
 def predicted_share(log_probability: Tensor, sample: Sample) -> Tensor:

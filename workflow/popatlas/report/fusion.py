@@ -73,9 +73,7 @@ def write_fusion_page(bench: Bench, out_dir: Path, references: Mapping[str, Path
         pairs=pair_rows(dice),
         labels=label_rows(dice),
         notes=bench.notes,
-        figures=[
-            (title, figure, link(figure.path, page)) for title, figure in draw_targets(bench, out_dir, references, page)
-        ],
+        figures=[(title, figure, link(figure.path, page)) for title, figure in figures],
         drawn={name: link(path, page) for name, path in pages.items() if path.is_file()},
     )
 
