@@ -4,8 +4,7 @@ if study.needs_training("trust"):
     rule train_trust:
         """Train the network and the data parameters of the method dataparams, once for the cohort."""
         input:
-            labels=study.training_files("trust", "work/fuse/{scan}_candidates_dseg.nii.gz"),
-            targets=study.training_files("trust", "{scan}_desc-brain_T1w.nii.gz"),
+            **study.training_inputs("trust"),
             atlases="cohort/trust-atlases.json",
         output:
             network=study.network_file("trust", "network.safetensors"),
@@ -18,17 +17,17 @@ if study.needs_training("trust"):
         conda:
             "../envs/gpu.yaml" if config["fuse"]["dataparams"]["gpu"] else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(8000),
+            mem_mb=growing(study.training_memory("trust")),
             runtime=growing(720),
             gpu=config["fuse"]["dataparams"]["gpu"],
         params:
-            scans=study.training_scans("trust"),
+            lists=study.training_lists("trust"),
             settings=study.training_settings("trust"),
         shell:
-            "popatlas step TrainTrust --threads {threads} --in_labels {input.labels:q} --in_targets {input.targets:q}"
-            " --scans {params.scans:q} --atlases @{input.atlases:q} --settings {params.settings:q} --gpu"
-            " {resources.gpu} --out_network {output.network:q} --out_parameters {output.parameters:q} --out_curve"
-            " {output.curve:q} --record {log:q}.json > {log:q} 2>&1"
+            "popatlas step TrainTrust --threads {threads} --in_labels @{params.lists[labels]} --in_targets"
+            " @{params.lists[targets]} --in_dsegs @{params.lists[dsegs]} --scans @{params.lists[scans]} --atlases"
+            " @{input.atlases:q} --settings {params.settings:q} --gpu {resources.gpu} --out_network {output.network:q}"
+            " --out_parameters {output.parameters:q} --out_curve {output.curve:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 if study.needs_training("segmenter"):
@@ -36,10 +35,7 @@ if study.needs_training("segmenter"):
     rule train_segmenter:
         """Train the network that labels scans without registration, on fused labels, once for the cohort."""
         input:
-            targets=study.training_files("segmenter", "{scan}_desc-brain_T1w.nii.gz"),
-            dsegs=study.training_files(
-                "segmenter", f"{{scan}}_desc-{config['fuse']['segmenter']['labels']}_dseg.nii.gz"
-            ),
+            **study.training_inputs("segmenter"),
         output:
             network=study.network_file("segmenter", "network.safetensors"),
             curve=study.network_file("segmenter", "curve.tsv"),
@@ -50,15 +46,15 @@ if study.needs_training("segmenter"):
         conda:
             "../envs/gpu.yaml" if config["fuse"]["segmenter"]["gpu"] else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(8000),
+            mem_mb=growing(study.training_memory("segmenter")),
             runtime=growing(720),
             gpu=config["fuse"]["segmenter"]["gpu"],
         params:
-            scans=study.training_scans("segmenter"),
+            lists=study.training_lists("segmenter"),
             settings=study.training_settings("segmenter"),
         shell:
-            "popatlas step TrainSegmenter --threads {threads} --in_targets {input.targets:q} --in_dsegs"
-            " {input.dsegs:q} --scans {params.scans:q} --settings {params.settings:q} --gpu {resources.gpu}"
+            "popatlas step TrainSegmenter --threads {threads} --in_targets @{params.lists[targets]} --in_dsegs"
+            " @{params.lists[dsegs]} --scans @{params.lists[scans]} --settings {params.settings:q} --gpu {resources.gpu}"
             " --out_network {output.network:q} --out_curve {output.curve:q} --record {log:q}.json > {log:q} 2>&1"
 
 

@@ -113,14 +113,30 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return table.drop(columns="p (Wilcoxon)").sort_values(["setting", "Dice"], ascending=[True, False], ignore_index=True)
 
 
-def per_label(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return for each method of the clean setting: labels where it is best, and by how much over the next one."""
+def by_label(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return for each label of the clean setting: the best method, the next one, by how much, and in how many targets."""
     clean = rows[(rows["setting"] == "clean") & (rows["method"] != PEER)]
     means = clean.groupby(["label", "method"])["dice"].mean().unstack()
-    order = np.sort(means.to_numpy(), axis=1)
-    best, margin = means.idxmax(axis=1), pd.Series(order[:, -1] - order[:, -2], means.index)
-    table = pd.DataFrame({"labels won": best.value_counts(), "median margin": margin.groupby(best).median()})
-    return table.reset_index(names="method").sort_values("labels won", ascending=False, ignore_index=True)
+    found = []
+    for label, values in means.iterrows():
+        first, second = values.sort_values(ascending=False).index[:2]
+        single = clean[clean["label"] == label].pivot(index="target", columns="method", values="dice")
+        row = {
+            "label": label,
+            "best": first,
+            "Dice": values[first],
+            "next": second,
+            "margin": values[first] - values[second],
+        }
+        found.append(row | {"ahead in": int((single[first] > single[second]).sum()), "n": len(single)})
+    return pd.DataFrame(found)
+
+
+def wins(labels: pd.DataFrame) -> pd.DataFrame:
+    """Return how many labels each method is best at, from `by_label`, and by how much over the next one."""
+    table = labels.groupby("best")["margin"].agg(["size", "median"]).reset_index()
+    table.columns = pd.Index(["method", "labels won", "median margin"])
+    return table.sort_values("labels won", ascending=False, ignore_index=True)
 
 
 def bars(found: dict[str, Any]) -> list[Bar]:
@@ -172,7 +188,8 @@ def main() -> None:
     if "hippocampus" in found:
         tables["Experiment IV: networks trained on the labels"] = pd.DataFrame(found["hippocampus"]["networks"])
     if "heads" in found:
-        tables["IXI, clean: which method wins, by label"] = per_label(pd.DataFrame(found["heads"]["rows"]))
+        labels = by_label(pd.DataFrame(found["heads"]["rows"]))
+        tables |= {"IXI, clean: labels won": wins(labels), "IXI, clean: by label": labels}
     if volumes and not args.quick:
         draw({part: summary(pd.DataFrame(found[part]["rows"])) for part in volumes})
     data = "MSD Task04 hippocampus (CC BY-SA 4.0), IXI Hammersmith (CC BY-SA 3.0, brain-development.org)"

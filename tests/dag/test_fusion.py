@@ -9,6 +9,8 @@ import yaml
 
 from popatlas.cli.main import parse
 from popatlas.cli.snake import command, run_snakemake
+from popatlas.cohort.fusion_study import training_memory
+from popatlas.cohort.study import growing
 from popatlas.fusion.names import MAPS, METHODS
 from popatlas.images.io import read_json, read_table, write_text
 
@@ -155,13 +157,80 @@ def test_maps_are_outputs_when_they_are_wanted(cohort):
         assert "jlf" not in line, "settings of other methods would redo its jobs"
 
 
-def external(folder):
-    for name in "ab":
+def external(folder, names="ab"):
+    for name in names:
         noise_image(folder / f"{name}.nii.gz", seed=ord(name))
         noise_image(folder / f"{name}_dseg.nii.gz", seed=1)
     table = folder / "atlases.tsv"
-    table.write_text("atlas\tt1w\tdseg\na\ta.nii.gz\ta_dseg.nii.gz\nb\tb.nii.gz\tb_dseg.nii.gz\n")
+    table.write_text("atlas\tt1w\tdseg\n" + "".join(f"{name}\t{name}.nii.gz\t{name}_dseg.nii.gz\n" for name in names))
     return {"fuse": {"atlases": str(table), "methods": ["majority"]}}
+
+
+def test_an_atlas_that_fails_for_good_never_trains_again(cohort):
+    atlases = external(cohort, "abc")["fuse"]["atlases"]
+    settings = TRAINED | {"fuse": TRAINED["fuse"] | {"atlases": atlases}}
+    (cohort / "out/cohort").mkdir(parents=True)
+    broken = "atlases/sub-c/anat/sub-c"
+    fail(cohort, broken)
+    finish(cohort, settings)
+    assert plan(cohort, settings) == {}
+    before = targets(cohort), targets(cohort, "segmenter")
+    add(cohort, "sub-07", "sub-08")
+    failures = cohort / "out/cohort/failures.tsv"
+    failures.unlink()  # a run lets what failed be tried again
+    for is_broken in (False, True, False):
+        if is_broken:
+            fail(cohort, broken)
+        else:
+            failures.unlink(missing_ok=True)
+        jobs = plan(cohort, settings)
+        assert jobs["segment_scan"] == 2
+        assert jobs["propagate_labels"] == (2 if is_broken else 8), "its labels are wanted again"
+        assert not {"train_trust", "train_segmenter"} & set(jobs), is_broken
+        opened(cohort, settings)
+        assert (targets(cohort), targets(cohort, "segmenter")) == before
+
+
+def test_trainings_read_their_lists_from_files(cohort):
+    (cohort / "config.yaml").write_text(yaml.safe_dump(TRAINED))
+    _, text = dry(cohort, ["run"], "-p", "--verbose")
+    opened(cohort, TRAINED)
+    dsegs = [f"derivatives/truth/sub-{name}/anat/sub-{name}_desc-truth_dseg.nii.gz" for name in ("02", "05")]
+    for step, name, own in (("TrainTrust", "trust", {"in_labels"}), ("TrainSegmenter", "segmenter", set())):
+        (line,) = re.findall(rf"popatlas step {step} .*", text)
+        scans = list(read_table(cohort / f"out/cohort/{name}-targets.tsv")["scan"])
+        fused = [f"{scan}_desc-dataparams_dseg.nii.gz" for scan in scans]
+        expected = {
+            "scans": scans,
+            "in_labels": [f"work/fuse/{scan}_candidates_dseg.nii.gz" for scan in scans],
+            "in_targets": [f"{scan}_desc-brain_T1w.nii.gz" for scan in scans],
+            "in_dsegs": [str(cohort / "bids" / path) for path in dsegs] if name == "trust" else fused,
+        }
+        found = dict(re.findall(r"--(\w+) @(\S+-training-\S+)", line))
+        assert set(found) == {"scans", "in_targets", "in_dsegs"} | own
+        for key, path in found.items():
+            assert (cohort / "out" / path).read_text().splitlines() == expected[key]
+        assert not [scan for scan in scans if scan in line]
+
+
+def test_memory_of_trainings_grows_with_each_attempt(cohort):
+    study = opened(cohort, TRAINED)
+    assert study.training_memory("trust") == training_memory("trust", 3, 2, 2.0)
+    assert study.training_memory("segmenter") == training_memory("segmenter", 2, 2, 2.0)
+    assert growing(study.training_memory("trust"))(None, 3) == 3 * study.training_memory("trust")
+
+
+def test_the_gpu_profile_asks_a_gpu_for_what_has_a_network(cohort):
+    (cohort / "config.yaml").write_text(yaml.safe_dump(TRAINED))
+    _, text = dry(cohort, ["run"], "--profile", "slurm-gpu", "--verbose")
+    asked = {}
+    for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?: +.*\n)+)", text, re.M):
+        (resources,) = re.findall(r"^ +resources: (.*)$", block, re.M)
+        method = "".join(re.findall(r"method=(\w+)", block))
+        asked[rule, method if rule == "fuse_labels" else ""] = ("gpu=1" in resources, "slurm_partition=gpu" in resources)
+    networks = {("train_trust", ""), ("train_segmenter", ""), ("segment_scan", ""), ("fuse_labels", "dataparams")}
+    assert {key for key, found in asked.items() if found == (True, True)} == networks
+    assert asked["fuse_labels", "majority"] == asked["propagate_labels", ""] == (False, False)
 
 
 def test_external_atlases_label_each_other_in_the_bench(cohort):

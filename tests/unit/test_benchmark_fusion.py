@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.fusion.__main__ import bars, per_label, summary
+from benchmarks.fusion.__main__ import bars, by_label, summary, wins
 from benchmarks.fusion.cases import QUALITIES, Labelled, candidates, load_hippocampus, registered
 from benchmarks.fusion.methods import OURS, PAPER, PEER, STAPLE, mean_dice, ways
 from benchmarks.fusion.slices import middle_slices, padded
@@ -101,9 +101,12 @@ def test_bars_by_hand() -> None:
 
 
 def test_wins_by_label() -> None:
-    table = per_label(rows()).set_index("method")
-    assert table.loc["jlf", "labels won"] == 2
-    assert table.loc["jlf", "median margin"] == pytest.approx(0.002)
+    labels = by_label(rows())
+    assert labels["best"].tolist() == ["jlf", "jlf"]
+    assert labels["next"].tolist() == [OURS, OURS]
+    assert labels["margin"].tolist() == pytest.approx([0.002, 0.002])
+    assert labels["ahead in"].tolist() == labels["n"].tolist() == [6, 6]
+    assert wins(labels).to_numpy().tolist() == [["jlf", 2, pytest.approx(0.002)]]
 
 
 def test_ways_without_training_and_peer() -> None:

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
@@ -303,6 +304,26 @@ def test_targets_need_not_have_the_same_labels(tmp_path):
     assert found["sub-1", "good"] == [-1, 0, 7, 2000, 2147483647]
 
 
+def test_a_label_of_the_atlases_that_no_target_received_is_known(tmp_path):
+    one, later = (case(tmp_path, f"sub-{number}", number) for number in range(2))
+    dseg = one.labels[0].copy()
+    dseg[0, 0, 0] = 55
+    save_image(dseg, AFFINE, one.file("atlas"), np.int32)
+    inputs = training_inputs([one], tmp_path, settings=TRAINING | {"epochs": 2}, in_dsegs=[one.file("atlas")])
+    TrainTrust(**inputs).run()
+    loaded = load_trust(inputs["out_network"])
+    np.testing.assert_array_equal(loaded.labels, sorted({*VALUES, 55}))
+    assert all(torch.isfinite(value).all() for value in loaded.network.state_dict().values())
+    assert np.isfinite(pd.read_csv(inputs["out_curve"], sep="\t")["cross_entropy"]).all()
+    assert 55 not in set(pd.read_parquet(inputs["out_parameters"])["label"])
+    later.labels[:, 0, 0, 0] = 55
+    later.labels[3, 0, 0, 0] = 0  # it is disputed
+    fused = later.write().inputs("dataparams", in_network=inputs["out_network"])
+    FuseLabels(**fused).run()
+    assert voxels(fused["out_file"])[0, 0, 0] in (0, 55)
+    assert notes_of(fused)["parameters"] == "estimated"
+
+
 def test_training_prints_its_progress(tmp_path, capsys):
     one = case(tmp_path, "sub-1", 1)
     TrainTrust(**training_inputs([one], tmp_path, settings=TRAINING | {"epochs": 2})).run()
@@ -474,7 +495,9 @@ def test_gate_quality_weighs_the_atlases(target, trained):
     inputs = target.inputs("dataparams", in_network=trained["out_network"], out_trust=target.file("t", "tsv"))
     found = {}
     for used in (None, False, True):
-        settings = {"jlf": JOINT, "dataparams": {} if used is None else {"gate_quality": used}}
+        # in these votes the share of an atlas is its weight; those of patches differ from voxel to voxel
+        own = {"votes": "softmax"} | ({} if used is None else {"gate_quality": used})
+        settings = {"dataparams": own}
         FuseLabels(**inputs, settings=settings, in_gates=gates).run()
         found[used] = trust_of(inputs["out_trust"])
     weighted = found[False]["trust"] * [0.9, 0, 0.6, 1]
@@ -491,8 +514,6 @@ def test_gate_quality_weighs_the_atlases(target, trained):
 
 
 def test_a_gpu_that_is_not_there_is_noted(target, trained):
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("a GPU is visible")
     inputs = target.inputs("dataparams", in_network=trained["out_network"], gpu=1)

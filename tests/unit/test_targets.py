@@ -3,8 +3,15 @@
 import pytest
 
 from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
+from popatlas.cohort.fusion_study import training_memory
 from popatlas.cohort.index import index_cohort
-from popatlas.cohort.targets import FILES, freeze_targets, fusion_settings, read_trainings, training_settings
+from popatlas.cohort.targets import (
+    FILES,
+    freeze_targets,
+    fusion_settings,
+    read_trainings,
+    training_settings,
+)
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import read_json, read_table, write_text
@@ -31,9 +38,9 @@ class Setup:
         atlases = freeze_label_atlases(self.config, index, usable, self.out)
         return freeze_targets(self.config, index, usable, atlases, self.out)
 
-    def train(self, name="trust"):
+    def train(self, name="trust", failed=()):
         for file in FILES[name]:
-            write_text(self.out / self.freeze()[name].file(file), "")
+            write_text(self.out / self.freeze(failed)[name].file(file), "")
         write_text(self.out / "tpl-popatlas" / "template_description.json", "{}")  # members stay as they are
 
 
@@ -109,6 +116,70 @@ def test_a_changed_image_makes_another_version(setup, file):
     assert setup.freeze()["trust"].version != trained.version
 
 
+def external(setup, names="abc"):
+    """Let a table name the atlases; their images are made once."""
+    folder = setup.bids.parent
+    for name in names:
+        for number, path in enumerate((folder / f"{name}.nii.gz", folder / f"{name}_dseg.nii.gz")):
+            if not path.is_file():
+                noise_image(path, seed=2 * ord(name) + number)
+    rows = [f"{name}\t{name}.nii.gz\t{name}_dseg.nii.gz\n" for name in names]
+    write_text(folder / "atlases.tsv", "atlas\tt1w\tdseg\n" + "".join(rows))
+    setup.configure(atlases=str(folder / "atlases.tsv"))
+
+
+def atlas(name):
+    return f"atlases/{scan(name)}"
+
+
+def recorded(out):
+    return [
+        (out / "cohort" / name).read_bytes() for name in ("trust-targets.tsv", "trust-targets.json", "trust-atlases.json")
+    ]
+
+
+@pytest.mark.parametrize("failed_first", [True, False])
+def test_an_atlas_that_fails_or_is_tried_again_changes_nothing_once_the_network_is_trained(setup, failed_first):
+    external(setup)
+    setup.train(failed=[atlas("c")] if failed_first else [])
+    before = recorded(setup.out)
+    trained = read_trainings(setup.config, setup.out)["trust"]
+    assert trained.is_trained
+    for name in ("07", "08"):
+        noise_image(setup.bids / f"{scan(name)}_T1w.nii.gz", seed=int(name))
+    for failed in ([], [atlas("c")], [atlas("a"), atlas("b")], []):
+        assert setup.freeze(failed=failed)["trust"] == trained, failed
+        assert recorded(setup.out) == before
+
+
+def test_an_own_atlas_that_is_left_out_changes_nothing(setup):
+    setup.configure(atlases=["02", "05", "06"])
+    setup.train()
+    trained = setup.freeze()["trust"]
+    noise_image(setup.bids / f"{scan('07')}_T1w.nii.gz", seed=7)
+    assert setup.freeze(failed=[scan("05")])["trust"] == trained
+    assert setup.freeze()["trust"] == trained
+
+
+@pytest.mark.parametrize("names", ["ab", "abcd"])
+def test_other_atlases_in_the_table_make_another_version(setup, names):
+    external(setup)
+    setup.train(failed=[atlas("c")])
+    trained = setup.freeze(failed=[atlas("c")])["trust"]
+    external(setup, names)
+    other = setup.freeze(failed=[atlas("c")])["trust"]
+    assert not other.is_trained
+    assert other.version != trained.version
+
+
+def test_changed_labels_of_an_external_atlas_make_another_version(setup):
+    external(setup)
+    setup.train(failed=[atlas("c")])
+    trained = setup.freeze(failed=[atlas("c")])["trust"]
+    noise_image(setup.bids.parent / "a_dseg.nii.gz", seed=999)
+    assert setup.freeze(failed=[atlas("c")])["trust"].version != trained.version
+
+
 def test_the_segmenter_depends_on_the_method_that_it_learns_from(tmp_path):
     segmenter = {"enabled": True, "labels": "jlf", "targets": 2}
     setup = Setup(tmp_path, segmenter=segmenter)
@@ -146,3 +217,12 @@ def test_each_method_has_the_settings_that_it_reads():
     assert "jlf" not in fusion_settings(config, "dataparams")
     learned = training_settings(config, "trust")
     assert set(config["fuse"]["dataparams"]) - set(learned) == {"gpu", "votes", "network_weight", "gate_quality"}
+
+
+def test_memory_of_a_training_follows_what_is_held():
+    # by hand: 3.5 million voxels; 12 + 2 * 10 bytes of each target, and one target with 10 whole candidates of 40
+    assert training_memory("trust", 64, 10, 1.0) == 3000 + 3.5 * (400 + 400 + 64 * 32)
+    assert training_memory("segmenter", 64, 10, 1.0) == training_memory("segmenter", 64, 3, 1.0) == 3000 + 3.5 * 3088
+    fine, coarse = (training_memory("trust", 500, 30, size) - 3000 for size in (1.0, 2.0))
+    assert fine == pytest.approx(8 * coarse, abs=8)
+    assert training_memory("trust", 9, 5, 1.0, batch=4) - training_memory("trust", 9, 5, 1.0) == 3 * 1400

@@ -243,6 +243,19 @@ def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[s
     return table
 
 
+def atlas_request(config: Config) -> dict[str, Any]:
+    """Return which labelled atlases a configuration asks for, whether they can be used or not.
+
+    Their names where it lists them or gives a table; their number, for a draw.
+    """
+    wanted, labels = config["fuse"]["atlases"], {"labels": config["fuse"]["labels"]}
+    if isinstance(wanted, int):
+        return {"number": wanted, **labels}
+    if isinstance(wanted, str):
+        return {"external": sorted(subject_name(name) for name in read_atlas_table(Path(wanted))["atlas"])}
+    return {"subjects": sorted({subject_name(name) for name in wanted}), **labels}
+
+
 def _external(source: str) -> pd.DataFrame:
     table = read_atlas_table(Path(source))
     keys = [scan_key(subject_name(name), "", role="atlas") for name in table["atlas"]]

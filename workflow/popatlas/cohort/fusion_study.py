@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,34 @@ from popatlas.images.io import write_if_changed
 
 Wildcards = Any
 TRUST_TABLES = ("group/trust.parquet", "group/trust.tsv", "group/trust.json", "report/figures/trust.png")
+# Memory of a training: mm^3 of a brain's box, MB of the process itself, MB of a step for each target and million voxels
+BRAIN_BOX, PROCESS, STEP = 3.5e6, 3000, 400
+# bytes for each voxel of the box: of each target (the segmenter also holds image and labels uncropped), of each of its
+# candidates, and of each candidate of the target that is read, uncropped
+HELD, CANDIDATE_HELD, CANDIDATE_READ = {"trust": 12, "segmenter": 42}, 2, 40
 BENCH = ("group/fusion-bench.parquet", "group/fusion-bench.tsv", "group/fusion-bench.json", "report/fusion.html")
+
+
+def training_memory(name: str, targets: int, atlases: int, resolution: float, batch: int = 1) -> int:
+    """Return the memory that the training of a network needs, megabytes.
+
+    Parameters
+    ----------
+    name : str
+        ``trust``, which holds all candidates of all targets, or ``segmenter``, which holds one label image of each.
+    targets : int
+        Training targets.
+    atlases : int
+        Candidates of a target.
+    resolution : float
+        Voxel size, mm.
+    batch : int
+        Targets in a step.
+    """
+    millions = BRAIN_BOX / resolution**3 / 1e6
+    candidates = atlases if name == "trust" else 0
+    held = targets * (HELD[name] + CANDIDATE_HELD * candidates)
+    return math.ceil(PROCESS + millions * (STEP * batch + CANDIDATE_READ * candidates + held))
 
 
 class FusionStudy:
@@ -151,17 +179,32 @@ class FusionStudy:
         """Return a file of a network."""
         return self.trainings[name].file(file)
 
-    def training_scans(self, name: str) -> list[str]:
-        """Return the training targets of a network."""
-        return list(self.trainings[name].scans)
+    def training_inputs(self, name: str) -> dict[str, list[str]]:
+        """Return the lists of files that the training of a network reads."""
+        targets = self._training_files(name, "{scan}_desc-brain_T1w.nii.gz")
+        if name == "trust":
+            labels = self._training_files(name, "work/fuse/{scan}_candidates_dseg.nii.gz")
+            # the atlases' own labels too: a small structure may be lost on the way to all training targets
+            return {"labels": labels, "targets": targets, "dsegs": list(dict.fromkeys(self.atlases.values()))}
+        method = self.config["fuse"]["segmenter"]["labels"]
+        return {"targets": targets, "dsegs": self._training_files(name, f"{{scan}}_desc-{method}_dseg.nii.gz")}
 
-    def training_files(self, name: str, pattern: str) -> list[str]:
-        """Return one path for each training target from a pattern with `{scan}`."""
+    def _training_files(self, name: str, pattern: str) -> list[str]:
         return [pattern.format(scan=scan) for scan in self.trainings[name].scans]
+
+    def training_lists(self, name: str) -> dict[str, str]:
+        """Return the files that list the scans and the inputs of a training."""
+        return {key: f"cohort/{name}-training-{key}.txt" for key in ("scans", *self.training_inputs(name))}
 
     def training_settings(self, name: str) -> str:
         """Return the settings that the training of a network depends on, as JSON."""
         return json.dumps(training_settings(self.config, name))
+
+    def training_memory(self, name: str) -> int:
+        """Return the memory that the training of a network needs, megabytes."""
+        batch = training_settings(self.config, name).get("batch", 1)
+        resolution = self.config["preprocess"]["resolution_mm"]
+        return training_memory(name, len(self.trainings[name].scans), len(self.atlases), resolution, batch)
 
     def segmentations(self) -> list[str]:
         """Return the labels of the segmenter for every scan of the cohort."""
@@ -204,9 +247,13 @@ class FusionStudy:
 
     def write_lists(self) -> None:
         """Write the lists of files that the jobs read."""
-        for name, files in zip(self.trust_lists(), (self.scan_trust(), self.trust_gates()), strict=True):
-            if files:
-                write_if_changed(self.out_dir / name, "\n".join(files) + "\n")
+        lists = list(zip(self.trust_lists(), (self.scan_trust(), self.trust_gates()), strict=True))
+        for name in filter(self.needs_training, self.trainings):
+            inputs = {"scans": list(self.trainings[name].scans), **self.training_inputs(name)}
+            lists += [(path, inputs[key]) for key, path in self.training_lists(name).items()]
+        for path, lines in lists:
+            if lines:
+                write_if_changed(self.out_dir / path, "\n".join(lines) + "\n")
 
     # Bench
 

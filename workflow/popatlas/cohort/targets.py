@@ -1,7 +1,8 @@
 """Training targets of the networks of the fusion stage: drawn once, and frozen when the network is trained.
 
 The file name of a network holds a version: a hash over everything that its training depends on, the targets and their
-images included. A trained network is an input like a pretrained one: new or failed scans neither change it nor wait for it.
+images included. A trained network is an input like a pretrained one: new or failed scans neither change it nor wait for it,
+and neither does an atlas that fails, is excluded or is tried again. Asking for other atlases makes another version.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 
 from popatlas.cohort.freeze import (
     MEMBER_COLUMNS,
+    atlas_request,
     atlases_for,
     draw_evenly,
     preprocess_settings,
@@ -131,11 +133,11 @@ def freeze_targets(
 def _freeze(
     name: str, config: Config, index: pd.DataFrame, usable: Sequence[str], atlases: pd.DataFrame, out_dir: Path
 ) -> Training:
-    request = {"settings": training_settings(config, name), "labels": _label_request(config, index, atlases, out_dir)}
+    request = {"settings": training_settings(config, name), "labels": _label_request(config, out_dir)}
     if name == "segmenter":
         request["fusion"] = _fusion_request(config, config["fuse"]["segmenter"]["labels"])
-    found = read_targets(name, out_dir)
-    if found is not None and found.is_trained and _is_same(name, request, index, out_dir):
+    files, found = _atlas_files(index, atlases), read_targets(name, out_dir)
+    if found is not None and found.is_trained and _is_same(name, request, files, index, out_dir):
         return found
     own = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
     served = {scan: atlases_for(scan, list(atlases["atlas"])) for scan in own["scan"]}
@@ -147,11 +149,12 @@ def _freeze(
         )
     drawn = draw_evenly(*with_age(candidates, out_dir, request["settings"]["targets"]))
     targets = drawn.sort_values("scan", ignore_index=True)[MEMBER_COLUMNS]
-    version = _hash({**request, "targets": targets.to_numpy().tolist()})
+    made_of = {"request": request, "atlases": files}
+    version = _hash({**made_of, "targets": targets.to_numpy().tolist()})
     write_if_changed(out_dir / "cohort" / f"{name}-targets.tsv", table_text(targets))
     if name == "trust":
         write_if_changed(out_dir / TRUST_ATLASES, json.dumps({scan: served[scan] for scan in targets["scan"]}))
-    write_if_changed(out_dir / "cohort" / f"{name}-targets.json", json.dumps({"version": version, "request": request}))
+    write_if_changed(out_dir / "cohort" / f"{name}-targets.json", json.dumps({"version": version, **made_of}))
     return _training(name, version, targets, out_dir)
 
 
@@ -175,24 +178,35 @@ def _training(name: str, version: str, targets: pd.DataFrame, out_dir: Path) -> 
     return Training(name, version, training.scans, there)
 
 
-def _is_same(name: str, request: Mapping[str, Any], index: pd.DataFrame, out_dir: Path) -> bool:
-    """Tell whether nothing that a network was trained with has changed; targets that are gone do not count."""
+def _is_same(
+    name: str, request: Mapping[str, Any], files: Mapping[str, list[str]], index: pd.DataFrame, out_dir: Path
+) -> bool:
+    """Tell whether nothing that a network was trained with has changed; targets and atlases that are gone do not count."""
     path = out_dir / "cohort" / f"{name}-targets.tsv"
     targets = read_table(path, dtype=str).fillna("")
     good = index[index["state"] == "ok"]
     now = dict(zip(good["scan"], good["sha256"], strict=True))
     same = all(now.get(scan, digest) == digest for scan, digest in zip(targets["scan"], targets["sha256"], strict=True))
-    return same and bool(read_json(path.with_suffix(".json"))["request"] == json.loads(json.dumps(request)))
+    made_of = read_json(path.with_suffix(".json"))
+    if not same or made_of["request"] != json.loads(json.dumps(request)):
+        return False
+    # one that had failed then and is tried again is not among those of the training
+    return all(made_of["atlases"].get(atlas, digests) == digests for atlas, digests in files.items())
 
 
-def _label_request(config: Config, index: pd.DataFrame, atlases: pd.DataFrame, out_dir: Path) -> dict[str, Any]:
-    """Return what the candidates of all targets depend on."""
+def _atlas_files(index: pd.DataFrame, atlases: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the digests of image and labels of each atlas."""
     images = dict(zip(index["scan"], index["sha256"], strict=True))
+    return {atlas: [images[atlas], sha256(dseg)] for atlas, dseg in atlases[["atlas", "dseg"]].to_numpy().tolist()}
+
+
+def _label_request(config: Config, out_dir: Path) -> dict[str, Any]:
+    """Return what the candidates of all targets depend on, beside the files of the atlases."""
     through = config["fuse"]["through"]
     rung = resolve_rung(config, config["register"]["preset"])
     rung["preset"] = {key: value for key, value in rung["preset"].items() if key != "gpu"}
     return {
-        "atlases": [[atlas, images[atlas], sha256(dseg)] for atlas, dseg in atlases[["atlas", "dseg"]].to_numpy().tolist()],
+        "atlases": atlas_request(config),
         "preprocess": preprocess_settings(config),
         "register": rung,
         "through": template_version(read_members(config, out_dir), config) if through == "template" else through,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,7 @@ class TrainTrustInputSpec(PopatlasInputSpec):
 
     in_labels = traits.List(File(exists=True), mandatory=True, desc="candidate labels of each training target, 4D")
     in_targets = traits.List(File(exists=True), mandatory=True, desc="brain of each training target")
+    in_dsegs = traits.List(File(exists=True), desc="labels of the atlases: those lost in all targets get a class too")
     scans = traits.List(Str, mandatory=True, desc="scan of each training target")
     atlases = traits.Dict(mandatory=True, desc="scan to the list of its atlases, one for each candidate (JSON)")
     settings = traits.Dict(desc="section fuse.dataparams of the configuration (JSON)")
@@ -83,7 +84,7 @@ class TrainTrust(PopatlasInterface):
         write_table(_curve(result.losses), inputs.out_curve)
 
     def _targets(self) -> tuple[list[TrustTarget], npt.NDArray[np.int64], dict[str, tuple[str, ...]]]:
-        """Return what is trained on, the label values of all of it, and the names of the candidates of each target."""
+        """Return what is trained on, the label values of it and of the atlases, and the candidates' names by target."""
         from popatlas.fusion.trustdata import label_values, trust_target
 
         inputs, found, atlases = self.inputs, [], {}
@@ -100,11 +101,18 @@ class TrainTrust(PopatlasInterface):
                 file=inputs.in_labels[0] if inputs.in_labels else None,
                 remedy="set fuse.atlases to at least 2, and look at the registrations of the atlases",
             )
-        labels = np.unique(np.concatenate([own for _, own in found]))
+        labels = np.unique(np.concatenate([*(own for _, own in found), *self._atlas_labels()]))
         targets = [
             replace(target, labels=np.searchsorted(labels, own).astype(np.uint16)[target.labels]) for target, own in found
         ]
         return targets, labels, atlases
+
+    def _atlas_labels(self) -> Iterator[npt.NDArray[np.int64]]:
+        """Return the label values of each atlas."""
+        from popatlas.fusion.candidatefiles import read_labels
+
+        for file in self.inputs.in_dsegs if isdefined(self.inputs.in_dsegs) else []:
+            yield np.unique(read_labels(file)).astype(np.int64)
 
     def _candidates(self, scan: str, file: str, brain: str) -> Candidates | None:
         """Return the candidates of a target that have labels; None, and a note, where there are fewer than two."""
@@ -161,7 +169,8 @@ class TrainSegmenter(PopatlasInterface):
         files = zip(inputs.in_targets, inputs.in_dsegs, inputs.scans, strict=True)
         read = {scan: read_pair(brain, dseg, scan) for brain, dseg, scan in files}
         pairs = {scan: pair for scan, pair in read.items() if pair[1].any()}
-        self.notes |= {"targets": list(pairs), "skipped": dict.fromkeys(read.keys() - pairs.keys(), "no label")}
+        skipped = {scan: "no label" for scan in read if scan not in pairs}
+        self.notes |= {"targets": list(pairs), "skipped": skipped}
         images, dsegs = [image for image, _ in pairs.values()], [dseg for _, dseg in pairs.values()]
         device = torch_device(self)
         trained = train_segmenter(images, dsegs, list(pairs), settings, device, Progress(settings.epochs))
