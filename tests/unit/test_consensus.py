@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from popatlas.errors import ConfigError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.consensus import ALIKE, MARGIN, STRICTNESS, doubted, look_alike, reliability, trust_vote
 from popatlas.fusion.fuse import fuse
@@ -93,6 +94,12 @@ def test_reliability_by_hand() -> None:
     assert reliability(found, network, values, np.array([0.0, 0, 1])) == 1  # nobody agrees: nothing to compare with
     right = np.log(np.array([[0.1] * 10, [0.8] * 10, [0.1] * 10]))
     assert reliability(found, right, values, equal) == 1
+
+
+def test_votes_by_label_do_not_turn_into_other_votes() -> None:
+    candidates, _ = case([0, 1, -1])
+    with pytest.raises(ConfigError, match="votes by label need data parameters of labels"):
+        trust_vote(candidates, parameters=np.zeros(3), votes="label")
 
 
 def test_the_record_tells_the_networks_weight() -> None:

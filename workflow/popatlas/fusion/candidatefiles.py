@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import PROPAGATE_AGAIN, Candidates
-from popatlas.fusion.labels import largest_label
+from popatlas.fusion.labels import LARGEST_LABEL
 from popatlas.images.grid import Grid
 from popatlas.images.io import PathLike, load_image
 
@@ -72,7 +72,7 @@ def read_labels(path: PathLike, subject: str | None = None) -> npt.NDArray[np.in
     kind = np.asarray(stored[(slice(0, 1),) * stored.ndim]).dtype  # after the scaling that the header asks for
     if not np.can_cast(kind, np.int32) and not np.array_equal(values, np.asarray(load_image(path, np.float64).dataobj)):
         raise InputError(
-            f"the label image holds values that are not whole numbers up to {largest_label()}",
+            f"the label image holds values that are not whole numbers up to {LARGEST_LABEL}",
             file=path,
             subject=subject,
             remedy="round the labels, or give the label image and not the brain",

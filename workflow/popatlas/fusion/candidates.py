@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
-from popatlas.fusion.labels import BoolArray, IntArray, disputed_mask, largest_label
+from popatlas.fusion.labels import LARGEST_LABEL, BoolArray, IntArray, disputed_mask
 
 FloatArray = npt.NDArray[np.floating[Any]]
 PROPAGATE_AGAIN = "propagate the atlases again onto the grid of the target"
@@ -76,7 +76,7 @@ class Candidates:
 
     def _check_values(self) -> None:
         for number, one in enumerate(self.labels):
-            if one.size and (one.min() < 0 or one.max() > largest_label()):
+            if one.size and (one.min() < 0 or one.max() > LARGEST_LABEL):
                 self._refuse(
                     f"candidate {self.names[number]} has label {one.min() if one.min() < 0 else one.max()}",
                     "use labels from 0 (background) to 2147483647",
@@ -85,15 +85,13 @@ class Candidates:
             if image is not None and not np.isfinite(image).all():
                 self._refuse(f"{what} has voxels that are not finite", "preprocess the image again")
 
-    def _refuse(self, message: str, remedy: str) -> None:
+    def _refuse(self, message: str, remedy: str) -> NoReturn:
         raise InputError(message, subject=self.subject, remedy=remedy)
 
     def need_images(self, method: str) -> tuple[FloatArray, FloatArray]:
         """Return target and atlas images; InputError when a method needs them and they are not there."""
         if self.target is None or self.images is None:
             self._refuse(f"fusion by {method} needs the image of the target and of each atlas", "give them too")
-        assert self.target is not None
-        assert self.images is not None
         return self.target, self.images
 
     @cached_property

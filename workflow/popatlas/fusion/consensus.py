@@ -35,6 +35,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.errors import ConfigError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.joint import joint_label_fusion
 from popatlas.fusion.result import Fusion
@@ -100,26 +101,33 @@ def trust_vote(
     factor = np.ones(len(parameters)) if quality is None else np.asarray(quality, dtype=np.float64)
     if not factor.any():  # no registration is any good: no reason to prefer one
         factor = np.ones(len(parameters))
-    trust: FloatTable = normalised(factor * softmax(parameters))
     table = candidates.labels[:, candidates.disputed]
-    opinion = None if network is None or labels is None else _opinion(np.asarray(network), table, labels)
-    prior = factor * doubted(parameters, None if opinion is None else -opinion.mean(axis=1))
+    asked = network is not None and labels is not None and table.size > 0
+    losses = -_opinion(np.asarray(network), table, np.asarray(labels)).mean(axis=1) if asked else None
+    prior = factor * doubted(parameters, losses)
     if votes == "joint" or (votes == "auto" and look_alike(candidates, prior)):
         found = joint_label_fusion(candidates, prior=prior, ties=ties, **joint)
-        trust = found.trust
     else:
-        weights = trust
-        if votes == "label" and label_parameters is not None and labels is not None:
-            column = np.searchsorted(labels, table)
-            weights = factor[:, None] * softmax(np.take_along_axis(np.asarray(label_parameters), column, axis=1))
-            trust = normalised(weights).mean(axis=1) if weights.shape[1] else trust
-        found = vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing, trust)
+        weights = factor * softmax(parameters)
+        if votes == "label":
+            weights = factor[:, None] * _label_weights(label_parameters, table, labels)
+        found = vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing)
     if network is None or labels is None or network_weight == 0 or not found.disputed.any():
-        return replace(found, trust=trust.astype(np.float64))
-    weight = network_weight * reliability(found, np.asarray(network), labels, trust)
+        return found
+    weight = network_weight * reliability(found, np.asarray(network), labels, found.trust)
     options, shares = pooled(found, np.asarray(network), labels, weight)
-    fused = decide(candidates.labels[0], found.disputed, options, shares, trust, found.candidates, ties, candidates.spacing)
+    where = candidates.labels[0], found.disputed
+    fused = decide(*where, options, shares, found.trust, found.candidates, ties, candidates.spacing)
     return replace(fused, notes=found.notes | {"network_weight": round(weight, 3)})
+
+
+def _label_weights(
+    parameters: FloatTable | None, table: npt.NDArray[Any], labels: npt.NDArray[np.int64] | None
+) -> FloatTable:
+    """Return the softmax over the candidates of the parameters of the labels that they have, (n_candidates, n_disputed)."""
+    if parameters is None or labels is None:
+        raise ConfigError("votes by label need data parameters of labels. Remedy: train them (per_label), or other votes")
+    return softmax(np.take_along_axis(np.asarray(parameters), np.searchsorted(labels, table), axis=1))
 
 
 def _opinion(network: FloatTable, table: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> FloatTable:

@@ -1,8 +1,8 @@
 """Weighted voting where candidates disagree, with an explicit rule for ties: what all fusion methods have in common.
 
 Most voxels are unanimous: they are copied, and work is done at the disputed voxels only. The labels and weights there
-are tables (candidates x disputed voxels), never one map for each label, so memory is bounded by
-`BYTES_PER_VOTE` x candidates x disputed voxels however many labels there are.
+are tables (candidates x disputed voxels), never one map for each label, so memory is
+bounded by 24 bytes x candidates x disputed voxels (label, share, and their sorted copies) however many labels there are.
 
 At a tie the rule decides among the tied labels only:
 
@@ -27,8 +27,6 @@ from popatlas.fusion.result import Fusion
 Ties = Literal["nearest", "lowest"]
 LabelTable = npt.NDArray[np.int32]
 ShareTable = npt.NDArray[np.float32]
-# label and share of each vote, and their sorted copies
-BYTES_PER_VOTE = 24
 # voxels that are counted at once: bounds the temporary tables
 BLOCK = 1 << 18
 # shares that differ by less are equal: weights are rounded
