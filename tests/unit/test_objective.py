@@ -298,3 +298,12 @@ def test_painted_labels_do_not_look_at_the_images() -> None:
     noise = torch.rand(2, 1, 1, SIZE, SIZE)
     batch = Batch(noise[0], noise[1], labels, labels)
     assert value(batch, Prediction(still()), *PAINTED)[0].item() == pytest.approx(-1, abs=1e-5)
+
+
+def test_the_similarity_compares_the_scans_behind_synthetic_images() -> None:
+    fixed, moving = (block(8 + d, 16 + d).float() for d in (0, 3))
+    noise = torch.rand(2, 1, 1, SIZE, SIZE)
+    scans = Batch(noise[0], noise[1], fixed_scan=fixed, moving_scan=moving)
+    plain = Batch(fixed, moving)
+    for found in (Prediction(shifted(3)), Prediction(still())):
+        assert value(scans, found)[1]["similarity"] == value(plain, found)[1]["similarity"]

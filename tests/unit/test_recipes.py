@@ -26,7 +26,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "recipes"
 # are silent (docs/recipes)
 NETWORKS = {
     "bounding-boxes": ("twostream", 3, 1_308_115),
-    "brain-contrast": ("fast", 3, 1_905_864),
+    "brain-contrast": ("fast", 3, 1_911_048),
     "brain-t1w": ("fast", 3, 1_905_864),
     "brain-t1w-2d": ("fast", 2, 649_592),
     "dual-prnet": ("pyramid", 3, 168_452),
@@ -71,7 +71,7 @@ def commands() -> list[tuple[str, list[str]]]:
     """Return recipe and settings of each command with `--set` on the pages of the recipes."""
     found = []
     for page in sorted(DOCS.glob("*.md")):
-        for line in re.findall(r"^popatlas train .*$", page.read_text(), re.M):
+        for line in re.findall(r"^popatlas train .*$", page.read_text().replace("\\\n", " "), re.M):
             words = shlex.split(line, comments=True)
             if "--set" in words:
                 found.append((words[2], words[words.index("--set") + 1 :]))
@@ -140,6 +140,8 @@ def test_every_recipe_has_a_page() -> None:
             "correct",
         ),
         (["data.source=shapes"], "loss.similarity: synthetic pairs of different contrasts have no similarity", "correct"),
+        (["synthesis.compare=scans"], "synthesis.compare: scans: with data.source scans there are no scans", "correct"),
+        (["synthesis.options={recoloured: 0.5}"], "recoloured: needs the scans behind the images", "correct"),
         (["grid.spacing_mm=.inf"], "grid.spacing_mm: inf is not a finite number", "correct"),
         (["schedule.rate=.nan"], "schedule.rate: nan is not a finite number", "correct"),
         (["grid.slices_mm=[.inf, 3]"], r"grid.slices_mm.0: inf is not a finite number", "correct"),

@@ -3,19 +3,10 @@
 import pytest
 import torch
 
+from popatlas.training.contrast import ContrastSettings, paint, random_contrast, random_recolouring, random_table
 from popatlas.training.draws import bias_field, smooth_noise, unit_range
 from popatlas.training.motion import MotionSettings, displacement_of, flow, random_motion, random_velocity
-from popatlas.training.synthesis import (
-    STRONG,
-    ContrastSettings,
-    ShapeSettings,
-    SynthesisSettings,
-    SyntheticPairs,
-    paint,
-    random_contrast,
-    random_labels,
-    random_table,
-)
+from popatlas.training.synthesis import STRONG, ShapeSettings, SynthesisSettings, SyntheticPairs, random_labels
 from popatlas.transforms.fields import compose, jacobian_determinant, warp_labels
 
 SHAPES = pytest.mark.parametrize("shape", [(20, 24, 22), (28, 30)], ids=["3d", "2d"])
@@ -244,3 +235,67 @@ def test_labels_of_a_class_have_one_grey_value_but_for_the_spread():
     assert 0.045 < float(means.std()) < 0.055
     with pytest.raises(ValueError, match="classes"):
         ContrastSettings(classes=(((3, 5),), ((5, 6),)))
+
+
+@SHAPES
+def test_the_scans_behind_a_pair_move_as_its_labels_do(shape):
+    """A scan that shows label 3: wherever linear interpolation leaves no doubt, it still does."""
+    labels = maps(2, shape)
+    scans = [(one == 3).float() for one in labels]
+    strong = SynthesisSettings(motion=STRONG)
+    for seed in range(3):
+        drawn = SyntheticPairs(labels, strong, scans=scans).draw(generator(seed))
+        for scan, shown in ((drawn.fixed_scan, drawn.fixed_labels), (drawn.moving_scan, drawn.moving_labels)):
+            assert scan.shape == shown.shape and bool((scan > 0).any())
+            assert bool((shown[scan > 0.9] == 3).all()) and not bool((shown[scan < 0.1] == 3).any())
+
+
+def test_scans_change_nothing_else_about_a_pair():
+    labels = maps(3)
+    plain, behind = (
+        SyntheticPairs(labels, SynthesisSettings(), scans=scans).draw(generator(1))
+        for scans in ((), [one.float() for one in labels])
+    )
+    assert plain.fixed_scan is None and plain.moving_scan is None
+    assert torch.equal(plain.fixed, behind.fixed) and torch.equal(plain.moving, behind.moving)
+
+
+def test_each_label_map_needs_its_scan():
+    with pytest.raises(ValueError, match="each label map needs a scan of its shape"):
+        SyntheticPairs(maps(2), scans=[torch.zeros(1, 1, 20, 24, 22)])
+
+
+@SHAPES
+def test_a_recoloured_scan_is_a_function_of_its_grey_values(shape):
+    """Equal values stay equal, background stays 0, and the curve is not always a rising one."""
+    scan = (smooth_noise(generator(5), shape, 6.0).clamp(-0.3, 1) * 20).round().clamp_(min=0) / 20
+    falls = 0
+    for seed in range(6):
+        image = random_recolouring(scan, PLAIN, generator(seed))
+        assert float(image.min()) == 0 and float(image.max()) == 1
+        assert bool((image[scan == 0] == 0).all()) and bool((image[scan > 0] > 0).all())
+        curve = torch.tensor([float(image[scan == value].mean()) for value in scan.unique()])
+        spread = max(float(image[scan == value].max() - image[scan == value].min()) for value in scan.unique())
+        assert spread < 1e-5 and float(curve.diff().abs().max()) > 0.01
+        falls += int((curve.diff() < 0).any())
+    assert falls > 3
+
+
+def test_recoloured_pairs_show_their_scans():
+    labels = maps(2)
+    scans = [torch.where(one > 4, 0.3, 0.9) * (one > 0) for one in labels]
+    still = MotionSettings(rotation=0.0, scale=0.0, shear=0.0, shift=0.0, bend=0.0)
+    settings = SynthesisSettings(recoloured=1.0, motion=still, contrast=PLAIN)
+    drawn = SyntheticPairs(labels, settings, scans=scans).draw(generator(2))
+    for image, scan in ((drawn.fixed, drawn.fixed_scan), (drawn.moving, drawn.moving_scan)):
+        assert bool((image[scan == 0] == 0).all())
+        for value in (0.3, 0.9):
+            grey = image[(scan - value).abs() < 1e-4]
+            assert len(grey) > 100 and float(grey.max() - grey.min()) < 1e-3
+
+
+def test_recolouring_needs_scans_and_has_no_contrast_in_common():
+    with pytest.raises(ValueError, match="to recolour scans, each label map needs its scan"):
+        SyntheticPairs(maps(2), SynthesisSettings(recoloured=0.5))
+    with pytest.raises(ValueError, match="no contrast in common"):
+        SynthesisSettings(recoloured=0.5, one_contrast=True)

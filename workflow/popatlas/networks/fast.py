@@ -7,24 +7,54 @@ may be the blocks of a full velocity (Shi et al. 2016, doi:10.1109/CVPR.2016.207
 The network may look again at what it has done, the moving image being warped by all before: its own fields are composed, as
 those of the repeated cascades of Zhao et al. 2019 (doi:10.1109/ICCV.2019.01070). In training the passes before the last one
 are of a random number and have no gradients, so that a pass learns to improve whatever the passes before have left.
+
+Instead of the images it may see their self-similarity (Heinrich et al. 2013, doi:10.1007/978-3-642-40811-3_24), which is the
+same in an inverted image: what one contrast teaches is then of use for others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from popatlas.networks.base import Norm
 from popatlas.networks.heads import FieldHead, Transform, composed, finish, flowed_back
 from popatlas.networks.light import Merge, Residual, unit
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.similarity.mind import mindssc_descriptor
 from popatlas.transforms.fields import warp
 
+Sees = Literal["images", "descriptors", "both"]
+
 BLOCK = 2  # voxels along each axis
+RADIUS, DILATION = 1, 1  # of a descriptor, voxels
+ENTRIES = {2: 4, 3: 12}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network sees of an image: (B, C, *shape) voxels, and (B, K, *shape / 2) self-similarity of its blocks."""
+
+    image: Tensor | None
+    descriptor: Tensor | None
+
+    def channels(self) -> Tensor:
+        """Return all of it on the grid of the blocks."""
+        parts = [] if self.image is None else [to_blocks(self.image)]
+        return torch.cat(parts if self.descriptor is None else [*parts, self.descriptor], dim=1)
+
+    def warped(self, displacement: Tensor) -> Seen:
+        """Return it moved by a displacement, voxels."""
+        image = None if self.image is None else warp(self.image, displacement)
+        if self.descriptor is None:
+            return Seen(image, None)
+        return Seen(image, warp(self.descriptor, block_means(displacement) / BLOCK))
 
 
 class FastNet(RegistrationNetwork):
@@ -48,11 +78,13 @@ class FastNet(RegistrationNetwork):
         Of a velocity.
     passes : int
         How often the network looks at the images; may be changed after training.
+    sees : {"images", "descriptors", "both"}
+        What it looks at: blocks of voxels, or means over the blocks of the self-similarity of the images.
 
     Raises
     ------
     ValueError
-        When there are fewer than two levels, or `blocks` does not fit them.
+        When there are fewer than two levels, `blocks` does not fit them, or `sees` is none of these.
     """
 
     name = "fast"
@@ -67,19 +99,23 @@ class FastNet(RegistrationNetwork):
         fine: bool = False,
         squarings: int = 7,
         passes: int = 1,
+        sees: Sees = "images",
     ) -> None:
         if len(widths) < 2 or len(blocks) != len(widths) or min(widths) < 1 or min(blocks) < 0:
             raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} need an entry for each of two or more levels")
         if passes < 1 or squarings < 0:
             raise ValueError(f"passes {passes} must be at least 1 and squarings {squarings} at least 0")
+        if sees not in get_args(Sees):
+            raise ValueError(f"sees {sees!r} is none of {', '.join(get_args(Sees))}")
         options = {"widths": list(widths), "blocks": list(blocks), "transform": transform, "norm": norm} | {
-            "fine": fine, "squarings": squarings, "passes": passes
+            "fine": fine, "squarings": squarings, "passes": passes, "sees": sees
         }  # fmt: skip
         super().__init__(ndim, BLOCK * 2 ** (len(widths) - 1), options)
         self.transform: Transform = transform
-        self.fine, self.squarings, self.passes = fine, squarings, passes
+        self.fine, self.squarings, self.passes, self.sees = fine, squarings, passes, sees
         steps = list(pairwise(widths))
-        self.stem = _stage(norm, ndim, 2 * BLOCK**ndim, widths[0], 1, blocks[0])
+        inputs = BLOCK**ndim * (sees != "descriptors") + ENTRIES[ndim] * (sees != "images")
+        self.stem = _stage(norm, ndim, 2 * inputs, widths[0], 1, blocks[0])
         self.encoder = nn.ModuleList(
             _stage(norm, ndim, fine, coarse, 2, count) for (fine, coarse), count in zip(steps, blocks[1:], strict=True)
         )
@@ -90,13 +126,14 @@ class FastNet(RegistrationNetwork):
 
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:
         """Return the composed fields of all passes; see `RegistrationNetwork.forward`."""
-        before = self.passes - 1
+        before, shape = self.passes - 1, fixed.shape[2:]
+        pair = self._seen(fixed), self._seen(moving)
         if not self.training:
-            return self._improved(fixed, moving, before)
+            return self._improved(*pair, shape, before)
         some = int(torch.randint(before + 1, ()))
         with torch.no_grad():
-            start = self._improved(fixed, moving, some - 1).displacement if some else None
-        return self._pass(fixed, moving, start)
+            start = self._improved(*pair, shape, some - 1).displacement if some else None
+        return self._pass(*pair, shape, start)
 
     def inverse(self, found: Prediction) -> Tensor | None:
         """Return the flow of the negative velocity; see `RegistrationNetwork.inverse`. Several passes have none."""
@@ -106,36 +143,49 @@ class FastNet(RegistrationNetwork):
         """Return the arguments that make this architecture, with the `passes` of now."""
         return {**super().describe(), "passes": self.passes}
 
-    def _improved(self, fixed: Tensor, moving: Tensor, more: int) -> Prediction:
+    def _seen(self, image: Tensor) -> Seen:
+        """Return what the network sees of an image (B, 1, *shape); no gradient reaches the image."""
+        if self.sees == "images":
+            return Seen(image, None)
+        with torch.no_grad():
+            descriptor = block_means(mindssc_descriptor(image.float(), RADIUS, DILATION)[:, 0])
+        return Seen(image if self.sees == "both" else None, descriptor)
+
+    def _improved(self, fixed: Seen, moving: Seen, shape: Sequence[int], more: int) -> Prediction:
         """Return what one pass and some more find."""
-        found = self._pass(fixed, moving, None)
+        found = self._pass(fixed, moving, shape, None)
         for _ in range(more):
-            found = self._pass(fixed, moving, found.displacement)
+            found = self._pass(fixed, moving, shape, found.displacement)
         return found
 
-    def _pass(self, fixed: Tensor, moving: Tensor, start: Tensor | None) -> Prediction:
+    def _pass(self, fixed: Seen, moving: Seen, shape: Sequence[int], start: Tensor | None) -> Prediction:
         """Look at the images, the moving one warped by a displacement, and return this displacement improved."""
         if start is None:
-            return self._look(fixed, moving)
-        found = self._look(fixed, warp(moving, start))
+            return self._look(fixed, moving, shape)
+        found = self._look(fixed, moving.warped(start), shape)
         displacement = composed(found.displacement, start)
         return Prediction(displacement, smooth=(displacement,))
 
-    def _look(self, fixed: Tensor, moving: Tensor) -> Prediction:
-        levels = [self.stem(torch.cat([to_blocks(fixed), to_blocks(moving)], dim=1))]
+    def _look(self, fixed: Seen, moving: Seen, shape: Sequence[int]) -> Prediction:
+        levels = [self.stem(torch.cat([fixed.channels(), moving.channels()], dim=1))]
         for stage in self.encoder:
             levels.append(stage(levels[-1]))
         values: Tensor = levels.pop()
         for merge in self.decoder:
             values = merge(values, levels.pop())
         vectors = self.head(values)
-        shape = fixed.shape[2:]
         return finish(from_blocks(vectors, shape) if self.fine else vectors, shape, self.transform, self.squarings)
 
 
 def _stage(norm: Norm, ndim: int, inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
     residuals = (Residual(norm, ndim, outputs) for _ in range(blocks))
     return nn.Sequential(unit(norm, ndim, inputs, outputs, stride=stride), *residuals)
+
+
+def block_means(values: Tensor) -> Tensor:
+    """Return the means over blocks: (B, C, *shape) to (B, C, *shape / 2)."""
+    pool = functional.avg_pool2d if values.ndim == 4 else functional.avg_pool3d
+    return pool(values, BLOCK)
 
 
 def to_blocks(image: Tensor, size: int = BLOCK) -> Tensor:

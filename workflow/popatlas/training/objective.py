@@ -39,6 +39,8 @@ class Batch:
         Their labels.
     fixed_mask : (B, 1, *shape) Tensor or None
         Where the fixed image counts, for the mask branch.
+    fixed_scan, moving_scan : (B, 1, *shape) Tensor or None
+        What the similarity compares where it is not what the network sees: the scans behind synthetic images.
     """
 
     fixed: Tensor
@@ -46,6 +48,8 @@ class Batch:
     fixed_labels: Tensor | None = None
     moving_labels: Tensor | None = None
     fixed_mask: Tensor | None = None
+    fixed_scan: Tensor | None = None
+    moving_scan: Tensor | None = None
 
 
 class Objective:
@@ -103,7 +107,9 @@ class Objective:
         The mask learns from its own loss only: by this one it would shrink to where the images agree anyway.
         """
         weight = None if found.mask is None else found.mask.detach().float().sigmoid()
-        return self.similarity(batch.fixed, warp(batch.moving, found.displacement), weight)
+        fixed = batch.fixed if batch.fixed_scan is None else batch.fixed_scan
+        moving = batch.moving if batch.moving_scan is None else batch.moving_scan
+        return self.similarity(fixed, warp(moving, found.displacement), weight)
 
     def _smoothness(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
         fields = found.smooth or (found.displacement,)

@@ -264,7 +264,13 @@ def _contradictions(content: Mapping[str, Any]) -> list[str]:
     learns = ("similarity", "labels", "painted", "boxes")
     if not any(loss[key]["weight"] for key in learns):
         found.append(f"loss: all weights of {', '.join(learns)} are 0, there is nothing to learn from")
-    if content["data"]["source"] != "scans" and loss["similarity"]["weight"] and content["synthesis"]["contrast"] == "each":
+    source, synthesis = content["data"]["source"], content["synthesis"]
+    behind = synthesis["compare"] == "scans"
+    if behind and source != "labels":
+        found.append(f"synthesis.compare: scans: with data.source {source} there are no scans behind the images")
+    if synthesis["options"].get("recoloured") and not behind:
+        found.append("synthesis.options.recoloured: needs the scans behind the images; set synthesis.compare to scans")
+    if source != "scans" and loss["similarity"]["weight"] and synthesis["contrast"] == "each" and not behind:
         found.append("loss.similarity: synthetic pairs of different contrasts have no similarity; set its weight to 0")
     if schedule["warm_up"] >= schedule["steps"]:
         found.append(f"schedule.warm_up: {schedule['warm_up']} of {schedule['steps']} steps leave nothing to train in")

@@ -58,13 +58,9 @@ class ScanSource:
         self._volumes: dict[str, list[Volume]] = {}
 
     def volumes(self, scan: TrainingScan) -> list[Volume]:
-        """Return a scan on the training grid: one volume, or its slices at `places`."""
+        """Return a scan on the training grid, from memory the second time; see `_volumes`."""
         if scan.name not in self._volumes:
-            intensity, stripped = self.recipe["data"]["intensity"], self.recipe["grid"]["stripped"]
-            if self.places:
-                self._volumes[scan.name] = load_slices(scan, self.grid, self.places, intensity, stripped=stripped)
-            else:
-                self._volumes[scan.name] = [load_scan(scan, self.grid, intensity, stripped=stripped)]
+            self._volumes[scan.name] = _volumes(self.recipe, scan, self.grid, self.places)
         return self._volumes[scan.name]
 
     def draw(self, pairs: int, generator: torch.Generator) -> Batch:
@@ -92,20 +88,14 @@ class SyntheticSource:
     Parameters
     ----------
     recipe : Recipe
-        Grid and synthesis.
-    train, held : sequence of (1, 1, *shape) int Tensor
-        Label maps; none for random shapes.
-    shape : tuple of int
-        Of the images.
+        Its number of validation pairs.
+    train, held : SyntheticPairs
+        Of the training and of the validation scans.
     """
 
-    def __init__(self, recipe: Recipe, train: Sequence[Tensor], held: Sequence[Tensor], shape: tuple[int, ...]) -> None:
-        self.plan = recipe["schedule"]
-        options = {"one_contrast": recipe["synthesis"]["contrast"] == "same", **recipe["synthesis"]["options"]}
-        settings = settings_from(SynthesisSettings, options, "synthesis.options")
-        spacing = (float(recipe["grid"]["spacing_mm"]),) * len(shape)
-        self.train = SyntheticPairs(train, settings, shape, spacing)
-        self.held = SyntheticPairs(held, settings, shape, spacing)
+    def __init__(self, recipe: Recipe, train: SyntheticPairs, held: SyntheticPairs) -> None:
+        self.count = int(recipe["schedule"]["validation_pairs"])
+        self.train, self.held = train, held
 
     def draw(self, pairs: int, generator: torch.Generator) -> Batch:
         """Return a batch of random pairs."""
@@ -113,14 +103,14 @@ class SyntheticSource:
 
     def validation(self) -> list[Batch]:
         """Return the validation pairs, always the same."""
-        count = self.plan["validation_pairs"]
-        return [self._pair(self.held, step_generator(0, number, purpose="validation")) for number in range(count)]
+        return [self._pair(self.held, step_generator(0, number, purpose="validation")) for number in range(self.count)]
 
     @staticmethod
     def _pair(pairs: SyntheticPairs, generator: torch.Generator) -> Batch:
         drawn = pairs.draw(generator)
         mask = (drawn.fixed_labels > 0).float()
-        return Batch(drawn.fixed, drawn.moving, drawn.fixed_labels, drawn.moving_labels, mask)
+        labels, scans = (drawn.fixed_labels, drawn.moving_labels), (drawn.fixed_scan, drawn.moving_scan)
+        return Batch(drawn.fixed, drawn.moving, *labels, mask, *scans)
 
 
 def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | SyntheticSource:
@@ -139,9 +129,8 @@ def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | S
         When the recipe needs scans or labels that the table does not have, or from `ScanSource`.
     """
     kind = recipe["data"]["source"]
-    shape = tuple(recipe["grid"]["shape"])
     if kind == "shapes":
-        return SyntheticSource(recipe, [], [], shape)
+        return SyntheticSource(recipe, *[_synthetic(recipe, [], [])] * 2)
     if not scans:
         raise InputError(f"the recipe {recipe.name} learns from scans", remedy="give a table of them: --table FILE")
     if learns_from_labels(recipe):
@@ -151,17 +140,34 @@ def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | S
                 raise InputError(message, subject=scan.name, remedy="fill the column `labels` of the table")
     if kind == "scans":
         return ScanSource(recipe, scans)
-    return SyntheticSource(recipe, _maps(recipe, scans, "train"), _maps(recipe, scans, "validation"), shape)
+    grid, places = training_grid(recipe, scans), slice_places(recipe.content)
+    drawn = []
+    for split in ("train", "validation"):
+        chosen = [scan for scan in scans if scan.split == split]
+        maps = [labels for scan in chosen for labels in load_labels(scan, grid, places or [0.0])]
+        if not maps:
+            message = f"no scan has the split {split}"
+            raise InputError(message, remedy=f"give some subjects of the table the split {split}")
+        compared = chosen if recipe["synthesis"]["compare"] == "scans" else []
+        volumes = [volume for scan in compared for volume in _volumes(recipe, scan, grid, places)]
+        drawn.append(_synthetic(recipe, maps, [volume.image for volume in volumes]))
+    return SyntheticSource(recipe, *drawn)
 
 
-def _maps(recipe: Recipe, scans: Sequence[TrainingScan], split: str) -> list[Tensor]:
-    """Return the label maps of the scans of a split on the training grid; of slices, all of them."""
-    grid, places = training_grid(recipe, scans), slice_places(recipe.content) or [0.0]
-    found = [labels for scan in scans if scan.split == split for labels in load_labels(scan, grid, places)]
-    if not found:
-        message = f"no scan has the split {split}"
-        raise InputError(message, remedy=f"give some subjects of the table the split {split}")
-    return found
+def _synthetic(recipe: Recipe, maps: Sequence[Tensor], scans: Sequence[Tensor]) -> SyntheticPairs:
+    """Return pairs drawn from label maps and, where there are any, their scans."""
+    synthesis, shape = recipe["synthesis"], tuple(recipe["grid"]["shape"])
+    options = {"one_contrast": synthesis["contrast"] == "same", **synthesis["options"]}
+    settings = settings_from(SynthesisSettings, options, "synthesis.options")
+    return SyntheticPairs(maps, settings, shape, (float(recipe["grid"]["spacing_mm"]),) * len(shape), scans)
+
+
+def _volumes(recipe: Recipe, scan: TrainingScan, grid: TrainingGrid, places: Sequence[float]) -> list[Volume]:
+    """Return a scan on the training grid: one volume, or its slices at the places."""
+    intensity, stripped = recipe["data"]["intensity"], recipe["grid"]["stripped"]
+    if places:
+        return load_slices(scan, grid, places, intensity, stripped=stripped)
+    return [load_scan(scan, grid, intensity, stripped=stripped)]
 
 
 def training_grid(recipe: Recipe, scans: Sequence[TrainingScan]) -> TrainingGrid:
