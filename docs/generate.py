@@ -19,6 +19,7 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
+from cards import model_card  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
@@ -29,6 +30,8 @@ from popatlas.networks.registration import build_registration_network  # noqa: E
 from popatlas.resources import schema_path  # noqa: E402
 from popatlas.training.recipe import Recipe, load_recipe, recipe_names  # noqa: E402
 from popatlas.training.train import count_parameters  # noqa: E402
+from popatlas.zoo.lock import read_lock  # noqa: E402
+from popatlas.zoo.store import load_weights  # noqa: E402
 
 MARK = "<!-- written by docs/generate.py -->\n"
 
@@ -156,6 +159,12 @@ def _benchmark(path: Path) -> str:
     return f"#{title}\n{image}{rest}"
 
 
+def models() -> Iterator[tuple[str, str]]:
+    """Yield place and text of the card of each shipped network."""
+    for entry in read_lock(shipped=True):
+        yield f"models/{entry.name}", model_card(entry, count_parameters(load_weights(entry.name)[0]))
+
+
 def main() -> None:
     """Write all pages; files that would not change are left alone."""
     for name, page in (
@@ -164,6 +173,7 @@ def main() -> None:
         ("outputs", outputs()),
         ("recipes/index", recipes()),
         ("benchmarks", benchmarks()),
+        *models(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)
 

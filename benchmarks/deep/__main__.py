@@ -3,10 +3,10 @@
     python -m benchmarks.deep --data IXI_BIDS --out FOLDER [--cohort FOLDER] [--checkpoints FOLDER]
         [--parts pairs contrast slices pediatric pipeline] [--quick] [--json FILE]
 
-* pairs: 16 ordered pairs of the 8 held-out subjects, each with the next one and the one after. One affine of our engine for
-  each pair, shared by all engines; the parcellation scores them. Networks of the zoo, alone and with steps of the instance
-  engine from their field; public checkpoints of `--checkpoints`, imported on the way (at 1 mm, on the first pairs only); the
-  instance engine, SyN and greedy. Each run is a fresh process of one thread, one after another.
+* pairs: 8 ordered pairs of the 8 held-out subjects, each with the next one (`--pairs 16`: and the one after). One affine
+  for each pair, shared by all engines; the parcellation scores them. Networks of the zoo, alone and with steps of the
+  instance engine from their field; public checkpoints of `--checkpoints`, imported on the way (at 1 mm); the instance
+  engine, SyN and greedy. Each run is a fresh process of one thread, one after another.
 * contrast: the same pairs, the fixed image as it is, inverted, and like T2 (`benchmarks.deep.contrast`): the networks,
   and the instance engine with LNCC (squared, and signed) and with MIND-SSC.
 * slices: the 2D network on axial slices at the same five heights of MNI152.
@@ -31,30 +31,26 @@ from benchmarks.common import RESULTS, Bar, known, parser, report
 from benchmarks.deep.bars import contrast_bars, contrast_table, network_rows, pair_bars, pairs_table
 from benchmarks.deep.cohort import prepare
 from benchmarks.deep.contrast import CONTRASTS
-from benchmarks.deep.engines import IMPORTED, OTHER_CONTRAST, SAME_CONTRAST, SLICES, T1W
+from benchmarks.deep.engines import OTHER_CONTRAST, SAME_CONTRAST, SLICES, T1W
 from benchmarks.deep.pairs import cases
 from benchmarks.deep.pediatric import pediatric_table, pediatric_tests, run_pediatric
 from benchmarks.deep.pipeline import pipeline_table, run_pipeline
 from benchmarks.deep.plot import draw
 from benchmarks.deep.runs import Row, available, run_rows, weights_of
+from benchmarks.deep.scores import CONTRAST_TITLE, PAIRS_TITLE, SLICES_TITLE
 from benchmarks.deep.slices import run_slices, slice_table
 from popatlas.images.io import read_json, write_json
 
 PARTS = ("pairs", "contrast", "slices", "pediatric", "pipeline")
-PAIRS, QUICK_PAIRS, IMPORTED_PAIRS = 16, 2, 8
+PAIRS, QUICK_PAIRS = 8, 2
 STEPS, QUICK_STEPS = 800, 20
 DATA = "IXI Hammersmith at 2 mm, 8 subjects held out of all trainings (brain-development.org, CC BY-SA 3.0)"
 
 
 def run_pairs(args: argparse.Namespace, digests: dict[str, str]) -> list[Row]:
-    """Run everything on T1w pairs, imported networks on the first of them."""
-    rows: dict[tuple[str, str], Row] = {}
-    slow = [name for name in SAME_CONTRAST if name in IMPORTED]
-    for names, count in (([name for name in SAME_CONTRAST if name not in slow], args.pairs), (slow, args.imported_pairs)):
-        prepared = cases(args.cohort, args.out / "cases", min(count, args.pairs), CONTRASTS[:1])
-        found = run_rows(args.out, prepared, chosen(names, args, digests), digests)
-        rows |= {(row["case"], row["engine"]): row for row in found}
-    return list(rows.values())
+    """Run everything on T1w pairs."""
+    prepared = cases(args.cohort, args.out / "cases", args.pairs, CONTRASTS[:1])
+    return run_rows(args.out, prepared, chosen(SAME_CONTRAST, args, digests), digests)
 
 
 def run_contrast(args: argparse.Namespace, digests: dict[str, str]) -> list[Row]:
@@ -76,16 +72,17 @@ def tables_of(args: argparse.Namespace, digests: dict[str, str]) -> tuple[dict[s
     pairs = contrast = None
     if "pairs" in args.parts:
         rows = run_pairs(args, digests)
-        pairs = tables["T1w pairs"] = pairs_table(rows)
+        pairs = tables[PAIRS_TITLE] = pairs_table(rows)
         tables["Networks on the pairs that all of them ran on"] = pairs_table(network_rows(rows))
         bars, kept = pair_bars(rows), rows
     if "contrast" in args.parts:
         rows = run_contrast(args, digests)
-        contrast = tables["Moving T1w, fixed image in other contrasts"] = contrast_table(rows)
+        contrast = tables[CONTRAST_TITLE] = contrast_table(rows)
         bars, kept = bars + contrast_bars(rows), kept + rows
     if "slices" in args.parts:
-        name = "Axial slices, 2D: five heights of each pair"
-        tables[name] = slice_table(run_slices(args.cohort / "training.tsv", args.out, args.pairs, digests.get(SLICES, "")))
+        tables[SLICES_TITLE] = slice_table(
+            run_slices(args.cohort / "training.tsv", args.out, args.pairs, digests.get(SLICES, ""))
+        )
     if "pediatric" in args.parts:
         rows = run_pediatric(args.cohort / "training.tsv", args.out / "pediatric", args.pairs, args.steps)
         tables["Alignment before training, and resolution"] = pediatric_table(rows)
@@ -108,7 +105,7 @@ def options() -> argparse.ArgumentParser:
     line.add_argument("--cohort", type=Path, help="folder of the preprocessed cohort (OUT/cohort)")
     line.add_argument("--checkpoints", type=Path, help="folder of public checkpoints; without it no network is imported")
     line.add_argument("--engines", nargs="+", help="of pairs and contrast, only these")
-    line.add_argument("--imported-pairs", type=int, default=IMPORTED_PAIRS, help=f"pairs of imported ({IMPORTED_PAIRS})")
+    line.add_argument("--pairs", type=int, help=f"how many, at most 16 ({PAIRS}; quick: {QUICK_PAIRS})")
     line.add_argument("--steps", type=int, help=f"of each training of the part pediatric ({STEPS}; quick: {QUICK_STEPS})")
     return line
 
@@ -121,7 +118,7 @@ def main() -> None:
         line.error("give --data and --out")
     args.out = args.out.resolve()
     args.cohort = (args.cohort or args.out / "cohort").resolve()
-    args.pairs = QUICK_PAIRS if args.quick else PAIRS
+    args.pairs = args.pairs or (QUICK_PAIRS if args.quick else PAIRS)
     args.steps = args.steps or (QUICK_STEPS if args.quick else STEPS)
     if args.quick:
         args.parts = [part for part in args.parts if part != "pipeline"]

@@ -18,6 +18,7 @@ from benchmarks.deep.pairs import Prepared, brain, held_out_pairs
 from benchmarks.deep.pediatric import pediatric_table, pediatric_tests
 from benchmarks.deep.pipeline import pipeline_row
 from benchmarks.deep.plot import draw
+from benchmarks.deep.scores import CONTRAST_TITLE, PAIRS_TITLE, SLICES_TITLE, scores_of
 from benchmarks.deep.slices import label_dice
 from benchmarks.registration.cases import Case
 
@@ -303,3 +304,21 @@ def test_a_row_of_the_pipeline_is_taken_from_the_tables_of_its_benchmark():
     assert found["register, cpu s per scan"] == pytest.approx(costs.loc[costs["stage"] == "register", "cpu_s"].sum() / 32)
     assert 0 < found["register, cpu s per scan"] < found["cpu s per scan"]
     assert found["nonpositive_jacobian"] == 0 and found["Dice, jlf"] > 0.75
+
+
+def test_scores_of_the_lock_file_are_those_of_the_tables():
+    pairs = [{"engine": T1W, "cases": 16, "dice": 0.7, "hd95": 3.1, "folded": 0.0, "sdlogj": None, "wall_s": 0.4}]
+    contrast = [{"engine": "brain-contrast", "pairs": 16, "Dice, t1w": 0.6, "Dice, inverted": 0.59, "Dice, t2": 0.58}]
+    slices = [{"engine": "brain-t1w-2d", "slices": 80, "dice": 0.5, "folded": 0.0, "sdlogj": 0.3, "wall_s": 0.1}]
+    tables = {PAIRS_TITLE: pairs, CONTRAST_TITLE: contrast, SLICES_TITLE: slices}
+    found = {(score.data.split(", ")[1], score.metric): (score.value, score.n) for score in scores_of(T1W, tables)}
+    assert found == {
+        ("T1w pairs", "dice"): (0.7, 16),
+        ("T1w pairs", "hd95"): (3.1, 16),
+        ("T1w pairs", "folded"): (0.0, 16),
+        ("T1w pairs", "wall_s"): (0.4, 16),
+    }
+    other = [(score.data, score.value) for score in scores_of("brain-contrast", tables)]
+    assert [(data.split(", ")[1], value) for data, value in other] == [("T1w to inverted", 0.59), ("T1w to t2", 0.58)]
+    assert {score.n for score in scores_of("brain-t1w-2d", tables)} == {80}
+    assert not list(scores_of("symnet", tables))

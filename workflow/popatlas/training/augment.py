@@ -21,7 +21,6 @@ from popatlas.training.draws import (
     unit_range,
 )
 from popatlas.training.motion import Motion, MotionSettings, displacement_of, random_motion
-from popatlas.transforms.fields import warp, warp_labels
 
 
 @dataclass(frozen=True)
@@ -137,23 +136,20 @@ def augment(
     Returns
     -------
     Volume
-        Image interpolated once, linearly, labels and mask by the nearest voxel, 0 outside; the same voxels when nothing
-        moves.
+        Image interpolated linearly, once where its origin is known, labels and mask by the nearest voxel, 0 outside;
+        the same voxels when nothing moves.
     """
     mirrored = chance(generator, settings.flip) if flipped is None else flipped
     shape, motions = volume.image.shape[2:], [] if before is None else [before]
     if mirrored or not settings.motion.still:
         axis = settings.flip_axis if mirrored else None
         motions.append(random_motion(shape, settings.motion, generator, volume.spacing, axis))
-    image, labels, mask = volume.image, volume.labels, volume.mask
     if motions:
-        displacement = displacement_of(motions, shape, image.device)
-        image = warp(image, displacement, padding="zeros")
-        labels = None if labels is None else warp_labels(labels, displacement, padding="zeros")
-        mask = None if mask is None else warp(mask, displacement, "nearest", "zeros")
+        volume = volume.moved(displacement_of(motions, shape, volume.image.device))
+    labels = volume.labels
     if labels is not None and mirrored:
         labels = exchanged(labels, settings.sides)
-    return Volume(changed_look(image, settings.look, generator), volume.spacing, labels, mask, volume.name)
+    return Volume(changed_look(volume.image, settings.look, generator), volume.spacing, labels, volume.mask, volume.name)
 
 
 def augment_pair(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,11 +22,13 @@ from popatlas.training.grid import RAS, TrainingGrid
 from popatlas.training.table import TrainingScan
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.chain import Affine, Chain
-from popatlas.transforms.fields import Mode
+from popatlas.transforms.fields import Mode, displaced, sample
+from popatlas.transforms.linear import move
 from popatlas.zoo.contract import FEWEST_ZEROS
 
 Intensity = Literal["robust", "zscore", "none"]
 
+MOST_VOXELS = 4  # of an array that is kept for interpolating it once, times those of the grid: memory
 WHOLE = 1e-3  # distance from a whole number that is rounding
 
 
@@ -45,6 +48,9 @@ class Volume:
         1 where the image counts, else 0.
     name : str
         Of the scan.
+    origins : dict
+        ``image``, ``labels`` and ``mask`` to the array that each comes from and the matrix from voxels of the grid to voxels
+        of that array. Whatever moves the scan further then interpolates it once, as in use, not a second time.
     """
 
     image: Tensor
@@ -52,11 +58,28 @@ class Volume:
     labels: Tensor | None = None
     mask: Tensor | None = None
     name: str = ""
+    origins: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def moved(self, displacement: Tensor) -> Volume:
+        """Return the scan moved by a displacement (1, D, *shape), voxels of the grid, 0 where it comes from outside."""
+        at = displaced(displacement)
+
+        def part(name: str, mode: Mode) -> Tensor | None:
+            data: Tensor | None = getattr(self, name)
+            if data is None or name not in self.origins:
+                return None if data is None else sample(data, at, mode, "zeros")
+            source, matrix = self.origins[name]
+            return sample(source, move(matrix.to(at), at), mode, "zeros")
+
+        image, labels, mask = part("image", "linear"), part("labels", "nearest"), part("mask", "nearest")
+        assert image is not None
+        return Volume(image, self.spacing, labels, mask, self.name)
 
     def to(self, device: torch.device | str) -> Volume:
         """Return the volume on a device."""
         labels, mask = (None if part is None else part.to(device) for part in (self.labels, self.mask))
-        return Volume(self.image.to(device), self.spacing, labels, mask, self.name)
+        origins = {name: (data.to(device), matrix) for name, (data, matrix) in self.origins.items()}
+        return Volume(self.image.to(device), self.spacing, labels, mask, self.name, origins)
 
 
 def load_scan(scan: TrainingScan, grid: TrainingGrid, intensity: Intensity = "robust", *, stripped: bool = False) -> Volume:
@@ -178,10 +201,16 @@ class _Part:
 
     def on(self, grid: Grid, matrix: npt.NDArray[np.float64], mode: Mode) -> Tensor:
         """Resample onto a grid through an affine to this image."""
-        data = self.data
-        if mode == "linear":
-            data = gaussian_smooth(data, _growth(matrix, grid, self.grid))
+        data = self.smoothed(grid, matrix) if mode == "linear" else self.data
         return Chain((Affine(torch.from_numpy(matrix)),)).apply(data, self.grid, grid, mode)
+
+    def smoothed(self, grid: Grid, matrix: npt.NDArray[np.float64]) -> Tensor:
+        """Return the image after the Gaussian that a coarser grid needs."""
+        return gaussian_smooth(self.data, _growth(matrix, grid, self.grid))
+
+    def voxels(self, grid: Grid, matrix: npt.NDArray[np.float64]) -> Tensor:
+        """Return the matrix (1, D + 1, D + 1) from voxels of a grid, through an affine, to those of this image."""
+        return torch.from_numpy(np.linalg.inv(self.grid.affine) @ matrix @ grid.affine)[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +250,18 @@ class _Source:
             raise InputError(message, file=self.scan.image, subject=self.scan.name, remedy=remedy)
         parts = (part if part is None or not grid.slice_axis else part.squeeze(-1) for part in (image, labels, mask))
         image, labels, mask = parts  # type: ignore[assignment]
-        return Volume(image.contiguous(), grid.spacing, labels, mask, self.scan.name)
+        return Volume(image.contiguous(), grid.spacing, labels, mask, self.scan.name, self._origins(grid, place))
+
+    def _origins(self, grid: TrainingGrid, place: Grid) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what `Volume.origins` holds: nothing for slices, and for arrays that are much finer than the grid."""
+        parts = {"image": self.image, "labels": self.labels, "mask": self.mask}
+        found: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, part in parts.items():
+            if part is None or grid.slice_axis or part.data.numel() > MOST_VOXELS * math.prod(place.shape):
+                continue
+            data = part.smoothed(place, self.matrix) if name == "image" else part.data
+            found[name] = data, part.voxels(place, self.matrix)
+        return found
 
 
 def _read(path: Path, name: str, ndim: int, dtype: npt.DTypeLike = np.float32) -> _Part:
