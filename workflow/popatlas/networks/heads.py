@@ -13,7 +13,6 @@ from popatlas.networks.registration import Prediction
 from popatlas.transforms.fields import compose
 from popatlas.transforms.velocity import integrate_stationary
 
-SMALLEST_COMPILED = 4  # voxels of an axis
 SQUARINGS = 7  # of a flow
 Transform = Literal["displacement", "velocity"]
 
@@ -87,12 +86,13 @@ def composed(first: Tensor, second: Tensor) -> Tensor:
 
     These are for 3D on the CPU and have no gradients.
     """
-    plain = torch.is_grad_enabled() or first.device.type != "cpu" or first.ndim != 5 or first.dtype != torch.float32
-    if plain or min(first.shape[2:]) < SMALLEST_COMPILED:
+    if torch.is_grad_enabled():
         return compose(first, second)
-    from popatlas.registration.fieldops import CompiledOps
+    from popatlas.registration.fieldops import CompiledOps, ops_for
 
-    return CompiledOps(torch.get_num_threads()).compose(first.contiguous(), second.contiguous())
+    both = first.contiguous(), second.contiguous()
+    ops = ops_for(both, torch.get_num_threads())
+    return ops.compose(*both) if isinstance(ops, CompiledOps) else compose(*both)
 
 
 def refined(vectors: Tensor, shape: Sequence[int]) -> Tensor:

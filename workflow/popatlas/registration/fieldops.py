@@ -24,6 +24,8 @@ from popatlas.transforms.fields import jacobian_determinant
 
 Loss = Callable[..., Tensor]
 
+SMALLEST_COMPILED = 4  # voxels of an axis: the borders of thinner slabs are left out by the kernels
+
 
 def gaussian_weights(sigma: float) -> list[float]:
     """Return the centre and one side of a normalised Gaussian kernel, cut at three sigma (voxels)."""
@@ -225,3 +227,11 @@ class CompiledOps(TensorOps):
         for b in range(field.shape[0]):
             self._share(partial(self.kernels.jacobian, field[b].numpy(), out[b].numpy()), field.shape[2])
         return out
+
+
+def ops_for(images: Sequence[Tensor], threads: int = 1) -> TensorOps:
+    """Return compiled kernels where they serve all of some images and fields (3D float32 on the CPU), torch otherwise."""
+    plain = any(x.ndim != 5 or x.device.type != "cpu" or x.dtype != torch.float32 for x in images)
+    if plain or min(size for x in images for size in x.shape[2:]) < SMALLEST_COMPILED:
+        return TensorOps()
+    return CompiledOps(threads)

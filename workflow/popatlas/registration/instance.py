@@ -25,14 +25,13 @@ from torch import Tensor
 
 from popatlas.registration.allocation import kept_memory
 from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
-from popatlas.registration.fieldops import CompiledOps, TensorOps, block_mean, coarse_shape, double
+from popatlas.registration.fieldops import TensorOps, block_mean, coarse_shape, double, ops_for
 from popatlas.registration.instance_inputs import Inputs, prepare, zero_border
 from popatlas.transforms import fields
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FOLDED = 0.02  # a smaller Jacobian determinant is smoothed away
 LARGEST_REST = 0.5  # voxels that a point may miss itself by after the quick inversion
-SMALLEST_COMPILED = 4  # voxels of an axis
 
 
 @dataclass(frozen=True)
@@ -216,12 +215,9 @@ def register(
 
 
 def choose_ops(level: Level, threads: int) -> TensorOps:
-    """Return compiled kernels for 3D on the CPU, torch otherwise and for slabs, whose borders the kernels leave out."""
-    image = level.fixed
-    smallest = min(*level.field_shape, *image.shape[2:], *level.moving.shape[2:])
-    if image.ndim == 5 and image.device.type == "cpu" and image.dtype == torch.float32 and smallest >= SMALLEST_COMPILED:
-        return CompiledOps(threads)
-    return TensorOps()
+    """Return the operations that serve a level and its field."""
+    field = level.fixed.new_empty((1, 1, *level.field_shape))
+    return ops_for([level.fixed, level.moving, field], threads)
 
 
 def rescaled(image: Tensor, mask: Tensor | None = None) -> Tensor:

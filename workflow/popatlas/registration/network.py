@@ -19,10 +19,10 @@ from popatlas.errors import InputError
 from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import Prediction, RegistrationNetwork
 from popatlas.registration.engines import Deformation
-from popatlas.registration.instance import Settings, register
+from popatlas.registration.fieldops import ops_for
+from popatlas.registration.instance import Settings, invert, register
 from popatlas.registration.instance_files import between_voxels, check_isotropic, settings_from_config, write_fields
 from popatlas.transforms.affine import read_affine
-from popatlas.transforms.fields import invert
 from popatlas.zoo.contract import ConformedPair, conform_pair
 from popatlas.zoo.lock import Entry
 from popatlas.zoo.store import load_weights
@@ -196,4 +196,7 @@ def refinement(preset: Mapping[str, Any]) -> Settings | None:
 def back(net: RegistrationNetwork, conformed: ConformedPair, predicted: Prediction) -> Tensor:
     """Return the inverse on the fixed grid: what the network knows of it, or the inverted displacement."""
     known = net.inverse(predicted)
-    return conformed.back(invert(predicted.displacement) if known is None else known)
+    if known is None:
+        forward = predicted.displacement.contiguous()
+        known = invert(forward, ops_for([forward], torch.get_num_threads()))
+    return conformed.back(known)
