@@ -21,29 +21,34 @@ SPACING = 2.0  # mm
 T1W, CONTRAST, SLICES = "brain-t1w", "brain-contrast", "brain-t1w-2d"  # shipped networks
 IMPORTED = ("voxelmorph-cvpr2018", "voxelmorph-miccai2018", "symnet", "lapirn-lite")
 MIND = {"similarity": "mindssc", "options": {}}
-# steps of the instance engine after a network, at half and at full resolution: those at full resolution give the detail
-REFINEMENTS: dict[int, dict[str, Any]] = {
-    3: {"shrink": (1,), "iterations": (3,), "field_shrink": (1,)},
-    10: {"shrink": (1,), "iterations": (10,), "field_shrink": (1,)},
-    14: {"shrink": (2, 1), "iterations": (10, 4), "field_shrink": (1, 1)},
-    30: {"shrink": (2, 1), "iterations": (20, 10), "field_shrink": (1, 1)},
-    50: {"shrink": (2, 1), "iterations": (30, 20), "field_shrink": (1, 1)},
+# passes of the network and steps of the instance engine after it, as those of the configuration: rough updates at full
+# resolution, since the network has the coarse part
+REFINEMENTS: dict[int, tuple[int, dict[str, Any]]] = {
+    steps: (
+        passes,
+        {"shrink": (1,), "iterations": (steps,), "field_shrink": (1,), "step": step, "fluid": 0.7, "elastic": 0.3},
+    )
+    for steps, passes, step in ((4, 1, 1.2), (10, 2, 0.8), (30, 3, 0.5), (50, 3, 0.5))
 }
 
 
-def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
-    """Return a network of the zoo; `refine` are settings of the instance engine that goes on from its field."""
+def load_network(weights: str, refine: Mapping[str, Any] | None = None, passes: int = 0) -> Run:
+    """Return a network of the zoo; `refine` are settings of the instance engine that goes on from its field.
+
+    `passes` is how often the network looks, 0 as in its training.
+    """
     import torch
 
     from popatlas.images.grid import Grid
     from popatlas.registration.inputs import Scan
     from popatlas.registration.instance import preset, register
-    from popatlas.registration.network import back, predict
+    from popatlas.registration.network import back, predict, set_passes
     from popatlas.zoo.contract import conform_pair
     from popatlas.zoo.store import load_weights
 
     torch.set_num_threads(1)
     net, entry = load_weights(weights)
+    set_passes(net, passes)
     settings = replace(preset("default"), **refine) if refine else None
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
@@ -66,13 +71,15 @@ def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
     return run
 
 
-def network(weights: str, refine: Mapping[str, Any] | None = None) -> Engine:
-    """Return the entry of a network."""
+def network(weights: str, steps: int = 0, **changes: Any) -> Engine:
+    """Return the entry of a network with so many steps of refinement, none by default."""
+    passes, refine = REFINEMENTS[steps] if steps else (0, None)
     family = "imported network" if weights in IMPORTED else "network + refinement" if refine else "network"
-    return Engine(family, load_network, {"weights": weights, "refine": refine})
+    settings = None if refine is None else refine | changes
+    return Engine(family, load_network, {"weights": weights, "refine": settings, "passes": passes})
 
 
-REFINED = {f"{T1W}+{steps}": network(T1W, settings) for steps, settings in REFINEMENTS.items()}
+REFINED = {f"{T1W}+{steps}": network(T1W, steps) for steps in REFINEMENTS}
 SAME_CONTRAST: dict[str, Engine] = {
     **{name: network(name) for name in (T1W, CONTRAST)},
     **REFINED,
@@ -85,7 +92,7 @@ SAME_CONTRAST: dict[str, Engine] = {
 }
 OTHER_CONTRAST: dict[str, Engine] = {
     **{name: network(name) for name in (CONTRAST, T1W)},
-    f"{CONTRAST}+mind": network(CONTRAST, REFINEMENTS[30] | MIND),
+    f"{CONTRAST}+mind": network(CONTRAST, 30, **MIND),
     "instance-default": SAME_CONTRAST["instance-default"],
     "instance-signed": Engine(
         "instance", load_instance, {"preset": "default", "options": {"radius": 2, "floor": 1e-3, "squared": False}}

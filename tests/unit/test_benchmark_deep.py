@@ -223,8 +223,8 @@ def test_networks_run_in_processes_of_their_own_and_rows_of_the_same_weights_are
     # the table of engines is read anew in the worker: a name of its own shows that it gets there
     monkeypatch.setattr(runs, "TABLE", "tests_deep_engines")
     code = (
-        "from benchmarks.deep.engines import network, REFINEMENTS\n"
-        "ENGINES = {'plain': network('popatlas-test'), 'refined': network('popatlas-test', REFINEMENTS[3])}\n"
+        "from benchmarks.deep.engines import network\n"
+        "ENGINES = {'plain': network('popatlas-test'), 'refined': network('popatlas-test', 4)}\n"
     )
     (tmp_path / "tests_deep_engines.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -261,7 +261,7 @@ def test_networks_that_are_not_there_are_named_and_left_out(capsys, tmp_path):
 
 
 def test_refinements_have_as_many_steps_as_their_names():
-    assert {steps: sum(settings["iterations"]) for steps, settings in REFINEMENTS.items()} == {n: n for n in REFINEMENTS}
+    assert {n: sum(settings["iterations"]) for n, (_, settings) in REFINEMENTS.items()} == {n: n for n in REFINEMENTS}
     assert {10, 30, 50} <= set(REFINEMENTS) and {f"{T1W}+{steps}" for steps in REFINEMENTS} <= set(ENGINES)
 
 

@@ -88,6 +88,7 @@ class FastNet(RegistrationNetwork):
     """
 
     name = "fast"
+    passes: int
 
     def __init__(
         self,

@@ -83,6 +83,7 @@ class RegistrationNetwork(nn.Module, ABC):
 
     name: ClassVar[str]
     fixed_shape: ClassVar[bool] = False  # the output scales with the size of the images: good for that of the training only
+    passes: int | None = None  # how often the network looks at a pair, of one that can look several times
 
     def __init__(self, ndim: int, stride: int, options: Mapping[str, Any]) -> None:
         super().__init__()

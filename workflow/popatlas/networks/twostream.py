@@ -55,6 +55,7 @@ class TwoStreamNet(RegistrationNetwork):
     """
 
     name = "twostream"
+    passes: int
     fixed_shape = True
 
     def __init__(

@@ -20,10 +20,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from popatlas.similarity.lncc import LNCC
-from popatlas.transforms.fields import jacobian_determinant
+from popatlas.transforms.fields import invert, jacobian_determinant
 
 Loss = Callable[..., Tensor]
 
+ITERATIONS, TOLERANCE = 20, 0.01  # of an inversion; voxels that its components may be off, on average or, compiled, at most
+LARGEST_REST = 0.5  # voxels that a point may miss itself by after the quick inversion
 SMALLEST_COMPILED = 4  # voxels of an axis: the borders of thinner slabs are left out by the kernels
 
 
@@ -148,6 +150,31 @@ class TensorOps:
         """Return the Jacobian determinant (B, *shape) of ``x + u(x)``."""
         return jacobian_determinant(field)
 
+    def invert(self, field: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+        """Return the inverse of a displacement (B, D, *shape) without folds, all in voxels of its grid.
+
+        Fixed-point iteration (Chen et al., 2008, doi:10.1118/1.2816107), and the slower way where stretches are too strong
+        for it.
+        """
+        inverse = -field
+        for _ in range(ITERATIONS):
+            error = self.compose(inverse, field)
+            inverse = inverse - error
+            if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
+                break
+        if float(error.abs().amax()) <= LARGEST_REST:  # it was already before the last correction
+            return inverse
+        return self._mended(inverse, field, self.compose(inverse, field).abs().flatten(1).amax(1) > LARGEST_REST)
+
+    @staticmethod
+    def _mended(inverse: Tensor, field: Tensor, far: Tensor) -> Tensor:
+        """Return inverses, those of a batch that are far from the truth found anew by the slower way."""
+        if not far.any():
+            return inverse
+        inverse = inverse.clone()
+        inverse[far] = invert(field[far])
+        return inverse
+
 
 class CompiledOps(TensorOps):
     """The operations with compiled kernels: 3D, float32, CPU.
@@ -227,6 +254,16 @@ class CompiledOps(TensorOps):
         for b in range(field.shape[0]):
             self._share(partial(self.kernels.jacobian, field[b].numpy(), out[b].numpy()), field.shape[2])
         return out
+
+    def invert(self, field: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+        """Return the inverse of a displacement; see `popatlas.registration.kernels_inverse`."""
+        from popatlas.registration import kernels_inverse
+
+        out, rests = torch.empty_like(field), []
+        for b in range(field.shape[0]):
+            work = partial(kernels_inverse.invert, field[b].numpy(), tolerance, out[b].numpy())
+            rests.append(max(self._share(work, field.shape[2])))
+        return self._mended(out, field, torch.tensor(rests) > LARGEST_REST)
 
 
 def ops_for(images: Sequence[Tensor], threads: int = 1) -> TensorOps:

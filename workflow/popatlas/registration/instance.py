@@ -27,11 +27,9 @@ from popatlas.registration.allocation import kept_memory
 from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
 from popatlas.registration.fieldops import TensorOps, block_mean, coarse_shape, double, ops_for
 from popatlas.registration.instance_inputs import Inputs, prepare, zero_border
-from popatlas.transforms import fields
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FOLDED = 0.02  # a smaller Jacobian determinant is smoothed away
-LARGEST_REST = 0.5  # voxels that a point may miss itself by after the quick inversion
 
 
 @dataclass(frozen=True)
@@ -295,35 +293,10 @@ def _join(halves: Halves, symmetric: bool, ops: TensorOps) -> tuple[Tensor, Tens
     """Return the map from fixed to moving and its inverse."""
     to_moving = unfolded(halves.to_moving, ops)
     if not symmetric:
-        return to_moving, unfolded(invert(to_moving, ops), ops)
+        return to_moving, unfolded(ops.invert(to_moving), ops)
     to_fixed = unfolded(halves.to_fixed, ops)
-    forward = ops.compose(invert(to_fixed, ops), to_moving)
-    return unfolded(forward, ops), unfolded(ops.compose(invert(to_moving, ops), to_fixed), ops)
-
-
-def invert(displacement: Tensor, ops: TensorOps, iterations: int = 20, tolerance: float = 0.01) -> Tensor:
-    """Return the inverse of a displacement by fixed-point iteration (Chen et al., 2008, doi:10.1118/1.2816107).
-
-    Parameters
-    ----------
-    displacement : (B, D, *shape) Tensor
-        Field in its own voxels, without folds.
-    iterations, tolerance : int, float
-        Stop after so many iterations, or when the components are off by less on average (root mean square), in voxels.
-    """
-    inverse = -displacement
-    for _ in range(iterations):
-        error = ops.compose(inverse, displacement)
-        inverse = inverse - error
-        if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
-            break
-    if float(error.abs().amax()) <= LARGEST_REST:  # it was already before the last correction
-        return inverse
-    far = ops.compose(inverse, displacement).abs().flatten(1).amax(1) > LARGEST_REST
-    if far.any():  # strong stretches need the slower way
-        inverse = inverse.clone()
-        inverse[far] = fields.invert(displacement[far])
-    return inverse
+    forward = ops.compose(ops.invert(to_fixed), to_moving)
+    return unfolded(forward, ops), unfolded(ops.compose(ops.invert(to_moving), to_fixed), ops)
 
 
 def unfolded(displacement: Tensor, ops: TensorOps, rounds: int = 20) -> Tensor:

@@ -20,7 +20,7 @@ from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import Prediction, RegistrationNetwork
 from popatlas.registration.engines import Deformation
 from popatlas.registration.fieldops import ops_for
-from popatlas.registration.instance import Settings, invert, register
+from popatlas.registration.instance import Settings, register
 from popatlas.registration.instance_files import between_voxels, check_isotropic, settings_from_config, write_fields
 from popatlas.transforms.affine import read_affine
 from popatlas.zoo.contract import ConformedPair, conform_pair
@@ -77,7 +77,14 @@ def load_planned(preset: Mapping[str, Any]) -> tuple[RegistrationNetwork, Entry]
     net, entry = load_weights(preset["weights"])
     if entry.sha256 != preset["sha256"]:
         raise InputError(f"the weights {entry.name} were replaced after the start", file=entry.path, remedy="run again")
+    set_passes(net, preset.get("passes", 0))
     return net, entry
+
+
+def set_passes(net: RegistrationNetwork, passes: int) -> None:
+    """Let a network that can look several times do so; 0 leaves it as it was trained, others have nothing to set."""
+    if passes and net.passes is not None:
+        net.passes = passes
 
 
 def check_brains(entry: Entry) -> None:
@@ -198,5 +205,5 @@ def back(net: RegistrationNetwork, conformed: ConformedPair, predicted: Predicti
     known = net.inverse(predicted)
     if known is None:
         forward = predicted.displacement.contiguous()
-        known = invert(forward, ops_for([forward], torch.get_num_threads()))
+        known = ops_for([forward], torch.get_num_threads()).invert(forward)
     return conformed.back(known)

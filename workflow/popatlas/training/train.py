@@ -114,14 +114,20 @@ def train(
                 quiet("no column `affine`: the images are taken as they are, affinely aligned to each other")
         outcome = trainer.run(60 * options.minutes)
         if outcome.finished and place.rank == 0 and not _is_published(path):
-            publish(recipe, net, scans, outcome, place, path)
+            publish(recipe, net, scans, outcome, place, path, len(source.validation()))
     return outcome
 
 
 def publish(
-    recipe: Recipe, net: RegistrationNetwork, scans: Sequence[TrainingScan], outcome: Outcome, place: Place, folder: Path
+    recipe: Recipe,
+    net: RegistrationNetwork,
+    scans: Sequence[TrainingScan],
+    outcome: Outcome,
+    place: Place,
+    folder: Path,
+    count: int,
 ) -> None:
-    """Write the best network with its contract, recipe, training and scores, and the same facts as JSON."""
+    """Write the best network with contract, recipe, training and scores over `count` pairs, and the same facts as JSON."""
     state = outcome.checkpoint
     net.load_state_dict(state.best_weights)
     seen = sum(scan.split == "train" for scan in scans)
@@ -133,7 +139,6 @@ def publish(
         hours=round(state.seconds / 3600, 3),
     )
     found = [name for name in METRICS if math.isfinite(outcome.scores.get(name, math.nan))]
-    count = recipe["schedule"]["validation_pairs"]
     scores = [
         Score(
             "validation pairs of the training", name, round(outcome.scores[name], 6), count, f"popatlas train {recipe.name}"
