@@ -84,7 +84,9 @@ def test_a_training_registers_and_labels_its_scans_and_no_others(cohort):
 
 
 def test_a_recipe_without_data_needs_no_scan(cohort):
-    shapes = {"data": {"source": "shapes"}, "synthesis": {"compare": "images"}, "loss": {"similarity": {"weight": 0.0}}}
+    plain = {"compare": "images", "options": {"recoloured": 0.0}}
+    losses = {"similarity": {"weight": 0.0}, "painted": {"weight": 1.0}}
+    shapes = {"data": {"source": "shapes"}, "synthesis": plain, "loss": losses}
     jobs, text = networks(cohort, asking(recipe="brain-contrast", labels=None, changes=shapes), "-p", "--verbose")
     assert jobs == {"train_registration": 1}
     assert "--in_table" not in text

@@ -15,7 +15,7 @@ from popatlas.images.io import load_image, save_image
 from popatlas.networks.memory import is_out_of_memory
 from popatlas.networks.registration import Prediction, build_registration_network
 from popatlas.registration.engines import Rung, find_engine, register
-from popatlas.registration.network import back, conform, load_planned, predict
+from popatlas.registration.network import back, conform, load_planned, predict, set_passes
 from popatlas.registration.pair import Pair, attempt
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fields import compose
@@ -272,7 +272,7 @@ def test_the_way_tells_the_weights_and_their_digest_but_no_gpu(tmp_path):
         ({"engine": "network", "weights": "heads"}, r"register\.weights: the weights heads are for whole heads"),
         ({"engine": "network", "weights": "flat"}, r"register\.weights: flat is for images of 2 axes"),
         (
-            {"engine": "network", "weights": "tiny", "presets": {"network": {"fast": {"iterations": [5]}}}},
+            {"engine": "network", "weights": "tiny", "presets": {"network": {"fast": {"iterations": [5, 5]}}}},
             r"presets\.network\.fast: .* one entry for each level",
         ),
     ],
@@ -299,3 +299,13 @@ def test_conforming_uses_the_affine(pair, tmp_path):
     x_axis = load_image(pair / "fixed.nii.gz").affine[0, 0]
     steps = round(-8.0 / x_axis)  # LPS points 8 mm to the left are 2 voxels away
     assert torch.allclose(there.roll(steps, 0)[4:-4], here[4:-4], atol=0.1)
+
+
+def test_a_preset_lets_a_network_look_less_often_than_it_learnt() -> None:
+    net = build_registration_network("fast", 2, widths=[4, 8], blocks=[0, 0], passes=3)
+    for passes, wanted in ((0, 3), (5, 3), (2, 2), (0, 2)):
+        set_passes(net, passes)
+        assert net.passes == wanted
+    single = build_registration_network("unet", 2, encoder=[4], decoder=[4], final=[])
+    set_passes(single, 2)
+    assert single.passes is None

@@ -82,9 +82,9 @@ def load_planned(preset: Mapping[str, Any]) -> tuple[RegistrationNetwork, Entry]
 
 
 def set_passes(net: RegistrationNetwork, passes: int) -> None:
-    """Let a network that can look several times do so; 0 leaves it as it was trained, others have nothing to set."""
+    """Let a network that learnt to look several times do so less often; 0 leaves it as it was trained."""
     if passes and net.passes is not None:
-        net.passes = passes
+        net.passes = min(passes, net.passes)
 
 
 def check_brains(entry: Entry) -> None:
