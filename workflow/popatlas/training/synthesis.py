@@ -1,7 +1,8 @@
-"""Image pairs made of label maps alone, of any contrast (SynthMorph: Hoffmann et al. 2022, doi:10.1109/TMI.2021.3116879).
+"""Image pairs of any contrast, made of label maps (SynthMorph: Hoffmann et al. 2022, doi:10.1109/TMI.2021.3116879).
 
 A network that learns to align the labels of such pairs, whose images have nothing in common but their shapes, works on
-images of contrasts that it has never seen. Maps of brains make it good at brains; random shapes need no data at all.
+images of contrasts that it has never seen. Maps of brains make it good at brains; random shapes need no data at all. The
+scans of the maps, where there are any, may be recoloured instead of painted, and are what a loss can compare.
 """
 
 from __future__ import annotations
