@@ -36,6 +36,7 @@ from popatlas.transforms.itk import write_affine
 
 STARTS = ("none", "rigid", "affine")
 SHAPES = {2: [80, 96, 80], 3: [56, 64, 56]}  # millimetres -> voxels
+RATE = 5e-4  # five times that of the study, whose trainings are far longer
 USELESS = "no better than without registration"  # what training says then
 RUNG = Rung("mass", "affine", "instance", {})
 Row = dict[str, Any]
@@ -83,9 +84,10 @@ def learn(recipe: Recipe, table: Path, folder: Path) -> RegistrationNetwork | No
 
 
 def recipe_of(spacing: int, steps: int) -> Recipe:
-    """Return the recipe at a resolution, with validations and checkpoints that fit a short training."""
+    """Return the recipe at a resolution, with a rate, validations and checkpoints that fit a short training."""
     every = max(1, steps // 8)
-    plan = {"steps": steps, "validate_every": every, "checkpoint_every": every, "record_every": max(1, steps // 40)}
+    often = {"validate_every": every, "checkpoint_every": every, "record_every": max(1, steps // 40)}
+    plan = {"steps": steps, "rate": RATE, "precision": "bfloat16", **often}
     return load_recipe("pediatric", {"grid": {"shape": SHAPES[spacing], "spacing_mm": float(spacing)}, "schedule": plan})
 
 

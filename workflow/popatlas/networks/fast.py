@@ -10,6 +10,9 @@ are of a random number and have no gradients, so that a pass learns to improve w
 
 Instead of the images it may see their self-similarity (Heinrich et al. 2013, doi:10.1007/978-3-642-40811-3_24), which is the
 same in an inverted image: what one contrast teaches is then of use for others.
+
+It may be guided: each pass is given the force of the similarity and adds a learnt share of it to its velocity, as networks
+do that learn a gradient descent (see `popatlas.networks.forces`).
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from popatlas.networks.base import Norm
-from popatlas.networks.heads import FieldHead, Transform, composed, finish, flowed_back
+from popatlas.networks.forces import descriptor_force, image_force
+from popatlas.networks.heads import FieldHead, Transform, composed, finish, flowed_back, refined
 from popatlas.networks.light import Merge, Residual, unit
 from popatlas.networks.registration import Prediction, RegistrationNetwork
 from popatlas.similarity.mind import mindssc_descriptor
@@ -35,6 +39,7 @@ Sees = Literal["images", "descriptors", "both"]
 BLOCK = 2  # voxels along each axis
 RADIUS, DILATION = 1, 1  # of a descriptor, voxels
 ENTRIES = {2: 4, 3: 12}
+SHARE = 0.3  # voxels that the longest vectors of a force add to an untrained network
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,13 @@ class Seen:
         if self.descriptor is None:
             return Seen(image, None)
         return Seen(image, warp(self.descriptor, block_means(displacement) / BLOCK))
+
+    def forces(self, moved: Seen) -> list[Tensor]:
+        """Return the forces on the points of this image that `moved` causes, (B, D, *shape) or (B, D, *shape / 2)."""
+        found = [] if self.image is None or moved.image is None else [image_force(self.image, moved.image)]
+        if self.descriptor is not None and moved.descriptor is not None:
+            found.append(descriptor_force(self.descriptor, moved.descriptor))
+        return found
 
 
 class FastNet(RegistrationNetwork):
@@ -80,6 +92,8 @@ class FastNet(RegistrationNetwork):
         How often the network looks at the images; may be changed after training.
     sees : {"images", "descriptors", "both"}
         What it looks at: blocks of voxels, or means over the blocks of the self-similarity of the images.
+    guided : bool
+        Each pass sees the forces of the similarity of what it looks at, and adds a learnt share of them to its vectors.
 
     Raises
     ------
@@ -101,6 +115,7 @@ class FastNet(RegistrationNetwork):
         squarings: int = 7,
         passes: int = 1,
         sees: Sees = "images",
+        guided: bool = False,
     ) -> None:
         if len(widths) < 2 or len(blocks) != len(widths) or min(widths) < 1 or min(blocks) < 0:
             raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} need an entry for each of two or more levels")
@@ -109,14 +124,16 @@ class FastNet(RegistrationNetwork):
         if sees not in get_args(Sees):
             raise ValueError(f"sees {sees!r} is none of {', '.join(get_args(Sees))}")
         options = {"widths": list(widths), "blocks": list(blocks), "transform": transform, "norm": norm} | {
-            "fine": fine, "squarings": squarings, "passes": passes, "sees": sees
+            "fine": fine, "squarings": squarings, "passes": passes, "sees": sees, "guided": guided
         }  # fmt: skip
         super().__init__(ndim, BLOCK * 2 ** (len(widths) - 1), options)
         self.transform: Transform = transform
         self.fine, self.squarings, self.passes, self.sees = fine, squarings, passes, sees
         steps = list(pairwise(widths))
+        looks_at = [BLOCK**ndim] * (sees != "descriptors") + [1] * (sees != "images")
         inputs = BLOCK**ndim * (sees != "descriptors") + ENTRIES[ndim] * (sees != "images")
-        self.stem = _stage(norm, ndim, 2 * inputs, widths[0], 1, blocks[0])
+        pushes = ndim * sum(looks_at) * guided
+        self.stem = _stage(norm, ndim, 2 * inputs + pushes, widths[0], 1, blocks[0])
         self.encoder = nn.ModuleList(
             _stage(norm, ndim, fine, coarse, 2, count) for (fine, coarse), count in zip(steps, blocks[1:], strict=True)
         )
@@ -124,6 +141,7 @@ class FastNet(RegistrationNetwork):
             Merge(norm, ndim, coarse, fine, fine, unit(norm, ndim, fine, fine)) for fine, coarse in reversed(steps)
         )
         self.head = FieldHead(ndim, widths[0], vectors=BLOCK**ndim if fine else 1)
+        self.shares = nn.Parameter(torch.full((len(looks_at),), SHARE)) if guided else None
 
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:
         """Return the composed fields of all passes; see `RegistrationNetwork.forward`."""
@@ -168,14 +186,27 @@ class FastNet(RegistrationNetwork):
         return Prediction(displacement, smooth=(displacement,))
 
     def _look(self, fixed: Seen, moving: Seen, shape: Sequence[int]) -> Prediction:
-        levels = [self.stem(torch.cat([fixed.channels(), moving.channels()], dim=1))]
+        shares = () if self.shares is None else self.shares.unbind()
+        forces = fixed.forces(moving) if shares else []
+        blocks = [to_blocks(one) if one.shape[2:] == tuple(shape) else one for one in forces]
+        levels = [self.stem(torch.cat([fixed.channels(), moving.channels(), *blocks], dim=1))]
         for stage in self.encoder:
             levels.append(stage(levels[-1]))
         values: Tensor = levels.pop()
         for merge in self.decoder:
             values = merge(values, levels.pop())
         vectors = self.head(values)
-        return finish(from_blocks(vectors, shape) if self.fine else vectors, shape, self.transform, self.squarings)
+        if self.fine:
+            vectors = from_blocks(vectors, shape)
+        for share, force in zip(shares, forces, strict=True):
+            vectors = vectors + share * _on_grid(force, vectors.shape[2:])
+        return finish(vectors, shape, self.transform, self.squarings)
+
+
+def _on_grid(force: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a force on the grid of the vectors, in voxels of that grid."""
+    smaller = force.shape[2] > shape[0]
+    return block_means(force) / BLOCK if smaller else refined(force, shape)
 
 
 def _stage(norm: Norm, ndim: int, inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential:
