@@ -42,6 +42,12 @@ def blob(shape, affine, centre, sd_mm) -> np.ndarray:
     return np.exp(-square / (2 * sd_mm**2)).astype(np.float32)
 
 
+def egg(shape) -> np.ndarray:
+    """A Gaussian off the middle, a ninth of the image wide along each axis."""
+    at = (np.moveaxis(np.indices(shape), 0, -1) - (np.asarray(shape) - 1) / 2 - 0.7) * 9 / np.asarray(shape)
+    return np.exp(-(at**2).sum(-1) / 2).astype(np.float32)
+
+
 def centroid(image: nib.Nifti1Image) -> np.ndarray:
     data = np.asarray(image.dataobj, dtype=np.float64)
     return (world(data.shape, image.affine) * data[..., None]).sum((0, 1, 2)) / data.sum()
@@ -73,11 +79,9 @@ def test_the_new_grid_covers_the_old_one_and_only_the_spacing_changes(grid, reso
 def test_world_coordinates_survive(tmp_path_factory, grid, resolution) -> None:
     shape, *rest = grid
     affine = make_affine(*rest)
-    middle = affine[:3, :3] @ ((np.asarray(shape) - 1) / 2 + 0.7) + affine[:3, 3]
-    extent = np.asarray(shape) * np.asarray(rest[0])
     path = tmp_path_factory.mktemp("conform") / "raw.nii.gz"
-    # narrow enough to fade out before the edge, wide enough for the coarsest axis
-    save_image(blob(shape, affine, middle, float(extent.min()) / 9), affine, path)
+    # along each axis narrow enough to fade out before the edge, and wide enough for its voxels
+    save_image(egg(shape), affine, path)
     raw = load_single_volume(path)
     conformed = resample_isotropic(raw, resolution)
     assert nib.aff2axcodes(conformed.affine) == ("R", "A", "S")

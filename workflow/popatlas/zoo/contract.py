@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Array, Grid
@@ -170,8 +171,8 @@ def field_to_grid(displacement: Tensor, from_grid: Grid, to_grid: Grid) -> Tenso
     """
     ndim = from_grid.ndim
     between = np.linalg.inv(from_grid.affine) @ to_grid.affine
-    if np.abs(between - np.round(between)).max() < ROUNDING and np.allclose(between[:ndim, :ndim], np.eye(ndim)):
-        for axis, start in enumerate(np.round(between[:ndim, -1]).astype(int).tolist()):  # nothing to interpolate
+    if (shift := _whole_shift(between)) is not None:  # nothing to interpolate
+        for axis, start in enumerate(shift):
             index = torch.arange(start, start + to_grid.shape[axis], device=displacement.device)
             displacement = displacement.index_select(axis + 2, index.clamp(0, from_grid.shape[axis] - 1))
         return displacement
@@ -290,12 +291,16 @@ def _conform(scan: Scan, inside: Tensor, target: Grid, affine: Array, contract: 
     )
     values, brain = values[(..., *box)], brain[(..., *box)]  # what lies further away is 0
     between[:-1, -1] -= [part.start for part in box]
-    sigmas = antialias_sigmas(np.linalg.norm(between[:-1, :-1], axis=1))
-    at = _places(between, target.shape).to(values.device)
-    whole = bool((at == at.round()).all())  # then no value has to change by rounding
-    mode: Mode = "nearest" if whole else "linear"
-    values = sample(shrink(values, values.shape[2:], sigmas), at, mode, padding="zeros") + fill
-    there = sample(brain, at, "nearest", padding="zeros") > 0
+    if (shift := _whole_shift(between)) is not None:
+        values, there = (_cut(part, shift, target.shape) for part in (values, brain))
+    else:
+        sigmas = antialias_sigmas(np.linalg.norm(between[:-1, :-1], axis=1))
+        at = _places(between, target.shape).to(values.device)
+        whole = bool((at == at.round()).all())  # then no value has to change by rounding
+        mode: Mode = "nearest" if whole else "linear"
+        values = sample(shrink(values, values.shape[2:], sigmas), at, mode, padding="zeros")
+        there = sample(brain, at, "nearest", padding="zeros")
+    values, there = values + fill, there > 0
     if not bool(there.any()):
         message = f"no voxel of the {origin.name} lies on the grid of the network"
         raise origin.refuse(message, "check the affine between the images")
@@ -330,6 +335,24 @@ def _places(matrix: Array, shape: Sequence[int]) -> Tensor:
         near = at.round()
         components.append(torch.where((at - near).abs() < ROUNDING, near, at).float())
     return torch.stack(components)[None]
+
+
+def _whole_shift(between: Array) -> list[int] | None:
+    """Return where the first voxel goes when voxels go to voxels along equal axes, None otherwise."""
+    shift = np.round(between[:-1, -1])
+    whole = np.eye(len(between))
+    whole[:-1, -1] = shift
+    return [int(start) for start in shift] if np.abs(between - whole).max() < ROUNDING else None
+
+
+def _cut(values: Tensor, starts: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Return a box (1, 1, *shape) of an image that begins at some voxel; outside of the image it is 0."""
+    padding: list[int] = []
+    for n, start, size in reversed(list(zip(values.shape[2:], starts, shape, strict=True))):
+        if start >= n or start + size <= 0:
+            return values.new_zeros(*values.shape[:2], *shape)
+        padding += [-start, start + size - n]  # what is negative is cut
+    return functional.pad(values, padding)
 
 
 def _extent(inside: Tensor, axis: int) -> tuple[int, int]:
