@@ -8,7 +8,6 @@ back to the grid of the pair. Images come in RAS order with voxels of 2 mm, as `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,40 +15,41 @@ import numpy as np
 from benchmarks.registration.cases import Array
 from benchmarks.registration.peers import ENGINES as PEERS
 from benchmarks.registration.peers import Engine, Fields, Run, load_instance
+from popatlas.config import default_config
 
 SPACING = 2.0  # mm
 T1W, CONTRAST, SLICES = "brain-t1w", "brain-contrast", "brain-t1w-2d"  # shipped networks
 IMPORTED = ("voxelmorph-cvpr2018", "voxelmorph-miccai2018", "symnet", "lapirn-lite")
 MIND = {"similarity": "mindssc", "options": {}}
-# passes of the network and steps of the instance engine after it, as those of the configuration: rough updates at full
-# resolution, since the network has the coarse part
-REFINEMENTS: dict[int, tuple[int, dict[str, Any]]] = {
-    steps: (
-        passes,
-        {"shrink": (1,), "iterations": (steps,), "field_shrink": (1,), "step": step, "fluid": 0.7, "elastic": 0.3},
-    )
-    for steps, passes, step in ((4, 1, 1.2), (10, 2, 0.8), (30, 3, 0.5), (50, 3, 0.5))
-}
+MOST = 50  # steps of the longest refinement
 
 
-def load_network(weights: str, refine: Mapping[str, Any] | None = None, passes: int = 0) -> Run:
-    """Return a network of the zoo; `refine` are settings of the instance engine that goes on from its field.
+def _refinements() -> dict[int, dict[str, Any]]:
+    """Return the presets of the network engine that refine, by their steps, and the longest with even more."""
+    presets = default_config()["register"]["presets"]["network"]
+    found = {sum(preset["iterations"]): preset for preset in presets.values() if any(preset["iterations"])}
+    return found | {MOST: found[max(found)] | {"iterations": [MOST]}}
 
-    `passes` is how often the network looks, 0 as in its training.
-    """
+
+REFINEMENTS = _refinements()
+
+
+def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
+    """Return a network of the zoo; `refine` is a preset of the network engine, whose refinement goes on from its field."""
     import torch
 
     from popatlas.images.grid import Grid
     from popatlas.registration.inputs import Scan
-    from popatlas.registration.instance import preset, register
+    from popatlas.registration.instance import register
+    from popatlas.registration.instance_files import settings_from_config
     from popatlas.registration.network import back, predict, set_passes
     from popatlas.zoo.contract import conform_pair
     from popatlas.zoo.store import load_weights
 
     torch.set_num_threads(1)
     net, entry = load_weights(weights)
-    set_passes(net, passes)
-    settings = replace(preset("default"), **refine) if refine else None
+    set_passes(net, refine["passes"] if refine else 0)
+    settings = settings_from_config(refine) if refine else None
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         grid = Grid(fixed.shape, np.diag([*[-SPACING] * 2, *[SPACING] * (fixed.ndim - 2), 1.0]))
@@ -73,10 +73,8 @@ def load_network(weights: str, refine: Mapping[str, Any] | None = None, passes: 
 
 def network(weights: str, steps: int = 0, **changes: Any) -> Engine:
     """Return the entry of a network with so many steps of refinement, none by default."""
-    passes, refine = REFINEMENTS[steps] if steps else (0, None)
-    family = "imported network" if weights in IMPORTED else "network + refinement" if refine else "network"
-    settings = None if refine is None else refine | changes
-    return Engine(family, load_network, {"weights": weights, "refine": settings, "passes": passes})
+    family = "imported network" if weights in IMPORTED else "network + refinement" if steps else "network"
+    return Engine(family, load_network, {"weights": weights, "refine": REFINEMENTS[steps] | changes if steps else None})
 
 
 REFINED = {f"{T1W}+{steps}": network(T1W, steps) for steps in REFINEMENTS}

@@ -58,7 +58,7 @@ def engines(digest: str) -> dict[str, Run]:
     """Return the engines; the network where it is there."""
     found = {"affine": load_nothing()}
     if digest:
-        found |= {SLICES: load_network(SLICES), f"{SLICES}+10": load_network(SLICES, REFINEMENTS[10][1])}
+        found |= {SLICES: load_network(SLICES), f"{SLICES}+10": load_network(SLICES, REFINEMENTS[10])}
     else:
         print(f"skipped {SLICES}: there are no weights {SLICES}", flush=True)
     return found | {"instance-default": load_instance("default"), "ffd-default": load_ffd("default")}

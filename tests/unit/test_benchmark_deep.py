@@ -261,7 +261,7 @@ def test_networks_that_are_not_there_are_named_and_left_out(capsys, tmp_path):
 
 
 def test_refinements_have_as_many_steps_as_their_names():
-    assert {n: sum(settings["iterations"]) for n, (_, settings) in REFINEMENTS.items()} == {n: n for n in REFINEMENTS}
+    assert {n: sum(settings["iterations"]) for n, settings in REFINEMENTS.items()} == {n: n for n in REFINEMENTS}
     assert {10, 30, 50} <= set(REFINEMENTS) and {f"{T1W}+{steps}" for steps in REFINEMENTS} <= set(ENGINES)
 
 

@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
 from popatlas.cli.fuse import bench_config
-from popatlas.cli.main import VERBS, build_parser, main, parse, translate_bids_app
+from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
 from popatlas.cli.plan import job_counts
 from popatlas.cli.snake import command, is_dry_run, kept_cohort, profile_folder
 from popatlas.config import load_config
@@ -123,6 +126,15 @@ def test_jobs_are_read_from_a_dry_run():
 def test_errors_are_shown_without_traceback(tmp_path, capsys):
     assert main(["status", str(tmp_path)]) == 1
     assert "there is no ledger" in capsys.readouterr().err
+
+
+def test_a_reader_who_leaves_early_sees_no_traceback():
+    code = "import sys; from popatlas.cli.main import main; sys.stdin.readline(); sys.exit(main(['train']))"
+    ends = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    listing = subprocess.Popen([sys.executable, "-c", code], text=True, **ends)
+    listing.stdout.close()
+    _, errors = listing.communicate("go\n")
+    assert listing.returncode == CLOSED_PIPE and not errors
 
 
 def test_the_help_names_all_verbs():

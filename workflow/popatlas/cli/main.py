@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from importlib import import_module
 
@@ -12,6 +13,7 @@ from popatlas.errors import PopatlasError
 VERBS = ("simulate", "check", "plan", "run", "fuse", "train", "weights", "status", "step")
 TO_SNAKEMAKE = ("plan", "run", "fuse")
 LEVELS = ("participant", "group")
+CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,7 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = translate_bids_app(sys.argv[1:] if argv is None else argv)
     args = parse(arguments)
     try:
-        return int(import_module(f"popatlas.cli.{args.verb}").main(args))
+        code = int(import_module(f"popatlas.cli.{args.verb}").main(args))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read this, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
+        return CLOSED_PIPE
     except PopatlasError as error:
         print(f"popatlas {args.verb}: {error}", file=sys.stderr)
         return 1
