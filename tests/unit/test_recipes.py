@@ -26,8 +26,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "recipes"
 # are silent (docs/recipes)
 NETWORKS = {
     "bounding-boxes": ("twostream", 3, 1_308_115),
-    "brain-contrast": ("fast", 3, 1_911_048),
-    "brain-t1w": ("fast", 3, 1_905_864),
+    "brain-contrast": ("fast", 3, 1_912_993),
+    "brain-t1w": ("fast", 3, 1_921_417),
     "brain-t1w-2d": ("fast", 2, 649_592),
     "dual-prnet": ("pyramid", 3, 168_452),
     "labelreg": ("labelreg", 3, 18_909_743),
