@@ -13,7 +13,7 @@ from popatlas.errors import InputError
 from popatlas.networks.registration import Prediction
 from popatlas.training.objective import OVERLAPS, Batch, Objective, shrunk
 from popatlas.training.recipe import Recipe, load_recipe, parse_changes
-from popatlas.transforms.fields import coordinates
+from popatlas.transforms.fields import coordinates, warp
 
 SIZE = 32
 SIGMAS = [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
@@ -122,9 +122,17 @@ def test_gaussians_are_in_millimetres() -> None:
 
 def test_labels_can_be_smoothed_before_they_are_warped() -> None:
     batch = of_labels(block(8, 16), block(12, 20))
-    loss, _ = value(batch, Prediction(still()), *LABELS, "loss.labels.prefilter=2.0")
-    a, b = (gaussian_filter(x[0, 0].float(), 2.0, mode="constant", truncate=3.0) for x in batch_labels(batch))
-    assert loss.item() == pytest.approx(-2 * (a * b).sum() / (a + b).sum(), rel=1e-4)
+    changes = (*LABELS, "loss.labels.prefilter=true", "loss.labels.sigmas=[1, 3]")
+    loss, _ = value(batch, Prediction(shifted(3)), *changes)
+    dice = []
+    for sigma in (1, 3):
+        a, b = (gaussian_filter(x[0, 0].float(), sigma, mode="constant", truncate=3.0) for x in batch_labels(batch))
+        b = warp(torch.from_numpy(b)[None, None], shifted(3))[0, 0].numpy()
+        dice.append(2 * (a * b).sum() / (a + b).sum())
+    assert loss.item() == pytest.approx(-sum(dice) / 2, rel=1e-4)
+    plain = ("loss.labels.prefilter=false", "loss.labels.kind=multiscale_dice")
+    after, _ = value(batch, Prediction(shifted(3)), *changes, *plain)
+    assert after.item() == pytest.approx(loss.item(), rel=0.02)  # alike for a shift, but for the border
 
 
 def batch_labels(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,7 @@ def test_the_documentation_has_the_variants_of_labelreg() -> None:
     assert any(
         loss["regulariser"] == {"name": "diffusion", "weight": plain["loss"]["regulariser"]["weight"]} for loss in losses
     )
-    assert any(loss["labels"]["prefilter"] > 0 for loss in losses)
+    assert any(loss["labels"]["prefilter"] and loss["labels"]["kind"] == "multiscale_dice" for loss in losses)
 
 
 def test_every_recipe_has_a_page() -> None:

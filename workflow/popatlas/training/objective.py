@@ -135,10 +135,14 @@ class Objective:
                 continue
             maps = [shrunk(one_hot(image, names), shrink) for image in (fixed, moving)]
             voxel = self.spacing * shrink
-            maps = [_blurred(image, options["prefilter"] / voxel) for image in maps]
             sigmas = [sigma / voxel for sigma in options["sigmas"]]
             field = shrunk(found.displacement[row : row + 1], shrink) / shrink
-            values.append(compare(maps[0], warp(maps[1], field), sigmas))
+            if options["prefilter"]:
+                scales = [[_blurred(image, sigma) for image in maps] for sigma in sigmas]
+                found_at = [compare(one, warp(other, field), [0.0]) for one, other in scales]
+                values.append(torch.stack(found_at).mean(0))
+            else:
+                values.append(compare(maps[0], warp(maps[1], field), sigmas))
         return torch.cat(values)
 
     def _painted(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
