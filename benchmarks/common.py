@@ -91,7 +91,8 @@ def to_markdown(result: dict[str, Any]) -> str:
     ]
     for title, rows in result["rows"].items():
         lines += [f"## {title}\n", table_markdown(pd.DataFrame(rows)), ""]
-    lines += ["## Bars\n", table_markdown(pd.DataFrame(result["bars"])), ""]
+    if result["bars"]:
+        lines += ["## Bars\n", table_markdown(pd.DataFrame(result["bars"])), ""]
     return "\n".join(lines)
 
 

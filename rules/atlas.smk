@@ -62,9 +62,31 @@ rule initialise_template:
         " {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
 
 
+if study.predictions:
+
+    use rule predict_deformations as predict_members with:
+        input:
+            fixed=study.previous_template,
+            fixed_mask=study.previous_mask,
+            brains=study.iteration_brains,
+            masks=study.iteration_masks,
+        output:
+            receipt=f"{build}/iter-{{iteration}}/predictions/batch-{{batch}}.json",
+        log:
+            "logs/atlas/predict_iter-{iteration}_batch-{batch}.log",
+        benchmark:
+            "benchmarks/atlas/predict_iter-{iteration}_batch-{batch}.tsv"
+        params:
+            scans=study.iteration_scans,
+            rung=study.iteration_rung,
+            settings=study.step_config(),
+            folder=study.iteration_folder,
+
+
 rule register_member:
     """Register a member to the template of the iteration before."""
     input:
+        unpack(study.iteration_inputs),
         fixed=study.previous_template,
         fixed_mask=study.previous_mask,
         moving="{scan}_desc-brain_T1w.nii.gz",
@@ -80,18 +102,19 @@ rule register_member:
     benchmark:
         "benchmarks/atlas/{scan}_iter-{iteration}.tsv"
     conda:
-        "../envs/gpu.yaml" if study.register_gpu else "../envs/cpu.yaml"
+        "../envs/gpu.yaml" if study.predicted_gpu else "../envs/cpu.yaml"
     resources:
         mem_mb=growing(study.register_memory()),
         runtime=240,
-        gpu=study.register_gpu,
+        gpu=study.predicted_gpu,
     params:
         rung=study.iteration_rung,
         settings=study.step_config(),
+        prediction=study.iteration_options,
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --rung {params.rung:q} --settings {params.settings:q} --gpu {resources.gpu} --out_affine {output.affine:q}"
+        " --rung {params.rung:q} --settings {params.settings:q} {params.prediction} --gpu {resources.gpu} --out_affine {output.affine:q}"
         " --out_warp {output.warp:q} --out_warped {output.warped:q} --out_warped_mask {output.mask:q} --out_gate"
         " {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
 

@@ -54,11 +54,11 @@ rule register_to_template:
     benchmark:
         "benchmarks/register/{scan}_register.tsv"
     conda:
-        "../envs/gpu.yaml" if study.register_to_template_gpu else "../envs/cpu.yaml"
+        "../envs/gpu.yaml" if study.predicted_gpu else "../envs/cpu.yaml"
     resources:
         mem_mb=growing(study.register_memory()),
         runtime=240,
-        gpu=study.register_to_template_gpu,
+        gpu=study.predicted_gpu,
     params:
         rung=study.rung(config["register"]["preset"]),
         settings=study.step_config(),

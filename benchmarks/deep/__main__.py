@@ -43,7 +43,7 @@ from popatlas.images.io import read_json, write_json
 
 PARTS = ("pairs", "contrast", "slices", "pediatric", "pipeline")
 PAIRS, QUICK_PAIRS = 8, 2
-STEPS, QUICK_STEPS = 800, 20
+STEPS, QUICK_STEPS = 600, 20
 DATA = "IXI Hammersmith at 2 mm, 8 subjects held out of all trainings (brain-development.org, CC BY-SA 3.0)"
 
 

@@ -18,6 +18,7 @@ from popatlas.images.io import read_json, read_table, write_json
 
 EARLIER = {"instance": "cohort_ixi.json", "ants": "cohort_ixi_ants.json"}
 METRICS = ("correlation", "local_correlation", "log_jacobian_sd", "nonpositive_jacobian")
+BATCH = ("batches", "PredictDeformations")  # serves the stage register; that of the template's members has the stage atlas
 Rows = dict[str, list[dict[str, Any]]]
 
 
@@ -48,8 +49,9 @@ def pipeline_table(network: Rows) -> pd.DataFrame:
 def pipeline_row(engine: str, rows: Rows) -> dict[str, Any]:
     """Return what a run cost and reached, from the tables of `cohort_ixi`."""
     total, scans = rows[cohort_ixi.RUN][0], rows[cohort_ixi.RUN][0]["scans in"]
-    registering = [row for row in rows[cohort_ixi.COSTS] if row["stage"] in ("register", "atlas")]
-    own = [row for row in registering if row["stage"] == "register"]
+    costs = rows[cohort_ixi.COSTS]
+    own = [row for row in costs if row["stage"] == "register" or (row["stage"], row["step"]) == BATCH]
+    registering = own + [row for row in costs if row["stage"] == "atlas"]
     row = {
         "engine": engine,
         "scans": scans,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from popatlas.cohort.batches import PREDICTIONS, read_batch_members
+from popatlas.cohort.batches import MEMBERS, PREDICTIONS, read_batch_members
 from popatlas.cohort.register_study import REFERENCE_MM, REGISTRATION, registration_memory
 from popatlas.config import load_config
 from popatlas.groupwise.template import reference_brain
@@ -59,19 +59,35 @@ def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
     study = opened(cohort, settings)
     folder = study.predictions
     assert re.fullmatch(rf"work/network/tiny-default-[0-9a-f]{{8}}/{study.version}", folder)
-    first, second = sorted((line for line in lines if "PredictDeformations" in line), key=lambda line: SCANS[0] not in line)
+    predicting = [line for line in lines if "PredictDeformations" in line]
+    first, second = sorted((line for line in predicting if f" {folder} " in line), key=lambda line: SCANS[0] not in line)
     for scan in SCANS:
         line = first if scan in SCANS[:4] else second
         assert f"{scan}_desc-brain_T1w.nii.gz" in line and f"{scan}_desc-brain_mask.nii.gz" in line
     assert f" --gpu 1 --out_folder {folder} --out_receipt {folder}/batch-1.json " in first and '"sha256"' in first
-    taking = [line for line in lines if "--in_prediction" in line]
+    taking = [line for line in lines if f"--in_prediction {folder}/" in line]
     assert len(taking) == 6
     for scan in SCANS:
         batch = 1 if scan in SCANS[:4] else 2
         wanted = f" --in_prediction {folder}/{scan} --in_receipt {folder}/batch-{batch}.json --gpu 0 "
         assert sum(wanted in line for line in taking) == 1
-    members = [line for line in lines if "RegisterImages" in line and line not in taking]
-    assert len(members) == 18 and all(" --gpu 1 " in line for line in members), "those of the template compute themselves"
+
+
+def test_batches_of_members_are_predicted_in_each_iteration_of_the_template(cohort):
+    settings = with_register(gpu=1)
+    lines = commands(cohort, settings, r"(?:PredictDeformations|RegisterImages)")
+    build = opened(cohort, settings).build_folder
+    assert read_batch_members(cohort / "out", MEMBERS) == {1: tuple(SCANS[:4]), 2: tuple(SCANS[4:])}
+    for iteration in (1, 2, 3):
+        folder = f"{build}/iter-{iteration}/predictions"
+        template = f"--in_fixed {build}/iter-{iteration - 1}/template_T1w.nii.gz "
+        for batch, scans in ((1, SCANS[:4]), (2, SCANS[4:])):
+            (line,) = (line for line in lines if f" --out_receipt {folder}/batch-{batch}.json " in line)
+            assert template in line and f" --gpu 1 --out_folder {folder} " in line
+            assert all((f"{scan}_desc-brain_T1w.nii.gz" in line) == (scan in scans) for scan in SCANS)
+            for scan in scans:
+                wanted = f" --in_prediction {folder}/{scan} --in_receipt {folder}/batch-{batch}.json --gpu 0 "
+                assert sum(wanted in line and template in line for line in lines) == 1
 
 
 @pytest.mark.parametrize(
@@ -79,7 +95,7 @@ def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
 )
 def test_gpus_are_asked_for_where_they_are_used(cohort, engine, alone, to_template):
     study = opened(cohort, with_register(engine=engine, gpu=2))
-    assert (study.register_gpu, study.register_to_template_gpu) == (alone, to_template)
+    assert (study.register_gpu, study.predicted_gpu) == (alone, to_template)
     assert bool(study.predictions) == (engine == "network")
 
 
@@ -108,7 +124,7 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
     moved.rename(cohort / "own" / "tiny.safetensors")
     jobs = plan(cohort, with_register(presets={"network": {"default": {"iterations": [12]}}}))
     assert (jobs["predict_deformations"], jobs["register_to_template"]) == (2, 6)
-    assert "register_member" not in jobs, "the template is built with other presets"
+    assert not {"register_member", "predict_members"} & set(jobs), "the template is built with other presets"
     # new scans form new batches and leave what is done alone
     assert members(cohort) == {1: tuple(SCANS[:4]), 2: tuple(SCANS[4:])}
     add(cohort, "sub-00", "sub-07")
@@ -119,7 +135,8 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
     # other weights under the same name make another template, and new predictions to it
     lock_network(cohort, tiny_network(seed=1))
     jobs = plan(cohort, NETWORK)
-    assert (jobs["predict_deformations"], jobs["register_to_template"], jobs["register_member"]) == (3, 8, 18)
+    assert (jobs["predict_deformations"], jobs["register_to_template"]) == (3, 8)
+    assert (jobs["predict_members"], jobs["register_member"]) == (6, 18)
     assert opened(cohort, NETWORK).version != study.version
 
 

@@ -144,6 +144,11 @@ def test_a_network_predicts_batches_and_the_registrations_take_what_it_predicted
     assert {name: list(receipt) for name, receipt in batches.items()} == {
         f"batch-{number}.json": [scan] for number, scan in enumerate(scans, start=1)
     }
+    of_members = [read_json(path) for path in (predicted.out / "work").glob("tpl-tiny/*/iter-1/predictions/batch-*.json")]
+    assert sorted(scan for receipt in of_members for scan in receipt) == scans
+    for scan in scans:
+        gate = read_json(next((predicted.out / "work").glob(f"tpl-tiny/*/iter-1/{scan}_gate.json")))
+        assert (gate["engine"], len(gate["attempts"])) == ("network", 1)
     for scan, entry in (batches["batch-1.json"] | batches["batch-2.json"]).items():
         assert (entry["state"], entry["device"]) == ("ok", "cpu")
         gate = read_json(predicted.out / f"{scan}_space-tiny_desc-gate_registration.json")

@@ -300,10 +300,16 @@ def test_pediatric_tables_and_tests_follow_the_rows():
 def test_a_row_of_the_pipeline_is_taken_from_the_tables_of_its_benchmark():
     committed = read_json(bench.RESULTS / "cohort_ixi.json")["rows"]
     found = pipeline_row("instance", committed)
-    costs = pd.DataFrame(committed["Cost per step (records of the jobs; start-up of Python not counted)"])
+    costs_title = "Cost per step (records of the jobs; start-up of Python not counted)"
+    costs = pd.DataFrame(committed[costs_title])
     assert found["register, cpu s per scan"] == pytest.approx(costs.loc[costs["stage"] == "register", "cpu_s"].sum() / 32)
     assert 0 < found["register, cpu s per scan"] < found["cpu s per scan"]
     assert found["nonpositive_jacobian"] == 0 and found["Dice, jlf"] > 0.75
+    batch = {"stage": "batches", "step": "PredictDeformations", "jobs": 4, "wall_s": 40.0, "cpu_s": 64.0, "peak_mb": 900}
+    batched = committed | {costs_title: [*committed[costs_title], batch]}
+    more = pipeline_row("network", batched)
+    assert more["register, cpu s per scan"] == pytest.approx(found["register, cpu s per scan"] + 2)
+    assert more["atlas, cpu s"] == found["atlas, cpu s"]
 
 
 def test_scores_of_the_lock_file_are_those_of_the_tables():

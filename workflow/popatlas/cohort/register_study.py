@@ -79,11 +79,19 @@ class RegisterStudy:
     rungs: Mapping[str, str]
     predictions: str
     prediction_batches: Batches
+    members: tuple[str, ...]
+    member_batches: dict[str, int]
+    version: str
 
     @property
     def label(self) -> str:
         """Name of the template."""
         return str(self.config["atlas"]["label"])
+
+    @property
+    def build_folder(self) -> str:
+        """Folder of the template's iterations; its name holds the version."""
+        return f"work/tpl-{self.label}/{self.version}"
 
     def gate(self, scan: str) -> str:
         """Return what the gate said of the registration of a scan."""
@@ -100,8 +108,8 @@ class RegisterStudy:
         return int(register["gpu"]) if register["engine"] in ON_GPU else 0
 
     @property
-    def register_to_template_gpu(self) -> int:
-        """GPUs of a registration to the template: none when a batch has predicted it."""
+    def predicted_gpu(self) -> int:
+        """GPUs of a registration to the template, or while it is built: none when a batch has predicted it."""
         return 0 if self.predictions else self.register_gpu
 
     def register_memory(self) -> int:
@@ -152,7 +160,37 @@ class RegisterStudy:
 
     def prediction_options(self, wildcards: Wildcards, input: Any) -> str:
         """Return RegisterImages' options for what `prediction_inputs` lists."""
+        return self._taken(f"{self.predictions}/{wildcards.scan}", input)
+
+    # Predictions while the template is built: members are frozen, and other members make another folder
+
+    def iteration_folder(self, wildcards: Wildcards) -> str:
+        """Return the folder of the predictions to the template of the iteration before."""
+        return f"{self.build_folder}/iter-{wildcards.iteration}/predictions"
+
+    def iteration_scans(self, wildcards: Wildcards) -> list[str]:
+        """Return the members of a batch."""
+        return [scan for scan in self.members if self.member_batches[scan] == int(wildcards.batch)]
+
+    def iteration_brains(self, wildcards: Wildcards) -> list[str]:
+        """Return the brains of the members of a batch."""
+        return [BRAIN.format(scan=scan) for scan in self.iteration_scans(wildcards)]
+
+    def iteration_masks(self, wildcards: Wildcards) -> list[str]:
+        """Return the brain masks of the members of a batch."""
+        return [MASK.format(scan=scan) for scan in self.iteration_scans(wildcards)]
+
+    def iteration_inputs(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return the receipt of the batch that predicts the registration of a member, nothing when none does."""
+        if not self.predictions:
+            return {}
+        return {"receipt": f"{self.iteration_folder(wildcards)}/batch-{self.member_batches[wildcards.scan]}.json"}
+
+    def iteration_options(self, wildcards: Wildcards, input: Any) -> str:
+        """Return RegisterImages' options for what `iteration_inputs` lists."""
+        return self._taken(f"{self.iteration_folder(wildcards)}/{wildcards.scan}", input)
+
+    def _taken(self, folder: str, input: Any) -> str:
         if not self.predictions:
             return ""
-        folder = f"{self.predictions}/{wildcards.scan}"
         return f"--in_prediction {shlex.quote(folder)} --in_receipt {shlex.quote(str(input.receipt))}"

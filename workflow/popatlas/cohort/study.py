@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from popatlas.cohort.batches import BRAINS, PREDICTIONS, Batches, batches
+from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, Batches, batches, read_batches
 from popatlas.cohort.fusion_study import FusionStudy
 from popatlas.cohort.register_study import BRAIN, prediction_folder
 from popatlas.cohort.targets import Training, read_trainings
@@ -114,10 +114,12 @@ def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> No
     from popatlas.cohort.freeze import read_members, template_version
     from popatlas.cohort.outputs import stage_outputs
 
-    receipts = prediction_folder(config, template_version(read_members(config, out_dir), config))
+    members = read_members(config, out_dir)
+    size, receipts = config["register"]["network"]["batch"], prediction_folder(config, template_version(members, config))
     patterns = stage_outputs(config, labelled=False)["register"]
     done = {scan for scan in usable if all((out_dir / pattern.format(scan=scan)).is_file() for pattern in patterns)}
-    batches(usable, config["register"]["network"]["batch"], out_dir, receipts, table=PREDICTIONS, settled=done)
+    batches(usable, size, out_dir, receipts, table=PREDICTIONS, settled=done)
+    batches(list(members["scan"]), size, out_dir, table=MEMBERS)
 
 
 def brain_folder(config: Config) -> str:
@@ -156,6 +158,7 @@ class Study(FusionStudy, TrainStudy):
     rungs: dict[str, str]
     predictions: str
     prediction_batches: Batches
+    member_batches: dict[str, int]
 
     @classmethod
     def read(cls, config: Config, out_dir: Path) -> Study:
@@ -194,14 +197,10 @@ class Study(FusionStudy, TrainStudy):
             rungs={preset: json.dumps(registration_settings(config, preset)) for preset in presets},
             predictions=prediction_folder(config, version),
             prediction_batches=Batches.read(out_dir, PREDICTIONS, BRAIN, alive),
+            member_batches=read_batches(out_dir, MEMBERS),
         )
 
     # Names and options
-
-    @property
-    def build_folder(self) -> str:
-        """Folder of the template's iterations; its name holds the version."""
-        return f"work/tpl-{self.label}/{self.version}"
 
     def as_json(self, *keys: str) -> str:
         """Return a section of the configuration as JSON, for a step's dict input."""
