@@ -39,8 +39,8 @@ rule align_to_reference:
     shell:
         "popatlas step RegisterRigid --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --rung {params.rung:q} --out_affine {output.affine:q} --out_warped"
-        " {output.warped:q} --record {log:q}.json > {log:q} 2>&1"
+        " --rung {params.rung:q} --out_affine {output.affine:q} --out_warped {output.warped:q} --record {log:q}.json"
+        " > {log:q} 2>&1"
 
 
 rule initialise_template:
@@ -60,27 +60,6 @@ rule initialise_template:
     shell:
         "popatlas step InitialiseTemplate --in_images {input.images:q} --out_template {output.template:q} --out_mask"
         " {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
-
-
-if study.predictions:
-
-    use rule predict_deformations as predict_members with:
-        input:
-            fixed=study.previous_template,
-            fixed_mask=study.previous_mask,
-            brains=study.iteration_brains,
-            masks=study.iteration_masks,
-        output:
-            receipt=f"{build}/iter-{{iteration}}/predictions/batch-{{batch}}.json",
-        log:
-            "logs/atlas/predict_iter-{iteration}_batch-{batch}.log",
-        benchmark:
-            "benchmarks/atlas/predict_iter-{iteration}_batch-{batch}.tsv"
-        params:
-            scans=study.iteration_scans,
-            rung=study.iteration_rung,
-            settings=study.step_config(),
-            folder=study.iteration_folder,
 
 
 rule register_member:
@@ -109,14 +88,13 @@ rule register_member:
         gpu=study.predicted_gpu,
     params:
         rung=study.iteration_rung,
-        settings=study.step_config(),
-        prediction=study.iteration_options,
+        options=study.iteration_options,
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --rung {params.rung:q} --settings {params.settings:q} {params.prediction} --gpu {resources.gpu} --out_affine {output.affine:q}"
-        " --out_warp {output.warp:q} --out_warped {output.warped:q} --out_warped_mask {output.mask:q} --out_gate"
-        " {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
+        " --rung {params.rung:q} {params.options} --gpu {resources.gpu} --out_affine"
+        " {output.affine:q} --out_warp {output.warp:q} --out_warped {output.warped:q} --out_warped_mask {output.mask:q}"
+        " --out_gate {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule average_template:
@@ -165,9 +143,8 @@ rule publish_template:
         mem_mb=growing(1000),
         runtime=10,
     params:
-        sources=study.template_options,
-        name=f"--label {label} --version {study.version}",
+        options=study.template_options,
     shell:
-        "popatlas step DescribeTemplate --in_template {input.template:q} {params.sources} {params.name} --out_template"
+        "popatlas step DescribeTemplate --in_template {input.template:q} {params.options} --out_template"
         " {output.template:q} --out_mask {output.mask:q} --out_convergence {output.convergence:q} --out_description"
         " {output.description:q} --record {log:q}.json > {log:q} 2>&1"

@@ -30,6 +30,24 @@ if study.predictions:
             " {input.masks:q} --scans {params.scans:q} --rung {params.rung:q} --settings {params.settings:q} --gpu"
             " {resources.gpu} --out_folder {params.folder:q} --out_receipt {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
 
+    use rule predict_deformations as predict_members with:
+        input:
+            fixed=study.previous_template,
+            fixed_mask=study.previous_mask,
+            brains=study.iteration_brains,
+            masks=study.iteration_masks,
+        output:
+            receipt=f"{build}/iter-{{iteration}}/predictions/batch-{{batch}}.json",
+        log:
+            "logs/atlas/predict_iter-{iteration}_batch-{batch}.log",
+        benchmark:
+            "benchmarks/atlas/predict_iter-{iteration}_batch-{batch}.tsv"
+        params:
+            scans=study.iteration_scans,
+            rung=study.iteration_rung,
+            settings=study.step_config(),
+            folder=study.iteration_folder,
+
 
 rule register_to_template:
     """Register a brain to the final template; a failed gate climbs the ladder, then fails the scan."""

@@ -224,7 +224,7 @@ def test_networks_run_in_processes_of_their_own_and_rows_of_the_same_weights_are
     monkeypatch.setattr(runs, "TABLE", "tests_deep_engines")
     code = (
         "from benchmarks.deep.engines import network\n"
-        "ENGINES = {'plain': network('popatlas-test'), 'refined': network('popatlas-test', 4)}\n"
+        "ENGINES = {'plain': network('popatlas-test'), 'refined': network('popatlas-test', 10)}\n"
     )
     (tmp_path / "tests_deep_engines.py").write_text(code)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))

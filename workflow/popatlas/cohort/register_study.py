@@ -97,6 +97,10 @@ class RegisterStudy:
         """Return what the gate said of the registration of a scan."""
         return f"{scan}_space-{self.label}_desc-gate_registration.json"
 
+    def step_config(self) -> str:
+        """Return the path of the resolved configuration."""
+        return str(self.out_dir / "cohort" / "config.yaml")
+
     def rung(self, preset: str) -> str:
         """Return how a registration with a preset is tried first, as JSON."""
         return self.rungs[preset]
@@ -187,8 +191,9 @@ class RegisterStudy:
         return {"receipt": f"{self.iteration_folder(wildcards)}/batch-{self.member_batches[wildcards.scan]}.json"}
 
     def iteration_options(self, wildcards: Wildcards, input: Any) -> str:
-        """Return RegisterImages' options for what `iteration_inputs` lists."""
-        return self._taken(f"{self.iteration_folder(wildcards)}/{wildcards.scan}", input)
+        """Return RegisterImages' options: the configuration, and what `iteration_inputs` lists."""
+        taken = self._taken(f"{self.iteration_folder(wildcards)}/{wildcards.scan}", input)
+        return f"--settings {shlex.quote(self.step_config())} {taken}"
 
     def _taken(self, folder: str, input: Any) -> str:
         if not self.predictions:

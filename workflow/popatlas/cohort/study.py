@@ -213,10 +213,6 @@ class Study(FusionStudy, TrainStudy):
         """Return the name of the preset of a template iteration."""
         return iteration_preset(self.config, iteration)
 
-    def step_config(self) -> str:
-        """Return the path of the resolved configuration."""
-        return str(self.out_dir / "cohort" / "config.yaml")
-
     # Index and preprocessing
 
     def raw_image(self, wildcards: Wildcards) -> str:
@@ -284,10 +280,11 @@ class Study(FusionStudy, TrainStudy):
 
     def template_options(self, wildcards: Wildcards, input: Any) -> str:
         """Return DescribeTemplate's options: an existing template has no members, and a mask only where one is given."""
-        mask = f"--in_mask {shlex.quote(input.mask)}" if hasattr(input, "mask") else ""
+        name = f"--label {self.label} --version {self.version}"
+        given = f"{name} --in_mask {shlex.quote(input.mask)}" if hasattr(input, "mask") else name
         if self.config["atlas"]["template"] is not None:
-            return mask
-        return f"{mask} --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
+            return given
+        return f"{given} --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
 
     # Measures and targets
 
