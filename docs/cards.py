@@ -38,24 +38,24 @@ CARDS = {
         "`register.engine: network` uses it and goes on with some steps of the engine `instance`.",
         limits="T1w only: it fails on any other contrast. Details below 2 mm are not seen. Lesions, resections, children "
         "and other scanners were not tried.",
-        learnt="Local correlation of the images, smoothness, and the Dice of drawn labels. Its first 8,000 steps were not guided "
-        "and compared 24 labels on blocks of 2 voxels; the first 6,000 of them followed a schedule of 6,000 and interpolated "
-        "each scan twice, the others one of 8,000. The last 2,400 are those of the recipe.",
+        learnt="Local correlation of the images, smoothness, and the Dice of drawn labels. Its first 8,000 steps were not "
+        "guided and compared 24 labels on blocks of 2 voxels; the first 6,000 of them followed a schedule of 6,000 and "
+        "interpolated each scan twice, the others one of 8,000. The last 2,400 are those of the recipe.",
     ),
     "brain-contrast": Card(
         use="Registers brains of adults without skull, after an affine, whatever the contrasts of the two images are.",
         limits="Its training was short: for T1w pairs `brain-t1w` is far better. Its contrasts are made from T1w scans and "
         "label maps; no acquired second contrast was seen or measured. Lesions, children and other scanners were not tried.",
         learnt="It saw only synthetic contrasts: T1w scans in random grey values, rising and falling, and images painted "
-        "from label maps. Its losses compare the T1w scans and the labels behind them. Its first 2,400 steps were not guided "
-        "and compared 24 labels on blocks of 2 voxels, with a schedule of 2,400; the others are those of the recipe.",
+        "from label maps. Its losses compare the T1w scans and the labels behind them. Its first 2,400 steps were not "
+        "guided and compared 24 labels on blocks of 2 voxels, with a schedule of 2,400; the others are those of the recipe.",
     ),
     "brain-t1w-2d": Card(
         use="Registers axial slices of T1w brains without skull, from 30 mm below to 40 mm above the middle of MNI152, "
         "after an affine.",
         limits="Both slices must be of about the same height; nothing moves across slices. Other planes need their own "
         "training.",
-        learnt="As `brain-t1w`, on slices.",
+        learnt="Local correlation of the slices, smoothness, and the Dice of 24 drawn labels on blocks of 2 pixels.",
     ),
 }
 

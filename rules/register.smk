@@ -31,6 +31,7 @@ if study.predictions:
             " {resources.gpu} --out_folder {params.folder:q} --out_receipt {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
 
     use rule predict_deformations as predict_members with:
+        """Predict the registrations of a batch of members to the template of the iteration before."""
         input:
             fixed=study.previous_template,
             fixed_mask=study.previous_mask,

@@ -60,7 +60,7 @@ def run_pediatric(table: Path, out: Path, count: int, steps: int) -> list[Row]:
     for start in STARTS:
         scans = read_training_table(aligned_table(table, out / f"start-{start}", start))
         for spacing in SHAPES:
-            folder = out / f"{start}-{spacing}mm-{steps}"
+            folder = out / f"{start}-{spacing}mm-{steps}-{RATE:g}"
             file = folder / f"scores-{count}.json"
             if not file.is_file():
                 recipe = recipe_of(spacing, steps)

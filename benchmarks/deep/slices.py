@@ -72,7 +72,7 @@ def heights(recipe: Recipe) -> list[float]:
 
 def run_slices(table: Path, out: Path, count: int, digest: str) -> list[Row]:
     """Return a row for each pair, height and engine; kept in `slices.json` while pairs and weights are the same."""
-    file, key = out / "slices.json", {"pairs": count, "weights": digest}
+    file, key = out / "slices.json", {"pairs": count, "weights": digest, "refine": REFINEMENTS[10]}
     if file.is_file() and (kept := read_json(file))["of"] == key:
         return list(kept["rows"])
     torch.set_num_threads(1)

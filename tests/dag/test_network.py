@@ -19,7 +19,7 @@ from ..cohorts import noise_cohort, noise_image, popatlas
 from ..zoo import lock_network, tiny_network
 from .test_commands import commands
 from .test_dag import NAMES, opened, plan
-from .test_fusion import add, external, fail, finish
+from .test_fusion import add, dry, external, fail, finish
 
 NETWORK = {
     "preprocess": {"brain": {"method": "template"}},
@@ -88,6 +88,17 @@ def test_batches_of_members_are_predicted_in_each_iteration_of_the_template(coho
             for scan in scans:
                 wanted = f" --in_prediction {folder}/{scan} --in_receipt {folder}/batch-{batch}.json --gpu 0 "
                 assert sum(wanted in line and template in line for line in lines) == 1
+
+
+def test_the_gpu_profile_asks_a_gpu_for_predictions_only(cohort):
+    (cohort / "config.yaml").write_text(json.dumps(NETWORK))
+    _, text = dry(cohort, ["run"], "--profile", "slurm-gpu", "--verbose")
+    asked = {
+        rule: "gpu=1" in block and "slurm_partition=gpu" in block
+        for rule, block in re.findall(r"^(?:local)?rule (\w+):\n((?: +.*\n)+)", text, re.M)
+    }
+    assert asked["predict_members"] and asked["predict_deformations"]
+    assert not asked["register_member"] and not asked["register_to_template"]
 
 
 @pytest.mark.parametrize(

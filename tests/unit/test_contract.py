@@ -13,7 +13,7 @@ from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.registration.inputs import Scan
 from popatlas.transforms.fields import coordinates, sample
-from popatlas.zoo.contract import conform_pair, field_to_grid, reoriented, to_contract
+from popatlas.zoo.contract import _cut, conform_pair, field_to_grid, reoriented, to_contract
 from popatlas.zoo.metadata import InputContract, Intensity
 
 AS_IS = Intensity("none")
@@ -315,3 +315,11 @@ def test_a_shift_by_whole_voxels_interpolates_nothing_and_equals_the_interpolati
     fast, nudged = field_to_grid(field, small, moved), Grid((14, 6, 12), small.affine @ step)
     torch.testing.assert_close(fast, field_to_grid(field, small, nudged), atol=1e-3, rtol=0)
     assert set(fast.unique().tolist()) <= set(field.unique().tolist())
+
+
+def test_a_cut_of_an_image_equals_its_sampling_also_beyond_its_border():
+    image = torch.rand(1, 1, 9, 8, 7, generator=torch.Generator().manual_seed(0))
+    axes = [torch.arange(n, dtype=torch.float32) for n in (12, 6, 5)]
+    for starts in ([-2, 1, 1], [3, -4, 0], [0, 5, 6], [9, 0, 0], [-12, 0, 0]):
+        at = torch.stack(torch.meshgrid(*(axis + s for axis, s in zip(axes, starts, strict=True)), indexing="ij"))[None]
+        assert torch.equal(_cut(image, starts, (12, 6, 5)), sample(image, at, "nearest", padding="zeros")), starts

@@ -29,6 +29,18 @@ def rules():
             yield pytest.param(match[2], re.sub(r'"\n\s*"', "", match[3]), id=f"{path.stem}-{match[2]}")
 
 
+def inherited_rules():
+    for path in RULE_FILES:
+        for match in re.finditer(r"^( *)use rule \w+ as (\w+) with:\n((?:\1 .*\n|\n)*)", path.read_text(), re.M):
+            yield pytest.param(match[3], id=f"{path.stem}-{match[2]}")
+
+
+@pytest.mark.parametrize("body", list(inherited_rules()))
+def test_a_rule_that_follows_another_one_has_its_own_words_files_and_parameters(body):
+    for word in ('"""', "input:", "output:", "log:", "benchmark:", "params:"):
+        assert word in body
+
+
 @pytest.mark.parametrize(("name", "body"), list(rules()))
 def test_every_rule_says_what_it_does_where_it_logs_and_what_it_needs(name, body):
     assert re.match(r"[a-z]+(_[a-z]+)+$", name), "rule names are verb_object"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from popatlas.cohort.batches import batches
+from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, batches
 from popatlas.cohort.ledger import (
     RETRY_MARK,
     STAGES,
@@ -134,11 +134,14 @@ def test_the_newest_failure_is_named(tmp_path):
     [
         ([], "batches", "brain-1", "preprocess"),
         (["preprocess"], "atlas", f"{key('01')}_iter-2", "register"),
+        (["preprocess"], "batches", "predict-1", "register"),
+        (["preprocess"], "atlas", "predict_iter-2_batch-1", "register"),
         (["preprocess", "register"], "fuse", f"{key('01')}_from/sub-02/anat/sub-02", "fuse"),
     ],
 )
 def test_failures_that_stand_in_other_folders(tmp_path, done, folder, name, stage):
-    batches([key("01")], 4, tmp_path)
+    for table in (BRAINS, PREDICTIONS, MEMBERS):
+        batches([key("01")], 4, tmp_path, table=table)
     finish(tmp_path, "01", *done)
     record(tmp_path, folder, name, message="broke")
     assert states(settle(tmp_path, index_of("01"), OUTPUTS), "01")[stage] == "failed"

@@ -70,6 +70,16 @@ def test_the_force_of_descriptors_makes_their_distance_smaller(ndim):
     assert values[2] < values[1] < values[0]
 
 
+@pytest.mark.parametrize("force", [image_force, descriptor_force])
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_mixed_precision_does_not_touch_forces(ndim, force, monkeypatch):
+    monkeypatch.setattr(forces, "_ops", lambda *images: TensorOps())  # as on a GPU
+    fixed, moving = (0.7 + 0.05 * texture(ndim, seed) for seed in (1, 2))  # weak texture: a small difference of large sums
+    exact = force(fixed, moving)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(force(fixed, moving), exact)
+
+
 def test_compiled_and_torch_forces_agree(monkeypatch):
     fixed, moving = texture(3), texture(3, 2)
     compiled = image_force(fixed, moving)

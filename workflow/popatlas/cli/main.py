@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever read this, such as `head`, has seen enough
+        if args.verb == "step":  # in a job it is an error like others
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
         return CLOSED_PIPE
     except PopatlasError as error:

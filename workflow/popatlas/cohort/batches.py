@@ -11,7 +11,7 @@ import pandas as pd
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
 
 # tables, columns scan and batch: of brain extraction, and of predicted registrations to the template and while it is built
-BRAINS, PREDICTIONS, MEMBERS = "cohort/batches.tsv", "cohort/register-batches.tsv", "cohort/atlas-batches.tsv"
+BRAINS, PREDICTIONS, MEMBERS = "cohort/batches.tsv", "cohort/register-batches.tsv", "cohort/member-batches.tsv"
 
 
 def batches(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from popatlas.cohort.batches import BRAINS, PREDICTIONS, read_batches
+from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, read_batches
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
 
@@ -30,8 +30,11 @@ COLUMNS = ["scan", "subject", "session", "stage", "state", "reason", "log"]
 FAILURE_COLUMNS = ["scan", "stage", "reason"]
 # Folders below logs/ whose records speak for a stage: a member that cannot be registered blocks the template
 RECORD_FOLDERS = {"register": ("register", "atlas"), "channel": ("preprocess",), "page": ("report",), "bench": ("fuse",)}
-# Logs of batches, below logs/batches/, and their tables: what a batch failed at all its scans failed at
-BATCH_LOGS = {"preprocess": ("brain", BRAINS), "register": ("predict", PREDICTIONS)}
+# Logs of batches, below logs/, and their tables: what a batch failed at all its scans failed at
+BATCH_LOGS = {
+    "preprocess": {BRAINS: "batches/brain-{batch}.log"},
+    "register": {PREDICTIONS: "batches/predict-{batch}.log", MEMBERS: "atlas/predict_iter-*_batch-{batch}.log"},
+}
 CHANNEL_LOG = "_channel-"
 NOT_FOR_ATLASES = ("fuse", "measure", "channel", "page")
 RETRY_MARK = "cohort/retry_since"
@@ -89,10 +92,7 @@ class Evidence:
 
     def __init__(self, out_dir: Path) -> None:
         self.out_dir = out_dir
-        self.batch_logs = {
-            stage: {scan: f"{name}-{number}.log" for scan, number in read_batches(out_dir, table).items()}
-            for stage, (name, table) in BATCH_LOGS.items()
-        }
+        self.batches = {table: read_batches(out_dir, table) for tables in BATCH_LOGS.values() for table in tables}
         mark = out_dir / RETRY_MARK
         self.since = mark.stat().st_mtime_ns if mark.is_file() else 0
         self.listed: tuple[str, frozenset[str]] = ("", frozenset())
@@ -116,9 +116,7 @@ class Evidence:
         is_channel = stage == "channel"
         folders = RECORD_FOLDERS.get(stage, (stage,))
         found = [entry for folder in folders for entry in self._records(folder, scan, is_channel=is_channel)]
-        if not found and scan in self.batch_logs.get(stage, {}):
-            batch = self.out_dir / "logs" / "batches" / self.batch_logs[stage][scan]
-            found = [*self._failed(batch)] if batch.is_file() else []
+        found = found or list(self._batch_records(stage, scan))
         if not found:
             return "", ""
         _, reason, log = max(found)
@@ -129,6 +127,12 @@ class Evidence:
         for pattern in (f"{name}_*.log", f"{name}_*/**/*.log") if place.is_dir() else ():
             for log in place.glob(pattern):
                 if log.name.startswith(f"{name}{CHANNEL_LOG}") == is_channel:
+                    yield from self._failed(log)
+
+    def _batch_records(self, stage: str, scan: str) -> Iterator[tuple[int, str, str]]:
+        for table, pattern in BATCH_LOGS.get(stage, {}).items():
+            if scan in self.batches[table]:
+                for log in (self.out_dir / "logs").glob(pattern.format(batch=self.batches[table][scan])):
                     yield from self._failed(log)
 
     def _failed(self, log: Path) -> Iterator[tuple[int, str, str]]:

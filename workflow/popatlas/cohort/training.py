@@ -208,7 +208,7 @@ def _is_same(
     """Tell whether nothing that a network is trained with has changed; scans and atlases that are gone do not count."""
     frozen = read_table(out_dir / SCANS, dtype=str).fillna("")
     made_of = read_json((out_dir / SCANS).with_suffix(".json"))
-    if made_of["request"] != json.loads(json.dumps(request)):
+    if json.dumps(made_of["request"], sort_keys=True) != json.dumps(request, sort_keys=True):  # false is not 0
         return False
     good = index[index["state"] == "ok"]
     images = dict(zip(good["scan"], good["sha256"], strict=True))

@@ -34,11 +34,12 @@ def image_force(fixed: Tensor, warped: Tensor) -> Tensor:
     """
     images = fixed.float().contiguous(), warped.float().contiguous()
     ops = _ops(*images)
-    if isinstance(ops, CompiledOps):
-        _, force = ops.force(LNCC(WINDOW, squared=True, floor=FLOOR), *images, None, 1, True)
-    else:
-        force = _push(*images) - _push(*reversed(images))
-    return tempered(ops.smooth(force, SIGMA))
+    with torch.autocast(fixed.device.type, enabled=False):  # small variances are differences of large sums
+        if isinstance(ops, CompiledOps):
+            _, force = ops.force(LNCC(WINDOW, squared=True, floor=FLOOR), *images, None, 1, True)
+        else:
+            force = _push(*images) - _push(*reversed(images))
+        return tempered(ops.smooth(force, SIGMA))
 
 
 def _push(still: Tensor, moved: Tensor) -> Tensor:
@@ -64,7 +65,8 @@ def descriptor_force(fixed: Tensor, warped: Tensor) -> Tensor:
     fixed, warped = fixed.float(), warped.float()
     slopes = gradient(fixed + warped)
     force = ((fixed - warped).unsqueeze(2) * slopes).sum(1).contiguous()
-    return tempered(_ops(force).smooth(force, SIGMA))
+    with torch.autocast(fixed.device.type, enabled=False):
+        return tempered(_ops(force).smooth(force, SIGMA))
 
 
 def tempered(force: Tensor) -> Tensor:
