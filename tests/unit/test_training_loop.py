@@ -320,11 +320,15 @@ def test_a_pair_without_common_labels_leaves_the_dice_of_the_others(table: Path,
     assert math.isnan(validate(found.net, [nothing])["dice"])
 
 
-def test_an_untrained_network_changes_nothing(table: Path, tmp_path: Path) -> None:
-    found = trainer(table, tmp_path)
-    scores = validate(found.net, found.source.validation())
-    assert scores["dice"] == scores["dice_before"] and scores["folded"] == 0
-    assert scores["ncc"] == pytest.approx(scores["ncc_before"], abs=1e-3)
+def test_an_untrained_network_changes_nothing_and_a_guided_one_already_registers(table: Path, tmp_path: Path) -> None:
+    scores = {}
+    for guided in ("false", "true"):
+        found = trainer(table, tmp_path, f"network.options.guided={guided}")
+        scores[guided] = validate(found.net, found.source.validation())
+    plain, led = scores["false"], scores["true"]
+    assert plain["dice"] == plain["dice_before"] == led["dice_before"] < led["dice"]
+    assert plain["ncc"] == pytest.approx(plain["ncc_before"], abs=1e-3) and led["ncc"] > led["ncc_before"] + 1e-3
+    assert plain["folded"] == led["folded"] == 0
 
 
 def test_two_processes_learn_one_network(table: Path, tmp_path: Path) -> None:
