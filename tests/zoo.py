@@ -9,10 +9,13 @@ import torch
 
 from popatlas.networks.registration import RegistrationNetwork, build_registration_network, save_registration_network
 from popatlas.zoo.lock import Entry, read_lock, user_folder, write_lock
-from popatlas.zoo.metadata import InputContract, TrainingFacts
+from popatlas.zoo.metadata import InputContract, Intensity, Score, TrainingFacts
 from popatlas.zoo.store import Description, add_weights
 
 SMALL = {"widths": [4, 8], "blocks": [0, 0]}
+CONTRACT_2D = InputContract((2.0, 2.0), 8, orientation="RA", intensity=Intensity("minmax", 0.0, 2.0))
+FACTS = TrainingFacts("simulated heads", n=12, device="one core", steps=100, hours=0.5)
+SCORE = Score("held-out heads", "dice", 0.75, 4, "popatlas train tiny")
 
 
 def tiny_network(seed: int = 0, ndim: int = 3, spread: float = 0.0, **options: Any) -> RegistrationNetwork:

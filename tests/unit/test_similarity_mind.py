@@ -149,3 +149,11 @@ def test_the_right_shift_of_another_contrast_wins(loss):
     shifts = np.arange(-4, 5)
     values = [float(loss(fixed, torch.exp(-2 * scene((28, 24), float(s))))) for s in shifts]
     assert shifts[np.argmin(values)] == 0
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_mixed_precision_does_not_touch_descriptors(ndim):
+    image = 0.7 + 0.05 * noise([16] * ndim, seed=1, dtype=torch.float32)
+    exact = mindssc_descriptor(image, 1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(mindssc_descriptor(image, 1, 1), exact)

@@ -15,7 +15,6 @@ from popatlas.cli.main import main
 from popatlas.errors import InputError
 from popatlas.images.io import sha256
 from popatlas.networks.registration import (
-    ARCHITECTURES,
     build_registration_network,
     load_registration_network,
     save_registration_network,
@@ -24,23 +23,17 @@ from popatlas.training.recipe import load_recipe
 from popatlas.training.train import contract_of
 from popatlas.zoo import lock
 from popatlas.zoo.lock import check_lock, read_lock, read_locks, user_folder, write_lock
-from popatlas.zoo.memory import estimate_from_lock, estimate_memory, living_bytes, memory_of
+from popatlas.zoo.memory import estimate_from_lock, estimate_memory
 from popatlas.zoo.metadata import (
     CONTRACT,
     RECIPE,
     SCORES,
     TRAINING,
-    InputContract,
-    Intensity,
-    Score,
-    TrainingFacts,
     scores_to_json,
 )
 from popatlas.zoo.store import Description, add_weights, find_weights, load_weights, verify
+from tests.zoo import CONTRACT_2D, FACTS, SCORE
 
-CONTRACT_2D = InputContract((2.0, 2.0), 8, orientation="RA", intensity=Intensity("minmax", 0.0, 2.0))
-FACTS = TrainingFacts("simulated heads", n=12, device="one core", steps=100, hours=0.5)
-SCORE = Score("held-out heads", "dice", 0.75, 4, "popatlas train tiny")
 TOLD = Description("tiny", "CC-BY-4.0")
 
 
@@ -310,50 +303,6 @@ def test_the_folder_of_the_user_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_DATA_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_folder() == tmp_path / ".local" / "share" / "popatlas" / "weights"
-
-
-def test_facts_go_to_json_and_back():
-    contract = InputContract((1.0, 1.2, 1.0), 16, "LIA", (160, 192, 224), Intensity("robust", 0.0, 0.5), affine_first=False)
-    for facts in (contract, CONTRACT_2D, FACTS, SCORE, TrainingFacts("x")):
-        assert type(facts).from_json(facts.to_json()) == facts
-    assert InputContract.from_plain({"spacing_mm": [2, 2, 2], "multiple": 8}).spacing_mm == (2.0, 2.0, 2.0)
-    for wrong in (
-        {"spacing_mm": [1.0], "multiple": 8},
-        {"spacing_mm": [1.0, 1.0], "multiple": 0},
-        {"spacing_mm": [1.0, 1.0], "multiple": 8, "shape": [12, 16]},
-        {"spacing_mm": [1.0, 1.0], "multiple": 8, "usual_shape": [12, 16]},
-        {"spacing_mm": [1.0, 1.0], "multiple": 8, "shape": [16, 16], "usual_shape": [16, 16]},
-        {"spacing_mm": [1.0, 1.0], "multiple": 8, "colour": 1},
-        {"spacing_mm": [1.0, 1.0], "multiple": "8"},
-        {"spacing_mm": [1.0, 1.0], "multiple": 8, "intensity": {"kind": "none", "low": 1, "high": 0}},
-        {"multiple": 8},
-        [1],
-    ):
-        with pytest.raises(ValueError, match=r"."):
-            InputContract.from_plain(wrong)
-
-
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
-@pytest.mark.parametrize("ndim", [2, 3])
-def test_memory_grows_with_the_image_and_the_line_of_the_lock_tells_it(name, ndim):
-    net = build_registration_network(name, ndim)
-    memory = memory_of(net)
-    # a third size, of another form than the two that the line goes through
-    shape = [net.stride * -(-n // net.stride) for n in ((256, 384) if ndim == 2 else (96, 160, 128))]
-    voxels = torch.Size(shape).numel()
-    assert memory.of(voxels) == pytest.approx(estimate_memory(net, shape), rel=0.03)
-    assert memory.of(3 * voxels) > memory.of(voxels) + 2 * voxels * 4 * 2
-
-
-def test_living_tensors_are_counted_as_long_as_they_live():
-    class Chain(torch.nn.Module):
-        def forward(self, fixed, moving):
-            total = fixed + moving  # three images
-            for _ in range(5):
-                total = total * 2  # a fourth one; the one before it goes
-            return total.flatten()  # no fifth one
-
-    assert living_bytes(Chain(), (32, 32)) == 4 * 32 * 32 * 4
 
 
 def test_memory_is_known_from_the_lock_alone(folder):

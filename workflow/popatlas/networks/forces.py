@@ -34,12 +34,11 @@ def image_force(fixed: Tensor, warped: Tensor) -> Tensor:
     """
     images = fixed.float().contiguous(), warped.float().contiguous()
     ops = _ops(*images)
-    with torch.autocast(fixed.device.type, enabled=False):  # small variances are differences of large sums
-        if isinstance(ops, CompiledOps):
-            _, force = ops.force(LNCC(WINDOW, squared=True, floor=FLOOR), *images, None, 1, True)
-        else:
-            force = _push(*images) - _push(*reversed(images))
-        return tempered(ops.smooth(force, SIGMA))
+    if isinstance(ops, CompiledOps):
+        _, force = ops.force(LNCC(WINDOW, squared=True, floor=FLOOR), *images, None, 1, True)
+    else:
+        force = _push(*images) - _push(*reversed(images))
+    return _smooth(force, ops)
 
 
 def _push(still: Tensor, moved: Tensor) -> Tensor:
@@ -65,8 +64,12 @@ def descriptor_force(fixed: Tensor, warped: Tensor) -> Tensor:
     fixed, warped = fixed.float(), warped.float()
     slopes = gradient(fixed + warped)
     force = ((fixed - warped).unsqueeze(2) * slopes).sum(1).contiguous()
-    with torch.autocast(fixed.device.type, enabled=False):
-        return tempered(_ops(force).smooth(force, SIGMA))
+    return _smooth(force, _ops(force))
+
+
+def _smooth(force: Tensor, ops: TensorOps) -> Tensor:
+    with torch.autocast(force.device.type, enabled=False):  # forces are small: float16 has no room for them
+        return tempered(ops.smooth(force, SIGMA))
 
 
 def tempered(force: Tensor) -> Tensor:

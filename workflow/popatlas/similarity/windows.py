@@ -69,14 +69,15 @@ def along_axes(image: Tensor, matrix_of: Callable[[int, int], Tensor | None]) ->
     (B, C, *shape) Tensor
     """
     shape = image.shape
-    for axis in range(2, len(shape)):
-        matrix = matrix_of(axis - 2, shape[axis])
-        if matrix is None:
-            continue
-        if axis == len(shape) - 1:
-            image = image @ matrix.T
-        else:
-            image = (matrix @ image.reshape(-1, shape[axis], shape[axis + 1 :].numel())).reshape(shape)
+    with torch.autocast(image.device.type, enabled=False):  # variances are small differences of large sums
+        for axis in range(2, len(shape)):
+            matrix = matrix_of(axis - 2, shape[axis])
+            if matrix is None:
+                continue
+            if axis == len(shape) - 1:
+                image = image @ matrix.T
+            else:
+                image = (matrix @ image.reshape(-1, shape[axis], shape[axis + 1 :].numel())).reshape(shape)
     return image
 
 
