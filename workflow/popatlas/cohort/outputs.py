@@ -1,11 +1,225 @@
-"""What each stage leaves for a scan: the one list that the ledger, the tests and the docs read."""
+"""What each rule makes, and where its log lies: the one list that rules, receipts, ledger, tests and docs read.
+
+Patterns hold the wildcards of the rule (``{scan}``, ...) and names that a study fills in: ``{label}`` (of the template),
+``{version}``, ``{brains}`` and ``{predictions}`` (folders below work/).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from popatlas.config import Config
 from popatlas.fusion.names import MAPS, SEGMENTER
+
+BUILD = "work/tpl-{label}/{version}"
+ITERATION = f"{BUILD}/iter-{{iteration}}"
+TRANSFORM = "{scan}_from-T1w_to-{label}_mode-image"
+INVERSE = "{scan}_from-{label}_to-T1w_mode-image"
+SPACE = "{scan}_space-{label}"
+TEMPLATE = "tpl-{label}/tpl-{label}"
+PAIR = "work/pairs/{scan}/from/{atlas}"
+BUILT = "atlas/{label}-{version}"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a rule makes.
+
+    Attributes
+    ----------
+    stage : str
+        Stage of the ledger that it belongs to; "group" for what is of no single scan.
+    log : str
+        Pattern of its log.
+    files : dict
+        Output name to pattern.
+    kept : bool
+        A result of its own, made again when it is lost; what is not is only made when something else needs it.
+    proof : tuple of str
+        Outputs that tell a reader that it is done, all when left out.
+    name : str
+        Pattern of the name of its jobs and of their receipts, where it is not that of the log: what is made for several
+        templates or networks side by side has a receipt for each.
+    """
+
+    stage: str
+    log: str
+    files: Mapping[str, str]
+    kept: bool = False
+    proof: tuple[str, ...] = ()
+    name: str = ""
+
+    @property
+    def job(self) -> str:
+        """Pattern of the name of its jobs."""
+        return self.name or self.log.removeprefix("logs/").removesuffix(".log")
+
+
+def _iteration(**files: str) -> dict[str, str]:
+    return {name: f"{ITERATION}/{file}" for name, file in files.items()}
+
+
+def _network(name: str, **files: str) -> dict[str, str]:
+    return {key: f"networks/{name}-{{version}}/{file}" for key, file in files.items()}
+
+
+BRAIN = {
+    "mask": "{scan}_desc-brain_mask.nii.gz",
+    "brain": "{scan}_desc-brain_T1w.nii.gz",
+    "quality": "{scan}_desc-qc_mask.json",
+}
+CHANNEL = {
+    "image": "{scan}_space-T1w_desc-preproc_{channel}.nii.gz",
+    "transform": "{scan}_from-{channel}_to-T1w_mode-image_xfm.mat",
+}
+REFERENCE = {"image": f"{BUILD}/reference_T1w.nii.gz", "mask": f"{BUILD}/reference_mask.nii.gz"}
+FIRST = {"affine": f"{BUILD}/iter-0/{{scan}}_xfm.mat", "warped": f"{BUILD}/iter-0/{{scan}}_T1w.nii.gz"}
+START = {"template": f"{BUILD}/iter-0/template_T1w.nii.gz", "mask": f"{BUILD}/iter-0/template_mask.nii.gz"}
+MEMBER = _iteration(
+    affine="{scan}_xfm.mat",
+    warp="{scan}_xfm.nii.gz",
+    warped="{scan}_T1w.nii.gz",
+    mask="{scan}_mask.nii.gz",
+    gate="{scan}_gate.json",
+)
+AVERAGE = _iteration(template="template_T1w.nii.gz", mask="template_mask.nii.gz", row="convergence.json")
+PUBLISHED = {
+    "template": f"{TEMPLATE}_T1w.nii.gz",
+    "mask": f"{TEMPLATE}_desc-brain_mask.nii.gz",
+    "convergence": f"{TEMPLATE}_desc-convergence_table.tsv",
+    "description": "tpl-{label}/template_description.json",
+}
+REGISTERED = {
+    "affine": f"{TRANSFORM}_desc-affine_xfm.mat",
+    "warp": f"{TRANSFORM}_desc-warp_xfm.nii.gz",
+    "inverse_warp": f"{INVERSE}_desc-warp_xfm.nii.gz",
+    "composed": f"{TRANSFORM}_xfm.nii.gz",
+    "inverse_composed": f"{INVERSE}_xfm.nii.gz",
+    "warped": f"{SPACE}_desc-brain_T1w.nii.gz",
+    "warped_mask": f"{SPACE}_desc-brain_mask.nii.gz",
+    "logjacobian": f"{SPACE}_desc-logjacobian_T1w.nii.gz",
+    "gate": f"{SPACE}_desc-gate_registration.json",
+}
+PAIRED = {
+    "affine": f"{PAIR}_desc-affine_xfm.mat",
+    "warp": f"{PAIR}_desc-warp_xfm.nii.gz",
+    "warped": f"{PAIR}_T1w.nii.gz",
+    "gate": f"{PAIR}_gate.json",
+}
+CANDIDATES = {"labels": "work/fuse/{scan}_candidates_dseg.nii.gz", "images": "work/fuse/{scan}_candidates_T1w.nii.gz"}
+TRUST_NET = _network("trust", network="network.safetensors", parameters="parameters.parquet", curve="curve.tsv")
+SEGMENTER_NET = _network("segmenter", network="network.safetensors", curve="curve.tsv")
+NETWORK = _network("{name}", weights="weights.safetensors", training="training.json", curve="curve.csv", picture="curve.png")
+FUSED = {"dseg": "{scan}_desc-{method}_dseg.nii.gz", "trust": "{scan}_desc-{method}_trust.tsv"}
+METRICS = {
+    "parquet": "group/metrics.parquet",
+    "tsv": "group/metrics.tsv",
+    "dictionary": "group/metrics.json",
+    "volumes": "group/volumes.tsv",
+    "summary": "group/summary.tsv",
+    "members": "group/members.json",
+}
+TRUST = {
+    "parquet": "group/trust.parquet",
+    "tsv": "group/trust.tsv",
+    "dictionary": "group/trust.json",
+    "figure": "report/figures/trust.png",
+}
+BENCH = {
+    "table": "group/fusion-bench.parquet",
+    "tsv": "group/fusion-bench.tsv",
+    "summary": "group/fusion-bench.json",
+    "page": "report/fusion.html",
+}
+
+RULES: dict[str, Made] = {
+    "conform_image": Made(
+        "preprocess", "logs/preprocess/{scan}_conform.log", {"image": "{scan}_desc-preproc_T1w.nii.gz"}, kept=True
+    ),
+    "extract_brain_by_template": Made(
+        "preprocess", "logs/preprocess/{scan}_brain.log", {"mask": "{brains}/{scan}_mask.nii.gz"}
+    ),
+    "extract_brains": Made("preprocess", "logs/batches/brain-{batch}.log", {"receipt": "{brains}/batch-{batch}.json"}),
+    "normalise_brain": Made("preprocess", "logs/preprocess/{scan}_normalise.log", BRAIN, kept=True),
+    "align_channel": Made("channel", "logs/preprocess/{scan}_channel-{channel}.log", CHANNEL, kept=True, proof=("image",)),
+    "make_reference": Made("group", "logs/atlas/make_reference.log", REFERENCE, name=f"{BUILT}/make_reference"),
+    "align_to_reference": Made("register", "logs/atlas/{scan}_iter-0.log", FIRST, name=f"{BUILT}/{{scan}}_iter-0"),
+    "initialise_template": Made("group", "logs/atlas/template_iter-0.log", START, name=f"{BUILT}/template_iter-0"),
+    "predict_members": Made(
+        "register",
+        "logs/atlas/predict_iter-{iteration}_batch-{batch}.log",
+        _iteration(receipt="predictions/batch-{batch}.json"),
+        name=f"{BUILT}/predict_iter-{{iteration}}_batch-{{batch}}",
+    ),
+    "register_member": Made(
+        "register", "logs/atlas/{scan}_iter-{iteration}.log", MEMBER, name=f"{BUILT}/{{scan}}_iter-{{iteration}}"
+    ),
+    "average_template": Made(
+        "group", "logs/atlas/template_iter-{iteration}.log", AVERAGE, name=f"{BUILT}/template_iter-{{iteration}}"
+    ),
+    "publish_template": Made(
+        "group", "logs/atlas/publish_template.log", PUBLISHED, kept=True, name="atlas/{label}/publish_template"
+    ),
+    "predict_deformations": Made(
+        "register",
+        "logs/batches/predict-{batch}.log",
+        {"receipt": "{predictions}/batch-{batch}.json"},
+        name="batches/predict-{label}-{version}-{batch}",
+    ),
+    "register_to_template": Made(
+        "register",
+        "logs/register/{scan}_register.log",
+        REGISTERED,
+        kept=True,
+        proof=("composed", "inverse_composed", "warped", "logjacobian"),
+        name="register/{scan}_space-{label}",
+    ),
+    "register_atlas_to_target": Made("fuse", "logs/fuse/{scan}_from/{atlas}.log", PAIRED),
+    "propagate_labels": Made("fuse", "logs/fuse/{scan}_propagate.log", CANDIDATES),
+    "fuse_labels": Made("fuse", "logs/fuse/{scan}_{method}.log", FUSED, kept=True),
+    "train_trust": Made("group", "logs/train/train_trust.log", TRUST_NET, kept=True, name="train/trust-{version}"),
+    "train_segmenter": Made(
+        "group", "logs/train/train_segmenter.log", SEGMENTER_NET, kept=True, name="train/segmenter-{version}"
+    ),
+    "segment_scan": Made(
+        "fuse", f"logs/fuse/{{scan}}_{SEGMENTER}.log", {"dseg": f"{{scan}}_desc-{SEGMENTER}_dseg.nii.gz"}, kept=True
+    ),
+    "write_training_table": Made(
+        "group",
+        "logs/train/write_training_table.log",
+        {"table": "work/train/{name}-{version}/scans.tsv"},
+        name="train/{name}-{version}-table",
+    ),
+    "train_registration": Made(
+        "group", "logs/train/train_registration.log", NETWORK, kept=True, name="train/{name}-{version}"
+    ),
+    "measure_scan": Made(
+        "measure", "logs/measure/{scan}_measure.log", {"table": "{scan}_desc-metrics_table.tsv"}, kept=True
+    ),
+    "draw_subject": Made("page", "logs/report/{scan}_draw.log", {"thumbnail": "report/thumbnails/{scan}.png"}, kept=True),
+    "settle_ledger": Made("group", "logs/group/settle_ledger.log", {"ledger": "cohort/ledger.tsv"}),
+    "score_truth": Made("group", "logs/group/score_truth.log", {"table": "group/truth.tsv"}, kept=True),
+    "tabulate_cohort": Made("group", "logs/group/tabulate_cohort.log", METRICS, kept=True),
+    "tabulate_trust": Made("group", "logs/group/tabulate_trust.log", TRUST, kept=True),
+    "bench_fusion": Made("group", "logs/group/bench_fusion.log", BENCH, kept=True),
+    "write_report": Made("group", "logs/group/write_report.log", {"page": "report/index.html"}, kept=True),
+}
+PER_SCAN = ("preprocess", "register", "fuse", "measure", "channel", "page")  # stages of scans, in the ledger's order
+
+
+def fill(pattern: str, names: Mapping[str, str]) -> str:
+    """Return a pattern with the names of a study filled in; wildcards stay."""
+    for key, value in names.items():
+        pattern = pattern.replace(f"{{{key}}}", value)
+    return pattern
+
+
+def made_files(config: Config, rule: str) -> dict[str, str]:
+    """Return output name to pattern of a rule, with the maps of labels that the configuration wants."""
+    maps = {"fuse_labels": MAPS, "segment_scan": ("probability",)}.get(rule, ()) if config["fuse"]["maps"] else ()
+    method = SEGMENTER if rule == "segment_scan" else "{method}"
+    return {**RULES[rule].files, **{name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in maps}}
 
 
 def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
@@ -24,36 +238,14 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
         Stage to file patterns with `{scan}`, relative to the output folder, in pipeline order; then the stages that no
         group result needs. `{channel}` stands for each extra channel that the scan has; `bench` is of labelled atlases.
     """
-    label = config["atlas"]["label"]
-    fused = fusion_outputs(config) if labelled else []
-    segmented = [f"{{scan}}_desc-{SEGMENTER}_dseg.nii.gz"] if labelled and config["fuse"]["segmenter"]["enabled"] else []
-    return {
-        "preprocess": [
-            "{scan}_desc-preproc_T1w.nii.gz",
-            "{scan}_desc-brain_mask.nii.gz",
-            "{scan}_desc-brain_T1w.nii.gz",
-            "{scan}_desc-qc_mask.json",
-        ],
-        "register": [
-            f"{{scan}}_from-T1w_to-{label}_mode-image_xfm.nii.gz",
-            f"{{scan}}_from-{label}_to-T1w_mode-image_xfm.nii.gz",
-            f"{{scan}}_space-{label}_desc-brain_T1w.nii.gz",
-            f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
-        ],
-        "fuse": [*fused, *segmented],
-        "measure": ["{scan}_desc-metrics_table.tsv"],
-        "channel": ["{scan}_space-T1w_desc-preproc_{channel}.nii.gz"],
-        "page": ["report/thumbnails/{scan}.png"],
-        "bench": fused if config["fuse"]["bench"] else [],
-    }
-
-
-def fusion_outputs(config: Config) -> list[str]:
-    """Return what the fusion methods leave for a scan: labels, trust of the atlases, and maps where they are wanted."""
-    kinds = ["dseg.nii.gz", "trust.tsv", *(f"{name}.nii.gz" for name in MAPS if config["fuse"]["maps"])]
-    return [f"{{scan}}_desc-{method}_{kind}" for method in config["fuse"]["methods"] for kind in kinds]
-
-
-def without_atlases(patterns: Sequence[str]) -> list[str]:
-    """Return what a stage leaves for a scan that no atlas serves: of labels, those of the network."""
-    return [pattern for pattern in patterns if f"_desc-{SEGMENTER}_" in pattern]
+    found: dict[str, list[str]] = {stage: [] for stage in PER_SCAN}
+    fuse, names = config["fuse"], {"label": config["atlas"]["label"]}
+    wanted = {"fuse_labels": labelled, "segment_scan": labelled and fuse["segmenter"]["enabled"]}
+    for rule, made in RULES.items():
+        if made.stage in PER_SCAN and made.kept and wanted.get(rule, True):
+            files = made_files(config, rule) if rule == "fuse_labels" else made.files
+            patterns = [fill(files[name], names) for name in made.proof or files]
+            methods = fuse["methods"] if rule == "fuse_labels" else [""]
+            found[made.stage] += [pattern.replace("{method}", method) for method in methods for pattern in patterns]
+    fused = [pattern for pattern in found["fuse"] if f"_desc-{SEGMENTER}_" not in pattern]
+    return {**found, "bench": fused if fuse["bench"] else []}

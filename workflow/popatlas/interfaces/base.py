@@ -1,15 +1,17 @@
-"""The contract of a step: a Nipype interface with checked inputs, a JSON record and readable failures.
+"""The contract of a step: a Nipype interface with checked inputs, a JSON record, a receipt and readable failures.
 
 A rule calls ``popatlas step NAME --trait value ...``; the same class works inside a Nipype workflow.
-Output files are inputs named ``out_*`` and come back as outputs of the same names.
+Output files are inputs named ``out_*`` and come back as outputs of the same names. Jobs run in OUT_DIR.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,9 +29,10 @@ from nipype.interfaces.base import (
 import popatlas
 from popatlas.errors import InputError, PopatlasError
 from popatlas.images.io import sha256, write_json
+from popatlas.receipts import Receipt, read_attempt
 
-# Larger inputs are described by size and time only: hashing them again in each step would double the reading.
-MAX_HASHED_BYTES = 64 << 20
+# Larger inputs are described by their size only: hashing them again in each step would double the reading.
+MAX_HASHED_BYTES = 256 << 20
 RECORDED_PACKAGES = ("antspyx", "deepbet", "monai", "nibabel", "nipype", "numpy", "SimpleITK", "scipy", "torch")
 
 
@@ -38,6 +41,8 @@ class PopatlasInputSpec(BaseInterfaceInputSpec):
 
     subject = Str("", usedefault=True, desc="scan or subject, named in messages")
     record = File(desc="JSON record of this run (state, parameters, versions, checksums, seconds)")
+    made_of = Str("", usedefault=True, desc="fingerprint of all that the outputs depend on, for the receipt")
+    receipt = File(desc="receipt of the outputs, left when the step ends well: the workflow takes them for done then")
     threads = traits.Int(1, usedefault=True, desc="CPU threads of this job")
 
 
@@ -47,10 +52,14 @@ class PopatlasInterface(BaseInterface):
     input_spec: ClassVar[Any] = PopatlasInputSpec
     output_spec: ClassVar[Any] = TraitedSpec
     resource_monitor = False
+    # inputs that tell about the others and are not what the outputs are made from
+    not_content: ClassVar[tuple[str, ...]] = ("in_receipt",)
 
     def __init__(self, **inputs: Any) -> None:
         super().__init__(**inputs)
         self.notes: dict[str, Any] = {}
+        self.also_read: list[Path] = []  # files beside the in_ ones, found by their names
+        self.also_made: list[Path] = []  # files beside the out_ ones
 
     def _execute(self) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not implement _execute")
@@ -58,11 +67,17 @@ class PopatlasInterface(BaseInterface):
     def _run_interface(self, runtime: Any) -> Any:
         limit_threads(self.inputs.threads)
         started, cpu = time.time(), _cpu_seconds()
+        receipt = Path(self.inputs.receipt) if isdefined(self.inputs.receipt) else None
+        if receipt is not None:  # a job that is killed from now on has none
+            receipt.unlink(missing_ok=True)
         self._write_record({"state": "running", "started": _iso(started)})
         try:
             self._make_folders()
             self._execute()
             self._check_outputs()
+            described = self._describe_inputs()
+            if receipt is not None:
+                self._write_receipt(receipt, described)
         except Exception as error:
             remedy = getattr(error, "remedy", None)
             expected = isinstance(error, PopatlasError)
@@ -80,7 +95,7 @@ class PopatlasInterface(BaseInterface):
                 "host": platform.node(),
                 "job": os.environ.get("SLURM_JOB_ID"),
                 "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-                "inputs": self._describe_inputs(),
+                "inputs": described,
                 "versions": _versions(),
                 "notes": self.notes,
             }
@@ -95,10 +110,10 @@ class PopatlasInterface(BaseInterface):
                 outputs[name] = [str(Path(v).resolve()) for v in value] if isinstance(value, list) else _resolved(value)
         return dict(outputs)
 
-    def _output_files(self) -> list[Path]:
+    def _output_files(self, *, lists: bool = True) -> list[Path]:
         names = [name for name in self.inputs.copyable_trait_names() if name.startswith("out_")]
-        values = [getattr(self.inputs, name) for name in names]
-        flat = [item for value in values if isdefined(value) for item in (value if isinstance(value, list) else [value])]
+        values = [value for name in names if isdefined(value := getattr(self.inputs, name))]
+        flat = [item for value in values for item in ((value if lists else []) if isinstance(value, list) else [value])]
         return [Path(item) for item in flat if isinstance(item, str | os.PathLike)]
 
     def _make_folders(self) -> None:
@@ -106,27 +121,59 @@ class PopatlasInterface(BaseInterface):
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def _check_outputs(self) -> None:
+        """Refuse files that are missing or empty; one of a list may be missing, whose reason is then in a receipt."""
+        named = {"subject": self.inputs.subject, "remedy": "check the disk space, and run again"}
+        for path in self._output_files(lists=False):
+            if not path.exists():
+                raise InputError("the step ended without a file that it should write", file=path, **named)
         for path in self._output_files():
             if path.is_file() and path.stat().st_size == 0:
-                raise InputError(
-                    "the step wrote an empty file",
-                    file=path,
-                    subject=self.inputs.subject,
-                    remedy="check the disk space",
-                )
+                raise InputError("the step wrote an empty file", file=path, **named)
+
+    def _write_receipt(self, path: Path, described: dict[str, Any]) -> None:
+        content = [value for name, value in described.items() if name.startswith("in_") and name not in self.not_content]
+        inputs = {file: digest for value in content for file, digest in _digests(value) if digest}
+        inputs |= {place(file): sha256(file) for file in self.also_read}
+        outputs = [place(file) for file in (*self._output_files(), *self.also_made)]
+        Receipt.of(self.inputs.made_of, inputs, outputs).write(path)
+        _tame_times([*inputs, *outputs])
 
     def _describe_inputs(self) -> dict[str, Any]:
         described: dict[str, Any] = {}
         for name in sorted(self.inputs.copyable_trait_names()):
             value = getattr(self.inputs, name)
-            if isdefined(value) and name not in ("record",):
+            if isdefined(value) and name not in ("record", "made_of", "receipt"):
                 described[name] = _describe(value) if name.startswith("in_") else value
         return described
 
     def _write_record(self, content: dict[str, Any]) -> None:
         if isdefined(self.inputs.record):
             head = {"step": type(self).__name__, "subject": self.inputs.subject, "popatlas": popatlas.__version__}
-            write_json(self.inputs.record, head | content)
+            write_json(self.inputs.record, head | {"attempt": read_attempt()} | content)
+
+
+def place(path: str | os.PathLike[str]) -> str:
+    """Return a path as receipts have it: relative to the working folder, OUT_DIR, where it lies below it."""
+    relative = os.path.relpath(path)
+    return str(Path(path)) if relative.startswith(os.pardir) else relative
+
+
+def _digests(described: Any) -> Iterator[tuple[str, str]]:
+    """Yield file and SHA-256 of what `_describe` returned for a value."""
+    if isinstance(described, list):
+        for item in described:
+            yield from _digests(item)
+    elif isinstance(described, dict) and set(described) == {"file", "bytes", "sha256"}:
+        yield place(described["file"]), described["sha256"]
+
+
+def _tame_times(paths: list[str]) -> None:
+    """Set times that lie in the future, on files of OUT_DIR, to now: Snakemake refuses outputs older than their inputs."""
+    now = time.time()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            if not os.path.isabs(path) and Path(path).stat().st_mtime > now:  # noqa: PTH117
+                os.utime(path, (now, now))
 
 
 def limit_threads(threads: int) -> None:

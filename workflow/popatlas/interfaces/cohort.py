@@ -6,7 +6,6 @@ from pathlib import Path
 
 from nipype.interfaces.base import Directory, File, TraitedSpec
 
-from popatlas.images.io import read_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
 
@@ -32,13 +31,12 @@ class SettleLedger(PopatlasInterface):
     output_spec = SettleLedgerOutputSpec
 
     def _execute(self) -> None:
-        from popatlas.cohort.freeze import read_label_atlases
-        from popatlas.cohort.ledger import settle
-        from popatlas.cohort.outputs import stage_outputs
+        from popatlas.cohort.books import settle_study
+        from popatlas.cohort.inventory import Inventory
+        from popatlas.cohort.study import Study
         from popatlas.config import load_config
 
-        folder = Path(self.inputs.derivatives)
-        labelled = len(read_label_atlases(folder)) > 0
-        outputs = stage_outputs(load_config(self.inputs.config), labelled=labelled)
-        ledger = settle(folder, read_table(self.inputs.in_index), outputs)
-        self.notes["failed"] = sorted(set(ledger.loc[ledger["state"] == "failed", "scan"]))
+        config = load_config(self.inputs.config)
+        study = Study.read(config, Path(self.inputs.derivatives))
+        failures = settle_study(Inventory(study), config)
+        self.notes["failed"] = sorted({scan for scan, _ in failures})

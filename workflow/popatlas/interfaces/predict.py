@@ -14,7 +14,7 @@ from popatlas.config import load_config, with_weights
 from popatlas.images.io import read_json, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device
-from popatlas.interfaces.receipts import is_current, write_receipt
+from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
 from popatlas.registration.engines import RECEIPT
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class PredictDeformations(PopatlasInterface):
     """Register a batch of brains by one loaded network; a scan that fails is noted, the others go on.
 
     On a GPU the brains of the batch go through the network at once, on the CPU, which is no faster with several, one by one.
-    The files of a scan have a receipt: what is newer than its inputs and was made the same way is kept, so that a batch that
-    is run again does only what is missing.
+    The files of a scan have a receipt: what is newer than its inputs and was made from the same in the same way is kept, so
+    that a batch that is run again does only what is missing.
     """
 
     input_spec = PredictDeformationsInputSpec
@@ -67,6 +67,7 @@ class PredictDeformations(PopatlasInterface):
             for request, outcome in predictor(device).run(missing[start : start + size]):
                 entries[request.scan] = self._settle(request, outcome, device)
                 print(f"{request.scan}: {_line(entries[request.scan])}", flush=True)
+        self.also_made = [file for one in requests if entries[one.scan]["state"] == "ok" for file in one.files]
         self.notes["scans"] = {scan: entries[scan] for scan in inputs.scans}
         write_json(inputs.out_receipt, self.notes["scans"])
 
@@ -86,12 +87,15 @@ class PredictDeformations(PopatlasInterface):
 
     def _kept(self, request: Request) -> dict[str, Any] | None:
         """Return the entry of a scan whose files are there already."""
-        receipt, images = request.folder / RECEIPT, [request.brain, request.mask]
-        images += [Path(self.inputs.in_fixed), Path(self.inputs.in_fixed_mask)]
-        if not is_current(receipt, self._settings(), request.files, images):
+        receipt = request.folder / RECEIPT
+        if not is_current(receipt, self._settings(), request.files, self._images(request)):
             return None
         print(f"{request.scan}: ok, kept", flush=True)
         return {**read_json(receipt)["facts"], "message": "kept"}
+
+    def _images(self, request: Request) -> list[Path]:
+        """Return what a prediction is made from."""
+        return [request.brain, request.mask, Path(self.inputs.in_fixed), Path(self.inputs.in_fixed_mask)]
 
     def _settle(self, request: Request, outcome: Outcome, device: str) -> dict[str, Any]:
         """Write the receipt of a scan, or remove what it had before, and return its entry."""
@@ -103,7 +107,8 @@ class PredictDeformations(PopatlasInterface):
         if outcome.error:
             _remove([receipt, *request.files])
         else:
-            write_receipt(receipt, self._settings(), request.files, facts)
+            images = digests_of(self._images(request))
+            Receipt.of(fingerprint(self._settings()), images, request.files, facts).write(receipt)
         return facts
 
 

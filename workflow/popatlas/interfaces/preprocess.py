@@ -15,8 +15,8 @@ import popatlas
 from popatlas.errors import InputError, describe
 from popatlas.images.io import atomic_path, load_image, read_json, save_image, suffix_of, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
-from popatlas.interfaces.receipts import is_current, write_receipt
 from popatlas.interfaces.register import publish
+from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
 
 
 class CorrectAndConformInputSpec(PopatlasInputSpec):
@@ -73,9 +73,9 @@ class ExtractBrainOutputSpec(TraitedSpec):
 class ExtractBrain(PopatlasInterface):
     """Find the brains of a batch with one loaded network; a scan that fails is noted, the others go on.
 
-    Beside each mask stands a receipt: method, settings, versions, checksum of the mask. A mask that is newer than its
-    image and whose receipt is what would be written now is kept, so that a batch that is run again touches only what is
-    missing or was made otherwise. The network is loaded when the first mask has to be found.
+    Beside each mask stands a receipt: fingerprint of method, settings and versions, checksums of image and mask. A mask
+    whose receipt is what would be written now is kept, so that a batch that is run again touches only what is missing or
+    was made otherwise. The network is loaded when the first mask has to be found.
     """
 
     input_spec = ExtractBrainInputSpec
@@ -118,7 +118,7 @@ class ExtractBrain(PopatlasInterface):
             if not found.any():
                 raise InputError("no brain was found")
             save_image(found, head.affine, mask)
-            write_receipt(receipt_of(mask), settings, [mask])
+            Receipt.of(fingerprint(settings), digests_of([image]), [mask]).write(receipt_of(mask))
         except Exception as error:  # one bad scan must not stop its batch: the message goes into its receipt
             mask.unlink(missing_ok=True)
             return {"state": "failed", "message": describe(error)}
