@@ -1,0 +1,162 @@
+"""A process of ours that must not outlive us, and that we must not outlive: Snakemake under the control of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING
+
+from popatlas.cohort.lock import Lock
+
+if TYPE_CHECKING:
+    import psutil
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+TICK, GRACE = 0.5, 60.0  # seconds between looks; seconds that Snakemake has to end its jobs when it is asked to stop
+KEPT_LINES = 2000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a pass of Snakemake ended.
+
+    Attributes
+    ----------
+    code : int
+        Its exit code; negative where a signal killed it.
+    stopped_by : int
+        Signal that stopped this run, 0 when none did.
+    text : str
+        The last lines of what it said on stderr.
+    """
+
+    code: int
+    stopped_by: int
+    text: str
+
+
+def supervise(line: Sequence[str], cwd: Path, environment: dict[str, str], lock: Lock) -> Outcome:
+    """Run a command, hand its stderr on, and end when it and all that it started have ended.
+
+    A signal that asks this process to stop is handed to the command and its jobs. When this process is killed the command
+    ends its jobs; when the command is killed its jobs are ended here.
+
+    Parameters
+    ----------
+    line : sequence of str
+        Command.
+    cwd : Path
+        Where it runs.
+    environment : dict
+        Its environment.
+    lock : Lock
+        Lock of the output folder, which tells of the command and gets signs of life.
+    """
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)  # jobs of a Snakemake that is killed become our children
+    before = {child.pid for child in _children()}
+    process = subprocess.Popen(
+        line, cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0,
+        preexec_fn=_end_with_parent,
+    )  # fmt: skip
+    assert process.stderr is not None
+    lock.adopt(process.pid)
+    lines: deque[str] = deque(maxlen=KEPT_LINES)
+    reader = threading.Thread(target=_hand_on, args=(process.stderr, lines), daemon=True)
+    reader.start()
+    stopped = _Stop(process.pid)
+    with stopped.listening():
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(TICK)
+            lock.beat()
+            stopped.insist()
+        _end_orphans(before)
+    reader.join(timeout=5)
+    return Outcome(process.returncode, stopped.signal, "".join(lines))
+
+
+def _hand_on(stream: IO[str], lines: deque[str]) -> None:
+    for line in stream:
+        lines.append(line)
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+
+class _Stop:
+    """Hands the first signal to a process group, and kills it when it does not end."""
+
+    def __init__(self, group: int) -> None:
+        self.group, self.signal, self.ticks = group, 0, 0
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen within the block."""
+        before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+        is_main = threading.current_thread() is threading.main_thread()
+        for number in SIGNALS if is_main else ():
+            before[number] = signal.signal(number, self._heard)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        if not self.signal:
+            self.signal = number
+            print("popatlas: stopping; the jobs that run are ended, finished work is kept", file=sys.stderr, flush=True)
+        self._send(signal.SIGINT)  # Snakemake ends its jobs, those of a cluster too
+
+    def insist(self) -> None:
+        """Kill what has not ended in time."""
+        if self.signal:
+            self.ticks += 1
+            if self.ticks * TICK > GRACE:
+                self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.group, number)
+
+
+def _children() -> list[psutil.Process]:
+    import psutil
+
+    return psutil.Process().children(recursive=True)
+
+
+def _end_orphans(others: set[int]) -> None:
+    """End the jobs that a killed Snakemake left behind: they would write into the results of the next run."""
+    import psutil
+
+    orphans = [child for child in _children() if child.pid not in others]
+    for process in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(orphans, timeout=10)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=10)
+
+
+def _end_with_parent() -> None:
+    """Be asked to stop when the parent dies; understand SIGINT also where the parent runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+
+def _prctl(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere a killed run leaves its jobs running
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
