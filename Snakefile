@@ -5,7 +5,8 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from popatlas.cohort.study import WILDCARDS, growing, open_study
+from popatlas.cohort.opening import begin
+from popatlas.cohort.study import PARTS, WILDCARDS, growing
 
 min_version("9.19")
 
@@ -13,8 +14,8 @@ min_version("9.19")
 configfile: Path(workflow.basedir) / "config.yaml"
 
 
-# The cohort is indexed here, once, by the main process: the jobs read the tables that it wrote.
-study = open_study(config, main=workflow.is_main_process)
+# The main process indexes the cohort and takes stock of what is made; the jobs read the tables that it wrote.
+study = begin(config, sys.argv, main=workflow.is_main_process)
 label, build = study.label, study.build_folder
 shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; ")
 
@@ -41,15 +42,14 @@ rule all:
     """Everything: per-scan results, group tables and the report."""
     default_target: True
     input:
-        study.scan_targets(),
-        study.group_targets(),
+        study.targets("all"),
 
 
-for target, files in study.parts().items():
+for part in PARTS:
 
     rule:
         """A part of the pipeline, asked for by its name."""
         name:
-            target
+            part
         input:
-            files,
+            study.targets(part),

@@ -3,17 +3,19 @@ if config["fuse"]["through"] == "direct":
     rule register_atlas_to_target:
         """Register one labelled atlas to one target."""
         input:
-            fixed="{scan}_desc-brain_T1w.nii.gz",
-            fixed_mask="{scan}_desc-brain_mask.nii.gz",
-            moving="{atlas}_desc-brain_T1w.nii.gz",
-            moving_mask="{atlas}_desc-brain_mask.nii.gz",
+            unpack(
+                study.asks(
+                    "register_atlas_to_target",
+                    fixed="{scan}_desc-brain_T1w.nii.gz",
+                    fixed_mask="{scan}_desc-brain_mask.nii.gz",
+                    moving="{atlas}_desc-brain_T1w.nii.gz",
+                    moving_mask="{atlas}_desc-brain_mask.nii.gz",
+                )
+            ),
         output:
-            affine="work/pairs/{scan}/from/{atlas}_desc-affine_xfm.mat",
-            warp="work/pairs/{scan}/from/{atlas}_desc-warp_xfm.nii.gz",
-            warped="work/pairs/{scan}/from/{atlas}_T1w.nii.gz",
-            gate="work/pairs/{scan}/from/{atlas}_gate.json",
+            **study.outputs("register_atlas_to_target"),
         log:
-            "logs/fuse/{scan}_from/{atlas}.log",
+            study.log("register_atlas_to_target"),
         benchmark:
             "benchmarks/fuse/{scan}_from/{atlas}.tsv"
         conda:
@@ -23,6 +25,7 @@ if config["fuse"]["through"] == "direct":
             runtime=240,
             gpu=study.register_gpu,
         params:
+            proof=study.proof("register_atlas_to_target"),
             rung=study.rung(config["register"]["preset"]),
             settings=study.step_config(),
         shell:
@@ -30,23 +33,26 @@ if config["fuse"]["through"] == "direct":
             " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask"
             " {input.moving_mask:q} --rung {params.rung:q} --settings {params.settings:q} --gpu {resources.gpu}"
             " --out_affine {output.affine:q} --out_warp {output.warp:q} --out_warped {output.warped:q} --out_gate"
-            " {output.gate:q} --record {log:q}.json > {log:q} 2>&1"
+            " {output.gate:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule propagate_labels:
     """Bring the labels and images of all atlases onto a target's grid, each with one interpolation."""
     input:
-        unpack(study.target_transforms),
-        target="{scan}_desc-brain_T1w.nii.gz",
-        dsegs=study.atlas_labels,
-        brains=study.atlas_brains,
-        warps=study.atlas_warps,
-        affines=study.atlas_affines,
+        unpack(
+            study.asks(
+                "propagate_labels",
+                study.target_transforms,
+                target="{scan}_desc-brain_T1w.nii.gz",
+                brains=study.atlas_brains,
+                warps=study.atlas_warps,
+                affines=study.atlas_affines,
+            )
+        ),
     output:
-        labels=temp("work/fuse/{scan}_candidates_dseg.nii.gz"),
-        images=temp("work/fuse/{scan}_candidates_T1w.nii.gz"),
+        **{name: temp(path) for name, path in study.outputs("propagate_labels").items()},
     log:
-        "logs/fuse/{scan}_propagate.log",
+        study.log("propagate_labels"),
     benchmark:
         "benchmarks/fuse/{scan}_propagate.tsv"
     conda:
@@ -55,27 +61,32 @@ rule propagate_labels:
         mem_mb=growing(3000),
         runtime=60,
     params:
+        proof=study.proof("propagate_labels"),
+        dsegs=study.atlas_labels,
         target=study.target_options,
     shell:
         "popatlas step PropagateLabels --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
-        " --in_dsegs {input.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q} --in_affines"
-        " {input.affines:q} {params.target} --out_labels {output.labels:q} --out_images {output.images:q} --record"
+        " --in_dsegs {params.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q} --in_affines"
+        " {input.affines:q} {params.target} --out_labels {output.labels:q} --out_images {output.images:q} {params.proof} --record"
         " {log:q}.json > {log:q} 2>&1"
 
 
 rule fuse_labels:
     """Fuse the candidate labels of a target into one by a method; tell how sure it is and what each atlas counted."""
     input:
-        unpack(study.trust_inputs),
-        labels="work/fuse/{scan}_candidates_dseg.nii.gz",
-        images="work/fuse/{scan}_candidates_T1w.nii.gz",
-        target="{scan}_desc-brain_T1w.nii.gz",
+        unpack(
+            study.asks(
+                "fuse_labels",
+                study.trust_inputs,
+                labels="work/fuse/{scan}_candidates_dseg.nii.gz",
+                images="work/fuse/{scan}_candidates_T1w.nii.gz",
+                target="{scan}_desc-brain_T1w.nii.gz",
+            )
+        ),
     output:
-        **study.map_outputs(),
-        dseg="{scan}_desc-{method}_dseg.nii.gz",
-        trust="{scan}_desc-{method}_trust.tsv",
+        **study.outputs("fuse_labels"),
     log:
-        "logs/fuse/{scan}_{method}.log",
+        study.log("fuse_labels"),
     benchmark:
         "benchmarks/fuse/{scan}_{method}.tsv"
     conda:
@@ -85,6 +96,7 @@ rule fuse_labels:
         runtime=120,
         gpu=study.fusion_gpu,
     params:
+        proof=study.proof("fuse_labels"),
         names=study.atlas_names,
         settings=study.fusion_settings,
         trust=study.trust_options,
@@ -93,29 +105,26 @@ rule fuse_labels:
         "popatlas step FuseLabels --subject {wildcards.scan:q} --threads {threads} --method {wildcards.method}"
         " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q} --names"
         " {params.names:q} --settings {params.settings:q} {params.trust} --gpu {resources.gpu} --out_file"
-        " {output.dseg:q} {params.maps} --out_trust {output.trust:q} --record {log:q}.json > {log:q} 2>&1"
+        " {output.dseg:q} {params.maps} --out_trust {output.trust:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule tabulate_trust:
     """Join the trust tables of all scans with the gates of their registrations, and draw them."""
     input:
-        tables=study.scan_trust(),
-        gates=study.trust_gates(),
+        unpack(study.asks("tabulate_trust", tables=study.scan_trust(), gates=study.trust_gates())),
     output:
-        parquet="group/trust.parquet",
-        tsv="group/trust.tsv",
-        dictionary="group/trust.json",
-        figure="report/figures/trust.png",
+        **study.outputs("tabulate_trust"),
     log:
-        "logs/group/tabulate_trust.log",
+        study.log("tabulate_trust"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=60,
     params:
+        proof=study.proof("tabulate_trust"),
         lists=study.trust_lists(),
     shell:
         "popatlas step TabulateTrust --in_tables @{params.lists[0]} --in_gates @{params.lists[1]} --derivatives ."
         " --out_parquet {output.parquet:q} --out_tsv {output.tsv:q} --out_dictionary {output.dictionary:q} --out_figure"
-        " {output.figure:q} --record {log:q}.json > {log:q} 2>&1"
+        " {output.figure:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

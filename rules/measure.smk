@@ -1,22 +1,20 @@
 rule measure_scan:
     """Measure a scan: volumes, overlap with reference labels, Jacobian, similarity, landmarks."""
     input:
-        mask="{scan}_desc-brain_mask.nii.gz",
-        brain="{scan}_desc-brain_T1w.nii.gz",
-        labels=study.fused_labels,
-        references=study.reference_files,
-        names="cohort/label-names.tsv",
-        template=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
-        template_mask=f"tpl-{label}/tpl-{label}_desc-brain_mask.nii.gz",
-        warped=f"{{scan}}_space-{label}_desc-brain_T1w.nii.gz",
-        logjacobian=f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
-        affine=f"{{scan}}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
-        inverse_warp=f"{{scan}}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
-        gate=f"{{scan}}_space-{label}_desc-gate_registration.json",
+        unpack(
+            study.asks(
+                "measure_scan",
+                study.registered,
+                mask="{scan}_desc-brain_mask.nii.gz",
+                brain="{scan}_desc-brain_T1w.nii.gz",
+                labels=study.fused_labels,
+                names="cohort/label-names.tsv",
+            )
+        ),
     output:
-        table="{scan}_desc-metrics_table.tsv",
+        **study.outputs("measure_scan"),
     log:
-        "logs/measure/{scan}_measure.log",
+        study.log("measure_scan"),
     benchmark:
         "benchmarks/measure/{scan}_measure.tsv"
     conda:
@@ -25,6 +23,7 @@ rule measure_scan:
         mem_mb=growing(2500),
         runtime=60,
     params:
+        proof=study.proof("measure_scan"),
         template=study.template_column(),
         labels=study.label_options,
         references=study.reference_options,
@@ -36,76 +35,72 @@ rule measure_scan:
         " {params.references} --in_names {input.names:q} --in_template_brain {input.template:q} --in_template_mask"
         " {input.template_mask:q} --in_warped {input.warped:q} --in_log_jacobian {input.logjacobian:q} --in_affine"
         " {input.affine:q} --in_inverse_warp {input.inverse_warp:q} --in_gate {input.gate:q} --surface {params.surface}"
-        " --min_voxels {params.min_voxels} --out_table {output.table:q} --record {log:q}.json > {log:q} 2>&1"
+        " --min_voxels {params.min_voxels} --out_table {output.table:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule score_truth:
     """Score a simulated cohort against its true transforms, masks and mean anatomy."""
     input:
-        ledger="cohort/ledger.tsv",
-        index="cohort/index.parquet",
+        unpack(study.asks("score_truth", ledger="cohort/ledger.tsv", index="cohort/index.parquet")),
     output:
-        table="group/truth.tsv",
+        **study.outputs("score_truth"),
     log:
-        "logs/group/score_truth.log",
+        study.log("score_truth"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(3000),
         runtime=60,
     params:
+        proof=study.proof("score_truth"),
         truth=study.truth_folder(),
         label=label,
         template=study.template_column(),
     shell:
         "popatlas step ScoreTruth --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives . --truth"
-        " {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q} --record"
+        " {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q} {params.proof} --record"
         " {log:q}.json > {log:q} 2>&1"
 
 
 rule tabulate_cohort:
     """Join the tables of all scans that are ok in the ledger; say who is in and who is out."""
     input:
-        ledger="cohort/ledger.tsv",
-        index="cohort/index.parquet",
-        participants="cohort/participants.tsv",
-        extra=study.truth_tables(),
+        unpack(
+            study.asks(
+                "tabulate_cohort",
+                ledger="cohort/ledger.tsv",
+                index="cohort/index.parquet",
+                participants="cohort/participants.tsv",
+                extra=study.truth_tables(),
+            )
+        ),
     output:
-        parquet="group/metrics.parquet",
-        tsv="group/metrics.tsv",
-        dictionary="group/metrics.json",
-        volumes="group/volumes.tsv",
-        summary="group/summary.tsv",
-        members="group/members.json",
+        **study.outputs("tabulate_cohort"),
     log:
-        "logs/group/tabulate_cohort.log",
+        study.log("tabulate_cohort"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(3000),
         runtime=60,
     params:
+        proof=study.proof("tabulate_cohort"),
         extra=study.option("--in_extra", study.truth_tables()),
     shell:
         "popatlas step TabulateCohort --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives ."
         " --in_participants {input.participants:q} {params.extra} --out_parquet {output.parquet:q} --out_tsv"
         " {output.tsv:q} --out_dictionary {output.dictionary:q} --out_volumes {output.volumes:q} --out_summary"
-        " {output.summary:q} --out_members {output.members:q} --record {log:q}.json > {log:q} 2>&1"
+        " {output.summary:q} --out_members {output.members:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule bench_fusion:
     """Compare the fusion methods on the labelled atlases, each labelled by the others, and recommend one."""
     input:
-        files=study.bench_files(),
-        references=study.bench_references(),
-        names="cohort/label-names.tsv",
+        unpack(study.asks("bench_fusion", files=study.bench_files(), names="cohort/label-names.tsv")),
     output:
-        table="group/fusion-bench.parquet",
-        tsv="group/fusion-bench.tsv",
-        summary="group/fusion-bench.json",
-        page="report/fusion.html",
+        **study.outputs("bench_fusion"),
     log:
-        "logs/group/bench_fusion.log",
+        study.log("bench_fusion"),
     benchmark:
         "benchmarks/group/bench_fusion.tsv"
     conda:
@@ -114,11 +109,13 @@ rule bench_fusion:
         mem_mb=growing(3000),
         runtime=240,
     params:
+        proof=study.proof("bench_fusion"),
+        references=study.bench_references(),
         scans=study.bench_scans,
         methods=study.fusion_methods,
         min_voxels=config["measure"]["min_voxels"],
     shell:
-        "popatlas step BenchFusion --threads {threads} --in_references {input.references:q} --scans {params.scans:q}"
+        "popatlas step BenchFusion --threads {threads} --in_references {params.references:q} --scans {params.scans:q}"
         " --methods {params.methods} --derivatives . --in_names {input.names:q} --min_voxels {params.min_voxels}"
         " --out_table {output.table:q} --out_tsv {output.tsv:q} --out_summary {output.summary:q} --out_page"
-        " {output.page:q} --record {log:q}.json > {log:q} 2>&1"
+        " {output.page:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -3,12 +3,10 @@ brain = config["preprocess"]["brain"]
 
 rule conform_image:
     """Correct the bias field (N4), reorient to RAS, resample to the isotropic grid."""
-    input:
-        raw=study.raw_image,
     output:
-        image="{scan}_desc-preproc_T1w.nii.gz",
+        **study.outputs("conform_image"),
     log:
-        "logs/preprocess/{scan}_conform.log",
+        study.log("conform_image"),
     benchmark:
         "benchmarks/preprocess/{scan}_conform.tsv"
     conda:
@@ -17,13 +15,15 @@ rule conform_image:
         mem_mb=growing(2000),
         runtime=30,
     params:
+        proof=study.proof("conform_image"),
+        raw=study.raw_image,
         n4=study.as_json("preprocess", "n4"),
         resolution=config["preprocess"]["resolution_mm"],
         denoise=config["preprocess"]["denoise"],
     shell:
-        "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {input.raw:q}"
+        "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {params.raw:q}"
         " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise} --out_file"
-        " {output.image:q} --record {log:q}.json > {log:q} 2>&1"
+        " {output.image:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 if brain["method"] == "template":
@@ -31,11 +31,11 @@ if brain["method"] == "template":
     rule extract_brain_by_template:
         """Find the brain by registering the MNI152 brain to the head (ANTs)."""
         input:
-            image="{scan}_desc-preproc_T1w.nii.gz",
+            unpack(study.asks("extract_brain_by_template", image="{scan}_desc-preproc_T1w.nii.gz")),
         output:
-            mask=f"{study.brain_folder}/{{scan}}_mask.nii.gz",
+            **study.outputs("extract_brain_by_template"),
         log:
-            "logs/preprocess/{scan}_brain.log",
+            study.log("extract_brain_by_template"),
         benchmark:
             "benchmarks/preprocess/{scan}_brain.tsv"
         conda:
@@ -43,20 +43,22 @@ if brain["method"] == "template":
         resources:
             mem_mb=growing(3000),
             runtime=60,
+        params:
+            proof=study.proof("extract_brain_by_template"),
         shell:
             "popatlas step ExtractBrainTemplate --subject {wildcards.scan:q} --threads {threads} --in_file"
-            " {input.image:q} --out_mask {output.mask:q} --record {log:q}.json > {log:q} 2>&1"
+            " {input.image:q} --out_mask {output.mask:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 else:
 
     rule extract_brains:
         """Find the brains of one batch of scans with one loaded network (or take the foreground: method none)."""
         input:
-            images=study.batch_images,
+            unpack(study.asks("extract_brains", images=study.batch_images)),
         output:
-            receipt=f"{study.brain_folder}/batch-{{batch}}.json",
+            **study.outputs("extract_brains"),
         log:
-            "logs/batches/brain-{batch}.log",
+            study.log("extract_brains"),
         benchmark:
             "benchmarks/preprocess/brain-batch-{batch}.tsv"
         conda:
@@ -66,6 +68,7 @@ else:
             runtime=60,
             gpu=brain["gpu"],
         params:
+            proof=study.proof("extract_brains"),
             scans=study.batch_scans,
             masks=study.batch_masks,
             threshold=brain["threshold"],
@@ -75,55 +78,56 @@ else:
             "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads} --method"
             " {params.method} --threshold {params.threshold} --dilate {params.dilate} --gpu {resources.gpu}"
             " --in_files {input.images:q} --scans {params.scans:q} --out_masks {params.masks:q} --out_receipt"
-            " {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
+            " {output.receipt:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule normalise_brain:
     """Check the brain mask, publish it, and scale the brain's intensities."""
     input:
-        image="{scan}_desc-preproc_T1w.nii.gz",
-        found=study.brain_evidence,
+        unpack(study.asks("normalise_brain", image="{scan}_desc-preproc_T1w.nii.gz", found=study.brain_evidence)),
     output:
-        brain="{scan}_desc-brain_T1w.nii.gz",
-        mask="{scan}_desc-brain_mask.nii.gz",
-        quality="{scan}_desc-qc_mask.json",
+        **study.outputs("normalise_brain"),
     log:
-        "logs/preprocess/{scan}_normalise.log",
+        study.log("normalise_brain"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=10,
     params:
+        proof=study.proof("normalise_brain"),
         mask=f"{study.brain_folder}/{{scan}}_mask.nii.gz",
         method=config["preprocess"]["intensity"],
         volume=brain["volume_ml"],
     shell:
         "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask"
         " {params.mask:q} --in_receipt {input.found:q} --method {params.method} --volume_ml {params.volume}"
-        " --out_brain {output.brain:q} --out_mask {output.mask:q} --out_qc {output.quality:q} --record {log:q}.json >"
+        " --out_brain {output.brain:q} --out_mask {output.mask:q} --out_qc {output.quality:q} {params.proof} --record {log:q}.json >"
         " {log:q} 2>&1"
 
 
 rule align_channel:
     """Align an extra channel (T2w, ...) rigidly to the T1w of its session."""
     input:
-        channel=study.channel_image,
-        reference="{scan}_desc-preproc_T1w.nii.gz",
-        mask="{scan}_desc-brain_mask.nii.gz",
+        unpack(
+            study.asks(
+                "align_channel", reference="{scan}_desc-preproc_T1w.nii.gz", mask="{scan}_desc-brain_mask.nii.gz"
+            )
+        ),
     output:
-        image="{scan}_space-T1w_desc-preproc_{channel}.nii.gz",
-        transform="{scan}_from-{channel}_to-T1w_mode-image_xfm.mat",
+        **study.outputs("align_channel"),
     log:
-        "logs/preprocess/{scan}_channel-{channel}.log",
+        study.log("align_channel"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=30,
     params:
+        proof=study.proof("align_channel"),
+        channel=study.channel_image,
         n4=study.as_json("preprocess", "n4"),
     shell:
-        "popatlas step AlignChannel --subject {wildcards.scan:q} --threads {threads} --in_channel {input.channel:q}"
+        "popatlas step AlignChannel --subject {wildcards.scan:q} --threads {threads} --in_channel {params.channel:q}"
         " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q} --out_file {output.image:q}"
-        " --out_transform {output.transform:q} --record {log:q}.json > {log:q} 2>&1"
+        " --out_transform {output.transform:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -3,14 +3,18 @@ if study.predictions:
     rule predict_deformations:
         """Predict the registrations of a batch of brains to the final template by one loaded network."""
         input:
-            fixed=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
-            fixed_mask=f"tpl-{label}/tpl-{label}_desc-brain_mask.nii.gz",
-            brains=study.prediction_brains,
-            masks=study.prediction_masks,
+            unpack(
+                study.asks(
+                    "predict_deformations",
+                    study.fixed_template,
+                    brains=study.prediction_brains,
+                    masks=study.prediction_masks,
+                )
+            ),
         output:
-            receipt=f"{study.predictions}/batch-{{batch}}.json",
+            **study.outputs("predict_deformations"),
         log:
-            "logs/batches/predict-{batch}.log",
+            study.log("predict_deformations"),
         benchmark:
             "benchmarks/register/predict-batch-{batch}.tsv"
         conda:
@@ -20,6 +24,7 @@ if study.predictions:
             runtime=growing(240),
             gpu=study.register_gpu,
         params:
+            proof=study.proof("predict_deformations"),
             scans=study.prediction_scans,
             rung=study.rung(config["register"]["preset"]),
             settings=study.step_config(),
@@ -28,22 +33,29 @@ if study.predictions:
             "popatlas step PredictDeformations --subject batch-{wildcards.batch} --threads {threads} --in_fixed"
             " {input.fixed:q} --in_fixed_mask {input.fixed_mask:q} --in_brains {input.brains:q} --in_masks"
             " {input.masks:q} --scans {params.scans:q} --rung {params.rung:q} --settings {params.settings:q} --gpu"
-            " {resources.gpu} --out_folder {params.folder:q} --out_receipt {output.receipt:q} --record {log:q}.json > {log:q} 2>&1"
+            " {resources.gpu} --out_folder {params.folder:q} --out_receipt {output.receipt:q} {params.proof} --record"
+            " {log:q}.json > {log:q} 2>&1"
 
     use rule predict_deformations as predict_members with:
         """Predict the registrations of a batch of members to the template of the iteration before."""
         input:
-            fixed=study.previous_template,
-            fixed_mask=study.previous_mask,
-            brains=study.iteration_brains,
-            masks=study.iteration_masks,
+            unpack(
+                study.asks(
+                    "predict_members",
+                    fixed=study.previous_template,
+                    fixed_mask=study.previous_mask,
+                    brains=study.iteration_brains,
+                    masks=study.iteration_masks,
+                )
+            ),
         output:
-            receipt=f"{build}/iter-{{iteration}}/predictions/batch-{{batch}}.json",
+            **study.outputs("predict_members"),
         log:
-            "logs/atlas/predict_iter-{iteration}_batch-{batch}.log",
+            study.log("predict_members"),
         benchmark:
             "benchmarks/atlas/predict_iter-{iteration}_batch-{batch}.tsv"
         params:
+            proof=study.proof("predict_members"),
             scans=study.iteration_scans,
             rung=study.iteration_rung,
             settings=study.step_config(),
@@ -53,23 +65,11 @@ if study.predictions:
 rule register_to_template:
     """Register a brain to the final template; a failed gate climbs the ladder, then fails the scan."""
     input:
-        unpack(study.prediction_inputs),
-        fixed=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
-        fixed_mask=f"tpl-{label}/tpl-{label}_desc-brain_mask.nii.gz",
-        moving="{scan}_desc-brain_T1w.nii.gz",
-        moving_mask="{scan}_desc-brain_mask.nii.gz",
+        unpack(study.asks("register_to_template", study.prediction_inputs, study.fixed_template, study.moving_brain)),
     output:
-        affine=f"{{scan}}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
-        warp=f"{{scan}}_from-T1w_to-{label}_mode-image_desc-warp_xfm.nii.gz",
-        inverse_warp=f"{{scan}}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
-        composed=f"{{scan}}_from-T1w_to-{label}_mode-image_xfm.nii.gz",
-        inverse_composed=f"{{scan}}_from-{label}_to-T1w_mode-image_xfm.nii.gz",
-        warped=f"{{scan}}_space-{label}_desc-brain_T1w.nii.gz",
-        warped_mask=f"{{scan}}_space-{label}_desc-brain_mask.nii.gz",
-        logjacobian=f"{{scan}}_space-{label}_desc-logjacobian_T1w.nii.gz",
-        gate=f"{{scan}}_space-{label}_desc-gate_registration.json",
+        **study.outputs("register_to_template"),
     log:
-        "logs/register/{scan}_register.log",
+        study.log("register_to_template"),
     benchmark:
         "benchmarks/register/{scan}_register.tsv"
     conda:
@@ -79,6 +79,7 @@ rule register_to_template:
         runtime=240,
         gpu=study.predicted_gpu,
     params:
+        proof=study.proof("register_to_template"),
         rung=study.rung(config["register"]["preset"]),
         settings=study.step_config(),
         prediction=study.prediction_options,
@@ -89,4 +90,4 @@ rule register_to_template:
         " {output.affine:q} --out_warp {output.warp:q} --out_inverse_warp {output.inverse_warp:q} --out_composed"
         " {output.composed:q} --out_inverse_composed {output.inverse_composed:q} --out_warped {output.warped:q}"
         " --out_warped_mask {output.warped_mask:q} --out_logjacobian {output.logjacobian:q} --out_gate {output.gate:q}"
-        " --record {log:q}.json > {log:q} 2>&1"
+        " {params.proof} --record {log:q}.json > {log:q} 2>&1"

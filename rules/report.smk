@@ -1,45 +1,55 @@
 rule draw_subject:
     """Draw the figures and the page of a scan."""
     input:
-        table="{scan}_desc-metrics_table.tsv",
-        template=f"tpl-{label}/tpl-{label}_T1w.nii.gz",
+        unpack(
+            study.asks(
+                "draw_subject", table="{scan}_desc-metrics_table.tsv", template=f"tpl-{label}/tpl-{label}_T1w.nii.gz"
+            )
+        ),
     output:
-        thumbnail="report/thumbnails/{scan}.png",
+        **study.outputs("draw_subject"),
     log:
-        "logs/report/{scan}_draw.log",
+        study.log("draw_subject"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=20,
     params:
+        proof=study.proof("draw_subject"),
         label=label,
         page=lambda wildcards: study.subject_page(wildcards.scan),
         methods=study.option("--methods", study.methods),
     shell:
         "popatlas step DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
         " --template_label {params.label} {params.methods} --out_page {params.page:q} --out_thumbnail"
-        " {output.thumbnail:q} --record {log:q}.json > {log:q} 2>&1"
+        " {output.thumbnail:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule write_report:
     """Write the cohort page: template, convergence, montage, sortable table, who is out and why."""
     input:
-        ledger="cohort/ledger.tsv",
-        metrics="group/metrics.parquet",
-        fusion=study.fusion_targets(),
-        thumbnails=study.thumbnails(),
-        template=f"tpl-{label}/template_description.json",
+        unpack(
+            study.asks(
+                "write_report",
+                ledger="cohort/ledger.tsv",
+                metrics="group/metrics.parquet",
+                fusion=study.fusion_targets(),
+                thumbnails=study.thumbnails(),
+                template=f"tpl-{label}/template_description.json",
+            )
+        ),
     output:
-        page="report/index.html",
+        **study.outputs("write_report"),
     log:
-        "logs/group/write_report.log",
+        study.log("write_report"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=60,
     params:
+        proof=study.proof("write_report"),
         label=label,
         methods=study.option("--methods", study.methods),
         per_page=config["report"]["per_page"],
@@ -47,4 +57,4 @@ rule write_report:
     shell:
         "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {params.label}"
         " {params.methods} --per_page {params.per_page} --config {params.config:q} --out_page {output.page:q}"
-        " --record {log:q}.json > {log:q} 2>&1"
+        " {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -4,14 +4,11 @@ if study.needs_training("trust"):
     rule train_trust:
         """Train the network and the data parameters of the method dataparams, once for the cohort."""
         input:
-            **study.training_inputs("trust"),
-            atlases="cohort/trust-atlases.json",
+            unpack(study.asks("train_trust", study.training_files("trust"), atlases="cohort/trust-atlases.json")),
         output:
-            network=study.network_file("trust", "network.safetensors"),
-            parameters=study.network_file("trust", "parameters.parquet"),
-            curve=study.network_file("trust", "curve.tsv"),
+            **study.outputs("train_trust"),
         log:
-            "logs/train/train_trust.log",
+            study.log("train_trust"),
         benchmark:
             "benchmarks/train/train_trust.tsv"
         conda:
@@ -21,13 +18,14 @@ if study.needs_training("trust"):
             runtime=growing(720),
             gpu=config["fuse"]["dataparams"]["gpu"],
         params:
+            proof=study.proof("train_trust"),
             lists=study.training_lists("trust"),
             settings=study.training_settings("trust"),
         shell:
             "popatlas step TrainTrust --threads {threads} --in_labels @{params.lists[labels]} --in_targets"
             " @{params.lists[targets]} --in_dsegs @{params.lists[dsegs]} --scans @{params.lists[scans]} --atlases"
             " @{input.atlases:q} --settings {params.settings:q} --gpu {resources.gpu} --out_network {output.network:q}"
-            " --out_parameters {output.parameters:q} --out_curve {output.curve:q} --record {log:q}.json > {log:q} 2>&1"
+            " --out_parameters {output.parameters:q} --out_curve {output.curve:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 if study.needs_training("segmenter"):
@@ -35,12 +33,11 @@ if study.needs_training("segmenter"):
     rule train_segmenter:
         """Train the network that labels scans without registration, on fused labels, once for the cohort."""
         input:
-            **study.training_inputs("segmenter"),
+            unpack(study.asks("train_segmenter", study.training_files("segmenter"))),
         output:
-            network=study.network_file("segmenter", "network.safetensors"),
-            curve=study.network_file("segmenter", "curve.tsv"),
+            **study.outputs("train_segmenter"),
         log:
-            "logs/train/train_segmenter.log",
+            study.log("train_segmenter"),
         benchmark:
             "benchmarks/train/train_segmenter.tsv"
         conda:
@@ -50,12 +47,13 @@ if study.needs_training("segmenter"):
             runtime=growing(720),
             gpu=config["fuse"]["segmenter"]["gpu"],
         params:
+            proof=study.proof("train_segmenter"),
             lists=study.training_lists("segmenter"),
             settings=study.training_settings("segmenter"),
         shell:
             "popatlas step TrainSegmenter --threads {threads} --in_targets @{params.lists[targets]} --in_dsegs"
             " @{params.lists[dsegs]} --scans @{params.lists[scans]} --settings {params.settings:q} --gpu {resources.gpu}"
-            " --out_network {output.network:q} --out_curve {output.curve:q} --record {log:q}.json > {log:q} 2>&1"
+            " --out_network {output.network:q} --out_curve {output.curve:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 if study.has_segmenter:
@@ -63,13 +61,17 @@ if study.has_segmenter:
     rule segment_scan:
         """Label a brain with the trained network, without any registration."""
         input:
-            target="{scan}_desc-brain_T1w.nii.gz",
-            network=study.network_file("segmenter", "network.safetensors"),
+            unpack(
+                study.asks(
+                    "segment_scan",
+                    target="{scan}_desc-brain_T1w.nii.gz",
+                    network=study.network_file("segmenter", "network.safetensors"),
+                )
+            ),
         output:
-            **study.map_outputs("segmenter", ("probability",)),
-            dseg="{scan}_desc-segmenter_dseg.nii.gz",
+            **study.outputs("segment_scan"),
         log:
-            "logs/fuse/{scan}_segmenter.log",
+            study.log("segment_scan"),
         benchmark:
             "benchmarks/fuse/{scan}_segmenter.tsv"
         conda:
@@ -79,8 +81,9 @@ if study.has_segmenter:
             runtime=30,
             gpu=config["fuse"]["segmenter"]["gpu"],
         params:
+            proof=study.proof("segment_scan"),
             maps=study.map_options,
         shell:
             "popatlas step SegmentScan --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
-            " --in_network {input.network:q} --gpu {resources.gpu} --out_file {output.dseg:q} {params.maps} --record"
+            " --in_network {input.network:q} --gpu {resources.gpu} --out_file {output.dseg:q} {params.maps} {params.proof} --record"
             " {log:q}.json > {log:q} 2>&1"

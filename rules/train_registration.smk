@@ -7,18 +7,18 @@ if study.needs_network:
     rule write_training_table:
         """List the frozen scans of the training: image, mask, affine to the template, labels, and what each is for."""
         input:
-            **study.network_inputs(),
-            scans=study.frozen_scans(),
+            unpack(study.asks("write_training_table", study.network_files, scans=study.frozen_scans())),
         output:
-            table=f"{study.plan.work_folder}/scans.tsv",
+            **study.outputs("write_training_table"),
         log:
-            "logs/train/write_training_table.log",
+            study.log("write_training_table"),
         conda:
             "../envs/cpu.yaml"
         resources:
             mem_mb=growing(1000),
             runtime=10,
         params:
+            proof=study.proof("write_training_table"),
             images=study.network_list("images"),
             masks=study.network_list("masks"),
             affines=study.network_list("affines"),
@@ -26,7 +26,7 @@ if study.needs_network:
         shell:
             "popatlas step WriteTrainingTable --in_scans {input.scans:q} --in_images @{params.images:q} --in_masks"
             " @{params.masks:q} --in_affines @{params.affines:q} --in_labels @{params.labels:q} --out_table"
-            " {output.table:q} --record {log:q}.json > {log:q} 2>&1"
+            " {output.table:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
     # A job that stops before the end of the training has left its checkpoint in `folder`, where the next attempt goes on. The
     # Snakemake inside a job of Slurm must not try again: the time of its job is over.
@@ -34,11 +34,11 @@ if study.needs_network:
     rule train_registration:
         """Train a registration network by the recipe, or go on with its training, until it is done or the time is over."""
         input:
-            **study.network_table(),
+            unpack(study.asks("train_registration", **study.network_table())),
         output:
-            **study.plan.files(),
+            **study.outputs("train_registration"),
         log:
-            "logs/train/train_registration.log",
+            study.log("train_registration"),
         benchmark:
             "benchmarks/train/train_registration.tsv"
         retries: 5 if workflow.is_main_process else 0
@@ -49,6 +49,7 @@ if study.needs_network:
             runtime=720,
             gpu=config["train"]["gpus"],
         params:
+            proof=study.proof("train_registration"),
             table=study.table_option(),
             recipe=study.network_recipe(),
             folder=study.plan.work_folder,
@@ -56,5 +57,5 @@ if study.needs_network:
         shell:
             "exec popatlas step TrainRegistration --threads {threads} --recipe {params.recipe:q} {params.table} --folder"
             " {params.folder:q} --gpus {resources.gpu} --minutes {params.minutes} --out_weights {output.weights:q}"
-            " --out_training {output.training:q} --out_curve {output.curve:q} --out_picture {output.picture:q} --record"
+            " --out_training {output.training:q} --out_curve {output.curve:q} --out_picture {output.picture:q} {params.proof} --record"
             " {log:q}.json > {log:q} 2>&1"

@@ -1,18 +1,17 @@
 """Which jobs follow for trained methods, the segmenter and the bench (dry runs of the real Snakefile)."""
 
-import os
+import hashlib
 import re
-import time
 
 import pytest
 import yaml
 
-from popatlas.cli.main import parse
-from popatlas.cli.snake import command, run_snakemake
 from popatlas.cohort.fusion_study import training_memory
+from popatlas.cohort.inventory import Inventory
 from popatlas.cohort.study import growing
 from popatlas.fusion.names import MAPS, METHODS
 from popatlas.images.io import read_json, read_table, write_text
+from popatlas.receipts import Receipt
 
 from ..cohorts import noise_cohort, noise_image, popatlas
 from .test_dag import NAMES, opened, plan
@@ -42,26 +41,27 @@ def dry(folder, verb, *options):
     return {name: count for name, count in jobs.items() if name != "total"}, text
 
 
-def finish(folder, settings, *, recorded=False, content=lambda path: ""):
-    """Make the files of a whole run, empty but for `content`, none newer than another; temporary ones are left out.
-
-    With `recorded` Snakemake notes of each job the inputs and parameters that it would have run with.
-    """
+def finish(folder, settings, *, content=lambda path: ""):
+    """Leave the files of a whole run, empty but for `content`, with the receipts of its steps; temporary ones are gone."""
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    _, text = dry(folder, ["run"], "--verbose")
-    opened(folder, settings)
-    outputs = [path for line in re.findall(r"^ +output: (.*)$", text, re.M) for path in line.split(", ")]
-    for path in (path for path in outputs if "candidates" not in path):
-        write_text(folder / "out" / path, content(path))
-    now = time.time()
-    for path in (folder / "out").rglob("*"):
-        os.utime(path, (now, now))
-    if recorded:
-        args = parse(["run", str(folder / "bids"), str(folder / "out"), "--cores", "1", "--touch", "--forceall"])
-        line = command(
-            folder / "config.yaml", args, ["all"], ["--config", f"bids_dir={folder / 'bids'}", f"out_dir={folder / 'out'}"]
-        )
-        assert run_snakemake(line, folder / "out", capture_output=True).returncode == 0
+    leave(opened(folder, settings), "all", content)
+
+
+def leave(study, target, content=lambda path: ""):
+    """Leave the files and receipts of all that a part of the pipeline needs."""
+    inventory = Inventory(study)
+    for name in inventory.needed(target):
+        job = inventory.jobs.jobs[name]
+        for path in inventory.files(job):
+            if "candidates" not in path:
+                write_text(study.out_dir / path, content(path))
+        inputs = {path: digest(content(path)) for need in job.needs for path in inventory.files(inventory.jobs.jobs[need])}
+        made = {path: [len(content(path)), digest(content(path))] for path in inventory.files(job)}
+        Receipt(study.made_of(job.rule, **job.wildcards), inputs, made).write(inventory.receipt_path(name))
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def add(folder, *names):
@@ -112,7 +112,7 @@ def test_new_and_failed_scans_neither_train_again_nor_change_the_targets(cohort)
 
 
 def test_what_the_training_depends_on_trains_again_and_nothing_else(cohort):
-    finish(cohort, TRAINED, recorded=True)
+    finish(cohort, TRAINED)
     assert plan(cohort, TRAINED) == {}
     before = targets(cohort), targets(cohort, "segmenter")
 

@@ -14,7 +14,7 @@ from popatlas.images.io import read_table, write_text
 
 from ..cohorts import noise_cohort, noise_image, popatlas
 from .test_dag import NAMES, opened, plan
-from .test_fusion import add, dry, fail
+from .test_fusion import add, dry, fail, leave
 
 RULES = {"write_training_table", "train_registration"}
 BASE = {
@@ -51,9 +51,7 @@ def begin(folder, settings):
 
 def finish(folder, settings):
     """Leave a trained network."""
-    study = opened(folder, settings)
-    for path in study.network_targets():
-        write_text(folder / "out" / path, "")
+    leave(opened(folder, settings), "networks")
     write_text(folder / "out" / "tpl-popatlas" / "template_description.json", "{}")  # members stay as they are
     return opened(folder, settings).network
 

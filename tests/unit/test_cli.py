@@ -5,8 +5,9 @@ import pytest
 
 from popatlas.cli.fuse import bench_config
 from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
-from popatlas.cli.plan import job_counts
-from popatlas.cli.snake import command, is_dry_run, kept_cohort, profile_folder
+from popatlas.cli.snake import command, is_dry_run, profile_folder
+from popatlas.cohort.opening import only_looks
+from popatlas.cohort.view import hide, view_of
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.fusion.names import METHODS
@@ -92,22 +93,42 @@ def test_a_dry_run_is_known_by_snakemakes_options(options, dry):
     assert is_dry_run(options) is dry
 
 
-def test_the_cohorts_tables_are_put_back_after_a_look_ahead(tmp_path):
-    with kept_cohort(tmp_path):
-        (tmp_path / "cohort").mkdir()
-        (tmp_path / "cohort" / "new.tsv").write_text("x")
-    assert not (tmp_path / "cohort").exists()
-    kept = tmp_path / "cohort" / "index.tsv"
-    kept.parent.mkdir()
-    kept.write_text("before")
-    stamp = kept.stat().st_mtime_ns
-    with pytest.raises(ConfigError), kept_cohort(tmp_path):
-        kept.unlink()
-        kept.write_text("after")
-        (kept.parent / "new.tsv").write_text("x")
+@pytest.mark.parametrize(
+    "option", ["-n", "--dry-run", "--lint", "--dag", "--summary", "-S", "--unlock", "--list-target-rules"]
+)
+def test_what_only_looks_is_known(option):
+    assert only_looks(["all", option, "--cores", "2"])
+    assert not only_looks(["all", "--cores", "2", "-k", "-F", "--forcerun", "fuse_labels", "--latency-wait", "3"])
+
+
+def test_a_look_ahead_writes_and_removes_in_a_view(tmp_path):
+    out = tmp_path / "out"
+    with view_of(out) as view:
+        (view / "cohort" / "new.tsv").write_text("x")
+    assert not out.exists()
+    files = (
+        "cohort/index.tsv",
+        "cohort/receipts/a/b.json",
+        "sub-1/anat/one",
+        "sub-1/anat/two",
+        "sub-2/anat/one",
+        ".snakemake/x",
+    )
+    for name in files:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(name)
+    with pytest.raises(ConfigError), view_of(out) as view:
+        assert not (view / ".snakemake").exists()
+        (view / "cohort" / "index.tsv").write_text("after")
+        for name in ("sub-1/anat/one", "cohort/receipts/a/b.json", "sub-9/none"):
+            hide(view, name)
+            assert not (view / name).exists()
+        assert (view / "sub-1/anat/two").read_text() == "sub-1/anat/two"
+        assert (view / "sub-2/anat/one").is_file()
         raise ConfigError("stopped")
-    assert (kept.read_text(), kept.stat().st_mtime_ns) == ("before", stamp)
-    assert list(kept.parent.iterdir()) == [kept]
+    assert {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()} == {
+        name: name for name in files
+    }
 
 
 @pytest.mark.parametrize("line", [["plan"], ["run", "-n"]])
@@ -116,11 +137,6 @@ def test_a_look_ahead_draws_no_demo_cohort(line, tmp_path, monkeypatch, capsys):
     assert main(line) == 1
     assert "the dataset does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_jobs_are_read_from_a_dry_run():
-    text = "Job stats:\njob    count\n-----  -----\nall        1\nfuse_labels   12\nmeasure_scan    4\ntotal   17\n"
-    assert job_counts(text) == {"fuse_labels": 12, "measure_scan": 4}
 
 
 def test_errors_are_shown_without_traceback(tmp_path, capsys):

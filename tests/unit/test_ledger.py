@@ -23,6 +23,7 @@ from popatlas.cohort.plan import cohort_changes, format_plan
 from popatlas.errors import InputError
 from popatlas.images.io import write_json, write_text
 from popatlas.measures.table import members
+from popatlas.receipts import read_attempt
 from popatlas.resources import schema_path
 
 OUTPUTS = {
@@ -172,6 +173,26 @@ def test_forgotten_failures_are_tried_again_and_new_ones_count(tmp_path):
     later = (tmp_path / RETRY_MARK).stat().st_mtime + 1
     os.utime(log.with_name(f"{log.name}.json"), (later, later))
     assert states(settle(tmp_path, index_of("01"), OUTPUTS), "01")["preprocess"] == "failed"
+
+
+def test_a_failure_counts_in_its_attempt_whatever_the_clock_says(tmp_path):
+    forget_failures(tmp_path)
+    log = record(tmp_path, "preprocess", f"{key('01')}_conform", message="new", attempt=read_attempt(tmp_path))
+    os.utime(log.with_name(f"{log.name}.json"), (1, 1))  # the clock was set back
+    assert states(settle(tmp_path, index_of("01"), OUTPUTS), "01")["preprocess"] == "failed"
+    forget_failures(tmp_path)
+    later = 2**31
+    os.utime(log.with_name(f"{log.name}.json"), (later, later))
+    assert states(settle(tmp_path, index_of("01"), OUTPUTS), "01")["preprocess"] == "pending"
+
+
+def test_files_that_only_lie_there_do_not_count(tmp_path):
+    """The inventory tells what is made; a failure of this attempt is told though the files of another time are there."""
+    finish(tmp_path, "01", *STAGES[1:])
+    record(tmp_path, "fuse", f"{key('01')}_jlf", message="an atlas is damaged")
+    ledger = settle(tmp_path, index_of("01"), OUTPUTS, lambda scan, stage: stage in ("preprocess", "register"))
+    assert list(states(ledger, "01").values()) == ["ok", "ok", "ok", "failed", "pending"]
+    assert members(index_of("01"), ledger)[0].empty
 
 
 def test_external_atlases_are_neither_fused_nor_measured(tmp_path):

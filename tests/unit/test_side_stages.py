@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,10 @@ from jsonschema import Draft202012Validator
 
 import popatlas.report.cohort
 from popatlas.cli import status
-from popatlas.cli.run import Passes
+from popatlas.cli.notes import closing_notes
+from popatlas.cli.passes import BEGAN, Passes
+from popatlas.cli.process import Outcome
+from popatlas.cohort import books
 from popatlas.cohort.ledger import failed_scans, incomplete, left_out, read_ledger, settle, summary
 from popatlas.cohort.outputs import stage_outputs
 from popatlas.config import load_config
@@ -57,13 +61,13 @@ def out(tmp_path):
     return tmp_path
 
 
-def settled(out):
+def settled_files(out):
     index = pd.read_parquet(out / "cohort" / "index.parquet")
     return index, settle(out, index, OUTPUTS)
 
 
 def test_the_ledger_names_them(out):
-    _, ledger = settled(out)
+    _, ledger = settled_files(out)
     assert states(ledger, "01") == dict.fromkeys(("index", *MAIN, "page"), "ok")  # it has no channel
     assert states(ledger, "02") == states(ledger, "01") | {"channel": "failed"}
     assert states(ledger, "03") == states(ledger, "01") | {"page": "failed"}
@@ -81,7 +85,7 @@ def test_the_ledger_names_them(out):
 
 
 def test_no_scan_is_out_for_them(out):
-    index, ledger = settled(out)
+    index, ledger = settled_files(out)
     assert left_out(ledger)["scan"].tolist() == [key("05")]
     assert members(index, ledger)[0]["scan"].tolist() == [key(name) for name in ("01", "02", "03", "04")]
 
@@ -106,24 +110,37 @@ def test_a_run_ends_with_results_names_and_code_3(out, monkeypatch, capsys):
         blocked = target == "subjects" and not failed_scans(out)["channel"]
         if blocked:
             fail(out)
-        return int(blocked)
+        return Outcome(int(blocked), 0, BEGAN)
 
+    def settle_files(inventory, settled):
+        _, ledger = settled_files(out)
+        rows = ledger[ledger["state"] == "failed"].to_dict("records")
+        return {(row["scan"], row["stage"]): row["reason"] for row in rows}
+
+    config = CONFIG | {"out_dir": str(out)}
+    index = pd.read_parquet(out / "cohort" / "index.parquet").assign(t1w="x", spacing_mm="2x2x2")
+    write_table(index, out / "cohort" / "index.parquet")
     shutil.rmtree(out / "logs")
     write_text(out / "report" / "index.html", "")
-    run = Passes(argparse.Namespace(until="all", verbose=False), out / "config.yaml", out, CONFIG, CONFIG)
+    monkeypatch.setattr(books, "take_stock", lambda config, out_dir: SimpleNamespace(needed=lambda target: []))
+    monkeypatch.setattr(books, "leave_records", lambda inventory, left, why: [])
+    monkeypatch.setattr(books, "settle_study", settle_files)
+    run = Passes(argparse.Namespace(until="all", verbose=False), out / "config.yaml", config, config, None)
     monkeypatch.setattr(run, "_snakemake", snakemake)
     code = run.run(["preprocess", "subjects", "all"])
-    run.say_results(code, 60.0, (("QC page", "report/index.html"), ("atlas", "nowhere.nii.gz")))
+    results = (("QC page", "report/index.html"), ("atlas", "nowhere.nii.gz"))
+    assert closing_notes(config, results, run.failed, ["said before"]) == 3
     printed = capsys.readouterr()
     assert (code, started) == (3, ["preprocess", "subjects", "subjects", "all"])
     assert f"{key('02')} failed at channel: the T2w is empty; remedy: export it again" in printed.err
     assert f"QC page  {out / 'report/index.html'}" in printed.out
     assert "failed at channel: sub-02\n" in printed.out
     assert "failed at page: sub-03\n" in printed.out
+    assert "said before" in printed.out
 
 
 def test_status_shows_them_and_ends_with_code_3(out, capsys):
-    settled(out)
+    settled_files(out)
     assert status.main(argparse.Namespace(out_dir=out, json=False)) == 3
     printed = capsys.readouterr().out
     assert f"failed      {key('02')}  (at channel)\n  the T2w is empty" in printed

@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     settled = study_config(args)
     config = bench_config(settled, args.methods)
     code = run_passes(args, config, ("preprocess", "fusion_bench"), RESULTS, CONFIG, settled)
-    if code != 1 and not is_dry_run(args.snakemake):
+    if code in (0, 3) and not is_dry_run(args.snakemake):
         out_dir = Path(config["out_dir"])
         check_atlases(config, out_dir)
         print(f"\n{read_json(out_dir / 'group' / 'fusion-bench.json')['sentence']}")

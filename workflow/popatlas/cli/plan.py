@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import re
-import sys
 from pathlib import Path
 from typing import Any
-
-JOB_LINE = re.compile(r"^(\w+)\s+(\d+)$")
-TARGETS = ("all", "subjects", "preprocess", "segmentations", "fusion_bench", "total")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,29 +22,20 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the changes of the cohort and the jobs per rule."""
-    from popatlas.cli.snake import check_folders, dry_run, kept_cohort, study_config
+    from popatlas.cli.snake import check_folders, study_config
+    from popatlas.cohort.inventory import Inventory
     from popatlas.cohort.plan import cohort_changes, format_plan
+    from popatlas.cohort.study import open_study
+    from popatlas.cohort.view import view_of
     from popatlas.images.io import read_table
 
     config = study_config(args)
     check_folders(config, draw=False)
     out_dir = Path(config["out_dir"])
-    index_file = out_dir / "cohort" / "index.parquet"
-    before = read_table(index_file) if index_file.is_file() else None
-    with kept_cohort(out_dir):
-        result = dry_run(config, args, "all", ["--dry-run", "--quiet", "rules"], capture_output=True)
-        if result.returncode:
-            print(f"{result.stdout}{result.stderr}".strip(), file=sys.stderr)  # a dry run speaks on stdout
-            return 1
+    with view_of(out_dir) as view:
+        index_file = view / "cohort" / "index.parquet"
+        before = read_table(index_file) if index_file.is_file() else None
+        inventory = Inventory(open_study(config | {"out_dir": str(view)}, main=True))
         changes = cohort_changes(before, read_table(index_file))
-    for line in result.stderr.splitlines():
-        if line.startswith("popatlas:"):
-            print(line, file=sys.stderr)
-    print(format_plan(job_counts(result.stdout + result.stderr), changes))
+    print(format_plan(inventory.count("all"), changes, list(inventory.explain("all"))))
     return 0
-
-
-def job_counts(output: str) -> dict[str, int]:
-    """Return jobs per rule from Snakemake's dry run, target rules left out."""
-    found = (JOB_LINE.match(line.strip()) for line in output.splitlines())
-    return {match[1]: int(match[2]) for match in found if match and match[1] not in TARGETS}

@@ -1,14 +1,14 @@
 """`popatlas run`: the pipeline in passes, so that a broken scan stops neither the others nor the group.
 
 Pass 1 preprocesses everyone; the atlas members are then frozen among the scans that came through. Pass 2 builds the
-template and does the rest per scan. After each pass the ledger is settled, and failed scans are left out of what
-follows. The last pass makes the group tables and the report from the scans that are `ok`.
+template and does the rest per scan. After each pass stock is taken and the ledger is settled, and failed scans are left out
+of what follows. The last pass makes the group tables and the report from the scans that are `ok`. A run has finished when
+everything that was asked for is shown to be made, from what it should be made of; not when Snakemake says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,6 @@ from typing import Any
 
 from popatlas.config import Config
 
-FINISHED_WITH_FAILURES = 3
-MOST_ROUNDS = 3
-NAMED = 5
 # parts of the pipeline (Study.parts) that lead to each goal of a run
 PASSES = {
     "preprocess": ("preprocess",),
@@ -38,8 +35,9 @@ def add_parser(subparsers: Any) -> None:
         "run",
         help="run the pipeline on a dataset",
         description="Run the pipeline. Finished work is kept: after adding subjects run the same command again. "
-        "Options that popatlas does not know go to Snakemake. Exit code 0: finished. 3: finished, but scans failed, or "
-        "lack an extra channel or their QC page; they are named. 1: the workflow stopped.",
+        "Options that popatlas does not know go to Snakemake. Exit code 0: finished. 3: finished, but scans failed or "
+        "could not be read, or lack an extra channel or their QC page; they are named. 1: refused, or the workflow stopped. "
+        "130 or 143: stopped by a signal.",
     )
     add_study_arguments(parser)
     add_run_arguments(parser)
@@ -50,10 +48,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of verbs that run passes."""
     parser.add_argument("--no-retry", action="store_true", help="leave out scans that failed before, do not try again")
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's whole output")
+    parser.add_argument(
+        "--force-unlock", action="store_true", help="take the output folder from a run that is dead or on another machine"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run all passes; 0 when everything is done, 3 when scans failed somewhere, 1 when the workflow itself failed."""
+    """Run all passes; 0 when everything is made, 3 when scans failed somewhere, 1 when the workflow itself failed."""
     from popatlas.cli.snake import study_config
     from popatlas.errors import ConfigError
 
@@ -104,93 +105,34 @@ def run_passes(
     """
     import yaml
 
-    from popatlas.cli.snake import check_folders, dry_run, is_dry_run, kept_cohort
+    from popatlas.cli.notes import closing_notes, opening_notes
+    from popatlas.cli.passes import STOPPED, Passes
+    from popatlas.cli.snake import check_folders, dry_run, forget_notes, is_dry_run
     from popatlas.cohort.ledger import forget_failures
+    from popatlas.cohort.lock import acquire
     from popatlas.images.io import write_if_changed
 
     started = time.monotonic()
     out_dir, is_dry = Path(config["out_dir"]), is_dry_run(args.snakemake)
     check_folders(config, draw=not is_dry)
-    if is_dry:  # what failed is neither forgotten nor settled, and what is indexed on the way is not kept
-        with kept_cohort(out_dir):
-            return dry_run(config, args, targets[-1], []).returncode
-    if not args.no_retry:
-        forget_failures(out_dir)
-    config_file = out_dir / name
-    write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
-    passes = Passes(args, config_file, out_dir, config, settled or config)
-    code = passes.run(targets)
-    passes.say_results(code, time.monotonic() - started, results)
-    return code
-
-
-class Passes:
-    """The passes of one run."""
-
-    def __init__(self, args: argparse.Namespace, config_file: Path, out_dir: Path, config: Config, settled: Config) -> None:
-        self.args, self.config_file, self.out_dir, self.config, self.settled = args, config_file, out_dir, config, settled
-        self.failed: set[tuple[str, str]] = set()  # scan and stage
-
-    def run(self, targets: Sequence[str]) -> int:
-        """Run the passes; one is repeated while new failures block what others need."""
-        for target in targets:
-            code = self._rounds(target)
-            # later passes go on without what failed; only when nothing could be started is there nothing to go on with
-            if code and not self.failed and target == "preprocess":
-                return 1
-        if code:
-            return 1
-        return FINISHED_WITH_FAILURES if self.failed else 0
-
-    def _rounds(self, target: str) -> int:
-        code = 1
-        for _ in range(MOST_ROUNDS):
-            print(f"popatlas: pass '{target}'", flush=True)
-            code = self._snakemake(target)
-            before = set(self.failed)
-            self.failed = self._settle()
-            if code == 0 or self.failed == before:
-                break
-            count = len({scan for scan, _ in self.failed - before})
-            print(f"popatlas: {count} scan(s) failed, going on without them", flush=True)
-        return code
-
-    def _snakemake(self, target: str) -> int:
-        from popatlas.cli.snake import command, run_snakemake
-
-        quiet = [] if self.args.verbose else ["--quiet", "rules", "host"]
-        return run_snakemake(command(self.config_file, self.args, [target], quiet), self.out_dir).returncode
-
-    def _settle(self) -> set[tuple[str, str]]:
-        from popatlas.cohort.freeze import read_label_atlases
-        from popatlas.cohort.ledger import settle
-        from popatlas.cohort.outputs import stage_outputs
-        from popatlas.images.io import read_table
-
-        index_file = self.out_dir / "cohort" / "index.parquet"
-        if not index_file.is_file():
-            return set()
-        labelled = len(read_label_atlases(self.out_dir)) > 0
-        outputs = stage_outputs(self.settled, labelled=labelled)
-        outputs["bench"] = stage_outputs(self.config, labelled=labelled)["bench"]
-        ledger = settle(self.out_dir, read_table(index_file), outputs)
-        failed = {(row["scan"], row["stage"]): row for row in ledger[ledger["state"] == "failed"].to_dict("records")}
-        for place in sorted(failed.keys() - self.failed):
-            row = failed[place]
-            print(f"popatlas: {row['scan']} failed at {row['stage']}: {row['reason']}", file=sys.stderr, flush=True)
-        return set(failed)
-
-    def say_results(self, code: int, seconds: float, results: Results) -> None:
-        """Print where the results are, or what to do about a failure."""
-        print(f"\npopatlas: {'finished' if code != 1 else 'stopped'} after {seconds / 60:.1f} min")
-        if code == 1:
-            print(f"  Logs: {self.out_dir / 'logs'}; state of each scan: popatlas status {self.out_dir}")
-            return
-        for name, path in results:
-            if (self.out_dir / path).exists():
-                print(f"  {name:8} {self.out_dir / path}")
-        for stage in sorted({stage for _, stage in self.failed}):
-            scans = sorted(scan.rsplit("/", 1)[-1] for scan, where in self.failed if where == stage)
-            print(f"  failed at {stage}: {', '.join(scans[:NAMED])}{' ...' if len(scans) > NAMED else ''}")
-        if self.failed:
-            print(f"  Reasons: popatlas status {self.out_dir}")
+    if is_dry:
+        return dry_run(config, args, targets[-1])
+    lock = acquire(out_dir, force=args.force_unlock)
+    try:
+        config_file = out_dir / name
+        said = opening_notes(config, config_file)
+        if not args.no_retry:
+            forget_failures(out_dir)
+        forget_notes(out_dir)
+        write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
+        passes = Passes(args, config_file, config, settled or config, lock)
+        code = passes.run(targets)
+        minutes = (time.monotonic() - started) / 60
+        if code in (STOPPED, *range(128, 192)):
+            print(f"\npopatlas: stopped after {minutes:.1f} min: {passes.why_stopped}")
+            print(f"  Logs: {out_dir / 'logs'}; state of each scan: popatlas status {out_dir}")
+            return code
+        print(f"\npopatlas: finished after {minutes:.1f} min")
+        return closing_notes(config, results, passes.failed, said)
+    finally:
+        lock.release()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from popatlas.config import Config, load_config, make_absolute
 from popatlas.errors import ConfigError, InputError
@@ -44,7 +43,7 @@ def study_config(args: argparse.Namespace) -> Config:
 
 def check_folders(config: Config, *, draw: bool = True) -> None:
     """Raise InputError when the input is missing or the output folder cannot be written; `draw` makes the demo cohort."""
-    from popatlas.cohort.study import simulate_if_missing
+    from popatlas.cohort.prepare import simulate_if_missing
 
     if draw:
         simulate_if_missing(config)
@@ -73,7 +72,8 @@ def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str],
         *("--configfile", str(config_file)),
         *("--cores", str(args.cores)),
         *("--workflow-profile", str(profile_folder(args.profile))),
-        *("--rerun-incomplete", "--keep-going"),
+        # what is done is in our receipts, and the folder is locked by us: Snakemake keeps no notes of its own
+        *("--keep-going", "--nolock", "--drop-metadata"),
         *options,
         *args.snakemake,
     ]
@@ -82,30 +82,6 @@ def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str],
 def is_dry_run(options: Sequence[str]) -> bool:
     """Tell whether options for Snakemake ask for a dry run: -n, also among other flags, or --dry-run."""
     return any(option.startswith("--dry") or re.fullmatch("-[Ffknpq]*n[Ffknpq]*", option) for option in options)
-
-
-@contextmanager
-def kept_cohort(out_dir: Path) -> Iterator[None]:
-    """Put the tables of `cohort/` back when the block is left: a look ahead indexes and freezes, and must not count."""
-    folder = out_dir / "cohort"
-    was_there = folder.is_dir()
-    before = {path: (path.read_bytes(), path.stat()) for path in _files(folder)}
-    try:
-        yield
-    finally:
-        for path in _files(folder):
-            if path not in before:
-                path.unlink()
-        for path, (content, status) in before.items():
-            if not path.is_file() or path.stat().st_mtime_ns != status.st_mtime_ns:
-                path.write_bytes(content)
-                os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        if folder.is_dir() and not was_there:
-            folder.rmdir()
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
 
 
 def profile_folder(name: str) -> Path:
@@ -123,21 +99,21 @@ def environment() -> dict[str, str]:
     return quiet | dict(os.environ)
 
 
-def run_snakemake(line: Sequence[str], out_dir: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in the output folder, so that nothing is written elsewhere."""
-    return subprocess.run(line, cwd=out_dir, env=environment(), check=False, text=True, **options)
+def forget_notes(out_dir: Path) -> None:
+    """Remove what Snakemake noted about the output folder; the receipts tell what is done."""
+    for name in ("metadata", "incomplete", "locks", "iocache"):
+        shutil.rmtree(out_dir / ".snakemake" / name, ignore_errors=True)
 
 
-def dry_run(
-    config: Config, args: argparse.Namespace, target: str, options: Sequence[str], **run_options: Any
-) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake on a configuration that is not kept; the options, or those of `args`, hold the dry run."""
+def dry_run(config: Config, args: argparse.Namespace, target: str) -> int:
+    """Run Snakemake dry, in a folder of its own, and return its exit code; the options of `args` hold the dry run."""
     import yaml
 
     with tempfile.TemporaryDirectory(prefix="popatlas-") as folder:
         config_file = Path(folder) / "config.yaml"
         config_file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-        return run_snakemake(command(config_file, args, [target], options), Path(config["out_dir"]), **run_options)
+        line = command(config_file, args, [target], [])
+        return subprocess.run(line, cwd=folder, env=environment(), check=False).returncode
 
 
 def _text(path: Path | None) -> str | None:

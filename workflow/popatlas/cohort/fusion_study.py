@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class FusionStudy(RegisterStudy):
 
     def trust_options(self, wildcards: Wildcards, input: Any) -> str:
         """Return FuseLabels' options for what `trust_inputs` lists."""
-        if wildcards.method != "dataparams":
+        if not hasattr(input, "network"):
             return ""
         options = f"--in_network {shlex.quote(input.network)} --in_parameters {shlex.quote(input.parameters)}"
         return f"{options} --in_gates {shlex.join(input.gates)}" if hasattr(input, "gates") else options
@@ -165,12 +166,20 @@ class FusionStudy(RegisterStudy):
     # Training
 
     def needs_training(self, name: str) -> bool:
-        """Tell whether a network is wanted and not there; once it is, it is an input and no rule makes it."""
-        return name in self.trainings and not self.trainings[name].is_trained
+        """Tell whether a network is wanted and not made; once it is, it is an input and no rule makes it."""
+        return name in self.trainings and self.job_name(f"train_{name}", {}) not in self.made
 
     def network_file(self, name: str, file: str) -> str:
         """Return a file of a network."""
         return self.trainings[name].file(file)
+
+    def training_files(self, name: str) -> Callable[[Wildcards], dict[str, list[str]]]:
+        """Return the input function of the training of a network: the files that the workflow makes."""
+
+        def files(wildcards: Wildcards) -> dict[str, list[str]]:
+            return {key: found for key, found in self.training_inputs(name).items() if (name, key) != ("trust", "dsegs")}
+
+        return files
 
     def training_inputs(self, name: str) -> dict[str, list[str]]:
         """Return the lists of files that the training of a network reads."""

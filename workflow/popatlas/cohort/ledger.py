@@ -1,15 +1,19 @@
 """The ledger: scan x stage -> ok, failed, excluded, unavailable or pending, with the reason.
 
-Group steps take it as input and compute on `ok` only, so a broken scan costs itself and nothing else. The extra channels
-and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them stays in. So do the labels
-that an atlas gets in the bench of the fusion methods: an atlas that lacks them is left out of the bench alone.
+A stage is `ok` when the inventory says that all its results are made; files that only lie there do not count. A failure
+counts in the attempt in which it was recorded, whatever the clock said.
+
+Group steps take the ledger as input and compute on `ok` only, so a broken scan costs itself and nothing else. The extra
+channels and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them stays in. So do
+the labels that an atlas gets in the bench of the fusion methods: an atlas that lacks them is left out of the bench alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +21,9 @@ import pandas as pd
 
 from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, read_batches
 from popatlas.errors import InputError
-from popatlas.images.io import read_json, read_table, table_text, write_if_changed
+from popatlas.fusion.names import SEGMENTER
+from popatlas.images.io import read_json, read_table, table_text, write_if_changed, write_text
+from popatlas.receipts import ATTEMPT, read_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -35,13 +41,18 @@ BATCH_LOGS = {
     "preprocess": {BRAINS: "batches/brain-{batch}.log"},
     "register": {PREDICTIONS: "batches/predict-{batch}.log", MEMBERS: "atlas/predict_iter-*_batch-{batch}.log"},
 }
+RETRY_MARK = ATTEMPT  # records that name no attempt count when they are newer than this file
 CHANNEL_LOG = "_channel-"
 NOT_FOR_ATLASES = ("fuse", "measure", "channel", "page")
-RETRY_MARK = "cohort/retry_since"
 KILLED = "the job ended without a word: killed, out of memory or out of time; remedy: give it more memory or time"
 
 
-def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+def settle(
+    out_dir: Path,
+    index: pd.DataFrame,
+    stage_outputs: Mapping[str, Sequence[str]],
+    is_done: Callable[[str, str], bool] | None = None,
+) -> pd.DataFrame:
     """Find out what became of each scan and write `cohort/ledger.tsv` and `cohort/failures.tsv`.
 
     Parameters
@@ -51,7 +62,10 @@ def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Seque
     index : DataFrame
         Cohort index.
     stage_outputs : mapping
-        Stage to the file patterns (with `{scan}`) that prove that it is done.
+        Stage to the file patterns (with `{scan}`) that it leaves; a stage without any is one of no scan.
+    is_done : callable, optional
+        Tells whether a scan's results at a stage are made (`Inventory.is_done`). When left out the files are looked for,
+        which may be those of another time.
 
     Returns
     -------
@@ -59,18 +73,17 @@ def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Seque
         Columns `COLUMNS`, one row per scan and stage. Files are written only when their content changed.
     """
     from popatlas.cohort.freeze import atlases_for, read_label_atlases
-    from popatlas.cohort.outputs import without_atlases
 
     # where all labelled atlases are of one subject, that subject has none to take labels from
     atlases = list(read_label_atlases(out_dir)["atlas"])
     exempt = {scan for scan in index["scan"] if atlases and not atlases_for(scan, atlases)}
     unbenched = {**stage_outputs, "bench": []}
-    unfused = {**unbenched, "fuse": without_atlases(stage_outputs["fuse"])}
+    unfused = {**unbenched, "fuse": [pattern for pattern in stage_outputs["fuse"] if f"_desc-{SEGMENTER}_" in pattern]}
 
     def outputs(scan: str) -> Mapping[str, Sequence[str]]:
         return unfused if scan in exempt else stage_outputs if scan in atlases else unbenched
 
-    evidence = Evidence(out_dir)
+    evidence = Evidence(out_dir, is_done)
     rows = [row for scan in index.to_dict("records") for row in _settle_scan(evidence, scan, outputs(scan["scan"]))]
     ledger = pd.DataFrame(rows, columns=COLUMNS)
     write_if_changed(out_dir / "cohort" / "ledger.tsv", table_text(ledger))
@@ -80,25 +93,25 @@ def settle(out_dir: Path, index: pd.DataFrame, stage_outputs: Mapping[str, Seque
 
 
 def forget_failures(out_dir: Path) -> None:
-    """Let failed scans be tried again: failures recorded until now no longer count."""
+    """Let failed scans be tried again: another attempt begins, and failures recorded until now no longer count."""
     (out_dir / "cohort" / "failures.tsv").unlink(missing_ok=True)
-    mark = out_dir / RETRY_MARK
-    mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
+    write_text(out_dir / ATTEMPT, secrets.token_hex(6))
 
 
 class Evidence:
     """What the steps left in the output folder; each folder is listed once."""
 
-    def __init__(self, out_dir: Path) -> None:
-        self.out_dir = out_dir
+    def __init__(self, out_dir: Path, is_done: Callable[[str, str], bool] | None = None) -> None:
+        self.out_dir, self.judge = out_dir, is_done
         self.batches = {table: read_batches(out_dir, table) for tables in BATCH_LOGS.values() for table in tables}
-        mark = out_dir / RETRY_MARK
-        self.since = mark.stat().st_mtime_ns if mark.is_file() else 0
+        mark = out_dir / ATTEMPT
+        self.attempt, self.since = read_attempt(out_dir), mark.stat().st_mtime_ns if mark.is_file() else 0
         self.listed: tuple[str, frozenset[str]] = ("", frozenset())
 
-    def is_done(self, scan: str, patterns: Sequence[str]) -> bool:
-        """Tell whether all files of a stage are there."""
+    def is_done(self, scan: str, stage: str, patterns: Sequence[str]) -> bool:
+        """Tell whether a stage is done for a scan."""
+        if self.judge is not None and patterns:
+            return self.judge(scan, stage)
         return all(self._exists(pattern.format(scan=scan)) for pattern in patterns)
 
     def _exists(self, path: str) -> bool:
@@ -136,18 +149,29 @@ class Evidence:
                     yield from self._failed(log)
 
     def _failed(self, log: Path) -> Iterator[tuple[int, str, str]]:
-        """Yield time, reason and log of a job that failed; a job without a record died before its step began."""
+        """Yield time, reason and log of a job that failed in this attempt."""
+        reason, stamp = self.reason(log)
+        if reason:
+            yield stamp, reason, str(log.relative_to(self.out_dir))
+
+    def reason(self, log: Path) -> tuple[str, int]:
+        """Return why a job failed in this attempt, empty when it did not, and when.
+
+        A job without a record died before its step began; the time of its log tells whether that was in this attempt.
+        """
         path = log.with_name(f"{log.name}.json")
         try:
             record = read_json(path)
-        except InputError:
-            path, record = log, {"state": "running"}
-        stamp = path.stat().st_mtime_ns
-        if record.get("state") not in ("failed", "running") or stamp < self.since:
-            return
+            attempt = record.get("attempt")
+        except (InputError, AttributeError):
+            path, record, attempt = log, {"state": "running"}, None
+        if record.get("state") not in ("failed", "running") or not path.is_file():
+            return "", 0
+        if attempt != self.attempt if attempt is not None else path.stat().st_mtime_ns < self.since:
+            return "", 0
         remedy = f"; remedy: {record['remedy']}" if record.get("remedy") else ""
         reason = f"{record.get('message', '')}{remedy}" if record["state"] == "failed" else KILLED
-        yield stamp, " ".join(reason.split()), str(log.relative_to(self.out_dir))
+        return " ".join(reason.split()), path.stat().st_mtime_ns
 
 
 def _settle_scan(
@@ -164,7 +188,7 @@ def _settle_scan(
             continue
         if scan["state"] != "ok":
             rows.append(row(stage, scan["state"], scan["reason"]))
-        elif not blocked and evidence.is_done(scan["scan"], stage_outputs[stage]):
+        elif not blocked and evidence.is_done(scan["scan"], stage, stage_outputs[stage]):
             rows.append(row(stage, "ok"))
         elif waits_for:
             rows.append(row(stage, "pending", f"waits for {waits_for}"))
@@ -182,7 +206,7 @@ def _settle_scan(
             rows.append(row(stage, scan["state"], scan["reason"]))
         elif found[needed] != "ok":
             rows.append(row(stage, "pending", f"waits for {needed}"))
-        elif evidence.is_done(scan["scan"], patterns):
+        elif evidence.is_done(scan["scan"], stage, patterns):
             rows.append(row(stage, "ok"))
         else:
             reason, log = evidence.find_failure(stage, scan["scan"])
@@ -200,6 +224,12 @@ def _side_outputs(scan: Mapping[Hashable, Any], stage: str, patterns: Sequence[s
         for pattern in patterns
         for one in ([pattern.replace("{channel}", channel) for channel in channels] if "{channel}" in pattern else [pattern])
     ]
+
+
+def read_failure(out_dir: Path, log: str) -> tuple[str, str]:
+    """Return why the job of a log failed in this attempt, and the log; empty when it did not."""
+    reason, _ = Evidence(out_dir).reason(out_dir / log)
+    return (reason, log) if reason else ("", "")
 
 
 def read_failures(out_dir: Path) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -46,14 +46,15 @@ def _usable(index: pd.DataFrame) -> dict[str, str]:
     return dict(zip(good["scan"], good["sha256"], strict=True))
 
 
-def format_plan(jobs: Mapping[str, int], changes: Changes) -> str:
-    """Return the plan as text: scans first, then jobs per rule."""
+def format_plan(jobs: Mapping[str, int], changes: Changes, reasons: Sequence[str] = ()) -> str:
+    """Return the plan as text: scans first, then why finished results are made again, then jobs per rule."""
     lines = [
         f"scans: {changes.usable} usable (+{len(changes.added)} new, -{len(changes.removed)} gone, "
         f"{len(changes.changed)} changed), {len(changes.left_out)} left out"
     ]
     lines += [f"  left out  {scan}: {reason}" for scan, reason in changes.left_out]
     lines += [f"  gone      {scan}" for scan in changes.removed]
+    lines += list(reasons)
     if not jobs:
         return "\n".join([*lines, "jobs:  none, everything is up to date"])
     lines.append(f"jobs:  {sum(jobs.values())}")

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.cohort.batches import Batches
+from popatlas.cohort.job_study import JobStudy
 from popatlas.cohort.targets import digest_of
 from popatlas.config import Config, engine_weights, registration_settings
-from popatlas.registration.engines import ON_GPU, RECEIPT
+from popatlas.registration.engines import ON_GPU
 
 Wildcards = Any
 BRAIN, MASK = "{scan}_desc-brain_T1w.nii.gz", "{scan}_desc-brain_mask.nii.gz"
@@ -71,7 +72,7 @@ def _template(config: Config) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple(header.get_data_shape()[:3]), tuple(float(size) for size in header.get_zooms()[:3])
 
 
-class RegisterStudy:
+class RegisterStudy(JobStudy):
     """Input functions of the rules of registration; `Study` holds what they read."""
 
     config: Config
@@ -99,7 +100,17 @@ class RegisterStudy:
 
     def step_config(self) -> str:
         """Return the path of the resolved configuration."""
-        return str(self.out_dir / "cohort" / "config.yaml")
+        return "cohort/config.yaml"
+
+    @staticmethod
+    def moving_brain(wildcards: Wildcards) -> dict[str, str]:
+        """Return the brain of a scan and its mask, which are moved."""
+        return {"moving": BRAIN.format(scan=wildcards.scan), "moving_mask": MASK.format(scan=wildcards.scan)}
+
+    def fixed_template(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return the final template and its mask."""
+        template = f"tpl-{self.label}/tpl-{self.label}"
+        return {"fixed": f"{template}_T1w.nii.gz", "fixed_mask": f"{template}_desc-brain_mask.nii.gz"}
 
     def rung(self, preset: str) -> str:
         """Return how a registration with a preset is tried first, as JSON."""
@@ -139,28 +150,10 @@ class RegisterStudy:
         return self.prediction_batches.files(int(wildcards.batch), MASK)
 
     def prediction_inputs(self, wildcards: Wildcards) -> dict[str, str]:
-        """Return the receipt of the batch that predicts the registration of a scan, nothing when none does.
-
-        A scan that is registered by a prediction of its present brain has no use for news of its batch, which may be
-        repeated for others.
-        """
+        """Return the receipt of the batch that predicts the registration of a scan, nothing when none does."""
         if not self.predictions:
             return {}
-        from snakemake.io import ancient
-
-        receipt = f"{self.predictions}/batch-{self.prediction_batches.of[wildcards.scan]}.json"
-        return {"receipt": ancient(receipt) if self._is_settled(wildcards.scan) else receipt}
-
-    def _is_settled(self, scan: str) -> bool:
-        """Tell whether registration, prediction and what that was made of are there, each no older than the next."""
-        template = f"tpl-{self.label}/tpl-{self.label}"
-        files = [f"{template}_T1w.nii.gz", f"{template}_desc-brain_mask.nii.gz", BRAIN, MASK]
-        paths = [*files, f"{self.predictions}/{{scan}}/{RECEIPT}", self.gate("{scan}")]
-        try:
-            *made_of, prediction, gate = [(self.out_dir / path.format(scan=scan)).stat().st_mtime_ns for path in paths]
-        except FileNotFoundError:
-            return False
-        return max(made_of) <= prediction <= gate
+        return {"receipt": f"{self.predictions}/batch-{self.prediction_batches.of[wildcards.scan]}.json"}
 
     def prediction_options(self, wildcards: Wildcards, input: Any) -> str:
         """Return RegisterImages' options for what `prediction_inputs` lists."""
@@ -196,6 +189,6 @@ class RegisterStudy:
         return f"--settings {shlex.quote(self.step_config())} {taken}"
 
     def _taken(self, folder: str, input: Any) -> str:
-        if not self.predictions:
+        if not hasattr(input, "receipt"):
             return ""
         return f"--in_prediction {shlex.quote(folder)} --in_receipt {shlex.quote(str(input.receipt))}"

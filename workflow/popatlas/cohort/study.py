@@ -2,26 +2,32 @@
 
 Opening a study is the only place where the cohort's tables are read for the DAG. The main process indexes and freezes;
 the jobs that Snakemake starts read what it wrote.
+
+Snakemake runs what is asked for; what that is follows from the inventory (`popatlas.cohort.inventory`). A job that is made
+asks for no input (`Study.asks`), so that neither times nor lost notes of Snakemake start it again.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, Batches, batches, read_batches
+from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, Batches, read_batches
+from popatlas.cohort.digests import Digests
 from popatlas.cohort.fusion_study import FusionStudy
+from popatlas.cohort.prepare import brain_folder, prepare
 from popatlas.cohort.register_study import BRAIN, prediction_folder
 from popatlas.cohort.targets import Training, read_trainings
 from popatlas.cohort.train_study import TrainStudy
 from popatlas.cohort.training import NetworkTraining, read_network
-from popatlas.config import Config, default_config, iteration_preset, load_config, make_absolute, registration_settings
+from popatlas.config import Config, iteration_preset, load_config, make_absolute, registration_settings
 from popatlas.fusion.names import METHODS
-from popatlas.images.io import mask_beside, read_table, write_if_changed
+from popatlas.images.io import mask_beside, read_table
 
 Wildcards = Any
 # A scan key as a wildcard: sub-01/anat/sub-01 or sub-01/ses-1/anat/sub-01_ses-1, external atlases under atlases/
@@ -34,6 +40,13 @@ WILDCARDS = {
     "channel": r"[0-9A-Za-z]+",
     "method": "|".join(METHODS),
 }
+
+
+# Parts of the pipeline that can be asked for by name. preprocess: brains of every scan, before the members of the template
+# are frozen. subjects: per-scan results of every scan that is not failed, excluded or unavailable. segmentations: labels by
+# the trained network. networks: the registration network that is trained on the cohort. fusion_bench: the comparison of the
+# fusion methods.
+PARTS = ("preprocess", "segmentations", "subjects", "networks", "fusion_bench")
 
 
 def growing(amount: int, most: int | None = None) -> Callable[[Wildcards, int], int]:
@@ -80,71 +93,22 @@ def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
     return study
 
 
-def prepare(config: Config, out_dir: Path) -> None:
-    """Bring the cohort's tables up to date: demo cohort, index, frozen members, label atlases, training targets, batches."""
-    import yaml
-
-    from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
-    from popatlas.cohort.index import index_cohort
-    from popatlas.cohort.ledger import failed_scans
-    from popatlas.cohort.names import freeze_label_names
-    from popatlas.cohort.targets import freeze_targets
-    from popatlas.cohort.training import freeze_network
-
-    simulate_if_missing(config)
-    index = index_cohort(config, out_dir)
-    write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    failed = failed_scans(out_dir)[""]
-    usable = [scan for scan in index.loc[index["state"] == "ok", "scan"] if scan not in failed]
-    own = set(index.loc[index["role"] == "cohort", "scan"])
-    if config["atlas"]["template"] is None:
-        freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
-    atlases = freeze_label_atlases(config, index, usable, out_dir)
-    freeze_label_names(config, atlases["dseg"], sorted(own), out_dir)
-    freeze_targets(config, index, usable, atlases, out_dir)
-    freeze_network(config, index, usable, atlases, out_dir)
-    batches(usable, config["preprocess"]["brain"]["batch"], out_dir, brain_folder(config))
-    if config["register"]["engine"] == "network":
-        through = set(atlases["atlas"]) if config["fuse"]["through"] == "template" else set()
-        form_predictions(config, [scan for scan in usable if scan in own | through], out_dir)
-
-
-def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> None:
-    """Bring the batches of predictions up to date; what the ladder has registered is not predicted again."""
-    from popatlas.cohort.freeze import read_members, template_version
-    from popatlas.cohort.outputs import stage_outputs
-
-    members = read_members(config, out_dir)
-    size, receipts = config["register"]["network"]["batch"], prediction_folder(config, template_version(members, config))
-    patterns = stage_outputs(config, labelled=False)["register"]
-    done = {scan for scan in usable if all((out_dir / pattern.format(scan=scan)).is_file() for pattern in patterns)}
-    batches(usable, size, out_dir, receipts, table=PREDICTIONS, settled=done)
-    batches(list(members["scan"]), size, out_dir, table=MEMBERS)
-
-
-def brain_folder(config: Config) -> str:
-    """Return the folder of the raw brain masks: one for each method, so that none is taken for another's."""
-    return f"work/brain/{config['preprocess']['brain']['method']}"
-
-
-def simulate_if_missing(config: Config) -> None:
-    """Draw the demo cohort when the configuration points at its default place and nothing is there."""
-    demo = Path(default_config()["bids_dir"]).resolve()
-    bids_dir = Path(config["bids_dir"])
-    if config["simulate"]["enabled"] and bids_dir == demo and not bids_dir.exists():
-        from popatlas.images.simulate import simulate_cohort
-
-        simulate_cohort(bids_dir, subjects=config["simulate"]["subjects"], seed=config["simulate"]["seed"])
-
-
 @dataclass(frozen=True)
 class Study(FusionStudy, TrainStudy):
-    """Everything that the rules ask about the cohort; paths are relative to `out_dir` unless they are inputs."""
+    """Everything that the rules ask about the cohort; paths are relative to `out_dir` unless they are inputs.
+
+    `dead` are scans of the cohort that have failed: nothing is made for them. `made` are the names of the jobs that are
+    made, `to_make` the files that each part of the pipeline still has to make; the jobs that Snakemake starts know of none.
+    """
 
     config: Config
     out_dir: Path
     images: dict[str, str]
+    raw_digests: dict[str, str]
     channels: dict[str, dict[str, str]]
+    channel_digests: dict[str, dict[str, str]]
+    outside: list[list[str]]
+    dead: tuple[str, ...]
     unaligned: frozenset[str]
     undrawn: frozenset[str]
     own: tuple[str, ...]
@@ -159,6 +123,9 @@ class Study(FusionStudy, TrainStudy):
     predictions: str
     prediction_batches: Batches
     member_batches: dict[str, int]
+    digests: Digests = field(repr=False)
+    made: frozenset[str] = field(default=frozenset(), repr=False)
+    to_make: Mapping[str, list[str]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, config: Config, out_dir: Path) -> Study:
@@ -172,18 +139,25 @@ class Study(FusionStudy, TrainStudy):
 
         index = read_table(out_dir / "cohort" / "index.parquet")
         failed = failed_scans(out_dir)
-        usable = index[(index["state"] == "ok") & ~index["scan"].isin(failed[""])]
+        good = index[index["state"] == "ok"]
+        usable = good[~good["scan"].isin(failed[""])]
         members = read_members(config, out_dir)
         version = template_version(members, config)
         presets = {config["register"]["preset"], *config["atlas"]["presets"]}
         alive = set(usable["scan"])
+        channels = {row["scan"]: json.loads(row["channels"] or "{}") for row in good.to_dict("records")}
+        cohort = index[index["role"] == "cohort"]
         labelled = {row["atlas"]: row["dseg"] for row in read_label_atlases(out_dir).to_dict("records")}
         atlases = {atlas: dseg for atlas, dseg in labelled.items() if atlas in alive}
         return cls(
             config=config,
             out_dir=out_dir,
             images=dict(zip(usable["scan"], usable["t1w"], strict=True)),
-            channels={row["scan"]: json.loads(row["channels"] or "{}") for row in usable.to_dict("records")},
+            raw_digests=dict(zip(good["scan"], good["sha256"], strict=True)),
+            channels=channels,
+            channel_digests=_channel_digests(channels, good),
+            outside=cohort.loc[~cohort["scan"].isin(alive), ["scan", "state", "reason"]].to_numpy().tolist(),
+            dead=tuple(good.loc[~good["scan"].isin(alive) & (good["role"] == "cohort"), "scan"]),
             unaligned=frozenset(failed["channel"]),
             undrawn=frozenset(failed["page"]),
             own=tuple(usable.loc[usable["role"] == "cohort", "scan"]),
@@ -198,6 +172,7 @@ class Study(FusionStudy, TrainStudy):
             predictions=prediction_folder(config, version),
             prediction_batches=Batches.read(out_dir, PREDICTIONS, BRAIN, alive),
             member_batches=read_batches(out_dir, MEMBERS),
+            digests=Digests(out_dir),
         )
 
     # Names and options
@@ -223,7 +198,7 @@ class Study(FusionStudy, TrainStudy):
         """Return an extra channel of a scan."""
         return self.channels[wildcards.scan][wildcards.channel]
 
-    @property
+    @cached_property
     def brain_folder(self) -> str:
         """Folder of the raw brain masks."""
         return brain_folder(self.config)
@@ -264,12 +239,16 @@ class Study(FusionStudy, TrainStudy):
         """Return how a registration of an iteration is tried first, as JSON."""
         return self.rung(self.iteration_preset(int(wildcards.iteration)))
 
-    def template_sources(self) -> dict[str, Any]:
-        """Return the inputs of the published template: the last iteration, or an existing template."""
-        existing = self.config["atlas"]["template"]
-        if existing is not None:
-            given, mask = Path(existing).resolve(), mask_beside(existing)
-            return {"template": str(given)} | ({"mask": str(mask)} if mask else {})
+    def averaged(self, wildcards: Wildcards) -> dict[str, list[str]]:
+        """Return what the average of an iteration reads of each member."""
+        folder = f"{self.build_folder}/iter-{wildcards.iteration}"
+        ends = {"images": "T1w.nii.gz", "masks": "mask.nii.gz", "affines": "xfm.mat", "warps": "xfm.nii.gz"}
+        return {name: self.member_files(f"{folder}/{{scan}}_{end}") for name, end in ends.items()}
+
+    def template_sources(self, wildcards: Wildcards) -> dict[str, Any]:
+        """Return the inputs of the published template: the last iteration; nothing for an existing one."""
+        if self.config["atlas"]["template"] is not None:
+            return {}
         last = self.config["atlas"]["iterations"]
         return {
             "template": f"{self.build_folder}/iter-{last}/template_T1w.nii.gz",
@@ -280,13 +259,24 @@ class Study(FusionStudy, TrainStudy):
 
     def template_options(self, wildcards: Wildcards, input: Any) -> str:
         """Return DescribeTemplate's options: an existing template has no members, and a mask only where one is given."""
-        name = f"--label {self.label} --version {self.version}"
-        given = f"{name} --in_mask {shlex.quote(input.mask)}" if hasattr(input, "mask") else name
-        if self.config["atlas"]["template"] is not None:
-            return given
+        name, existing = f"--label {self.label} --version {self.version}", self.config["atlas"]["template"]
+        if existing is not None:
+            mask = mask_beside(existing)
+            given = f"{name} --in_template {shlex.quote(str(Path(existing).resolve()))}"
+            return given if mask is None else f"{given} --in_mask {shlex.quote(str(mask))}"
+        if not hasattr(input, "template"):  # it is made
+            return name
+        given = f"{name} --in_template {shlex.quote(input.template)} --in_mask {shlex.quote(input.mask)}"
         return f"{given} --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
 
     # Measures and targets
+
+    def registered(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return what is measured of the registration of a scan, and the template."""
+        made, template = self.outputs("register_to_template"), self.outputs("publish_template")
+        names = ("warped", "logjacobian", "affine", "inverse_warp", "gate")
+        found = {name: made[name].replace("{scan}", wildcards.scan) for name in names}
+        return found | {"template": template["template"], "template_mask": template["mask"]}
 
     def input_file(self, section: str, key: str, scan: str) -> str | None:
         """Return the file that a pattern of the configuration names for a scan, None when it does not exist."""
@@ -295,11 +285,6 @@ class Study(FusionStudy, TrainStudy):
         pattern = self.config[section][key]
         path = resolve_pattern(pattern, scan, Path(self.config["bids_dir"])) if pattern else None
         return str(path) if path is not None and path.is_file() else None
-
-    def reference_files(self, wildcards: Wildcards) -> list[str]:
-        """Return the reference labels and landmarks of a scan that exist."""
-        found = (self.input_file("measure", key, wildcards.scan) for key in ("reference", "landmarks"))
-        return [path for path in found if path]
 
     def reference_options(self, wildcards: Wildcards) -> str:
         """Return MeasureScan's options for reference labels and landmarks that exist."""
@@ -322,10 +307,6 @@ class Study(FusionStudy, TrainStudy):
         """Return the metrics table of every scan of the cohort that is not failed."""
         return [f"{scan}_desc-metrics_table.tsv" for scan in self.own]
 
-    def preprocess_targets(self) -> list[str]:
-        """Return the brains of every scan, external atlases too."""
-        return [f"{scan}_desc-brain_T1w.nii.gz" for scan in self.images]
-
     def thumbnails(self) -> list[str]:
         """Return the montage picture of every scan of the cohort that is not failed; the report does without some."""
         return [f"report/thumbnails/{scan}.png" for scan in self.own if scan not in self.undrawn]
@@ -334,30 +315,9 @@ class Study(FusionStudy, TrainStudy):
         """Return the QC page of a scan."""
         return f"report/subjects/{scan.rsplit('/', 1)[-1]}.html"
 
-    def scan_targets(self) -> list[str]:
-        """Return the last per-scan results."""
-        aligned = [scan for scan in self.own if scan not in self.unaligned]
-        extra = [f"{scan}_space-T1w_desc-preproc_{channel}.nii.gz" for scan in aligned for channel in self.channels[scan]]
-        return [*self.measured_tables(), *self.thumbnails(), *extra]
-
-    def parts(self) -> dict[str, list[str]]:
-        """Return the parts of the pipeline that can be asked for by name.
-
-        preprocess: brains of every scan, before the members of the template are frozen. subjects: per-scan results of every
-        scan that is not failed, excluded or unavailable. segmentations: labels by the trained network. networks: the
-        registration network that is trained on the cohort. fusion_bench: the comparison of the fusion methods.
-        """
-        return {
-            "preprocess": self.preprocess_targets(),
-            "segmentations": self.segmentations(),
-            "subjects": self.scan_targets(),
-            "networks": self.network_targets(),
-            "fusion_bench": self.bench_targets(),
-        }
-
-    def group_targets(self) -> list[str]:
-        """Return the group tables and the report."""
-        return ["group/metrics.parquet", *self.truth_tables(), *self.fusion_targets(), "report/index.html"]
+    def targets(self, part: str) -> list[str]:
+        """Return the files that a part of the pipeline (`PARTS`) still has to make, and the index, which is there."""
+        return ["cohort/index.parquet", *self.to_make.get(part, [])]
 
     def truth_tables(self) -> list[str]:
         """Return the table of truth scores when the cohort is a simulated one."""
@@ -368,3 +328,9 @@ class Study(FusionStudy, TrainStudy):
         name = self.config["measure"]["truth"]
         folder = Path(self.config["bids_dir"]) / name if name else None
         return folder if folder is not None and (folder / "simulation.json").is_file() else None
+
+
+def _channel_digests(channels: Mapping[str, Mapping[str, str]], index: Any) -> dict[str, dict[str, str]]:
+    """Return the SHA-256 of the image of each channel of each scan."""
+    stamps = {row["scan"]: json.loads(row["channel_stamps"] or "{}") for row in index.to_dict("records")}
+    return {scan: {channel: stamps[scan][path][2] for channel, path in named.items()} for scan, named in channels.items()}

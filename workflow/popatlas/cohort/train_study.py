@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.cohort.freeze import resolve_pattern
+from popatlas.cohort.job_study import JobStudy
 from popatlas.cohort.training import REFERENCE, SCANS, NetworkTraining
 from popatlas.config import Config
 from popatlas.images.io import write_if_changed
@@ -44,7 +45,7 @@ def budget(minutes: float, runtime: float) -> float:
     return minutes or max(runtime / 2, runtime - min(MOST, max(LEAST, SHARE * runtime)))
 
 
-class TrainStudy:
+class TrainStudy(JobStudy):
     """Input functions and targets of the rules that train a registration network; `Study` holds what they read."""
 
     config: Config
@@ -53,8 +54,8 @@ class TrainStudy:
 
     @property
     def needs_network(self) -> bool:
-        """Tell whether a registration network is wanted and not there; once it is, no rule makes it."""
-        return self.network is not None and not self.network.is_trained
+        """Tell whether a registration network is wanted and not made; once it is, no rule makes it."""
+        return self.network is not None and self.job_name("train_registration", {}) not in self.made
 
     @property
     def plan(self) -> NetworkTraining:
@@ -83,6 +84,11 @@ class TrainStudy:
             root, pattern = Path(self.config["bids_dir"]), self.config["measure"]["reference"]
             files["labels"] = [str(resolve_pattern(pattern, scan, root)) for scan in self.plan.scans]
         return files
+
+    def network_files(self, wildcards: Wildcards) -> dict[str, list[str]]:
+        """Return what the workflow makes of the inputs of a training."""
+        own = self.config["train"]["labels"] != REFERENCE
+        return {key: files for key, files in self.network_inputs().items() if own or key != "labels"}
 
     def network_list(self, key: str) -> str:
         """Return the file that lists the images, masks, affines or labels of a training; empty where there are none."""

@@ -1,0 +1,135 @@
+"""What a run says before it begins and when it has ended: what changed, what is there, and what is missing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from popatlas.config import Config
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FINISHED, FINISHED_WITH_FAILURES = 0, 3
+NAMED = 5
+SHOWN = 60  # characters of a value
+# keys that say where something lies or how fast it is computed
+NOT_SAID = ("out_dir", "gpu", "gpus", "batch", "minutes")
+COARSER = 1.3  # a grid whose voxels are so much wider than those of the images is said aloud
+
+
+def opening_notes(config: Config, config_file: Path) -> list[str]:
+    """Say which settings are others than at the last run in this folder, and return it for the end of the run."""
+    import yaml
+
+    try:
+        before = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return []
+    found = list(changes(before, config)) if isinstance(before, dict) else []
+    if not found:
+        return []
+    lines = [f"{len(found)} setting(s) changed since the last run in this folder:", *(f"  {line}" for line in found[:20])]
+    if len(found) > 20:
+        lines.append(f"  ... and {len(found) - 20} more")
+    lines.append(f"  the last run's are those of {config_file}, which this run replaces; --config gives a file of yours")
+    print("\n".join([f"popatlas: {lines[0]}", *lines[1:]]), file=sys.stderr, flush=True)
+    return lines
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each setting that two configurations do not share."""
+    for key in dict.fromkeys([*before, *after]):
+        one, other = before.get(key), after.get(key)
+        if one == other or key in NOT_SAID:
+            continue
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from changes(one, other, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}: {_short(one)} -> {_short(other)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def closing_notes(
+    config: Config, results: Sequence[tuple[str, str]], failed: set[tuple[str, str]], said: Sequence[str]
+) -> int:
+    """Print where the results are and what is missing; return the exit code.
+
+    Parameters
+    ----------
+    config : dict
+        Complete configuration.
+    results : sequence of (str, str)
+        Name, and file in OUT_DIR.
+    failed : set of (str, str)
+        Scan and stage of each failure.
+    said : sequence of str
+        What was said when the run began and is worth repeating.
+    """
+    from popatlas.images.io import read_table
+
+    out_dir = Path(config["out_dir"])
+    for name, path in results:
+        if (out_dir / path).exists():
+            print(f"  {name:8} {out_dir / path}")
+    for stage in sorted({stage for _, stage in failed}):
+        print(f"  failed at {stage}: {_names(scan for scan, where in failed if where == stage)}")
+    index = read_table(out_dir / "cohort" / "index.parquet")
+    unreadable, lines = missing_images(index)
+    for line in [*lines, *labels_missing(config, out_dir), *resolution(config, index), *said]:
+        print(f"  {line}")
+    if failed:
+        print(f"  Reasons: popatlas status {out_dir}")
+    return FINISHED_WITH_FAILURES if failed or unreadable else FINISHED
+
+
+def missing_images(index: pd.DataFrame) -> tuple[int, list[str]]:
+    """Return how many scans could not be used although they have an image, and lines that name all that are missing."""
+    out = index[index["state"] == "unavailable"]
+    absent = out[out["t1w"] == ""]
+    broken = out[out["t1w"] != ""]
+    lines = []
+    if len(broken):
+        lines.append(f"could not be used: {_names(broken['scan'])}; for example {broken.iloc[0]['reason']}")
+    if len(absent):
+        lines.append(f"without a T1w image: {_names(absent['scan'])}")
+    return len(broken), lines
+
+
+def labels_missing(config: Config, out_dir: Path) -> Iterator[str]:
+    """Yield why nothing was labelled, where labels are wanted and none were fused."""
+    from popatlas.cohort.freeze import read_label_atlases
+    from popatlas.config import default_config
+
+    fuse = config["fuse"]
+    if not fuse["methods"] or fuse["atlases"] == 0 or len(read_label_atlases(out_dir)):
+        return
+    if isinstance(fuse["atlases"], str):
+        yield f"no labels were made: no atlas of {fuse['atlases']} can be used"
+        return
+    is_ours = fuse["labels"] == default_config()["fuse"]["labels"]
+    pattern = f"fuse.labels ({fuse['labels']}{', the default' if is_ours else ''})"
+    yield f"no labels were made: {pattern} matches no label image in {config['bids_dir']}"
+
+
+def resolution(config: Config, index: pd.DataFrame) -> Iterator[str]:
+    """Yield a line when the images are much finer than the grid that they were brought to."""
+    good = index[(index["state"] == "ok") & (index["role"] == "cohort")]
+    spacings = [float(part) for text in good["spacing_mm"] for part in text.split("x")]
+    if not spacings:
+        return
+    spacings.sort()
+    usual, grid = spacings[len(spacings) // 2], config["preprocess"]["resolution_mm"]
+    if grid > COARSER * usual:
+        yield f"images of {usual:g} mm were brought to voxels of {grid:g} mm (preprocess.resolution_mm)"
+
+
+def _names(scans: Any) -> str:
+    names = sorted(str(scan).rsplit("/", 1)[-1] for scan in scans)
+    return f"{', '.join(names[:NAMED])}{f' ... ({len(names)})' if len(names) > NAMED else ''}"

@@ -1,0 +1,148 @@
+"""The passes of a run: Snakemake, then the books, until everything that can be made is made and shown to be."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from popatlas.cli.process import Outcome, supervise
+from popatlas.cli.snake import command, environment
+from popatlas.cohort.lock import TOKEN, Lock
+from popatlas.config import Config
+
+if TYPE_CHECKING:
+    from popatlas.cohort.inventory import Inventory
+    from popatlas.cohort.jobs import Job
+
+FINISHED, STOPPED, FINISHED_WITH_FAILURES = 0, 1, 3
+BEGAN = "Job stats:"  # what Snakemake says when it knows its jobs
+MOST_ROUNDS = 6  # of a pass; each one after the first follows from failures, or from results that came out differently
+LEFT = "the job ended without leaving its results or a word why"
+NAMED = 5
+
+
+class Passes:
+    """The passes of one run.
+
+    Parameters
+    ----------
+    args : Namespace
+        Arguments of `add_study_arguments` and `add_run_arguments`.
+    config_file : Path
+        Configuration for Snakemake.
+    config : dict
+        The same.
+    settled : dict
+        Configuration that the ledger follows, but for the bench.
+    lock : Lock
+        Lock of the output folder.
+
+    Attributes
+    ----------
+    failed : set of (str, str)
+        Scan and stage of all failures of this run.
+    """
+
+    def __init__(self, args: argparse.Namespace, config_file: Path, config: Config, settled: Config, lock: Lock) -> None:
+        self.args, self.config_file, self.config, self.settled, self.lock = args, config_file, config, settled, lock
+        self.out_dir = Path(config["out_dir"])
+        self.failed: set[tuple[str, str]] = set()
+        self.why_stopped = ""
+        self.stopped_by = 0
+
+    def run(self, targets: Sequence[str]) -> int:
+        """Run the passes; one is repeated while it makes progress and something is left to do."""
+        for target in targets:
+            if not self._rounds(target):
+                return 128 + self.stopped_by if self.stopped_by else STOPPED
+        return FINISHED_WITH_FAILURES if self.failed else FINISHED
+
+    def _rounds(self, target: str) -> bool:
+        """Run a pass until nothing is left to do in it; tell whether the run can go on."""
+        before: tuple[set[tuple[str, str]], list[str]] | None = None
+        for _ in range(MOST_ROUNDS):
+            print(f"popatlas: pass '{target}'", flush=True)
+            outcome = self._snakemake(target)
+            if outcome.stopped_by:
+                self.why_stopped, self.stopped_by = f"stopped by signal {outcome.stopped_by}", outcome.stopped_by
+                return False
+            if outcome.code < 0:
+                self.why_stopped = f"Snakemake was killed by signal {-outcome.code}"
+                return False
+            if outcome.code and BEGAN not in outcome.text:
+                self.why_stopped = _last_error(outcome.text)
+                return False
+            known = set(self.failed)
+            left = self._settle(target, outcome)
+            if outcome.code == 0 and not left:
+                return True
+            if before == (self.failed, left) or (outcome.code and not left and self.failed == known):
+                break
+            before = (set(self.failed), left)
+            if count := len({scan for scan, _ in self.failed - known}):
+                print(f"popatlas: {count} scan(s) failed, going on without them", flush=True)
+        self.why_stopped = self.why_stopped or f"the pass '{target}' does not come to its end"
+        return False
+
+    def _snakemake(self, target: str) -> Outcome:
+        quiet = [] if self.args.verbose else ["--quiet", "rules", "host"]
+        line = command(self.config_file, self.args, [target], quiet)
+        return supervise(line, self.out_dir, environment() | {TOKEN: self.lock.holder.token}, self.lock)
+
+    def _settle(self, target: str, outcome: Outcome) -> list[str]:
+        """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""
+        from popatlas.cohort.books import leave_records, settle_study, take_stock
+
+        inventory = take_stock(self.config, self.out_dir)
+        if inventory is None:
+            return []
+        left = inventory.needed(target)
+        unexplained = leave_records(inventory, left, lambda job: _why(outcome.text, job)) if outcome.code else []
+        if group := [job for job in unexplained if not job.scan and job.stage == "group"]:
+            self.why_stopped = self._why_group(inventory, group[0], outcome)
+        self._name_failures(settle_study(inventory, self.settled))
+        return self._left(inventory, left)
+
+    def _left(self, inventory: Inventory, names: Sequence[str]) -> list[str]:
+        """Return the jobs that are left to do although none of their scans has failed."""
+        out = {scan for scan, stage in self.failed if stage not in ("channel", "page", "bench")}
+        side = {(scan, stage) for scan, stage in self.failed}
+        jobs = [inventory.jobs.jobs[name] for name in names]
+        return [job.name for job in jobs if job.scan not in out and (job.scan, job.stage) not in side]
+
+    def _name_failures(self, failures: dict[tuple[str, str], str]) -> None:
+        for place in sorted(failures.keys() - self.failed):
+            print(f"popatlas: {place[0]} failed at {place[1]}: {failures[place]}", file=sys.stderr, flush=True)
+        self.failed |= set(failures)
+
+    def _why_group(self, inventory: Inventory, job: Job, outcome: Outcome) -> str:
+        from popatlas.cohort.ledger import read_failure
+
+        reason, log = read_failure(self.out_dir, inventory.log(job))
+        return f"{job.rule} failed: {reason or _why(outcome.text, job) or LEFT}" + (f" (log: {log})" if log else "")
+
+
+def _why(text: str, job: Job) -> str:
+    """Return what Snakemake said of a job it refused, or that ended without a record; nothing when it said nothing."""
+    blocks = re.findall(
+        r"^(?:Error in rule|RuleException|\w+(?:Exception|Error) in rule) (\w+)[^\n]*\n((?:    .*\n)+)", text, re.M
+    )
+    for rule, body in blocks:
+        if rule == job.rule and all(value in body for value in job.wildcards.values()):
+            message = re.search(r"message: (.+)", body)
+            if message and message[1].strip() != "None":
+                return message[1].strip()
+    for line in text.splitlines():
+        if re.match(r"(?:Output|Missing|Job)\b", line.strip()) and all(value in line for value in job.wildcards.values()):
+            return line.strip()
+    return ""
+
+
+def _last_error(text: str) -> str:
+    """Return the last line that Snakemake, or the Snakefile, said."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("popatlas: pass")]
+    return lines[-1] if lines else "Snakemake could not begin"

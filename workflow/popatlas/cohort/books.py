@@ -1,0 +1,90 @@
+"""The books of a study after a pass: stock is taken, what ended without a word gets a record, the ledger is settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from popatlas.cohort.inventory import Inventory
+from popatlas.cohort.jobs import Job
+from popatlas.cohort.study import Study
+from popatlas.config import Config
+from popatlas.errors import InputError
+from popatlas.images.io import read_json, read_table, write_json
+from popatlas.receipts import read_attempt
+
+ENDED = ("failed", "running")
+REMEDY = "see the log of the job and Snakemake's own (.snakemake/log); run again to try it once more"
+SILENT = "the job ended without leaving its results or a word why"
+
+
+def take_stock(config: Config, out_dir: Path) -> Inventory | None:
+    """Return the inventory of a study as it is now; None where the cohort has not been indexed."""
+    if not (out_dir / "cohort" / "index.parquet").is_file():
+        return None
+    study = Study.read(config, out_dir)
+    inventory = Inventory(study)
+    study.digests.write()
+    return inventory
+
+
+def leave_records(inventory: Inventory, left: Sequence[str], why: Callable[[Job], str]) -> list[Job]:
+    """Write a record for each job that could run, was not made, and has none of this attempt.
+
+    Parameters
+    ----------
+    inventory : Inventory
+        Taken after the pass.
+    left : sequence of str
+        Jobs that are left to do.
+    why : callable
+        Returns what is known of a job's end; empty when nothing is.
+
+    Returns
+    -------
+    list of Job
+        The jobs that could run and were not made, those with a record of their own too.
+    """
+    out_dir, jobs = inventory.study.out_dir, inventory.jobs.jobs
+    waiting = set(left)
+    ready = [jobs[name] for name in left if not waiting & set(jobs[name].needs)]
+    attempt = read_attempt(out_dir)
+    for job in ready:
+        path = out_dir / f"{inventory.log(job)}.json"
+        try:
+            record = read_json(path)
+        except InputError:
+            record = {}
+        if record.get("state") in ENDED and record.get("attempt", "") == attempt:
+            continue
+        message = f"{job.rule} was not done: {why(job) or SILENT}"
+        write_json(path, {"state": "failed", "attempt": attempt, "subject": job.scan, "message": message, "remedy": REMEDY})
+    return ready
+
+
+def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str], str]:
+    """Write the ledger of a study.
+
+    Parameters
+    ----------
+    inventory : Inventory
+        Stock of the study, with the bench where that runs.
+    settled : dict
+        Configuration that the ledger follows, but for the bench.
+
+    Returns
+    -------
+    dict
+        Scan and stage of each failure to its reason.
+    """
+    from popatlas.cohort.freeze import read_label_atlases
+    from popatlas.cohort.ledger import settle
+    from popatlas.cohort.outputs import stage_outputs
+
+    study = inventory.study
+    labelled = len(read_label_atlases(study.out_dir)) > 0
+    outputs = stage_outputs(settled, labelled=labelled)
+    outputs["bench"] = stage_outputs(study.config, labelled=labelled)["bench"]
+    ledger = settle(study.out_dir, read_table(study.out_dir / "cohort" / "index.parquet"), outputs, inventory.is_done)
+    rows = ledger[ledger["state"] == "failed"].to_dict("records")
+    return {(str(row["scan"]), str(row["stage"])): str(row["reason"]) for row in rows}

@@ -1,0 +1,74 @@
+"""SHA-256 of files by path, remembered with their size and time, so that a file is read once for each change of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from popatlas.errors import InputError
+from popatlas.images.io import read_table, sha256, write_table
+
+TABLE = "cohort/digests.parquet"
+COLUMNS = ["path", "bytes", "mtime_ns", "sha256"]
+MISSING = ""
+Stamp = tuple[int, int]
+
+
+class Digests:
+    """Digests of files; paths of OUT_DIR are relative to it.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output folder; what is remembered stands in `TABLE`.
+    """
+
+    def __init__(self, out_dir: Path) -> None:
+        self.out_dir = out_dir
+        self.known: dict[str, tuple[Stamp, str]] = {}
+        self.is_changed = False
+        path = out_dir / TABLE
+        if path.is_file():
+            try:
+                rows = read_table(path)[COLUMNS].to_numpy().tolist()
+                self.known = {str(name): ((int(size), int(time)), str(digest)) for name, size, time, digest in rows}
+            except (InputError, KeyError, ValueError, TypeError):  # it only saves time: files are read again
+                self.is_changed = True
+
+    def stamp(self, path: str) -> Stamp | None:
+        """Return size and time (ns) of a file; None where there is none."""
+        try:
+            status = os.stat(self.out_dir / path)  # noqa: PTH116
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
+    def of(self, path: str | Path) -> str:
+        """Return the SHA-256 of a file; `MISSING` where it is not there or cannot be read."""
+        key = str(path)
+        stamp = self.stamp(key)
+        if stamp is None:
+            return MISSING
+        known = self.known.get(key)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        try:
+            digest = sha256(self.out_dir / key)
+        except OSError:
+            return MISSING
+        self.remember(key, stamp, digest)
+        return digest
+
+    def remember(self, path: str, stamp: Stamp, digest: str) -> None:
+        """Note the digest of a file as it is now."""
+        self.known[path] = (stamp, digest)
+        self.is_changed = True
+
+    def write(self) -> None:
+        """Write what is remembered, where it has changed."""
+        if self.is_changed:
+            rows = [(path, *stamp, digest) for path, (stamp, digest) in sorted(self.known.items())]
+            write_table(pd.DataFrame(rows, columns=COLUMNS), self.out_dir / TABLE)
+            self.is_changed = False

@@ -1,0 +1,188 @@
+"""What is made and what is left to do: every job of a study judged by its receipt, its files and what it was made of.
+
+The inventory is taken by the main process when it opens a study. Snakemake is then asked for what is not made, and the old
+files of that are taken away before it starts, so that nothing that lies there can be taken for a result of this run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from popatlas.cohort.jobs import BATCHES, Job, JobList
+from popatlas.cohort.outputs import RULES, fill, made_files
+from popatlas.receipts import FOLDER, Receipt
+
+if TYPE_CHECKING:
+    from popatlas.cohort.study import Study
+
+MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
+WORDS = {
+    LOST: "was made and is gone",
+    BROKEN: "is not what was made",
+    OUTDATED: "was made with other settings or inputs",
+    SUPERSEDED: "was made from a file that is another one now",
+}
+# written by the main process too, whenever a scan has failed: its content is no job's alone
+SHARED = ("settle_ledger",)
+SET_ASIDE = "broken"
+NAMED = 5
+
+
+class Inventory:
+    """The jobs of a study and what became of each.
+
+    Parameters
+    ----------
+    study : Study
+        The study; its `digests` remember what has been read.
+
+    Attributes
+    ----------
+    jobs : JobList
+        All jobs.
+    verdicts : dict
+        Job name to one of the words above.
+    made : frozenset of str
+        Names of the jobs whose results are as they should be.
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study, self.jobs = study, JobList(study)
+        self.receipts = {name: Receipt.read(self.receipt_path(name)) for name in self.jobs.jobs}
+        self.bad_files: dict[str, list[str]] = {}
+        self._content = {
+            path: digest
+            for name, receipt in self.receipts.items()
+            if receipt is not None
+            for path, (_, digest) in receipt.outputs.items()
+        }
+        self.verdicts = {name: self._judge(job) for name, job in self.jobs.jobs.items()}
+        superseded = [name for name, verdict in self.verdicts.items() if verdict == SUPERSEDED]
+        for name in self.jobs.downstream(superseded):
+            if self.verdicts[name] == MADE:
+                self.verdicts[name] = SUPERSEDED
+        for name, job in self.jobs.jobs.items():
+            if job.rule in SHARED:
+                self.verdicts[name] = self._judge_shared(job)
+        self.made = frozenset(name for name, verdict in self.verdicts.items() if verdict == MADE)
+
+    def receipt_path(self, name: str) -> Path:
+        """Return the file of a receipt."""
+        return self.study.out_dir / FOLDER / f"{name}.json"
+
+    def needed(self, target: str) -> list[str]:
+        """Return the names of the jobs that a part of the pipeline needs to run."""
+        return self.jobs.needed(self.jobs.wanted(target), self.made)
+
+    def count(self, target: str) -> dict[str, int]:
+        """Return the number of jobs of each rule that a part of the pipeline needs to run, in the order of the pipeline."""
+        found = Counter(self.jobs.jobs[name].rule for name in self.needed(target))
+        return {rule: found[rule] for rule in RULES if found[rule]}
+
+    def files(self, job: Job) -> list[str]:
+        """Return the files that the rule of a job declares."""
+        names = self.study.names(job.rule) | job.wildcards
+        return [fill(pattern, names) for pattern in made_files(self.study.config, job.rule).values()]
+
+    def log(self, job: Job) -> str:
+        """Return the log of a job."""
+        return fill(RULES[job.rule].log, job.wildcards)
+
+    def is_done(self, scan: str, stage: str) -> bool:
+        """Tell whether all results of a scan at a stage of the ledger are made."""
+        rules = {"bench": "fuse"}
+        wanted = self._of_scan.get((scan, rules.get(stage, stage)), ())
+        return all(name in self.made for name in wanted)
+
+    @cached_property
+    def _of_scan(self) -> dict[tuple[str, str], list[str]]:
+        found: dict[tuple[str, str], list[str]] = {}
+        for name, job in self.jobs.jobs.items():
+            if job.is_kept and job.scan:
+                found.setdefault((job.scan, job.stage), []).append(name)
+        return found
+
+    def _judge_shared(self, job: Job) -> str:
+        """Judge what the main process brings up to date after each pass: it is when what it follows from is made."""
+        there = all((self.study.out_dir / path).is_file() for path in self.files(job))
+        return MADE if there and all(self.verdicts.get(need) == MADE for need in job.needs) else NEVER
+
+    def _judge(self, job: Job) -> str:
+        receipt = self.receipts[job.name]
+        if receipt is None or not set(self.files(job)) <= set(receipt.outputs):
+            return NEVER
+        if receipt.made_of != self.study.made_of(job.rule, **job.wildcards):
+            return OUTDATED
+        lost, broken = self._compare(receipt)
+        if broken:
+            self.bad_files[job.name] = broken
+            return BROKEN
+        if lost:
+            return LOST
+        if any(self._content.get(path, digest) != digest for path, digest in receipt.inputs.items()):
+            return SUPERSEDED
+        return MADE
+
+    def _compare(self, receipt: Receipt) -> tuple[list[str], list[str]]:
+        """Return the files of a receipt that are gone, and those that are others now."""
+        digests, lost, broken = self.study.digests, [], []
+        for path, (size, digest) in receipt.outputs.items():
+            stamp = digests.stamp(path)
+            if stamp is None:
+                lost.append(path)
+            elif stamp[0] != size or digests.of(path) != digest:
+                broken.append(path)
+        return lost, broken
+
+    # Before a run
+
+    def clear(self, target: str) -> None:
+        """Take away what a part of the pipeline makes anew, say why, and what killed jobs left half written.
+
+        Files that are not what was made are set aside below ``broken/``: somebody may have changed them on purpose.
+        """
+        needed = self.needed(target)
+        self._set_aside([name for name in needed if name in self.bad_files])
+        stale = (OUTDATED, SUPERSEDED)
+        needed += [
+            name for name, job in self.jobs.jobs.items() if job.scan in self.study.dead and self.verdicts[name] in stale
+        ]
+        folders: set[Path] = set()
+        for name in needed:
+            job, receipt = self.jobs.jobs[name], self.receipts[name]
+            files = dict.fromkeys(self.files(job))
+            if receipt is not None and job.rule not in BATCHES:
+                files |= dict.fromkeys(receipt.outputs)
+            self.receipt_path(name).unlink(missing_ok=True)
+            for path in files if job.rule not in SHARED else ():
+                (self.study.out_dir / path).unlink(missing_ok=True)
+            folders |= {(self.study.out_dir / path).parent for path in files}
+        for folder in folders:
+            for left in folder.glob(".tmp-*"):
+                left.unlink(missing_ok=True)
+
+    def explain(self, target: str) -> Iterator[str]:
+        """Yield a line for each kind of reason why finished results are made again."""
+        needed = [job for name in self.needed(target) if (job := self.jobs.jobs[name]).is_kept]
+        for verdict, words in WORDS.items():
+            found = [job for job in needed if self.verdicts[job.name] == verdict]
+            counts = Counter(job.rule for job in found)
+            scans = list(dict.fromkeys(job.scan.rsplit("/", 1)[-1] for job in found if job.scan))
+            shown = f" ({', '.join(scans[:NAMED])}{', ...' if len(scans) > NAMED else ''})" if scans else ""
+            if found:
+                yield f"made again, for it {words}: {', '.join(f'{count} {rule}' for rule, count in counts.items())}{shown}"
+
+    def _set_aside(self, names: Iterable[str]) -> None:
+        place = self.study.out_dir / SET_ASIDE / time.strftime("%Y%m%d-%H%M%S")
+        for path in [path for name in names for path in self.bad_files[name]]:
+            target = place / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.study.out_dir / path).replace(target)
+            words = "was changed or damaged since it was made; it is set aside in"
+            print(f"popatlas: {path} {words} {target.parent} and made again", file=sys.stderr)

@@ -1,0 +1,298 @@
+"""The jobs of a study: what each needs, and what is asked for by the parts of the pipeline.
+
+Snakemake's own graph holds the same jobs (a test compares them) but only those that are left to do: what is made is cut
+off (`Study.asks`). Here all of them are listed, without opening a file, so that it can be told which are; those of scans
+that have failed too, for the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from popatlas.cohort.outputs import RULES, fill
+from popatlas.fusion.names import SEGMENTER
+
+if TYPE_CHECKING:
+    from popatlas.cohort.study import Study
+
+# rules of batches: their scans have receipts of their own, so that only what has to be is made again
+BATCHES = ("extract_brains", "predict_deformations", "predict_members")
+GROUP = ("tabulate_cohort", "score_truth", "tabulate_trust", "write_report")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Attributes
+    ----------
+    name : str
+        Unique; its receipt is called so.
+    rule : str
+        Its rule.
+    wildcards : dict
+        Of the rule.
+    scan : str
+        Scan that it belongs to; empty for what is of several or none.
+    needs : tuple of str
+        Names of the jobs whose results it reads.
+    """
+
+    name: str
+    rule: str
+    wildcards: dict[str, str]
+    scan: str
+    needs: tuple[str, ...]
+
+    @property
+    def stage(self) -> str:
+        """Stage of the ledger."""
+        return RULES[self.rule].stage
+
+    @property
+    def is_kept(self) -> bool:
+        """Tell whether it makes results of its own."""
+        return RULES[self.rule].kept
+
+
+class JobList:
+    """All jobs of a study by name."""
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.scans = (*study.own, *study.dead)
+        self.jobs: dict[str, Job] = {}
+        for rule, wildcards, needs in self._listed():
+            name = self.name(rule, **wildcards)
+            self.jobs[name] = Job(name, rule, wildcards, wildcards.get("scan", ""), tuple(needs))
+
+    def name(self, rule: str, **wildcards: str) -> str:
+        """Return the name of a job."""
+        return self.study.job_name(rule, wildcards)
+
+    def wanted(self, target: str) -> list[str]:
+        """Return the names of the jobs that a part of the pipeline (`Study.parts`) asks for."""
+        study, own, alive = self.study, set(self.study.own), set(self.study.images)
+        stages = {
+            "preprocess": ("preprocess",),
+            "subjects": ("preprocess", "register", "fuse", "measure", "channel", "page"),
+        }
+        if target in ("segmentations", "networks", "fusion_bench"):
+            rules = {"segmentations": "segment_scan", "networks": "train_registration", "fusion_bench": "bench_fusion"}
+            return [name for name, job in self.jobs.items() if job.rule == rules[target] and job.scan not in study.dead]
+        wanted = stages.get(target, stages["subjects"])
+        left_out = {("page", scan) for scan in study.undrawn} | {("channel", scan) for scan in study.unaligned}
+        found = [
+            name
+            for name, job in self.jobs.items()
+            if job.is_kept
+            and job.stage in wanted
+            and (job.stage, job.scan) not in left_out
+            and job.scan in (alive if job.stage in ("preprocess", "register") else own)
+        ]
+        if target == "preprocess":
+            return found
+        found += [name for name, job in self.jobs.items() if job.rule == "publish_template"]
+        if target == "subjects":
+            return found
+        bench = ("bench_fusion",) if study.config["fuse"]["bench"] else ()
+        return [*found, *(name for name, job in self.jobs.items() if job.rule in (*GROUP, *bench))]
+
+    def needed(self, names: Iterable[str], made: frozenset[str] | set[str]) -> list[str]:
+        """Return the jobs that have to run for some to be made: they and, of what they need, all that is not made."""
+        found: dict[str, None] = {}
+        stack = [name for name in names if name not in made]
+        while stack:
+            name = stack.pop()
+            if name not in found and name in self.jobs:
+                found[name] = None
+                stack += [need for need in self.jobs[name].needs if need not in made]
+        return [name for name in self.jobs if name in found]
+
+    def downstream(self, names: Iterable[str]) -> set[str]:
+        """Return the jobs that read, at first or second hand, what some jobs make.
+
+        A batch that is repeated for one of its scans tells nothing of the others.
+        """
+        readers: dict[str, list[str]] = {}
+        for name, job in self.jobs.items():
+            for need in job.needs:
+                if need in self.jobs and self.jobs[need].rule not in BATCHES:
+                    readers.setdefault(need, []).append(name)
+        found: set[str] = set()
+        stack = list(names)
+        while stack:
+            for reader in readers.get(stack.pop(), ()):
+                if reader not in found:
+                    found.add(reader)
+                    stack.append(reader)
+        return found
+
+    # The list, in the order of the pipeline: rule, wildcards, names of the jobs that are needed
+
+    def _listed(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        yield from self._preprocessing()
+        yield from self._template()
+        yield from self._registrations()
+        yield from self._fusion()
+        yield from self._networks()
+        yield from self._measures()
+        yield from self._group()
+
+    def _brain(self, scan: str) -> str:
+        return self.name("normalise_brain", scan=scan)
+
+    def _preprocessing(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        study, by_template = self.study, self.study.config["preprocess"]["brain"]["method"] == "template"
+        for scan in (*study.images, *study.dead):
+            conformed = self.name("conform_image", scan=scan)
+            yield "conform_image", {"scan": scan}, []
+            if by_template:
+                yield "extract_brain_by_template", {"scan": scan}, [conformed]
+                mask = self.name("extract_brain_by_template", scan=scan)
+            else:
+                mask = self.name("extract_brains", batch=str(study.brain_batches.of.get(scan, 0)))
+            yield "normalise_brain", {"scan": scan}, [conformed, mask]
+        for number in () if by_template else sorted({study.brain_batches.of[scan] for scan in study.images}):
+            scans = [scan for scan in study.brain_batches.scans(number) if scan in study.images]
+            yield "extract_brains", {"batch": str(number)}, [self.name("conform_image", scan=scan) for scan in scans]
+        for scan in self.scans:
+            for channel in study.channels[scan]:
+                needs = [self.name("conform_image", scan=scan), self._brain(scan)]
+                yield "align_channel", {"scan": scan, "channel": channel}, needs
+
+    def _template(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        study, members = self.study, self.study.members
+        if study.config["atlas"]["template"] is not None:
+            yield "publish_template", {}, []
+            return
+        yield "make_reference", {}, []
+        for scan in members:
+            yield "align_to_reference", {"scan": scan}, [self.name("make_reference"), self._brain(scan)]
+        yield "initialise_template", {}, [self.name("align_to_reference", scan=scan) for scan in members]
+        before = self.name("initialise_template")
+        count = study.config["atlas"]["iterations"]
+        for iteration in map(str, range(1, count + 1)):
+            batches = {scan: str(study.member_batches[scan]) for scan in members} if study.predictions else {}
+            for batch in dict.fromkeys(batches.values()):
+                brains = [self._brain(scan) for scan in members if batches[scan] == batch]
+                yield "predict_members", {"iteration": iteration, "batch": batch}, [before, *brains]
+            for scan in members:
+                needs = [before, self._brain(scan)]
+                if batches:
+                    needs.append(self.name("predict_members", iteration=iteration, batch=batches[scan]))
+                yield "register_member", {"iteration": iteration, "scan": scan}, needs
+            moved = [self.name("register_member", iteration=iteration, scan=scan) for scan in members]
+            yield "average_template", {"iteration": iteration}, [before, *moved]
+            before = self.name("average_template", iteration=iteration)
+        averages = [self.name("average_template", iteration=str(number)) for number in range(1, count + 1)]
+        yield "publish_template", {}, averages
+
+    def _registrations(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        study, template = self.study, self.name("publish_template")
+        through = study.atlases if study.config["fuse"]["through"] == "template" else {}
+        scans = list(dict.fromkeys([*self.scans, *through]))
+        batches = {scan: str(study.prediction_batches.of.get(scan, 0)) for scan in scans} if study.predictions else {}
+        for batch in dict.fromkeys(batches.values()):
+            brains = [self._brain(scan) for scan in study.prediction_batches.scans(int(batch)) if scan in study.images]
+            yield "predict_deformations", {"batch": batch}, [template, *brains]
+        for scan in scans:
+            predicted = [self.name("predict_deformations", batch=batches[scan])] if batches else []
+            yield "register_to_template", {"scan": scan}, [template, self._brain(scan), *predicted]
+
+    def _fusion(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        study, direct = self.study, self.study.config["fuse"]["through"] == "direct"
+        bench = study.bench_scans if study.config["fuse"]["bench"] else []
+        for scan in dict.fromkeys([*self.scans, *bench]):
+            atlases = study.atlases_for(scan) if study.fusion_methods else []
+            if not atlases:
+                continue
+            needs = [self._brain(scan), *(self._brain(atlas) for atlas in atlases)]
+            for atlas in atlases if direct else ():
+                yield "register_atlas_to_target", {"scan": scan, "atlas": atlas}, [self._brain(scan), self._brain(atlas)]
+                needs.append(self.name("register_atlas_to_target", scan=scan, atlas=atlas))
+            if not direct:
+                needs += [self.name("register_to_template", scan=one) for one in (scan, *atlases)]
+            yield "propagate_labels", {"scan": scan}, needs
+            for method in study.fusion_methods:
+                trust = [self.name("train_trust")] if method == "dataparams" else []
+                yield "fuse_labels", {"scan": scan, "method": method}, [self.name("propagate_labels", scan=scan), *trust]
+
+    def _networks(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        study = self.study
+        for name, training in study.trainings.items():
+            brains = [self._brain(scan) for scan in training.scans]
+            if name == SEGMENTER:
+                method = study.config["fuse"]["segmenter"]["labels"]
+                labels = [self.name("fuse_labels", scan=scan, method=method) for scan in training.scans]
+            else:
+                labels = [self.name("propagate_labels", scan=scan) for scan in training.scans]
+            yield f"train_{name}", {}, [*brains, *labels]
+        for scan in self.scans if study.has_segmenter else ():
+            yield "segment_scan", {"scan": scan}, [self._brain(scan), self.name("train_segmenter")]
+        if study.network is not None:
+            if study.network.scans:
+                yield "write_training_table", {}, list(self._training_needs())
+            table = [self.name("write_training_table")] if study.network.scans else []
+            yield "train_registration", {}, table
+
+    def _training_needs(self) -> Iterator[str]:
+        grid, method = self.study.plan.recipe["grid"], self.study.config["train"]["labels"]
+        for scan in self.study.plan.scans:
+            yield from (self.name("conform_image", scan=scan), self._brain(scan))
+            if grid["affine_first"]:
+                yield self.name("register_to_template", scan=scan)
+            if method in self.study.fusion_methods:
+                yield self.name("fuse_labels", scan=scan, method=method)
+
+    def _labels(self, scan: str) -> list[str]:
+        return [
+            self.name("segment_scan", scan=scan)
+            if method == SEGMENTER
+            else self.name("fuse_labels", scan=scan, method=method)
+            for method in self.study.scan_methods(scan)
+        ]
+
+    def _measures(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        for scan in self.scans:
+            basis = [self._brain(scan), self.name("publish_template"), self.name("register_to_template", scan=scan)]
+            yield "measure_scan", {"scan": scan}, [*basis, *self._labels(scan)]
+            yield "draw_subject", {"scan": scan}, [self.name("measure_scan", scan=scan), *basis, *self._labels(scan)]
+
+    def _group(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+        study = self.study
+        measured = [self.name("measure_scan", scan=scan) for scan in study.own]
+        yield "settle_ledger", {}, measured
+        settled, joined = self.name("settle_ledger"), [self.name("settle_ledger")]
+        if study.truth_tables():
+            yield "score_truth", {}, [settled]
+            joined.append(self.name("score_truth"))
+        yield "tabulate_cohort", {}, joined
+        shown = [settled, self.name("tabulate_cohort"), self.name("publish_template")]
+        if study.trust_tables():
+            fused = [name for scan in study.own for name in self._labels(scan)]
+            yield "tabulate_trust", {}, [*fused, *measured]  # the gates of all scans are behind their measures
+            shown.append(self.name("tabulate_trust"))
+        if study.bench_files():
+            fused = [
+                self.name("fuse_labels", scan=scan, method=method)
+                for scan in study.bench_scans
+                for method in study.fusion_methods
+            ]
+            yield "bench_fusion", {}, fused
+            if study.config["fuse"]["bench"]:
+                shown.append(self.name("bench_fusion"))
+        drawn = [self.name("draw_subject", scan=scan) for scan in study.own if scan not in study.undrawn]
+        yield "write_report", {}, [*shown, *drawn]
+
+
+def job_pattern(rule: str) -> str:
+    """Return the pattern of the name of a rule's jobs."""
+    return RULES[rule].job
+
+
+def named(rule: str, names: dict[str, str], wildcards: dict[str, str]) -> str:
+    """Return the name of a job: its pattern with the names of the study and its wildcards filled in."""
+    return fill(job_pattern(rule), names | wildcards)

@@ -1,0 +1,68 @@
+"""What the main process does before the job graph: the index, and everything that is drawn and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from popatlas.cohort.batches import MEMBERS, PREDICTIONS, batches
+from popatlas.cohort.register_study import prediction_folder
+from popatlas.config import Config, default_config
+from popatlas.images.io import write_if_changed
+
+
+def prepare(config: Config, out_dir: Path) -> None:
+    """Bring the cohort's tables up to date: demo cohort, index, frozen members, label atlases, training targets, batches."""
+    import yaml
+
+    from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
+    from popatlas.cohort.index import index_cohort
+    from popatlas.cohort.ledger import failed_scans
+    from popatlas.cohort.names import freeze_label_names
+    from popatlas.cohort.targets import freeze_targets
+    from popatlas.cohort.training import freeze_network
+
+    simulate_if_missing(config)
+    index = index_cohort(config, out_dir)
+    write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    failed = failed_scans(out_dir)[""]
+    usable = [scan for scan in index.loc[index["state"] == "ok", "scan"] if scan not in failed]
+    own = set(index.loc[index["role"] == "cohort", "scan"])
+    if config["atlas"]["template"] is None:
+        freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
+    atlases = freeze_label_atlases(config, index, usable, out_dir)
+    freeze_label_names(config, atlases["dseg"], sorted(own), out_dir)
+    freeze_targets(config, index, usable, atlases, out_dir)
+    freeze_network(config, index, usable, atlases, out_dir)
+    batches(usable, config["preprocess"]["brain"]["batch"], out_dir, brain_folder(config))
+    if config["register"]["engine"] == "network":
+        through = set(atlases["atlas"]) if config["fuse"]["through"] == "template" else set()
+        form_predictions(config, [scan for scan in usable if scan in own | through], out_dir)
+
+
+def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> None:
+    """Bring the batches of predictions up to date; what the ladder has registered is not predicted again."""
+    from popatlas.cohort.freeze import read_members, template_version
+    from popatlas.cohort.outputs import stage_outputs
+
+    members = read_members(config, out_dir)
+    size, receipts = config["register"]["network"]["batch"], prediction_folder(config, template_version(members, config))
+    patterns = stage_outputs(config, labelled=False)["register"]
+    done = {scan for scan in usable if all((out_dir / pattern.format(scan=scan)).is_file() for pattern in patterns)}
+    batches(usable, size, out_dir, receipts, table=PREDICTIONS, settled=done)
+    batches(list(members["scan"]), size, out_dir, table=MEMBERS)
+
+
+def brain_folder(config: Config) -> str:
+    """Return the folder of the raw brain masks: one for each method, so that none is taken for another's."""
+    return f"work/brain/{config['preprocess']['brain']['method']}"
+
+
+def simulate_if_missing(config: Config) -> None:
+    """Draw the demo cohort when the configuration points at its default place and nothing is there."""
+    demo = Path(default_config()["bids_dir"]).resolve()
+    bids_dir = Path(config["bids_dir"])
+    if config["simulate"]["enabled"] and bids_dir == demo and not bids_dir.exists():
+        from popatlas.images.simulate import simulate_cohort
+
+        simulate_cohort(bids_dir, subjects=config["simulate"]["subjects"], seed=config["simulate"]["seed"])
