@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 FINISHED, STOPPED, FINISHED_WITH_FAILURES = 0, 1, 3
 BEGAN = "Job stats:"  # what Snakemake says when it knows its jobs
 MOST_ROUNDS = 6  # of a pass; each one after the first follows from failures, or from results that came out differently
-LEFT = "the job ended without leaving its results or a word why"
-NAMED = 5
+SHELL_SAYS = re.compile(r": line \d+: +\d+ (\w[\w ]*?)(?: \(core dumped\))? {2,}")  # bash, of a process that a signal ended
+OUT_OF_MEMORY = ": by somebody, or since it needed more memory or time than there was"
 
 
 class Passes:
@@ -96,14 +96,16 @@ class Passes:
     def _settle(self, target: str, outcome: Outcome) -> list[str]:
         """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""
         from popatlas.cohort.books import leave_records, settle_study, take_stock
+        from popatlas.cohort.ledger import read_failure
 
         inventory = take_stock(self.config, self.out_dir)
         if inventory is None:
             return []
         left = inventory.needed(target)
-        unexplained = leave_records(inventory, left, lambda job: _why(outcome.text, job)) if outcome.code else []
+        unexplained = leave_records(inventory, left, self._why(inventory, outcome)) if outcome.code else []
         if group := [job for job in unexplained if not job.scan and job.stage == "group"]:
-            self.why_stopped = self._why_group(inventory, group[0], outcome)
+            reason, log = read_failure(self.out_dir, inventory.log(group[0]))
+            self.why_stopped = f"{group[0].rule} failed: {reason} (log: {log})"
         self._name_failures(settle_study(inventory, self.settled))
         return self._left(inventory, left)
 
@@ -119,26 +121,35 @@ class Passes:
             print(f"popatlas: {place[0]} failed at {place[1]}: {failures[place]}", file=sys.stderr, flush=True)
         self.failed |= set(failures)
 
-    def _why_group(self, inventory: Inventory, job: Job, outcome: Outcome) -> str:
-        from popatlas.cohort.ledger import read_failure
-
-        reason, log = read_failure(self.out_dir, inventory.log(job))
-        return f"{job.rule} failed: {reason or _why(outcome.text, job) or LEFT}" + (f" (log: {log})" if log else "")
+    @staticmethod
+    def _why(inventory: Inventory, outcome: Outcome) -> Callable[[Job], str]:
+        return lambda job: why_ended(outcome.text, job.rule, inventory.log(job), inventory.files(job))
 
 
-def _why(text: str, job: Job) -> str:
-    """Return what Snakemake said of a job it refused, or that ended without a record; nothing when it said nothing."""
-    blocks = re.findall(
-        r"^(?:Error in rule|RuleException|\w+(?:Exception|Error) in rule) (\w+)[^\n]*\n((?:    .*\n)+)", text, re.M
-    )
-    for rule, body in blocks:
-        if rule == job.rule and all(value in body for value in job.wildcards.values()):
-            message = re.search(r"message: (.+)", body)
-            if message and message[1].strip() != "None":
-                return message[1].strip()
+def why_ended(text: str, rule: str, log: str, outputs: Sequence[str]) -> str:
+    """Return what was said of a job that failed without a record of its own; empty when nothing was.
+
+    Parameters
+    ----------
+    text : str
+        What Snakemake, and the shells of its jobs, said on stderr.
+    rule, log : str
+        Rule and log of the job.
+    outputs : sequence of str
+        Files that it should have made.
+    """
     for line in text.splitlines():
-        if re.match(r"(?:Output|Missing|Job)\b", line.strip()) and all(value in line for value in job.wildcards.values()):
+        if log in line and (found := SHELL_SAYS.search(line)):
+            return f"the job ended with '{found[1].strip()}'{OUT_OF_MEMORY if found[1].startswith('Kill') else ''}"
+        if line.strip().startswith("Output ") and any(f"Output {path} " in line for path in outputs):
             return line.strip()
+    for block in re.split(r"\n(?=\S)", text):
+        if not any(path in block for path in (log, *outputs)):
+            continue
+        if found := re.search(r"^ +message: (?!None)(.+)", block, re.M):
+            return found[1].strip()
+        if f"in rule {rule}" in block.split("\n", 1)[0] and "Missing" in block:
+            return "files that it should make were missing when it had ended"
     return ""
 
 

@@ -13,9 +13,8 @@ from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, write_json
 from popatlas.receipts import read_attempt
 
-ENDED = ("failed", "running")
-REMEDY = "see the log of the job and Snakemake's own (.snakemake/log); run again to try it once more"
-SILENT = "the job ended without leaving its results or a word why"
+REMEDY = "see its log; give it more memory or time if it needs that, and run again"
+SILENT = "it ended without its results and without a word: killed, out of memory or out of time"
 
 
 def take_stock(config: Config, out_dir: Path) -> Inventory | None:
@@ -29,7 +28,7 @@ def take_stock(config: Config, out_dir: Path) -> Inventory | None:
 
 
 def leave_records(inventory: Inventory, left: Sequence[str], why: Callable[[Job], str]) -> list[Job]:
-    """Write a record for each job that could run, was not made, and has none of this attempt.
+    """Write a record for each job that could run, was not made, and has none of this attempt that tells why.
 
     Parameters
     ----------
@@ -55,9 +54,9 @@ def leave_records(inventory: Inventory, left: Sequence[str], why: Callable[[Job]
             record = read_json(path)
         except InputError:
             record = {}
-        if record.get("state") in ENDED and record.get("attempt", "") == attempt:
+        if record.get("state") == "failed" and record.get("attempt", "") == attempt:
             continue
-        message = f"{job.rule} was not done: {why(job) or SILENT}"
+        message = f"{job.rule}: {why(job) or SILENT}"
         write_json(path, {"state": "failed", "attempt": attempt, "subject": job.scan, "message": message, "remedy": REMEDY})
     return ready
 

@@ -74,7 +74,7 @@ class JobList:
 
     def wanted(self, target: str) -> list[str]:
         """Return the names of the jobs that a part of the pipeline (`Study.parts`) asks for."""
-        study, own, alive = self.study, set(self.study.own), set(self.study.images)
+        study, own, alive = self.study, set(self.study.own), self.study.alive
         stages = {
             "preprocess": ("preprocess",),
             "subjects": ("preprocess", "register", "fuse", "measure", "channel", "page"),
@@ -146,7 +146,7 @@ class JobList:
 
     def _preprocessing(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
         study, by_template = self.study, self.study.config["preprocess"]["brain"]["method"] == "template"
-        for scan in (*study.images, *study.dead):
+        for scan in study.images:
             conformed = self.name("conform_image", scan=scan)
             yield "conform_image", {"scan": scan}, []
             if by_template:
@@ -155,8 +155,9 @@ class JobList:
             else:
                 mask = self.name("extract_brains", batch=str(study.brain_batches.of.get(scan, 0)))
             yield "normalise_brain", {"scan": scan}, [conformed, mask]
-        for number in () if by_template else sorted({study.brain_batches.of[scan] for scan in study.images}):
-            scans = [scan for scan in study.brain_batches.scans(number) if scan in study.images]
+        batches = study.brain_batches
+        for number in () if by_template else sorted({batches.of[scan] for scan in study.images if scan in batches.of}):
+            scans = [scan for scan in batches.scans(number) if scan in batches.alive]
             yield "extract_brains", {"batch": str(number)}, [self.name("conform_image", scan=scan) for scan in scans]
         for scan in self.scans:
             for channel in study.channels[scan]:

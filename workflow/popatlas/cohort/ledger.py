@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 STAGES = ("index", "preprocess", "register", "fuse", "measure")
+EARLY = ("preprocess", "register")  # what an atlas has to come through to serve others
 # Stages beside that chain, and the stage that each one needs; their failures keep no scan from the group results
 SIDE_STAGES = {"channel": "preprocess", "page": "measure", "bench": "preprocess"}
 STATES = ("ok", "failed", "excluded", "unavailable", "pending")
@@ -244,6 +245,12 @@ def failed_scans(out_dir: Path) -> dict[str, set[str]]:
     for row in read_failures(out_dir).to_dict("records"):
         failed[row["stage"] if row["stage"] in SIDE_STAGES else ""].add(row["scan"])
     return failed
+
+
+def failed_atlases(out_dir: Path) -> set[str]:
+    """Return the scans that failed too early to serve others as atlases; what a scan fails at later is its own affair."""
+    rows = read_failures(out_dir).to_dict("records")
+    return {row["scan"] for row in rows if row["stage"] in EARLY}
 
 
 def read_ledger(out_dir: Path) -> pd.DataFrame:

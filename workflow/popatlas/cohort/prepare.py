@@ -17,7 +17,7 @@ def prepare(config: Config, out_dir: Path) -> None:
 
     from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
     from popatlas.cohort.index import index_cohort
-    from popatlas.cohort.ledger import failed_scans
+    from popatlas.cohort.ledger import failed_atlases, failed_scans
     from popatlas.cohort.names import freeze_label_names
     from popatlas.cohort.targets import freeze_targets
     from popatlas.cohort.training import freeze_network
@@ -25,19 +25,20 @@ def prepare(config: Config, out_dir: Path) -> None:
     simulate_if_missing(config)
     index = index_cohort(config, out_dir)
     write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    failed = failed_scans(out_dir)[""]
-    usable = [scan for scan in index.loc[index["state"] == "ok", "scan"] if scan not in failed]
+    good, failed, early = list(index.loc[index["state"] == "ok", "scan"]), failed_scans(out_dir)[""], failed_atlases(out_dir)
+    usable = [scan for scan in good if scan not in failed]
+    serving = [scan for scan in good if scan not in early]  # a target that failed may still be an atlas of the others
     own = set(index.loc[index["role"] == "cohort", "scan"])
     if config["atlas"]["template"] is None:
         freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
-    atlases = freeze_label_atlases(config, index, usable, out_dir)
+    atlases = freeze_label_atlases(config, index, serving, out_dir)
     freeze_label_names(config, atlases["dseg"], sorted(own), out_dir)
     freeze_targets(config, index, usable, atlases, out_dir)
     freeze_network(config, index, usable, atlases, out_dir)
-    batches(usable, config["preprocess"]["brain"]["batch"], out_dir, brain_folder(config))
+    batches(serving, config["preprocess"]["brain"]["batch"], out_dir, brain_folder(config))
     if config["register"]["engine"] == "network":
         through = set(atlases["atlas"]) if config["fuse"]["through"] == "template" else set()
-        form_predictions(config, [scan for scan in usable if scan in own | through], out_dir)
+        form_predictions(config, [scan for scan in serving if scan in own | through], out_dir)
 
 
 def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> None:

@@ -97,13 +97,15 @@ def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
 class Study(FusionStudy, TrainStudy):
     """Everything that the rules ask about the cohort; paths are relative to `out_dir` unless they are inputs.
 
-    `dead` are scans of the cohort that have failed: nothing is made for them. `made` are the names of the jobs that are
+    `images` are of all scans that can be read; those that have not failed are `alive`, those of the cohort that have are
+    `dead`: nothing is made for them, but what others need of them as atlases. `made` are the names of the jobs that are
     made, `to_make` the files that each part of the pipeline still has to make; the jobs that Snakemake starts know of none.
     """
 
     config: Config
     out_dir: Path
     images: dict[str, str]
+    alive: frozenset[str]
     raw_digests: dict[str, str]
     channels: dict[str, dict[str, str]]
     channel_digests: dict[str, dict[str, str]]
@@ -135,7 +137,7 @@ class Study(FusionStudy, TrainStudy):
             read_members,
             template_version,
         )
-        from popatlas.cohort.ledger import failed_scans
+        from popatlas.cohort.ledger import failed_atlases, failed_scans
 
         index = read_table(out_dir / "cohort" / "index.parquet")
         failed = failed_scans(out_dir)
@@ -144,15 +146,16 @@ class Study(FusionStudy, TrainStudy):
         members = read_members(config, out_dir)
         version = template_version(members, config)
         presets = {config["register"]["preset"], *config["atlas"]["presets"]}
-        alive = set(usable["scan"])
+        alive, serving = set(usable["scan"]), set(good["scan"]) - failed_atlases(out_dir)
         channels = {row["scan"]: json.loads(row["channels"] or "{}") for row in good.to_dict("records")}
         cohort = index[index["role"] == "cohort"]
         labelled = {row["atlas"]: row["dseg"] for row in read_label_atlases(out_dir).to_dict("records")}
-        atlases = {atlas: dseg for atlas, dseg in labelled.items() if atlas in alive}
+        atlases = {atlas: dseg for atlas, dseg in labelled.items() if atlas in serving}
         return cls(
             config=config,
             out_dir=out_dir,
-            images=dict(zip(usable["scan"], usable["t1w"], strict=True)),
+            images=dict(zip(good["scan"], good["t1w"], strict=True)),
+            alive=frozenset(alive),
             raw_digests=dict(zip(good["scan"], good["sha256"], strict=True)),
             channels=channels,
             channel_digests=_channel_digests(channels, good),
@@ -167,10 +170,10 @@ class Study(FusionStudy, TrainStudy):
             trainings=read_trainings(config, out_dir) if atlases else {},
             network=read_network(config, out_dir),
             unbenched=frozenset(failed["bench"]),
-            brain_batches=Batches.read(out_dir, BRAINS, conformed("{scan}"), alive),
+            brain_batches=Batches.read(out_dir, BRAINS, conformed("{scan}"), serving),
             rungs={preset: json.dumps(registration_settings(config, preset)) for preset in presets},
             predictions=prediction_folder(config, version),
-            prediction_batches=Batches.read(out_dir, PREDICTIONS, BRAIN, alive),
+            prediction_batches=Batches.read(out_dir, PREDICTIONS, BRAIN, serving),
             member_batches=read_batches(out_dir, MEMBERS),
             digests=Digests(out_dir),
         )
