@@ -24,6 +24,7 @@ def main(args: argparse.Namespace) -> int:
     """Print the changes of the cohort and the jobs per rule."""
     from popatlas.cli.snake import check_folders, study_config
     from popatlas.cohort.inventory import Inventory
+    from popatlas.cohort.ledger import forget_failures, read_failures
     from popatlas.cohort.plan import cohort_changes, format_plan
     from popatlas.cohort.study import open_study
     from popatlas.cohort.view import view_of
@@ -35,7 +36,16 @@ def main(args: argparse.Namespace) -> int:
     with view_of(out_dir) as view:
         index_file = view / "cohort" / "index.parquet"
         before = read_table(index_file) if index_file.is_file() else None
-        inventory = Inventory(open_study(config | {"out_dir": str(view)}, main=True))
+        here = config | {"out_dir": str(view)}
+        inventory = Inventory(open_study(here, main=True))
+        jobs, reasons = inventory.count("all"), list(inventory.explain("all"))
         changes = cohort_changes(before, read_table(index_file))
-    print(format_plan(inventory.count("all"), changes, list(inventory.explain("all"))))
+        again = 0
+        if len(failures := read_failures(view)):
+            forget_failures(view)
+            again = sum(Inventory(open_study(here, main=True)).count("all").values()) - sum(jobs.values())
+    print(format_plan(jobs, changes, reasons))
+    if again > 0:
+        scans = failures["scan"].nunique()
+        print(f"  and {again} jobs for {scans} scan(s) that failed: a run tries them again (not with --no-retry)")
     return 0

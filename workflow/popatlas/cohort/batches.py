@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
 
 # tables, columns scan and batch: of brain extraction, and of predicted registrations to the template and while it is built
@@ -45,8 +47,8 @@ def batches(
     """
     rows, failed = [], set()
     for number, members in read_batch_members(out_dir, table).items():
-        receipt = out_dir / receipts / f"batch-{number}.json"
-        found = read_json(receipt) if receipts and receipt.is_file() else {scan: {} for scan in members}
+        found = _told(out_dir / receipts / f"batch-{number}.json") if receipts else {}
+        found = found or {scan: {} for scan in members}
         rows += [(scan, number) for scan in members if scan in found]
         failed |= {(scan, number) for scan, entry in found.items() if entry.get("state") == "failed"}
     known = dict(rows)
@@ -56,6 +58,16 @@ def batches(
     rows += [(scan, start + number // size) for number, scan in enumerate(fresh)]
     write_if_changed(out_dir / table, table_text(pd.DataFrame(rows, columns=["scan", "batch"])))
     return dict(rows)
+
+
+def _told(receipt: Path) -> dict[str, dict[str, Any]]:
+    """Return what the receipt of a batch says of its scans; nothing when there is none, or it cannot be read."""
+    try:
+        found = read_json(receipt) if receipt.is_file() else {}
+    except InputError:  # the inventory sets it aside when it is needed
+        return {}
+    is_one = isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values())
+    return found if is_one else {}
 
 
 def read_batches(out_dir: Path, table: str = BRAINS) -> dict[str, int]:

@@ -6,7 +6,7 @@ files of that are taken away before it starts, so that nothing that lies there c
 
 from __future__ import annotations
 
-import sys
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from popatlas.cohort.garbage import set_aside
 from popatlas.cohort.jobs import BATCHES, Job, JobList
 from popatlas.cohort.outputs import RULES, fill, made_files
 from popatlas.receipts import FOLDER, Receipt
@@ -22,15 +23,16 @@ if TYPE_CHECKING:
     from popatlas.cohort.study import Study
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
+FORCED = "forced"
 WORDS = {
     LOST: "was made and is gone",
     BROKEN: "is not what was made",
     OUTDATED: "was made with other settings or inputs",
     SUPERSEDED: "was made from a file that is another one now",
+    FORCED: "is asked for",
 }
 # written by the main process too, whenever a scan has failed: its content is no job's alone
 SHARED = ("settle_ledger",)
-SET_ASIDE = "broken"
 NAMED = 5
 
 
@@ -56,6 +58,10 @@ class Inventory:
         self.study, self.jobs = study, JobList(study)
         self.receipts = {name: Receipt.read(self.receipt_path(name)) for name in self.jobs.jobs}
         self.bad_files: dict[str, list[str]] = {}
+        self.ahead: list[
+            str
+        ] = []  # files dated in the future, which Snakemake would take for newer than what is made of them
+        self._now = time.time_ns()
         self._content = {
             path: digest
             for name, receipt in self.receipts.items()
@@ -70,6 +76,13 @@ class Inventory:
         for name, job in self.jobs.jobs.items():
             if job.rule in SHARED:
                 self.verdicts[name] = self._judge_shared(job)
+        self.made = frozenset(name for name, verdict in self.verdicts.items() if verdict == MADE)
+
+    def force(self, names: set[str]) -> None:
+        """Have jobs, and what is made from them, made again though they are made."""
+        for name in names | (self.jobs.downstream(names) if names else set()):
+            if self.verdicts[name] == MADE:
+                self.verdicts[name] = FORCED
         self.made = frozenset(name for name, verdict in self.verdicts.items() if verdict == MADE)
 
     def receipt_path(self, name: str) -> Path:
@@ -134,6 +147,8 @@ class Inventory:
         digests, lost, broken = self.study.digests, [], []
         for path, (size, digest) in receipt.outputs.items():
             stamp = digests.stamp(path)
+            if stamp is not None and stamp[1] > self._now:
+                self.ahead.append(path)
             if stamp is None:
                 lost.append(path)
             elif stamp[0] != size or digests.of(path) != digest:
@@ -147,6 +162,8 @@ class Inventory:
 
         Files that are not what was made are set aside below ``broken/``: somebody may have changed them on purpose.
         """
+        for path in self.ahead:
+            os.utime(self.study.out_dir / path)
         needed = self.needed(target)
         self._set_aside([name for name in needed if name in self.bad_files])
         stale = (OUTDATED, SUPERSEDED)
@@ -179,10 +196,5 @@ class Inventory:
                 yield f"made again, for it {words}: {', '.join(f'{count} {rule}' for rule, count in counts.items())}{shown}"
 
     def _set_aside(self, names: Iterable[str]) -> None:
-        place = self.study.out_dir / SET_ASIDE / time.strftime("%Y%m%d-%H%M%S")
         for path in [path for name in names for path in self.bad_files[name]]:
-            target = place / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (self.study.out_dir / path).replace(target)
-            words = "was changed or damaged since it was made; it is set aside in"
-            print(f"popatlas: {path} {words} {target.parent} and made again", file=sys.stderr)
+            set_aside(self.study.out_dir, path, "was changed or damaged since it was made")

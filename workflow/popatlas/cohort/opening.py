@@ -7,14 +7,18 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from popatlas.cohort.garbage import set_aside_garbage
 from popatlas.cohort.inventory import Inventory
 from popatlas.cohort.lock import take_over
+from popatlas.cohort.plan import describe_changes, read_index
 from popatlas.cohort.study import PARTS, Study, open_study
 from popatlas.cohort.view import hide, view_of
 from popatlas.config import load_config, make_absolute
+from popatlas.errors import ConfigError
 
 # options of Snakemake with which it runs no job
 LOOKS = re.compile(
@@ -26,6 +30,27 @@ LOOKS = re.compile(
 def only_looks(arguments: Sequence[str]) -> bool:
     """Tell whether a command line of Snakemake asks for something else than to run jobs."""
     return any(LOOKS.fullmatch(argument) for argument in arguments)
+
+
+def forced(arguments: Sequence[str], inventory: Inventory) -> set[str]:
+    """Return the names of the jobs that a command line of Snakemake asks for in spite of their receipts.
+
+    They are all jobs with ``--forceall``, and those of the rules or files that follow ``--forcerun``.
+
+    Raises
+    ------
+    ConfigError
+        For ``--touch``: a file is not made by touching it.
+    """
+    if {"--touch", "-t"} & set(arguments):
+        raise ConfigError("--touch: what is done is told by receipts. Remedy: leave it out")
+    if {"--forceall", "-F"} & set(arguments):
+        return set(inventory.made)
+    named: set[str] = set()
+    for place in (number for number, argument in enumerate(arguments) if argument in ("--forcerun", "-R")):
+        named |= set(takewhile(lambda argument: not argument.startswith("-"), arguments[place + 1 :]))
+    jobs = inventory.jobs.jobs
+    return {name for name in inventory.made if jobs[name].rule in named or named & set(inventory.files(jobs[name]))}
 
 
 def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) -> Study:
@@ -49,13 +74,19 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
     """
     if not main:
         return open_study(source, main=False)
+    target = next((part for part in (*PARTS, "all") if part in arguments), "all")
     config = load_config(source)
     make_absolute(config)
     if not only_looks(arguments):
-        take_over(Path(config["out_dir"]))
+        out_dir = Path(config["out_dir"])
+        take_over(out_dir)
+        set_aside_garbage(out_dir)
+        before = read_index(out_dir)
         study = open_study(config, main=True)
+        for line in describe_changes(before, read_index(out_dir)):
+            print(f"popatlas: {line}", file=sys.stderr)
         inventory = Inventory(study)
-        target = next((part for part in (*PARTS, "all") if part in arguments), "all")
+        inventory.force(forced(arguments, inventory))
         for line in inventory.explain(target):
             print(f"popatlas: {line}", file=sys.stderr)
         inventory.clear(target)
@@ -66,7 +97,8 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
     atexit.register(view.__exit__, None, None, None)
     study = open_study(config | {"out_dir": str(folder)}, main=True)
     inventory = Inventory(study)
-    for name in inventory.needed("all"):
+    inventory.force(forced(arguments, inventory))
+    for name in inventory.needed(target):
         for path in inventory.files(inventory.jobs.jobs[name]):
             hide(folder, path)
     return with_inventory(study, inventory)

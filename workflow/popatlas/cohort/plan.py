@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
+
+from popatlas.images.io import read_table
+
+NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,38 @@ def cohort_changes(before: pd.DataFrame | None, after: pd.DataFrame) -> Changes:
         left_out=tuple(zip(out["scan"], out["reason"], strict=True)),
         usable=len(now),
     )
+
+
+def read_index(out_dir: Path) -> pd.DataFrame | None:
+    """Return the cohort index of an output folder, None where nothing has been indexed."""
+    path = out_dir / "cohort" / "index.parquet"
+    return read_table(path) if path.is_file() else None
+
+
+def describe_changes(before: pd.DataFrame | None, after: pd.DataFrame | None) -> Iterator[str]:
+    """Yield what changed in the cohort since the last run, in words; nothing at the first run.
+
+    A scan that has another name now (its subject got a session, say) is told from a new one by its image.
+    """
+    if before is None or after is None:
+        return
+    changes, then, now = cohort_changes(before, after), _usable(before), _usable(after)
+    images = {now[scan]: scan for scan in changes.added}
+    moved = {scan: images[then[scan]] for scan in changes.removed if then[scan] in images}
+    gone = [scan for scan in changes.removed if scan not in moved]
+    new = [scan for scan in changes.added if scan not in moved.values()]
+    for words, scans in (("new", new), ("gone", gone), ("with another image than before", changes.changed)):
+        if scans:
+            yield f"{len(scans)} scan(s) {words}: {_names(scans)}"
+    for scan, name in moved.items():
+        yield (
+            f"{_names([scan])} is called {_names([name])} now (the same image): it is made again under that name; its "
+            "results under the old name stay where they are and are in no table"
+        )
+
+
+def _names(scans: Sequence[str]) -> str:
+    return ", ".join(scan.rsplit("/", 1)[-1] for scan in scans[:NAMED]) + (", ..." if len(scans) > NAMED else "")
 
 
 def _usable(index: pd.DataFrame) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, batches
 from popatlas.cohort.register_study import prediction_folder
 from popatlas.config import Config, default_config
+from popatlas.errors import InputError
 from popatlas.images.io import write_if_changed
 
 
@@ -23,6 +24,7 @@ def prepare(config: Config, out_dir: Path) -> None:
     from popatlas.cohort.training import freeze_network
 
     simulate_if_missing(config)
+    check_template(config)
     index = index_cohort(config, out_dir)
     write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     good, failed, early = list(index.loc[index["state"] == "ok", "scan"]), failed_scans(out_dir)[""], failed_atlases(out_dir)
@@ -39,6 +41,14 @@ def prepare(config: Config, out_dir: Path) -> None:
     if config["register"]["engine"] == "network":
         through = set(atlases["atlas"]) if config["fuse"]["through"] == "template" else set()
         form_predictions(config, [scan for scan in serving if scan in own | through], out_dir)
+
+
+def check_template(config: Config) -> None:
+    """Raise InputError when the existing template that a study registers to is not there."""
+    existing = config["atlas"]["template"]
+    if existing is not None and not Path(existing).is_file():
+        remedy = "correct atlas.template, or set it to null to build a template from the cohort"
+        raise InputError("the template does not exist", file=existing, remedy=remedy)
 
 
 def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> None:

@@ -66,7 +66,7 @@ def write_text(path: PathLike, text: str) -> None:
 def write_if_changed(path: PathLike, text: str) -> bool:
     """Write `text` unless the file holds it already, so that time stamps mean something; tell whether it wrote."""
     target = Path(path)
-    if target.exists() and target.read_text(encoding="utf-8") == text:
+    if target.exists() and target.read_bytes() == text.encode():
         return False
     write_text(target, text)
     return True

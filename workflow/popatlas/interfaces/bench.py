@@ -95,6 +95,8 @@ class BenchFusion(PopatlasInterface):
             derivatives, list(inputs.scans), [Path(file) for file in inputs.in_references], list(inputs.methods), names,
             inputs.min_voxels,
         )  # fmt: skip
+        fused = [f"{scan}_desc-{method}_dseg.nii.gz" for scan in inputs.scans for method in inputs.methods]
+        self.also_read = [derivatives / file for file in fused]
         chosen = bench.recommendation
         self.notes = {"recommended": chosen.method, "sentence": chosen.sentence}
         write_table(bench.table, inputs.out_table)

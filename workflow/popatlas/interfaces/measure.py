@@ -8,8 +8,8 @@ from typing import Any
 from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined, traits
 
 from popatlas.errors import InputError
-from popatlas.images.io import read_table, write_json, write_table
-from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+from popatlas.images.io import read_table, sha256, write_json, write_table
+from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface, place
 
 # keys are text also where every value looks like a number or is empty
 KEY_KINDS = dict.fromkeys(["scan", "subject", "session", "participant_id", "stage", "state", "reason"], str)
@@ -114,19 +114,21 @@ class TabulateCohort(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.measures.dictionary import dictionary
-        from popatlas.measures.table import tabulate
+        from popatlas.measures.table import scan_table, tabulate
 
         inputs = self.inputs
         participants = _read(inputs.in_participants) if isdefined(inputs.in_participants) else None
         extra = [Path(file) for file in inputs.in_extra] if isdefined(inputs.in_extra) else []
         tables = tabulate(Path(inputs.derivatives), _read(inputs.in_index), _read(inputs.in_ledger), participants, extra)
         self.notes = {"scans_in": tables.members["n_in"], "scans_out": tables.members["n_out"]}
+        self.also_read = [scan_table(Path(inputs.derivatives), scan) for scan in tables.members["in"]]
+        made = {"made_of": inputs.made_of, "made_from": {place(file): sha256(file) for file in self.also_read}}
         write_table(tables.metrics, inputs.out_parquet)
         write_table(tables.metrics, inputs.out_tsv)
-        write_json(inputs.out_dictionary, dictionary())
+        write_json(inputs.out_dictionary, {"made_of": inputs.made_of, **dictionary()})
         write_table(tables.volumes, inputs.out_volumes)
         write_table(tables.summary, inputs.out_summary)
-        write_json(inputs.out_members, tables.members)
+        write_json(inputs.out_members, tables.members | made)
 
 
 class ScoreTruthInputSpec(_CohortInputSpec):
@@ -168,6 +170,8 @@ class ScoreTruth(PopatlasInterface):
             inputs.seed,
         )
         self.notes = {"scans": len(inside), "rows": len(table)}
+        ends = ("_desc-brain_mask.nii.gz", f"_from-T1w_to-{inputs.label}_mode-image_xfm.nii.gz")
+        self.also_read = [Path(inputs.derivatives) / f"{scan}{end}" for scan in inside["scan"] for end in ends]
         write_table(table, inputs.out_table)
 
 

@@ -8,6 +8,9 @@ from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined,
 
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
+# what the pages of the cohort show
+GROUP_FILES = ("group/metrics.parquet", "group/volumes.tsv", "group/trust.parquet", "group/fusion-bench.json")
+
 
 class DrawSubjectInputSpec(PopatlasInputSpec):
     """Inputs of DrawSubject; images are found in `out_dir` by their names and may be missing."""
@@ -41,6 +44,9 @@ class DrawSubject(PopatlasInterface):
         page, picture = Path(inputs.out_page), Path(inputs.out_thumbnail)
         figures = draw_subject(Path(inputs.out_dir), inputs.scan, inputs.template_label, methods, page, picture)
         self.notes = {"figures": figures}
+        found = sorted((page.parent.parent / "figures").glob(f"{page.stem}_*.webp"))
+        self.also_made = [file for file in found if file.stem.removeprefix(f"{page.stem}_").isalpha()]
+        self.also_read = _there(Path(inputs.out_dir), f"{inputs.scan}_desc-metrics_table.tsv")
 
 
 class WriteReportInputSpec(PopatlasInputSpec):
@@ -70,7 +76,7 @@ class WriteReport(PopatlasInterface):
     def _execute(self) -> None:
         from popatlas.report.cohort import write_report
 
-        inputs = self.inputs
+        inputs, page = self.inputs, Path(self.inputs.out_page)
         pages = write_report(
             out_dir=Path(inputs.out_dir),
             ledger=Path(inputs.ledger),
@@ -78,6 +84,13 @@ class WriteReport(PopatlasInterface):
             methods=list(inputs.methods) if isdefined(inputs.methods) else [],
             per_page=max(inputs.per_page, 1),
             config=Path(inputs.config) if isdefined(inputs.config) else None,
-            page=Path(inputs.out_page),
+            page=page,
         )
         self.notes = {"pages": pages}
+        self.also_made = [*page.parent.glob("page-*.html"), page.parent / "methods.bib"]
+        self.also_read = _there(Path(inputs.out_dir), *GROUP_FILES)
+
+
+def _there(out_dir: Path, *files: str) -> list[Path]:
+    """Return those of some files that are there."""
+    return [out_dir / file for file in files if (out_dir / file).is_file()]

@@ -179,7 +179,8 @@ def dictionary() -> dict[str, Any]:
             "method and label (method_label), in ml",
             "summary.tsv": "per template, method and metric: values are averaged over labels within a scan first; "
             "then number of scans, mean, standard deviation (n - 1), minimum and maximum over scans",
-            "members.json": "scans in the tables, and scans left out with stage, state and reason",
+            "members.json": "scans in the tables, with the SHA-256 of the table of each (made_from), and scans left out "
+            "with stage, state and reason",
         },
     }
 
