@@ -40,12 +40,11 @@ def main(args: argparse.Namespace) -> int:
         inventory = Inventory(open_study(here, main=True))
         jobs, reasons = inventory.count("all"), list(inventory.explain("all"))
         changes = cohort_changes(before, read_table(index_file))
-        again = 0
-        if len(failures := read_failures(view)):
+        failed, again = read_failures(view)["scan"].nunique(), 0
+        if failed:
             forget_failures(view)
-            again = sum(Inventory(open_study(here, main=True)).count("all").values()) - sum(jobs.values())
+            again = sum(Inventory(open_study(here, main=True)).count("all").values())
     print(format_plan(jobs, changes, reasons))
-    if again > 0:
-        scans = failures["scan"].nunique()
-        print(f"  and {again} jobs for {scans} scan(s) that failed: a run tries them again (not with --no-retry)")
+    if failed:
+        print(f"{failed} scan(s) failed before: a run tries them again (not with --no-retry), {again} jobs in all")
     return 0
