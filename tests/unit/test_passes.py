@@ -31,8 +31,8 @@ SAID = {
         "the job ended with 'Segmentation fault'",
     ),
     "clock": (
-        f"WorkflowError in rule propagate_labels in file rules/fuse.smk, line 1:\nOutput {LABELS} has older modification time "
-        "(a) than input x (b). This could indicate a clock skew problem\n",
+        f"WorkflowError in rule propagate_labels in file rules/fuse.smk, line 1:\nOutput {LABELS} has older modification "
+        "time (a) than input x (b). This could indicate a clock skew problem\n",
         f"Output {LABELS} has older modification time",
     ),
     "slurm": (
