@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 
 class PopatlasError(Exception):
@@ -53,3 +54,10 @@ class PackageError(InputError):
 def describe(error: BaseException) -> str:
     """Return an error in one line: our own as they are, others with their type."""
     return str(error) if isinstance(error, PopatlasError) else f"{type(error).__name__}: {error}"
+
+
+def first_few(items: Iterable[str], most: int = 5) -> str:
+    """Return the first items of a list in words, and how many more there are."""
+    names = list(items)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

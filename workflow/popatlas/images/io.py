@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 
 MASKS = ("desc-brain_mask", "mask")
+BREAKS = re.compile(r"\r\n|[\t\n\r\x00]")
+# how TSV files are read: no quoting, no column taken for names of rows, numbers exactly as they are written
+TSV: dict[str, Any] = {
+    "sep": "\t", "quoting": csv.QUOTE_NONE, "index_col": False, "na_values": ["n/a"], "keep_default_na": False,
+    "float_precision": "round_trip",
+}  # fmt: skip
 SHEAR_COSINE = 0.01  # ITK refuses direction cosines that are further from orthogonal
 
 
@@ -96,8 +104,24 @@ def read_json(path: PathLike) -> Any:
 
 
 def table_text(table: pd.DataFrame) -> str:
-    """Return a table as TSV text with BIDS's `n/a` for missing values."""
-    return str(table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
+    """Return a table as TSV text with BIDS's `n/a` for missing values.
+
+    BIDS knows no quoting: cells are written as they are, and a tab or line end inside one becomes a space.
+    """
+    plain = table.rename(columns=_one_line).apply(_one_line_cells)
+    if plain.shape[1] == 1:
+        plain = plain.replace("", "n/a")  # an empty line is no row
+    return str(plain.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n", quoting=csv.QUOTE_NONE))
+
+
+def _one_line_cells(cells: pd.Series[Any]) -> pd.Series[Any]:
+    if cells.dtype.kind != "O" or not any(isinstance(cell, str) and BREAKS.search(cell) for cell in cells.unique()):
+        return cells
+    return cells.map(_one_line)
+
+
+def _one_line(cell: Any) -> Any:
+    return BREAKS.sub(" ", cell) if isinstance(cell, str) else cell
 
 
 def write_table(table: pd.DataFrame, path: PathLike) -> None:
@@ -110,16 +134,21 @@ def write_table(table: pd.DataFrame, path: PathLike) -> None:
 
 
 def read_table(path: PathLike, **options: Any) -> pd.DataFrame:
-    """Read a TSV (`n/a` is missing) or Parquet table; a broken one raises InputError."""
+    """Read a TSV (`n/a` is missing) or Parquet table that popatlas wrote; a broken one raises InputError.
+
+    Columns of text need a `dtype`: what looks like numbers is read as numbers. For tables of users see `images.tables`.
+    """
     import pandas as pd
 
     try:
         if suffix_of(path) == ".parquet":
             table: pd.DataFrame = pd.read_parquet(path, **options)
         else:
-            table = pd.read_csv(path, sep="\t", na_values=["n/a"], keep_default_na=False, **options)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are longer than the header
+                table = pd.read_csv(path, **{**TSV, **options})
         return table
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pd.errors.ParserWarning) as error:
         raise InputError(f"cannot read table: {error}", file=path, remedy="check that it is a TSV file") from error
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -20,30 +20,42 @@ import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.fusion.propagate import Step
-from popatlas.images.io import read_table
+from popatlas.images.tables import is_missing, number_of, read_text_table, shown
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 AXES = ["x", "y", "z"]
 
 
 def read_landmarks(path: Path, subject: str | None = None) -> pd.DataFrame:
-    """Read a landmark table (columns name, x, y, z in RAS mm), sorted by name.
+    """Read a landmark table (columns name, x, y, z in RAS mm), sorted by name; one without any coordinate is left out.
 
     Raises
     ------
     InputError
-        Columns that are missing, names that repeat, coordinates that are no numbers.
+        What is no table (see `images.tables`), columns that are missing, names that are missing or repeat, coordinates
+        that are no numbers.
     """
-    table = read_table(path, dtype={"name": str})
+
+    def refuse(message: str) -> NoReturn:
+        raise InputError(message, file=path, subject=subject, remedy="write one row per landmark: name, x, y, z (RAS mm)")
+
+    table = read_text_table(path)
     missing = [column for column in ("name", *AXES) if column not in table.columns]
-    problem = f"columns {missing} are missing" if missing else None
-    if not missing and table["name"].duplicated().any():
-        problem = "landmark names repeat"
-    elif not missing and not all(pd.api.types.is_numeric_dtype(table[axis]) for axis in AXES):
-        problem = "coordinates are not numbers"
-    if problem:
-        raise InputError(problem, file=path, subject=subject, remedy="write one row per landmark: name, x, y, z (RAS mm)")
-    return table[["name", *AXES]].sort_values("name", ignore_index=True)
+    if missing:
+        refuse(f"columns {missing} are missing")
+    points: dict[str, list[float]] = {}
+    for line, name, *cells in table[["name", *AXES]].itertuples(name=None):
+        places = [number_of(cell) for cell in cells]
+        if all(map(is_missing, cells)):
+            continue
+        if None in places:
+            refuse(f"line {line}: coordinates are not numbers ({shown(' '.join(cells))})")
+        if is_missing(name) or name in points:
+            refuse(f"line {line}: landmark names repeat ({shown(name)})" if name in points else f"line {line} has no name")
+        points[name] = [place for place in places if place is not None]
+    found = pd.DataFrame(list(points.values()), columns=AXES, dtype=float)
+    found.insert(0, "name", list(points))
+    return found.sort_values("name", ignore_index=True)
 
 
 def map_points(points: npt.NDArray[np.floating[Any]], steps: Sequence[Step]) -> npt.NDArray[np.float64]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from popatlas.images.io import read_table
+from popatlas.errors import InputError
+from popatlas.images.tables import is_missing, number_of, read_text_table, shown
 
 LABEL_NAMES = "cohort/label-names.tsv"
 
@@ -20,13 +21,30 @@ def read_names(path: Path | None) -> dict[int, str]:
 
 
 def label_entries(path: Path | None) -> list[tuple[int, str]]:
-    """Return index and name of the rows of a table that have both; names as they are written."""
-    table = read_table(path, dtype={"name": str}) if path is not None else pd.DataFrame()
+    """Return index and name of the rows of a table that have both; names as they are written.
+
+    Raises
+    ------
+    InputError
+        What is no table (see `images.tables`), an index that is no whole number, or one that has two names.
+    """
+    if path is None:
+        return []
+    table = read_text_table(path)
     if not {"index", "name"} <= set(table.columns):
         return []
-    numbers = pd.to_numeric(table["index"], errors="coerce")
-    good = numbers.notna() & table["name"].notna()
-    return list(zip(numbers[good].astype(int).tolist(), table.loc[good, "name"].tolist(), strict=True))
+    named: dict[int, str] = {}
+    for line, index, name in table[["index", "name"]].itertuples(name=None):
+        if is_missing(index) or is_missing(name):
+            continue
+        number = number_of(index)
+        if number is None or number != int(number):
+            remedy = "write the label of the image as a whole number"
+            raise InputError(f"line {line}: the index {shown(index)} is no label", file=path, remedy=remedy)
+        if named.setdefault(int(number), name) != name:
+            message = f"line {line}: label {int(number)} is named {shown(named[int(number)])} and {shown(name)}"
+            raise InputError(message, file=path, remedy="give each label one name")
+    return list(named.items())
 
 
 def find_names(labels: Path | None) -> Path | None:

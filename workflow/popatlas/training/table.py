@@ -12,6 +12,7 @@ from typing import Literal, NoReturn, cast, get_args
 
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike, read_table, suffix_of
+from popatlas.images.tables import is_missing, read_text_table
 
 Split = Literal["train", "validation", "test"]
 
@@ -94,8 +95,7 @@ class _Table:
 
     def __init__(self, path: Path) -> None:
         self.path, self.folder = path, path.resolve().parent
-        options = {} if suffix_of(path) == ".parquet" else {"dtype": str, "encoding": "utf-8-sig"}
-        table = read_table(path, **options)
+        table = read_table(path) if suffix_of(path) == ".parquet" else read_text_table(path)
         self.columns = [str(name) for name in table.columns]
         for column in REQUIRED:
             if column not in self.columns:
@@ -105,8 +105,9 @@ class _Table:
             close = [] if column in COLUMNS else difflib.get_close_matches(column, COLUMNS, n=1, cutoff=TYPO)
             if close and close[0] not in self.columns:
                 self.refuse(f"unknown column {column}", remedy=f"did you mean {close[0]}? Otherwise rename it")
-        texts = table.astype(object).where(table.notna(), "").astype(str)
-        self.rows = [{str(name): cell.strip() for name, cell in row.items()} for row in texts.to_dict("records")]
+        texts = table.astype(object).where(table.notna(), "").astype(str).map(str.strip)
+        texts = texts.where(~texts.map(is_missing), "")
+        self.rows = [{str(name): cell for name, cell in row.items()} for row in texts.to_dict("records")]
         if not self.rows:
             self.refuse("the table has no rows", remedy="list one scan a row")
 
