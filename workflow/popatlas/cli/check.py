@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # float32 volumes and fields kept per scan, in volumes of the isotropic grid
 VOLUMES_PER_SCAN = 30
+MOST_COLUMNS, MOST_CELLS = 30, 10  # that are described
 # measured on the demo cohort (one core): preprocessing, template, registration, fusion and measures per scan and megavoxel
 MINUTES_PER_MEGAVOXEL = 2.0
 
@@ -37,20 +38,52 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print a report; 0 when at least one scan can be used."""
     from popatlas.cohort.index import index_cohort
+    from popatlas.cohort.participants import read_people
     from popatlas.config import load_config
-    from popatlas.images.io import read_table
 
     config = load_config(args.config, bids_dir=None if args.bids_dir is None else str(args.bids_dir))
     print(f"configuration  ok ({args.config or 'defaults'})")
     with tempfile.TemporaryDirectory() as folder:
         index = index_cohort(config, Path(folder))
-        people = read_table(Path(folder) / "cohort" / "participants.tsv")
+        people = read_people(Path(folder))
     usable = index[index["state"] == "ok"]
-    columns = [str(name) for name in people if name not in ("scan", "subject", "session")]
-    print(f"participants   columns {', '.join(columns)}")
-    for line in (*describe_cohort(index), *describe_machine(config, usable)):
+    for line in (*describe_participants(people), *describe_cohort(index), *describe_machine(config, usable)):
         print(line)
     return 0 if len(usable) else 1
+
+
+def describe_participants(people: pd.DataFrame) -> list[str]:
+    """Return the lines about what is known of the scans: a column each, and its cells that are no numbers."""
+    from popatlas.cohort.select import NAMES
+    from popatlas.errors import first_few
+
+    columns = [str(name) for name in people if name not in NAMES]
+    lines = [f"participants   columns {first_few(['participant_id', *columns], MOST_COLUMNS)}"]
+    for name in columns[:MOST_COLUMNS]:
+        lines += _column_lines(name, people)
+    if len(columns) > MOST_COLUMNS:
+        lines.append(f"  and {len(columns) - MOST_COLUMNS} more columns")
+    return lines
+
+
+def _column_lines(name: str, people: pd.DataFrame) -> list[str]:
+    from popatlas.errors import first_few
+    from popatlas.images.tables import column_of, shown
+
+    column = column_of(people[name])
+    present = int(column.text.count())
+    if column.kind == "numbers" or column.bad:
+        holds = f"{column.numbers.count()} number(s) from {column.numbers.min():g} to {column.numbers.max():g}"
+    else:
+        counts = column.text.value_counts()
+        holds = first_few(f"{shown(str(text))} ({number})" for text, number in counts.items())
+    lines = [f"  {name:12} {column.kind}, {present} value(s), {len(people) - present} missing{': ' if holds else ''}{holds}"]
+    for place in column.bad[:MOST_CELLS]:
+        scan = people["scan"].iloc[place].rsplit("/", 1)[-1]
+        lines.append(f"    no number  {scan}: {shown(people[name].iloc[place])}")
+    if len(column.bad) > MOST_CELLS:
+        lines.append(f"    no number  and {len(column.bad) - MOST_CELLS} more")
+    return lines
 
 
 def describe_cohort(index: pd.DataFrame) -> list[str]:

@@ -23,7 +23,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out_dir", nargs="?", type=Path, help="folder for everything that is written")
     parser.add_argument("--config", type=Path, metavar="FILE", help="your settings; keys left out keep the defaults")
     parser.add_argument("--participant-label", nargs="+", metavar="SUB", help="only these subjects (with or without sub-)")
-    parser.add_argument("--query", help='pandas query on participants.tsv, for example "age > 50"')
+    parser.add_argument("--query", help='condition on participants.tsv, for example "age > 50"')
     parser.add_argument("--profile", default="default", help="default, slurm, slurm-gpu, or a profile folder of yours")
     parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="CPU cores (default: all)")
 

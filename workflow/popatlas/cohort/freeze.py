@@ -13,10 +13,12 @@ from typing import Any
 import nibabel as nib
 import pandas as pd
 
-from popatlas.cohort.index import read_atlas_table, scan_key
+from popatlas.cohort.index import scan_key
+from popatlas.cohort.participants import known_ages, read_people
+from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
 from popatlas.config import Config, registration_settings
-from popatlas.errors import ConfigError
+from popatlas.errors import ConfigError, first_few
 from popatlas.images.io import mask_beside, read_table, sha256, table_text, write_if_changed
 
 MEMBER_COLUMNS = ["scan", "subject", "session", "sha256"]
@@ -128,13 +130,27 @@ def _choose(candidates: pd.DataFrame, wanted: Any, where: str, index: pd.DataFra
 
 
 def with_age(candidates: pd.DataFrame, out_dir: Path, count: int) -> tuple[pd.DataFrame, int, str]:
-    """Add the participants' age to the candidates, where it is known, so that a draw covers it."""
-    path = out_dir / "cohort" / "participants.tsv"
-    people = read_table(path) if path.is_file() else pd.DataFrame()
-    if "age" not in people or not pd.api.types.is_numeric_dtype(people["age"]):
+    """Add each scan's age, that at its own session, to the candidates, so that a draw covers it.
+
+    A scan of unknown age counts as the median, and where more than half are unknown the draw is by name; both are said.
+    """
+    ages, odd = known_ages(read_people(out_dir))
+    own = candidates["scan"].map(ages).astype(float)
+    lacking = [scan.rsplit("/", 1)[-1] for scan in candidates.loc[own.isna(), "scan"]]
+    is_draw = count < len(candidates)
+    if len(lacking) > len(own) / 2:
+        why = f"{len(lacking)} of {len(own)} scans have no age: {first_few(odd or lacking)}"
+        if is_draw or odd:
+            print(f"popatlas: a draw of {count} scans is by name, not by age: {why}", file=sys.stderr)
         return candidates, count, "scan"
-    ages = people.drop_duplicates("scan").set_index("scan")["age"]
-    return candidates.assign(age=candidates["scan"].map(ages).fillna(ages.median())), count, "age"
+    if lacking and is_draw:
+        number = f"{ages.median():g}"
+        print(
+            f"popatlas: a draw of {count} scans by age: {len(lacking)} of {len(own)} have none and count as {number}, the "
+            f"median: {first_few(lacking)}",
+            file=sys.stderr,
+        )
+    return candidates.assign(age=own.fillna(ages.median())), count, "age"
 
 
 def read_members(config: Config, out_dir: Path) -> pd.DataFrame:

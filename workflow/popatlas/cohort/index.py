@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from popatlas.cohort.inspect import CHECKS, Inspection, inspect_image
-from popatlas.cohort.select import read_participants, selection_reasons, subject_name
-from popatlas.errors import ConfigError, InputError
+from popatlas.cohort.participants import Listing, describe_scans, read_listing
+from popatlas.cohort.pathtable import read_atlas_table, read_path_table
+from popatlas.cohort.select import selection_reasons, subject_name
+from popatlas.errors import InputError
 from popatlas.images.io import read_table, table_text, write_if_changed, write_table
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ COLUMNS = (
     "sha256", "shape", "spacing_mm", "orientation", "bytes", "mtime_ns", "channel_stamps",
 )  # fmt: skip
 BIDS_FOLDER = re.compile(r"sub-[0-9A-Za-z]+")
-LABEL = re.compile(r"^[0-9A-Za-z]+$")
 PROGRESS_FILES, PROGRESS_SECONDS = 100, 5.0
 Key = tuple[str, int, int]
 
@@ -69,21 +70,22 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
         When the dataset itself is missing or not understood, or the selection names what does not exist.
     """
     source = Path(config["bids_dir"])
-    rows, participants = _read_table_of_paths(source, config) if source.is_file() else _read_bids(source, config)
-    rows += external_atlases(config)
-    index = pd.DataFrame(rows, columns=list(COLUMNS[:10]))
-    own = index["role"] == "cohort"
-    reasons = selection_reasons(index.loc[own, "subject"], participants, config["cohort"])
-    left_out = own & index["subject"].isin(reasons)
+    rows, listing = _read_table_of_paths(source, config) if source.is_file() else _read_bids(source, config)
+    index = pd.DataFrame([*rows, *external_atlases(config)], columns=list(COLUMNS[:10]))
+    people, notes = describe_scans(index[index["role"] == "cohort"], listing)
+    reasons, said = selection_reasons(people, config["cohort"])
+    for note in (*notes, *said):
+        print(f"popatlas: {note}", file=sys.stderr)
+    left_out = index["scan"].isin(reasons)
     index.loc[left_out, "state"] = "excluded"
-    index.loc[left_out, "reason"] = index.loc[left_out, "subject"].map(reasons)
+    index.loc[left_out, "reason"] = index.loc[left_out, "scan"].map(reasons)
     index = _open_images(index, config["cohort"], out_dir / "cohort" / "index.parquet")
     index = index.sort_values("scan", ignore_index=True)
-    _write(index, participants, source, out_dir / "cohort")
+    _write(index, people, source, out_dir / "cohort")
     return index
 
 
-def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], pd.DataFrame]:
+def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], Listing]:
     if not root.is_dir():
         raise InputError("the dataset does not exist", file=root, remedy="check bids_dir")
     if not any(root.glob("sub-*")):
@@ -93,11 +95,11 @@ def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], pd.Dat
         _scan_row(str(subject), str(session), group, root, config["cohort"])
         for (subject, session), group in files.groupby(["sub", "ses"], sort=True)
     ]
-    participants = read_participants(root / "participants.tsv")
     found = {row["subject"] for row in rows} | {path.name for path in root.glob("sub-*") if path.is_dir()}
-    silent = sorted((found | set(participants["participant_id"])) - {row["subject"] for row in rows})
+    listing = read_listing(root, found)
+    silent = sorted({*found, *listing.unknown} - {row["subject"] for row in rows})
     rows += [_unavailable(name, "", "missing" if BIDS_FOLDER.fullmatch(name) else "label") for name in silent]
-    return rows, participants
+    return rows, listing
 
 
 def read_tree(root: Path, suffixes: Sequence[str]) -> pd.DataFrame:
@@ -169,58 +171,16 @@ def _same_variant(images: pd.DataFrame) -> pd.Series[bool]:
     return images["_variants"].eq(images["_variants"].iloc[0])
 
 
-def _read_table_of_paths(source: Path, config: Config) -> tuple[list[dict[str, Any]], pd.DataFrame]:
-    table = read_table(source, dtype=str)
-    for column in ("subject", "t1w"):
-        if column not in table:
-            raise ConfigError(
-                f"{source}: no column '{column}'. Remedy: use subject, t1w, optionally session and one per channel"
-            )
-    if table["subject"].isna().any():
-        raise ConfigError(f"{source}: a row has no subject. Remedy: name it, or delete the row")
-    table["subject"] = table["subject"].str.strip().map(subject_name)
-    visits = table["session"].fillna("") if "session" in table else pd.Series("", index=table.index)
-    table["session"] = [f"ses-{visit.removeprefix('ses-')}" if visit else "" for visit in visits]
-    repeated = table[table.duplicated(["subject", "session"])]
-    if len(repeated):
-        raise ConfigError(f"{source}: {repeated.iloc[0]['subject']} is listed twice. Remedy: give each row a session")
-    _require_labels([*table["subject"].str[4:], *(name for name in table["session"].str[4:] if name)], source)
-    folder = source.resolve().parent
-    image_columns = [name for name in table if name not in ("subject", "session") and _is_image_column(table[name])]
+def _read_table_of_paths(source: Path, config: Config) -> tuple[list[dict[str, Any]], Listing]:
+    table = read_path_table(source, config["cohort"]["channels"])
     rows = []
-    for record in table.to_dict("records"):
-        if not isinstance(record["t1w"], str):
+    for record in table.scans.to_dict("records"):
+        named = {str(name): path for name, path in record.items() if name not in ("subject", "session") and path}
+        if "t1w" in named:
+            rows.append(_row(record["subject"], record["session"], t1w=named.pop("t1w"), channels=named, runs=1))
+        else:
             rows.append(_unavailable(record["subject"], record["session"], "missing"))
-            continue
-        wanted = [name for name in image_columns if name == "t1w" or name in config["cohort"]["channels"]]
-        named = {str(name): str(folder / record[name]) for name in wanted if isinstance(record[name], str)}
-        rows.append(_row(record["subject"], record["session"], t1w=named.pop("t1w"), channels=named, runs=1))
-    others = table.drop(columns=[*image_columns, "session"]).rename(columns={"subject": "participant_id"})
-    participants = others.drop_duplicates("participant_id").apply(_to_numbers)
-    beside = folder / "participants.tsv"
-    if beside.is_file() and beside != source.resolve():
-        listed = read_participants(beside)
-        fresh = ["participant_id", *(name for name in listed if name not in participants)]
-        participants = participants.merge(listed[fresh], on="participant_id", how="left")
-    return rows, participants
-
-
-def _require_labels(names: Iterable[str], source: Path) -> None:
-    odd = next((name for name in names if not LABEL.fullmatch(name)), None)
-    if odd is not None:
-        raise ConfigError(f"{source}: '{odd}' is not a label. Remedy: use letters and digits only")
-
-
-def _to_numbers(column: pd.Series[Any]) -> pd.Series[Any]:
-    try:
-        return pd.to_numeric(column)
-    except (ValueError, TypeError):
-        return column
-
-
-def _is_image_column(column: pd.Series[Any]) -> bool:
-    values = column.dropna().astype(str)
-    return column.name == "t1w" or bool(len(values) and values.str.endswith((".nii", ".nii.gz")).all())
+    return rows, table.listing
 
 
 def external_atlases(config: Config) -> list[dict[str, Any]]:
@@ -230,22 +190,6 @@ def external_atlases(config: Config) -> list[dict[str, Any]]:
         return []
     table = read_atlas_table(Path(source))
     return [_row(subject_name(row["atlas"]), "", t1w=row["t1w"], role="atlas") for row in table.to_dict("records")]
-
-
-def read_atlas_table(source: Path) -> pd.DataFrame:
-    """Read a table of external atlases; relative paths are resolved against its folder."""
-    table = read_table(source, dtype=str)
-    missing = [column for column in ("atlas", "t1w", "dseg") if column not in table]
-    if missing:
-        raise ConfigError(f"{source}: no column '{missing[0]}'. Remedy: columns are atlas, t1w and dseg")
-    if table[["atlas", "t1w", "dseg"]].isna().any(axis=None):
-        raise ConfigError(f"{source}: a cell of atlas, t1w or dseg is empty. Remedy: fill it, or delete the row")
-    _require_labels(table["atlas"].map(subject_name).str[4:], source)
-    if table["atlas"].map(subject_name).duplicated().any():
-        raise ConfigError(f"{source}: an atlas is listed twice. Remedy: give each its own name")
-    for column in ("t1w", "dseg"):
-        table[column] = [str(source.resolve().parent / path) for path in table[column]]
-    return table
 
 
 def _row(
@@ -374,17 +318,15 @@ def _former_inspections(former: Path) -> dict[Key, Inspection]:
     return found
 
 
-def _write(index: pd.DataFrame, participants: pd.DataFrame, source: Path, folder: Path) -> None:
+def _write(index: pd.DataFrame, people: pd.DataFrame, source: Path, folder: Path) -> None:
     parquet = folder / "index.parquet"
     text, tsv = table_text(index), folder / "index.tsv"
     if not (parquet.is_file() and tsv.is_file() and tsv.read_text(encoding="utf-8") == text):
         write_table(index, parquet)  # before the TSV: an interruption between the two is then noticed next time
     write_if_changed(tsv, text)
-    own = index.loc[index["role"] == "cohort", ["scan", "subject", "session", "state"]]
-    joined = own.merge(participants, left_on="subject", right_on="participant_id", how="left")
-    joined["participant_id"] = joined["subject"]
-    kept = joined.loc[joined["state"] != "excluded"].drop(columns="state")
-    write_if_changed(folder / "participants.tsv", table_text(kept))
+    excluded = set(index.loc[index["state"] == "excluded", "scan"])
+    kept = people[~people["scan"].isin(excluded)].sort_values("scan")
+    write_if_changed(folder / "participants.tsv", table_text(kept.replace("", pd.NA)))
     dictionary = (source if source.is_dir() else source.parent) / "participants.json"
     if dictionary.is_file():
         write_if_changed(folder / "participants.json", dictionary.read_text(encoding="utf-8", errors="replace"))

@@ -39,7 +39,10 @@ def freeze_label_names(config: Config, dsegs: Iterable[str], scans: Sequence[str
     names: dict[int, str] = {}
     clashes: list[str] = []
     for table in dict.fromkeys(found for image in images if (found := find_names(image)) is not None):
-        for label, name in label_entries(table):
+        entries = label_entries(table)
+        if not entries:
+            print(f"popatlas: {table} names no label: it needs the columns index and name", file=sys.stderr)
+        for label, name in entries:
             if names.setdefault(label, name) != name:
                 clashes.append(f"label {label} is '{names[label]}' and, in {table}, '{name}'")
     if clashes:

@@ -1,20 +1,17 @@
-"""Which scans belong to the study: a query on participants.tsv, include and exclude lists."""
+"""Which scans belong to the study: include and exclude lists of subjects, and a query on what is known about each scan."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from popatlas.errors import ConfigError, InputError
-from popatlas.images.io import read_table
+from popatlas.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns of the index that a column of participants.tsv must not shadow
-RESERVED = ("scan", "subject", "session", "state")
+NAMES = ("participant_id", "scan", "subject", "session")  # columns that are text, whatever they look like
 
 
 def subject_name(name: str) -> str:
@@ -22,61 +19,31 @@ def subject_name(name: str) -> str:
     return name if name.startswith("sub-") else f"sub-{name}"
 
 
-def read_participants(path: Path) -> pd.DataFrame:
-    """Read participants.tsv: `participant_id` with `sub-`, one row per participant; no rows when there is no file."""
-    import pandas as pd
+def selection_reasons(people: pd.DataFrame, options: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Return why scans are left out.
 
-    if not path.is_file():
-        return pd.DataFrame({"participant_id": pd.Series(dtype=str)})
-    table = read_table(path, dtype={"participant_id": str}, encoding="utf-8-sig")
-    if "participant_id" not in table:
-        found = ", ".join(str(name) for name in table.columns)
-        raise InputError(f"no column participant_id, only {found}", file=path, remedy="separate columns by tabs (BIDS)")
-    table = table[table["participant_id"].fillna("").str.strip() != ""]
-    table = table.assign(participant_id=table["participant_id"].str.strip().map(subject_name))
-    return table.drop_duplicates("participant_id").drop(columns=list(RESERVED), errors="ignore")
-
-
-def query_participants(participants: pd.DataFrame, query: str) -> set[str]:
-    """Return the participants for whom a pandas query holds.
-
-    Raises
-    ------
-    ConfigError
-        When the query cannot be evaluated; the columns that exist are named.
-    """
-    try:
-        return set(participants.query(query)["participant_id"])
-    except Exception as error:  # pandas raises many kinds for a bad expression
-        raise ConfigError(
-            f"cohort.query '{query}' cannot be evaluated: {error}. "
-            f"Remedy: use the columns of participants.tsv: {', '.join(participants.columns)}"
-        ) from error
-
-
-def selection_reasons(subjects: Iterable[str], participants: pd.DataFrame, options: Mapping[str, Any]) -> dict[str, str]:
-    """Return why subjects are left out.
+    The lists choose subjects; the query is asked of each scan, with the values of its own session.
 
     Parameters
     ----------
-    subjects : iterable of str
-        Subjects of the dataset, with `sub-`.
-    participants : DataFrame
-        participants.tsv with `participant_id`.
+    people : DataFrame
+        One row per scan: scan, subject, session, participant_id and the columns of participants.tsv, as text.
     options : mapping
         The configuration's `cohort`: query, include, exclude.
 
     Returns
     -------
-    dict
-        Subject to reason; a selected subject has no entry.
+    reasons : dict
+        Scan to reason; a selected scan has no entry.
+    notes : list of str
+        What the user should know about the query: scans that it cannot judge, values that no scan has.
 
     Raises
     ------
     ConfigError
         For a name in the lists that is not in the dataset, or a bad query.
     """
-    known = sorted(set(subjects))
+    known = sorted(set(people["subject"]))
     include = {subject_name(name) for name in options["include"]}
     exclude = {subject_name(name) for name in options["exclude"]}
     for where, names in (("include", include), ("exclude", exclude)):
@@ -84,13 +51,37 @@ def selection_reasons(subjects: Iterable[str], participants: pd.DataFrame, optio
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"the dataset has {len(known)} subjects"
             raise ConfigError(f"cohort.{where}: {name} is not in the dataset. Remedy: {hint}")
-    chosen = query_participants(participants, options["query"]) if options["query"] else None
+    false, notes = _query_reasons(people, options["query"]) if options["query"].strip() else ({}, [])
     reasons = {}
-    for subject in known:
+    for scan, subject in zip(people["scan"], people["subject"], strict=True):
         if subject in exclude:
-            reasons[subject] = "in cohort.exclude"
+            reasons[scan] = "in cohort.exclude"
         elif include and subject not in include:
-            reasons[subject] = "not in cohort.include"
-        elif chosen is not None and subject not in chosen:
-            reasons[subject] = f"cohort.query is not true: {options['query']}"
-    return reasons
+            reasons[scan] = "not in cohort.include"
+        elif scan in false:
+            reasons[scan] = false[scan]
+    return reasons, notes
+
+
+def _query_reasons(people: pd.DataFrame, query: str) -> tuple[dict[str, str], list[str]]:
+    """Return the scans for which a query is not true, with the reason, and what is to be said about it."""
+    from popatlas.cohort.query import select
+
+    columns = ["participant_id", *(name for name in people if name not in NAMES), "session"]
+    found = select(people.set_index("scan", drop=False)[columns], query, NAMES)
+    reasons = {}
+    for scan, chosen in found.chosen.items():
+        if scan in found.unknown:
+            missing = ", ".join(found.unknown[scan])
+            reasons[str(scan)] = f"cohort.query cannot be judged{f' without {missing}' if missing else ''}: {query}"
+        elif not chosen:
+            reasons[str(scan)] = f"cohort.query is not true: {query}"
+    notes = [f"cohort.query: {note}" for note in found.notes]
+    if found.unknown:
+        names = first_few(
+            f"{scan.rsplit('/', 1)[-1]} ({', '.join(lacks) or 'no number'})" for scan, lacks in found.unknown.items()
+        )
+        notes.append(f"cohort.query: {len(found.unknown)} scan(s) lack what it asks for and are not selected: {names}")
+    if not found.chosen.any():
+        notes.append("cohort.query is true for no scan")
+    return reasons, notes

@@ -9,6 +9,7 @@ from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined,
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_table, sha256, write_json, write_table
+from popatlas.images.tables import is_missing, read_text_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface, place
 
 # keys are text also where every value looks like a number or is empty
@@ -85,7 +86,7 @@ class _CohortInputSpec(PopatlasInputSpec):
 class TabulateCohortInputSpec(_CohortInputSpec):
     """Inputs of TabulateCohort."""
 
-    in_participants = File(exists=True, desc="BIDS participants.tsv, joined to the volumes")
+    in_participants = File(exists=True, desc="cohort/participants.tsv (or that of the dataset), joined to the volumes")
     in_extra = traits.List(File(exists=True), desc="more tidy tables (truth.tsv), appended to the metrics")
     out_parquet = File(mandatory=True, desc="group/metrics.parquet, all values, long")
     out_tsv = File(mandatory=True, desc="group/metrics.tsv, the same as TSV")
@@ -117,7 +118,7 @@ class TabulateCohort(PopatlasInterface):
         from popatlas.measures.table import scan_table, tabulate
 
         inputs = self.inputs
-        participants = _read(inputs.in_participants) if isdefined(inputs.in_participants) else None
+        participants = _participants(inputs.in_participants) if isdefined(inputs.in_participants) else None
         extra = [Path(file) for file in inputs.in_extra] if isdefined(inputs.in_extra) else []
         tables = tabulate(Path(inputs.derivatives), _read(inputs.in_index), _read(inputs.in_ledger), participants, extra)
         self.notes = {"scans_in": tables.members["n_in"], "scans_out": tables.members["n_out"]}
@@ -177,6 +178,12 @@ class ScoreTruth(PopatlasInterface):
 
 def _path(value: Any) -> Path | None:
     return Path(value) if isdefined(value) else None
+
+
+def _participants(path: str) -> Any:
+    """Return the table as text, so that every cell comes out as it went in; missing values are NaN."""
+    table = read_text_table(path)
+    return table.where(~table.map(is_missing))
 
 
 def _read(path: str) -> Any:

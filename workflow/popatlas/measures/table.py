@@ -130,20 +130,43 @@ def tabulate(
 def wide_volumes(metrics: pd.DataFrame, scans: pd.DataFrame, participants: pd.DataFrame | None = None) -> pd.DataFrame:
     """Return one row per scan: subject, session, participant columns, then ``{method}_{label}`` volumes in ml.
 
-    Labels that a scan lacks are missing values; participants without scan are left out.
+    Parameters
+    ----------
+    metrics : DataFrame
+        Tidy table.
+    scans : DataFrame
+        Columns subject, session.
+    participants : DataFrame, optional
+        Column participant_id, with or without ``sub-``, and session (or session_id) where rows are of one each. Rows that
+        contradict each other describe nobody; participants without scan are left out. A column that is named like one of
+        the volumes gets ``participants_`` before its name.
+
+    Returns
+    -------
+    DataFrame
+        Labels that a scan lacks are missing values.
     """
+    keys = ["subject", "session"]
     volumes = metrics[metrics["metric"] == "volume"]
-    table = scans[["subject", "session"]].copy()
+    columns = (volumes["method"] + "_" + volumes["label"]).rename("column")
+    table = scans[keys].copy()
     if participants is not None and "participant_id" in participants.columns:
         identifiers = "sub-" + participants["participant_id"].astype(str).str.removeprefix("sub-")
-        described = participants.drop(columns="participant_id").assign(subject=identifiers)
-        described = described.drop(columns="session", errors="ignore").drop_duplicates("subject")
-        table = table.merge(described, on="subject", how="left")
+        described = participants.drop(columns=["participant_id", "scan", "subject"], errors="ignore")
+        described = described.rename(columns={name: f"participants_{name}" for name in set(columns)})
+        described = described.assign(subject=identifiers).drop_duplicates()
+        if "session" not in described.columns and "session_id" in described.columns:
+            described["session"] = described["session_id"]
+        own = [key for key in keys if key in described.columns]
+        if "session" in own:
+            visits = described["session"].fillna("").astype(str)
+            described["session"] = ("ses-" + visits.str.removeprefix("ses-")).where(visits != "", "")
+        described = described[~described.duplicated(own, keep=False)]
+        table = table.merge(described, on=own, how="left")
     if volumes.empty:
         return table
-    columns = (volumes["method"] + "_" + volumes["label"]).rename("column")
-    wide = volumes.pivot_table(index=["subject", "session"], columns=columns, values="value", aggfunc="first", sort=False)
-    return table.merge(wide.reset_index(), on=["subject", "session"], how="left")
+    wide = volumes.pivot_table(index=keys, columns=columns, values="value", aggfunc="first", sort=False)
+    return table.merge(wide.reset_index(), on=keys, how="left")
 
 
 def summarise(metrics: pd.DataFrame) -> pd.DataFrame:

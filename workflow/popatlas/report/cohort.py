@@ -16,6 +16,7 @@ import pandas as pd
 
 import popatlas
 from popatlas.cohort.ledger import incomplete, left_out, summary
+from popatlas.cohort.participants import ages_of, read_people
 from popatlas.images.io import read_table, write_if_changed, write_text
 from popatlas.measures.attempts import tried
 from popatlas.measures.table import age_effect
@@ -241,7 +242,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any
         "convergence": convergence_table(convergence),
         "lines": convergence_lines(convergence),
         "strips": strips(cohort),
-        "age": age_plot(optional_table(cohort.out_dir / "group" / "volumes.tsv")),
+        "age": age_plot(read_volumes(cohort.out_dir), list(read_people(cohort.out_dir).columns)),
         "bench": bench_section(cohort.out_dir, page),
         "trust": trust_section(cohort.out_dir, page),
         "threshold": OUTLIER,
@@ -278,18 +279,25 @@ def strips(cohort: Cohort) -> list[Strip]:
     return found
 
 
-def age_plot(volumes: pd.DataFrame) -> Scatter | None:
-    """Return the volume that goes with age most, None without ages or with too few scans."""
+def read_volumes(out_dir: Path) -> pd.DataFrame:
+    """Return group/volumes.tsv with ages as numbers; what is no age is missing."""
+    volumes: pd.DataFrame = optional_table(out_dir / "group" / "volumes.tsv", dtype={"age": str})
+    return volumes.assign(age=ages_of(volumes["age"].fillna(""))) if "age" in volumes else volumes
+
+
+def age_plot(volumes: pd.DataFrame, told: Sequence[str] = ()) -> Scatter | None:
+    """Return the volume that goes with age most, None without ages or with too few scans; columns in `told` are none."""
     if "age" not in volumes or "subject" not in volumes:
         return None
-    numbers = volumes.select_dtypes("number").drop(columns=["age"], errors="ignore")
+    others = {"age", *told, *(f"participants_{name}" for name in told)}
+    numbers = volumes.select_dtypes("number").drop(columns=list(others), errors="ignore")
     columns = [column for column in numbers if "_" in str(column) and numbers[column].notna().sum() >= FEWEST_FOR_AGE]
     effects = {str(column): age_effect(volumes, str(column)) for column in columns}
     effects = {column: effect for column, effect in effects.items() if effect["r"] == effect["r"]}
     if not effects:
         return None
     best = max(effects, key=lambda column: abs(effects[column]["r"]))
-    pairs = volumes.assign(age=pd.to_numeric(volumes["age"], errors="coerce")).dropna(subset=["age", best])
+    pairs = volumes.dropna(subset=["age", best])
     values = zip(pairs["age"].astype(float), pairs[best].astype(float), strict=True)
     points = dict(zip(scan_names(pairs), values, strict=True))
     method, _, structure = best.partition("_")
