@@ -1,7 +1,12 @@
 """What is known of each scan: whose row it is, of which visit, and what is said when that is not plain."""
 
+import tempfile
+from pathlib import Path
+
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from popatlas.cli.check import describe_participants
 from popatlas.cli.main import main
@@ -50,16 +55,16 @@ def test_a_quote_gives_nobody_the_age_of_another_subject(tmp_path):
 @pytest.mark.parametrize(
     ("ids", "subjects", "matched", "said"),
     [
-        (["sub-01", "02", " sub-03 "], ["01", "02", "03"], ["01", "02", "03"], ""),
+        (["sub-01", "02", " sub-03 "], ["01", "02", "03"], ["01", "02", "03"], "1 id(s) are written without sub-"),
         (["1", "2.0", "003"], ["01", "02", "03"], ["01", "02", "03"], "3 id(s) are written otherwise"),
         (["SUB-A", "b"], ["a", "B"], ["a", "B"], "2 id(s) are written otherwise"),
         (["1.00E+05", "1e3"], ["100000", "1e3"], ["100000", "1e3"], "1 id(s) are written otherwise"),
         (["1"], ["01", "001"], [None], "'1' (sub-001 or sub-01)"),
         (["1", "01"], ["01"], [None, "01"], "1 id(s) fit more than one subject, or one that has a row"),
         (["1", "1.0"], ["01"], [None, None], "2 id(s) fit more than one"),
-        (["a", "A"], ["a", "A"], ["a", "A"], ""),
+        (["sub-a", "sub-A"], ["a", "A"], ["a", "A"], ""),
         (["NA", "nan", "None", "True", "007", "1e5"], ["NA", "nan", "None", "True", "007", "1e5"],
-         ["NA", "nan", "None", "True", "007", "1e5"], ""),
+         ["NA", "nan", "None", "True", "007", "1e5"], "6 id(s) are written without sub-"),
         (["NA", "n/a", "", "null"], ["01"], [None] * 4, "4 row(s) without participant_id"),
         (["99", "sub-98"], ["01"], ["99", "98"], "2 id(s) have no subject in the dataset: sub-99, sub-98"),
         (["sub-0 1", "01x"], ["01"], ["0 1", "01x"], "2 id(s) have no subject"),
@@ -96,20 +101,47 @@ def test_each_scan_has_the_values_of_its_own_visit(tmp_path, column, visits):
 @pytest.mark.parametrize(
     ("rows", "names", "ages"),
     [
-        ("01\tbaseline\t30\n", ["01"], ["30"]),  # one row, one scan
-        ("01\tbaseline\t30\n01\tlater\t33\n", ["01"], [""]),  # which one was scanned?
-        ("01\tn/a\t30\n01\tses-2\t33\n", ["01", "01/2"], ["30", "33"]),
-        ("01\tn/a\t30\n01\tses-2\t33\n", ["01/1", "01/2"], ["", "33"]),
-        ("01\tses-3\t30\n", ["01/1", "01/2"], ["", ""]),
-        ("01\tses-1\t30\n01\tses-1\t30\n01\tses-2\t31\n01\tses-2\t39\n", ["01/1", "01/2"], ["30", ""]),
-        ("01\t1\t30\n", ["01/1", "01/01"], ["30", ""]),
-        ("01\t1.0\t30\n", ["01/1", "01/01"], ["", ""]),
+        ("sub-01\tbaseline\t30\n", ["01"], ["30"]),  # one row, one scan
+        ("sub-01\tbaseline\t30\nsub-01\tlater\t33\n", ["01"], [""]),  # which one was scanned?
+        ("sub-01\tn/a\t30\nsub-01\tses-2\t33\n", ["01", "01/2"], ["30", "33"]),
+        ("sub-01\tn/a\t30\nsub-01\tses-2\t33\n", ["01/1", "01/2"], ["", "33"]),
+        ("sub-01\tses-3\t30\n", ["01/1", "01/2"], ["", ""]),
+        ("sub-01\tses-1\t30\nsub-01\tses-1\t30\nsub-01\tses-2\t31\nsub-01\tses-2\t39\n", ["01/1", "01/2"], ["30", ""]),
+        ("sub-01\t1\t30\n", ["01/1", "01/01"], ["30", ""]),
+        ("sub-01\t1.0\t30\n", ["01/1", "01/01"], ["", ""]),
     ],
 )
 def test_a_visit_is_never_another_ones(tmp_path, rows, names, ages):
     people, said = told(tmp_path, f"participant_id\tsession_id\tage\n{rows}", *names)
     assert people["age"].tolist() == ages
     assert bool(said) == ("" in ages)
+
+
+LABELS = st.sampled_from(["1", "01", "001", "a", "A", "2"])
+VISIT = st.sampled_from(["", "1", "01", "a", "b"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    known=st.sets(st.tuples(LABELS, VISIT), min_size=1, max_size=6),
+    rows=st.lists(st.tuples(st.sampled_from(["", "sub-"]), LABELS, VISIT, st.integers(1, 3)), max_size=6),
+)
+def test_a_value_comes_from_a_row_that_means_the_scan_and_from_no_other(known, rows):
+    names = sorted(f"{label}/{visit}" if visit else label for label, visit in known)
+    lines = [f"{prefix}{label}\t{visit}\t{value}\n" for prefix, label, visit, value in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        people, _ = told(Path(folder), "participant_id\tsession_id\tage\n" + "".join(lines), *names)
+
+    def alike(one, other):
+        return one.lstrip("0").lower() == other.lstrip("0").lower()
+
+    for row in people[people["age"] != ""].to_dict("records"):
+        subject, session = row["subject"][4:], row["session"][4:]
+        written = [part for part in rows if part[1] == subject]  # a row that names the subject as it is counts alone
+        pool = written or [part for part in rows if alike(part[1], subject)]
+        own = [value for _, _, visit, value in pool if not visit or not session or alike(visit, session)]
+        exact = {value for _, _, visit, value in pool if visit == session}
+        assert int(row["age"]) in (exact or own)
 
 
 def test_sessions_tables_tell_about_their_visits(tmp_path):

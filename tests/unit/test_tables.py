@@ -217,7 +217,21 @@ def test_names_of_labels_are_text(tmp_path):
     (tmp_path / "dseg.tsv").write_text(
         'index\tname\tcolor\n1\t"left\tred\n2\tNA\tred\n3.0\t007\t\nn/a\tx\t\n2147483647\ty\t\n'
     )
-    assert read_names(tmp_path / "dseg.tsv") == {1: '"left', 2: "NA", 3: "007", 2147483647: "y"}
+    assert read_names(tmp_path / "dseg.tsv") == {1: '"left', 2: "NA", 3: "007-3", 2147483647: "y"}
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a", "a", "b"], ["a-1", "a-2", "b"]),
+        (["a", "a", "a-1"], ["a-1-1", "a-2", "a-1-3"]),
+        (["7", "2", "2"], ["7-1", "2-2", "2-3"]),  # label 7 has no name here and is called 7
+    ],
+)
+def test_no_two_labels_share_a_name(tmp_path, names, expected):
+    rows = "".join(f"{label}\t{name}\n" for label, name in enumerate(names, start=1))
+    (tmp_path / "dseg.tsv").write_text(f"index\tname\n{rows}")
+    assert list(read_names(tmp_path / "dseg.tsv").values()) == expected
 
 
 def test_landmarks(tmp_path):

@@ -143,7 +143,7 @@ def with_age(candidates: pd.DataFrame, out_dir: Path, count: int) -> tuple[pd.Da
         if is_draw or odd:
             print(f"popatlas: a draw of {count} scans is by name, not by age: {why}", file=sys.stderr)
         return candidates, count, "scan"
-    if lacking and is_draw:
+    if lacking:
         number = f"{ages.median():g}"
         print(
             f"popatlas: a draw of {count} scans by age: {len(lacking)} of {len(own)} have none and count as {number}, the "

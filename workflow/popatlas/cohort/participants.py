@@ -181,6 +181,9 @@ def match_ids(ids: Iterable[str], subjects: Collection[str]) -> Matched:
     notes = []
     if empty:
         notes.append(f"{len(empty)} row(s) without participant_id are left out")
+    bare = [cell for cell in exact if not cell.startswith("sub-")]
+    if bare:
+        notes.append(f"{len(bare)} id(s) are written without sub- and matched: {first_few(bare)}")
     if loose:
         pairs = first_few(f"{shown(cell)} is {subject}" for cell, subject in loose.items())
         notes.append(f"{len(loose)} id(s) are written otherwise than in the dataset and matched: {pairs}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-
-import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.tables import is_missing, number_of, read_text_table, shown
@@ -13,11 +13,22 @@ LABEL_NAMES = "cohort/label-names.tsv"
 
 
 def read_names(path: Path | None) -> dict[int, str]:
-    """Read label names (columns index, name); no file gives no names. Names that repeat get their index appended."""
-    table = pd.DataFrame(label_entries(path), columns=["index", "name"])
-    repeated = table["name"].duplicated(keep=False)
-    names = table["name"].where(~repeated, table["name"] + "-" + table["index"].astype(str))
-    return dict(zip(table["index"].astype(int), names.astype(str), strict=True))
+    """Read label names (columns index, name); no file gives no names.
+
+    No two labels have the same name in a table: names that repeat, or that are the number of another label, get their
+    index appended.
+    """
+    names = dict(label_entries(path))
+    odd = {label for label, name in names.items() if name.isdigit() and name != str(label)}
+    while odd := odd | _repeated(names):
+        names |= {label: f"{names[label]}-{label}" for label in odd}
+        odd = set()
+    return names
+
+
+def _repeated(names: Mapping[int, str]) -> set[int]:
+    counts = Counter(names.values())
+    return {label for label, name in names.items() if counts[name] > 1}
 
 
 def label_entries(path: Path | None) -> list[tuple[int, str]]:

@@ -91,7 +91,7 @@ def write_methods(config: Config, counts: Counts, methods: Sequence[str], versio
 def _cohort(config: Config, counts: Counts) -> Iterator[str]:
     yield f"The cohort (BIDS [@gorgolewski2016]) has {_several(counts.scans, 'T1-weighted scan')}."
     if config["cohort"]["query"]:
-        yield f"Participants were selected by the query \u201c{config['cohort']['query']}\u201d."
+        yield f"Scans were selected by the query \u201c{config['cohort']['query']}\u201d."
     out = [f"{number} {state}" for state, number in counts.out.items() if number]
     if out:
         yield f"{counts.included} entered the group results; left out were {_list(out)} (reasons in the ledger)."
