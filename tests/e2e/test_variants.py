@@ -37,7 +37,12 @@ def test_each_session_is_a_scan_of_its_own(finished):
     assert sorted(index["scan"]) == SCANS
     metrics = read_table(finished.out / "group" / "metrics.parquet")
     assert set(metrics.loc[metrics["subject"] != "group", "session"]) == {"ses-1", "ses-2"}
-    assert len(read_table(finished.out / "group" / "volumes.tsv")) == 4
+    volumes = read_table(finished.out / "group" / "volumes.tsv").set_index(["subject", "session"])
+    assert len(volumes) == 4
+    years = volumes["age"].unstack()
+    assert (years["ses-2"] > years["ses-1"]).all(), "each scan has the age at its own session"
+    masks = metrics[(metrics["metric"] == "volume") & (metrics["method"] == "mask")].set_index(["subject", "session"])
+    assert (volumes["mask_brain"] == masks.loc[volumes.index, "value"]).all()
 
 
 def test_the_t2w_lies_on_the_t1w(finished):

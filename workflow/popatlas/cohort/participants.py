@@ -18,6 +18,7 @@ import pandas as pd
 from popatlas.cohort.select import subject_name
 from popatlas.errors import first_few
 from popatlas.images.tables import (
+    MISSING,
     NO_NUMBER,
     SAVE_AS,
     column_of,
@@ -166,17 +167,16 @@ def match_ids(ids: Iterable[str], subjects: Collection[str]) -> Matched:
     alike: dict[str | float, list[str]] = defaultdict(list)
     for subject in sorted(subjects):
         alike[_plain(subject)].append(subject)
-    others = [cell for cell in dict.fromkeys(cells) if cell not in exact]
-    fits = {cell: alike.get(_plain(cell), []) for cell in others}
+    fits = {cell: alike.get(_plain(cell), []) for cell in dict.fromkeys(cells) if cell not in exact}
     claims: dict[str, list[str]] = defaultdict(list)
     for cell, found in fits.items():
         if len(found) == 1:
             claims[found[0]].append(cell)
-    loose = {cells[0]: subject for subject, cells in claims.items() if len(cells) == 1 and subject not in exact.values()}
-    empty = [
-        cell for cell in cells if is_missing(cell) or (cell.casefold() in NO_NUMBER and cell in fits and not fits[cell])
-    ]
-    unknown = tuple(subject_name(cell) for cell, found in fits.items() if not found and cell not in empty)
+    taken = set(exact.values())
+    loose = {found[0]: subject for subject, found in claims.items() if len(found) == 1 and subject not in taken}
+    lost = {cell for cell, found in fits.items() if not found and cell.casefold() in (*MISSING, *NO_NUMBER)}
+    empty = [cell for cell in cells if cell in lost]
+    unknown = tuple(subject_name(cell) for cell, found in fits.items() if not found and cell not in lost)
     doubtful = {cell: found for cell, found in fits.items() if found and cell not in loose}
     notes = []
     if empty:
@@ -223,13 +223,14 @@ def describe_scans(scans: pd.DataFrame, listing: Listing) -> tuple[pd.DataFrame,
     notes : list of str
         What was not plain, for the user.
     """
-    joined, notes = pd.DataFrame(index=scans.index), list(listing.notes)
+    joined: dict[str, pd.Series[str]] = {}
+    notes = list(listing.notes)
     for layer in listing.layers:
         rows, found = _joined(scans, layer)
         notes += found
-        for name in rows:
+        for name, cells in rows.items():
             has_column = scans["subject"].isin(layer.rows.loc[layer.rows[name].notna(), "subject"])
-            joined[name] = rows[name].where(has_column, joined.get(name, ""))
+            joined[str(name)] = cells.where(has_column, joined.get(str(name), ""))
         if layer.name == PARTICIPANTS:
             silent = sorted(set(scans["subject"]) - set(layer.rows["subject"]))
             if silent:
@@ -237,12 +238,12 @@ def describe_scans(scans: pd.DataFrame, listing: Listing) -> tuple[pd.DataFrame,
     odd = [cell for layer in listing.layers for cell in _odd_missing(layer)]
     if odd:
         notes.append(f"{len(odd)} cell(s) without a value are not written n/a and count as missing: {first_few(odd)}")
-    told = {str(name): _without_missing(joined[name]).to_numpy() for name in joined}
+    told = {name: _without_missing(cells).to_numpy() for name, cells in joined.items()}
     keys = scans[list(KEYS)].reset_index(drop=True).assign(participant_id=scans["subject"].to_numpy())
     people = pd.concat([keys, pd.DataFrame(told, index=keys.index)], axis=1)
-    odd = known_ages(people)[1]
-    if odd:
-        notes.append(f"age: {len(odd)} cell(s) are no age and count as unknown in draws: {first_few(odd)}")
+    ages = known_ages(people)[1]
+    if ages:
+        notes.append(f"age: {len(ages)} cell(s) are no age and count as unknown in draws: {first_few(ages)}")
     return people, notes
 
 
@@ -250,10 +251,10 @@ def _odd_missing(layer: Layer) -> list[str]:
     """Return the cells that are missing in other words than `n/a`."""
     found = []
     for name in layer.rows.columns.drop(["subject", "session"]):
-        cells = layer.rows[name].fillna("n/a")
-        if cells.str.casefold().isin(["", *NO_NUMBER]).any() or cells.isin(["N/A", "n/A", "N/a"]).any():
+        cells = layer.rows[name].fillna("n/a").reset_index(drop=True)
+        if (cells.str.casefold().isin([*MISSING, *NO_NUMBER]) & (cells != "n/a")).any():
             odd = column_of(cells).text.isna() & (cells != "n/a")
-            found += [f"{name} of {layer.rows['subject'][odd].iloc[n]} {shown(cell)}" for n, cell in enumerate(cells[odd])]
+            found += [f"{name} of {layer.rows['subject'].iloc[place]} {shown(cells[place])}" for place in odd.index[odd]]
     return found
 
 
