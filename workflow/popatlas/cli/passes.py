@@ -53,6 +53,7 @@ class Passes:
         self.failed: set[tuple[str, str]] = set()
         self.why_stopped = ""
         self.stopped_by = 0
+        self.said: set[str] = set()
 
     def run(self, targets: Sequence[str]) -> int:
         """Run the passes; one is repeated while it makes progress and something is left to do."""
@@ -91,7 +92,7 @@ class Passes:
     def _snakemake(self, target: str) -> Outcome:
         quiet = [] if self.args.verbose else ["--quiet", "rules", "host"]
         line = command(self.config_file, self.args, [target], quiet)
-        return supervise(line, self.out_dir, environment() | {TOKEN: self.lock.holder.token}, self.lock)
+        return supervise(line, self.out_dir, environment() | {TOKEN: self.lock.holder.token}, self.lock, self.said)
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:
         """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""

@@ -25,6 +25,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 TICK, GRACE = 0.5, 60.0  # seconds between looks; seconds that Snakemake has to end its jobs when it is asked to stop
 KEPT_LINES = 2000
+NOTE = "popatlas: "
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,9 @@ class Outcome:
     text: str
 
 
-def supervise(line: Sequence[str], cwd: Path, environment: dict[str, str], lock: Lock) -> Outcome:
+def supervise(
+    line: Sequence[str], cwd: Path, environment: dict[str, str], lock: Lock, said: set[str] | None = None
+) -> Outcome:
     """Run a command, hand its stderr on, and end when it and all that it started have ended.
 
     A signal that asks this process to stop is handed to the command and its jobs. When this process is killed the command
@@ -62,6 +65,8 @@ def supervise(line: Sequence[str], cwd: Path, environment: dict[str, str], lock:
         Its environment.
     lock : Lock
         Lock of the output folder, which tells of the command and gets signs of life.
+    said : set of str, optional
+        Notes of popatlas that have been handed on before, and need not be again; those of this command are added.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # jobs of a Snakemake that is killed become our children
     before = {child.pid for child in _children()}
@@ -72,7 +77,7 @@ def supervise(line: Sequence[str], cwd: Path, environment: dict[str, str], lock:
     assert process.stderr is not None
     lock.adopt(process.pid)
     lines: deque[str] = deque(maxlen=KEPT_LINES)
-    reader = threading.Thread(target=_hand_on, args=(process.stderr, lines), daemon=True)
+    reader = threading.Thread(target=_hand_on, args=(process.stderr, lines, set() if said is None else said), daemon=True)
     reader.start()
     stopped = _Stop(process.pid)
     with stopped.listening():
@@ -86,11 +91,14 @@ def supervise(line: Sequence[str], cwd: Path, environment: dict[str, str], lock:
     return Outcome(process.returncode, stopped.signal, "".join(lines))
 
 
-def _hand_on(stream: IO[str], lines: deque[str]) -> None:
+def _hand_on(stream: IO[str], lines: deque[str], said: set[str]) -> None:
     for line in stream:
         lines.append(line)
-        sys.stderr.write(line)
-        sys.stderr.flush()
+        if line not in said:
+            sys.stderr.write(line)
+            sys.stderr.flush()
+        if line.startswith(NOTE):
+            said.add(line)
 
 
 class _Stop:

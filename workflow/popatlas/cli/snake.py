@@ -38,6 +38,10 @@ def study_config(args: argparse.Namespace) -> Config:
         config["cohort"]["include"] = list(args.participant_label)
     if args.query is not None:
         config["cohort"]["query"] = args.query
+    if config["cohort"]["query"]:
+        from popatlas.cohort.grammar import parse
+
+        parse(config["cohort"]["query"])  # what is no query is refused before anything runs
     return config
 
 

@@ -80,10 +80,15 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
     from popatlas.cohort.ledger import settle
     from popatlas.cohort.outputs import stage_outputs
 
-    study = inventory.study
-    labelled = len(read_label_atlases(study.out_dir)) > 0
+    study, out_dir = inventory.study, inventory.study.out_dir
+    labelled = len(read_label_atlases(out_dir)) > 0
     outputs = stage_outputs(settled, labelled=labelled)
     outputs["bench"] = stage_outputs(study.config, labelled=labelled)["bench"]
-    ledger = settle(study.out_dir, read_table(study.out_dir / "cohort" / "index.parquet"), outputs, inventory.is_done)
+    whole = inventory if settled == study.config else Inventory(Study.read(settled, out_dir))
+
+    def is_done(scan: str, stage: str) -> bool:
+        return (inventory if stage == "bench" else whole).is_done(scan, stage)
+
+    ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done)
     rows = ledger[ledger["state"] == "failed"].to_dict("records")
     return {(str(row["scan"]), str(row["stage"])): str(row["reason"]) for row in rows}
