@@ -82,11 +82,19 @@ def closing_notes(
         print(f"  failed at {stage}: {_names(scan for scan, where in failed if where == stage)}")
     index = read_table(out_dir / "cohort" / "index.parquet")
     unreadable, lines = missing_images(index)
-    for line in [*lines, *labels_missing(config, out_dir), *resolution(config, index), *said]:
+    for line in [*lines, *excluded(index), *labels_missing(config, out_dir), *resolution(config, index), *said]:
         print(f"  {line}")
     if failed:
         print(f"  Reasons: popatlas status {out_dir}")
     return FINISHED_WITH_FAILURES if failed or unreadable else FINISHED
+
+
+def mixed_versions(counts: Mapping[str, int]) -> list[str]:
+    """Return a line when results of several versions of popatlas lie side by side; they are not made again for that."""
+    if len(counts) < 2:
+        return []
+    shown = ", ".join(f"{count} by {version}" for version, count in sorted(counts.items()))
+    return [f"results were made by several versions of popatlas: {shown} (--forceall makes all of them again)"]
 
 
 def missing_images(index: pd.DataFrame) -> tuple[int, list[str]]:
@@ -100,6 +108,13 @@ def missing_images(index: pd.DataFrame) -> tuple[int, list[str]]:
     if len(absent):
         lines.append(f"without a T1w image: {_names(absent['scan'])}")
     return len(broken), lines
+
+
+def excluded(index: pd.DataFrame) -> Iterator[str]:
+    """Yield how many scans were left out on purpose, which the group results do not hold."""
+    out = index[index["state"] == "excluded"]
+    if len(out):
+        yield f"left out of {len(index)} scans: {_names(out['scan'])}; {out.iloc[0]['reason']}"
 
 
 def labels_missing(config: Config, out_dir: Path) -> Iterator[str]:

@@ -54,6 +54,7 @@ class Passes:
         self.why_stopped = ""
         self.stopped_by = 0
         self.said: set[str] = set()
+        self.inventory: Inventory | None = None  # after the last pass
 
     def run(self, targets: Sequence[str]) -> int:
         """Run the passes; one is repeated while it makes progress and something is left to do."""
@@ -100,6 +101,7 @@ class Passes:
         from popatlas.cohort.ledger import read_failure
 
         inventory = take_stock(self.config, self.out_dir)
+        self.inventory = inventory
         if inventory is None:
             return []
         left = inventory.needed(target)

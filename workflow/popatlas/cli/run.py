@@ -105,7 +105,7 @@ def run_passes(
     """
     import yaml
 
-    from popatlas.cli.notes import closing_notes, opening_notes
+    from popatlas.cli.notes import closing_notes, mixed_versions, opening_notes
     from popatlas.cli.passes import STOPPED, Passes
     from popatlas.cli.snake import check_folders, dry_run, forget_notes, is_dry_run
     from popatlas.cohort.ledger import forget_failures
@@ -133,6 +133,7 @@ def run_passes(
             print(f"  Logs: {out_dir / 'logs'}; state of each scan: popatlas status {out_dir}")
             return code
         print(f"\npopatlas: finished after {minutes:.1f} min")
+        said += mixed_versions(passes.inventory.versions() if passes.inventory else {})
         return closing_notes(config, results, passes.failed, said)
     finally:
         lock.release()

@@ -195,6 +195,11 @@ class Inventory:
             if found:
                 yield f"made again, for it {words}: {', '.join(f'{count} {rule}' for rule, count in counts.items())}{shown}"
 
+    def versions(self) -> dict[str, int]:
+        """Return the number of kept results by the version of popatlas that made them."""
+        kept = [self.receipts[name] for name in self.made if self.jobs.jobs[name].is_kept]
+        return dict(Counter(str(receipt.facts.get("popatlas", "unknown")) for receipt in kept if receipt is not None))
+
     def _set_aside(self, names: Iterable[str]) -> None:
         for path in [path for name in names for path in self.bad_files[name]]:
             set_aside(self.study.out_dir, path, "was changed or damaged since it was made")

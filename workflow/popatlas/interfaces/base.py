@@ -135,7 +135,7 @@ class PopatlasInterface(BaseInterface):
         inputs = {file: digest for value in content for file, digest in _digests(value) if digest}
         inputs |= {place(file): sha256(file) for file in self.also_read}
         outputs = [place(file) for file in (*self._output_files(), *self.also_made)]
-        Receipt.of(self.inputs.made_of, inputs, outputs).write(path)
+        Receipt.of(self.inputs.made_of, inputs, outputs, {"popatlas": popatlas.__version__}).write(path)
         _tame_times([*inputs, *outputs])
 
     def _describe_inputs(self) -> dict[str, Any]:
