@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from popatlas.cohort.inspect import CHECKS, Inspection, inspect_image
+from popatlas.cohort.inspect import CHECKS, Inspection, in_threads, inspect_image, stamp_of
 from popatlas.cohort.participants import Listing, describe_scans, read_listing
 from popatlas.cohort.pathtable import read_atlas_table, read_path_table
 from popatlas.cohort.select import selection_reasons, subject_name
@@ -36,7 +32,6 @@ COLUMNS = (
     "sha256", "shape", "spacing_mm", "orientation", "bytes", "mtime_ns", "channel_stamps",
 )  # fmt: skip
 BIDS_FOLDER = re.compile(r"sub-[0-9A-Za-z]+")
-PROGRESS_FILES, PROGRESS_SECONDS = 100, 5.0
 Key = tuple[str, int, int]
 
 
@@ -227,25 +222,12 @@ def _open_images(index: pd.DataFrame, limits: Mapping[str, Any], former: Path) -
     rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
     alive = [row for row in rows if row["state"] == "ok"]
     paths = dict.fromkeys(path for row in alive for path in (row["t1w"], *json.loads(row["channels"]).values()))
-    stamps = {path: _stamp(path) for path in paths}
+    stamps = {path: stamp_of(path) for path in paths}
     fresh = [path for path in paths if (path, *stamps[path]) not in known]
-    opened = _inspect_many(fresh, limits)
+    opened = dict(zip(fresh, in_threads(lambda path: inspect_image(path, limits), fresh, "images"), strict=True))
     found = {path: opened[path] if path in opened else known[path, *stamps[path]] for path in paths}
     seen: dict[tuple[str, str], str] = {}
     return pd.DataFrame([_opened(row, found, stamps, seen) for row in rows], columns=list(COLUMNS))
-
-
-def _inspect_many(paths: Sequence[str], limits: Mapping[str, Any]) -> dict[str, Inspection]:
-    """Open images in threads (zlib, hashlib and NumPy release the interpreter lock); say how far it is."""
-    found: dict[str, Inspection] = {}
-    said = time.monotonic()
-    with ThreadPoolExecutor(max_workers=min(8, len(os.sched_getaffinity(0)))) as pool:
-        for path, inspection in zip(paths, pool.map(lambda path: inspect_image(path, limits), paths), strict=True):
-            found[path] = inspection
-            if len(found) % PROGRESS_FILES == 0 or time.monotonic() - said > PROGRESS_SECONDS:
-                said = time.monotonic()
-                print(f"popatlas: opened {len(found)} of {len(paths)} images", file=sys.stderr, flush=True)
-    return found
 
 
 def _within(found: Inspection, limits: Mapping[str, Any]) -> bool:
@@ -290,14 +272,6 @@ def _usable_channels(
         for path in kept.values()
     }
     return {"channels": json.dumps(kept), "reason": "; ".join(notes), "channel_stamps": json.dumps(facts)}
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
 
 
 def _former_inspections(former: Path) -> dict[Key, Inspection]:
