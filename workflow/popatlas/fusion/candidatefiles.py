@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import PROPAGATE_AGAIN, Candidates
-from popatlas.fusion.labels import LARGEST_LABEL
 from popatlas.images.grid import Grid
 from popatlas.images.io import PathLike, load_image
+from popatlas.images.labels import read_labels
 
 
 def read_candidates(
@@ -53,7 +52,7 @@ def read_candidates(
             _check_grid(Grid.from_file(path), grid, what, labels, subject)
     try:
         return Candidates(
-            _stack(read_labels(labels, subject), labels, subject),
+            _stack(read_labels(labels, subject, axes=(3, 4), empty=True).data, labels, subject),
             None if target is None else np.asarray(load_image(target).dataobj),
             None if images is None else _stack(np.asarray(load_image(images).dataobj), images, subject),
             grid.spacing,
@@ -64,26 +63,10 @@ def read_candidates(
         raise InputError(error.message, file=error.file or labels, subject=subject, remedy=error.remedy) from error
 
 
-def read_labels(path: PathLike, subject: str | None = None) -> npt.NDArray[np.int32]:
-    """Read a label image; one whose values are not whole numbers that int32 holds is refused."""
-    with np.errstate(invalid="ignore"):  # of values that are not finite: they are refused below
-        values = np.asarray(load_image(path, np.int32).dataobj)
-    stored = nib.load(path).dataobj
-    kind = np.asarray(stored[(slice(0, 1),) * stored.ndim]).dtype  # after the scaling that the header asks for
-    if not np.can_cast(kind, np.int32) and not np.array_equal(values, np.asarray(load_image(path, np.float64).dataobj)):
-        raise InputError(
-            f"the label image holds values that are not whole numbers up to {LARGEST_LABEL}",
-            file=path,
-            subject=subject,
-            remedy="round the labels, or give the label image and not the brain",
-        )
-    return values
-
-
 def read_pair(image: PathLike, labels: PathLike, subject: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Read an image and its labels; InputError when their grids differ."""
     _check_grid(Grid.from_file(image), Grid.from_file(labels), "image", labels, subject)
-    return np.asarray(load_image(image).dataobj), read_labels(labels, subject)
+    return np.asarray(load_image(image).dataobj), read_labels(labels, subject, empty=True).data
 
 
 def _check_grid(grid: Grid, of_labels: Grid, what: str, file: PathLike, subject: str | None) -> None:

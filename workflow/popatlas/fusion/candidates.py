@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
-from popatlas.fusion.labels import LARGEST_LABEL, BoolArray, IntArray, disputed_mask
+from popatlas.fusion.labels import BoolArray, IntArray, disputed_mask
+from popatlas.images.labels import LARGEST_LABEL
 
 FloatArray = npt.NDArray[np.floating[Any]]
 PROPAGATE_AGAIN = "propagate the atlases again onto the grid of the target"

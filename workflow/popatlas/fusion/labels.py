@@ -12,7 +12,6 @@ from popatlas.errors import InputError
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, ...]
-LARGEST_LABEL = int(np.iinfo(np.int32).max)  # label images are int32
 
 
 def to_contiguous(labels: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:

@@ -107,6 +107,27 @@ class Grid:
             raise InputError(f"cannot read image: {error}", file=path, remedy="replace or exclude the file") from error
         flat = components and len(shape) == 5 and shape[4] == 2  # vectors in the plane: a 2D grid kept as one slice
         ndim = 2 if flat else min(len(shape), 3)
+        return cls.from_affine(shape[:ndim], affine, path)
+
+    @classmethod
+    def from_affine(cls, shape: Sequence[int], affine: Array, path: PathLike | None = None) -> Grid:
+        """Return the grid of an array with nibabel's affine.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            2 or 3 axes; further ones are left out.
+        affine : (4, 4) ndarray
+            Voxel index to RAS millimetres.
+        path : path-like, optional
+            File that is named in errors.
+
+        Raises
+        ------
+        InputError
+            When the geometry cannot be used, or a 2D image leaves its plane.
+        """
+        ndim = min(len(shape), 3)
         lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
         axes = [*range(ndim), 3]
         if ndim == 2 and np.abs(lps[2, :2]).max() > SAME_DIRECTION * np.abs(lps[:2, :2]).max():
