@@ -12,7 +12,8 @@ import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.fusion.crossval import FEWEST, Comparison, Recommendation, compare, recommend, score, smallest_p
-from popatlas.images.io import load_image, read_json
+from popatlas.images.io import read_json
+from popatlas.images.labels import read_labels
 from popatlas.measures.dictionary import BENCH_COLUMN_TEXT, BENCH_METRICS, bench_dictionary
 from popatlas.measures.scan import resample_labels
 
@@ -104,9 +105,8 @@ def run_bench(
 
 
 def _scores(derivatives: Path, scan: str, reference: Path, method: str, min_voxels: int) -> pd.DataFrame:
-    image = load_image(derivatives / f"{scan}_desc-{method}_dseg.nii.gz", np.int32)
-    fused = np.asarray(image.dataobj)
-    rows = score(fused, resample_labels(reference, image), image.affine, min_voxels=min_voxels)
+    fused = read_labels(derivatives / f"{scan}_desc-{method}_dseg.nii.gz", scan, empty=True)
+    rows = score(fused.data, resample_labels(reference, fused.image), fused.affine, min_voxels=min_voxels)
     if rows.empty:
         raise InputError(
             "no label of the reference lies inside the image",

@@ -17,7 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
-from popatlas.images.io import save_plain
+from popatlas.fusion.labels import to_contiguous
+from popatlas.images.io import load_image, save_image
+from popatlas.images.labels import LabelImage, read_labels
+from popatlas.images.place import check_place
 
 LabelInterpolator = Literal["genericLabel", "nearestNeighbor"]
 
@@ -108,6 +111,8 @@ def propagate(
     chains: Sequence[Sequence[Step]],
     interpolator: LabelInterpolator = "nearestNeighbor",
     subject: str | None = None,
+    *,
+    forms: bool = False,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
     """Warp the labels and images of all atlases onto a target grid.
 
@@ -124,6 +129,8 @@ def propagate(
         (Schaerer J, Roche F, Belaroussi B. A generic interpolator for multi-label images. Insight Journal 2014).
     subject : str, optional
         Named in messages.
+    forms : bool
+        Refuse label images whose sform and qform lie apart. Otherwise the sform places them, as it does the brains.
 
     Returns
     -------
@@ -133,7 +140,7 @@ def propagate(
     Raises
     ------
     InputError
-        No atlas, lists of different lengths, missing files.
+        No atlas, lists of different lengths, missing files, label images that cannot be used or do not lie on their brain.
     """
     if not dsegs:
         raise InputError(
@@ -151,8 +158,17 @@ def propagate(
     with tempfile.TemporaryDirectory(prefix="popatlas-labels-") as folder:
         placed = Path(folder) / "dseg.nii"
         for dseg, brain, steps in zip(dsegs, brains, chains, strict=True):
-            save_plain(dseg, placed, np.int32)  # the brain was placed by nibabel: so must the labels be
+            given = read_labels(dseg, subject, forms=forms)
+            check_place(given, subject, mask=_inside(brain))
+            values, numbers = to_contiguous(given.data)  # ANTs reads integers as float32, which merges large ones
+            save_image(numbers, given.affine, placed, np.int32)  # nibabel placed the brain: so it must the labels
             warped = resample(target, placed, steps, interpolator, subject)
-            labels.append(np.rint(warped).astype(np.int32))
+            labels.append(values[np.rint(warped).astype(np.intp)].astype(np.int32))
             images.append(resample(target, brain, steps, "linear", subject).astype(np.float32))
     return np.stack(labels), np.stack(images)
+
+
+def _inside(brain: Path) -> LabelImage:
+    """Return where a brain image, 0 outside, is not 0."""
+    image = load_image(brain)
+    return LabelImage(brain, np.asarray(np.asarray(image.dataobj) != 0, dtype=np.int32), image.affine)

@@ -88,7 +88,7 @@ class PropagateLabels(PopatlasInterface):
             for warp, affine in zip(inputs.in_warps, inputs.in_affines, strict=True)
         ]
         dsegs, brains = [Path(file) for file in inputs.in_dsegs], [Path(file) for file in inputs.in_brains]
-        labels, images = propagate(target, dsegs, brains, chains, inputs.interpolator, subject)
+        labels, images = propagate(target, dsegs, brains, chains, inputs.interpolator, subject, forms=True)
         affine = load_image(target).affine
         save_image(np.moveaxis(labels, 0, -1), affine, inputs.out_labels, np.int32)
         save_image(np.moveaxis(images, 0, -1), affine, inputs.out_images, np.float32)

@@ -8,8 +8,9 @@ import numpy as np
 from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
 
 from popatlas.errors import InputError
-from popatlas.images.grid import Grid
+from popatlas.images.header import check_header
 from popatlas.images.io import atomic_path, load_image, read_json, save_image, save_plain, write_json, write_table
+from popatlas.images.place import read_mask_on
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
 MOST_OUTSIDE = 0.25  # share of an existing template's intensity outside its mask: a soft rim, not a skull
@@ -159,6 +160,8 @@ class DescribeTemplate(PopatlasInterface):
         from popatlas.images.io import read_table
 
         is_built = isdefined(self.inputs.in_members)
+        if not is_built:
+            check_header(self.inputs.in_template, "template")
         save_plain(self.inputs.in_template, self.inputs.out_template)
         if isdefined(self.inputs.in_mask):
             save_mask(self.inputs.in_mask, self.inputs.out_template, self.inputs.out_mask, is_judged=not is_built)
@@ -206,12 +209,10 @@ def save_mask(mask: str, template: str, out_file: str, *, is_judged: bool) -> No
     is_judged : bool
         Raise InputError when much of the template lies outside the mask: a head is no brain to register brains to.
     """
-    Grid.from_file(template).check_same(Grid.from_file(mask), ("template", "its mask"), tolerance_mm=0.01, file=mask)
-    image = load_image(mask)
-    inside = np.asarray(image.dataobj).reshape(image.shape[:3]) > 0.5
+    inside = read_mask_on(mask, template, names=("template", "its mask")).data > 0
     values = np.clip(np.asarray(load_image(template).dataobj), 0, None)
     share = float(values[~inside].sum() / max(values.sum(), 1e-9))
-    if not inside.any() or (is_judged and share > MOST_OUTSIDE):
+    if is_judged and share > MOST_OUTSIDE:
         raise InputError(
             f"{share:.0%} of the template's intensity lies outside its mask",
             file=mask,

@@ -14,6 +14,7 @@ from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
 import popatlas
 from popatlas.errors import InputError, describe
 from popatlas.images.io import atomic_path, load_image, read_json, save_image, suffix_of, write_json
+from popatlas.images.labels import read_mask
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
@@ -190,8 +191,8 @@ class NormaliseBrain(PopatlasInterface):
         inputs = self.inputs
         if not Path(inputs.in_mask).is_file():
             raise self._no_mask()
-        image, mask = load_image(inputs.in_file), load_image(inputs.in_mask, np.uint8)
-        data, brain = np.asarray(image.dataobj), np.asarray(mask.dataobj)
+        image, mask = load_image(inputs.in_file), read_mask(inputs.in_mask, inputs.subject)
+        data, brain = np.asarray(image.dataobj), mask.data.astype(np.uint8)
         if data.shape != brain.shape or not np.allclose(image.affine, mask.affine, atol=1e-3):
             raise InputError(
                 "the brain mask is not on the grid of its image",

@@ -108,11 +108,11 @@ class TrainTrust(PopatlasInterface):
         return targets, labels, atlases
 
     def _atlas_labels(self) -> Iterator[npt.NDArray[np.int64]]:
-        """Return the label values of each atlas."""
-        from popatlas.fusion.candidatefiles import read_labels
+        """Return the label values of each atlas, background first."""
+        from popatlas.images.labels import read_labels
 
         for file in self.inputs.in_dsegs if isdefined(self.inputs.in_dsegs) else []:
-            yield np.unique(read_labels(file)).astype(np.int64)
+            yield np.append(0, read_labels(file).values)
 
     def _candidates(self, scan: str, file: str, brain: str) -> Candidates | None:
         """Return the candidates of a target that have labels; None, and a note, where there are fewer than two."""

@@ -13,6 +13,8 @@ import pandas as pd
 
 from popatlas.fusion.propagate import Step, resample
 from popatlas.images.io import load_image
+from popatlas.images.labels import LabelImage, read_labels, read_mask
+from popatlas.images.place import check_place
 from popatlas.measures.attempts import attempt_rows
 from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION, unit_of
 from popatlas.measures.jacobian import summarise_log_jacobian
@@ -97,7 +99,7 @@ def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) ->
     Raises
     ------
     InputError
-        When a file that is given cannot be read.
+        When a file that is given cannot be read or used, or the reference does not lie on the brain.
     """
     rows = [
         *_mask_rows(files),
@@ -114,21 +116,21 @@ def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) ->
     return table[COLUMNS]
 
 
-def resample_labels(labels: Path, grid: nib.Nifti1Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
-    """Load labels as (x, y, z) int32 on the grid of an image of the same world space, by nearest neighbour."""
+def resample_labels(labels: Path | LabelImage, grid: nib.Nifti1Image) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    """Return labels as (x, y, z) int32 on the grid of an image of the same world space, by nearest neighbour."""
     from nibabel.processing import resample_from_to
 
-    image = load_image(labels, dtype=np.int32)
-    if image.shape == grid.shape and np.allclose(image.affine, grid.affine, atol=1e-4):
-        return np.asarray(image.dataobj, dtype=np.int32)
-    moved = resample_from_to(image, (grid.shape, grid.affine), order=0, mode="constant", cval=0)
+    given = labels if isinstance(labels, LabelImage) else read_labels(labels)
+    if given.data.shape == grid.shape and np.allclose(given.affine, grid.affine, atol=1e-4):
+        return given.data
+    moved = resample_from_to(given.image, (grid.shape, grid.affine), order=0, mode="constant", cval=0)
     return np.asarray(moved.dataobj, dtype=np.int32)
 
 
 def _mask_rows(files: ScanFiles) -> Iterator[Row]:
     if files.mask is not None:
-        image = load_image(files.mask, dtype=np.uint8)
-        table = volumes(np.asarray(image.dataobj != 0, dtype=np.uint8), image.affine)
+        mask = read_mask(files.mask, files.scan)
+        table = volumes(mask.data, mask.affine)
         yield MASK, BRAIN, "volume", float(table["volume"].sum())
 
 
@@ -138,18 +140,18 @@ def _label_rows(files: ScanFiles, surface: bool, min_voxels: int) -> Iterator[Ro
     def name(label: int) -> str:
         return names.get(label, str(label))
 
-    if files.reference is not None:
-        image = load_image(files.reference, dtype=np.int32)
-        for label, value in volumes(np.asarray(image.dataobj), image.affine).itertuples(index=False):
+    given = _reference(files)
+    if given is not None:
+        for label, value in volumes(given.data, given.affine).itertuples(index=False):
             yield REFERENCE, name(int(label)), "volume", value
     for method, path in files.labels.items():
-        image = load_image(path, dtype=np.int32)
-        fused = np.asarray(image.dataobj)
+        found = read_labels(path, files.scan, empty=True)
+        fused, image = found.data, found.image
         for label, value in volumes(fused, image.affine).itertuples(index=False):
             yield method, name(int(label)), "volume", value
-        if files.reference is None:
+        if given is None:
             continue
-        reference = resample_labels(files.reference, image)
+        reference = resample_labels(given, image)
         scores = overlap(reference, fused)
         scores = scores[scores["n_reference"] >= min_voxels]
         metrics = list(OVERLAP_METRICS)
@@ -163,11 +165,20 @@ def _label_rows(files: ScanFiles, surface: bool, min_voxels: int) -> Iterator[Ro
                 yield method, name(int(label)), metric, float(value)
 
 
+def _reference(files: ScanFiles) -> LabelImage | None:
+    """Return the reference labels, which must lie on the brain of the scan."""
+    if files.reference is None:
+        return None
+    given = read_labels(files.reference, files.scan)
+    check_place(given, files.scan, mask=None if files.mask is None else read_mask(files.mask, files.scan))
+    return given
+
+
 def _registration_rows(files: ScanFiles) -> Iterator[Row]:
     if files.template_brain is None or files.template_mask is None:
         return
     template = np.asarray(load_image(files.template_brain).dataobj)
-    mask = np.asarray(load_image(files.template_mask, dtype=np.uint8).dataobj)
+    mask = read_mask(files.template_mask).data
     if files.brain is not None and files.affine is not None:
         moved = resample(files.template_brain, files.brain, [Step(files.affine)], "linear", files.scan)
         yield from ((AFFINE, BRAIN, metric, value) for metric, value in similarity(template, moved, mask).items())

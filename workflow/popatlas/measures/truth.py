@@ -27,6 +27,7 @@ from nibabel.affines import apply_affine
 
 from popatlas.errors import InputError
 from popatlas.images.io import load_image
+from popatlas.images.labels import read_mask
 from popatlas.measures.dictionary import BRAIN, COLUMNS, GROUP, MASK, TRUTH, unit_of
 from popatlas.measures.landmarks import RAS_TO_LPS
 from popatlas.measures.overlap import dice
@@ -170,7 +171,7 @@ def score_truth(
     known = [scan for scan in scans if all(path.exists() for path in _paths(scan, derivatives, truth, label))]
     rows = [row for scan in scans for row in _mask_row(scan, derivatives, truth)]
     if known:
-        points = brain_points(load_image(folder / f"tpl-{label}_desc-brain_mask.nii.gz", np.uint8), limit, seed)
+        points = brain_points(read_mask(folder / f"tpl-{label}_desc-brain_mask.nii.gz").image, limit, seed)
         mapped = np.empty((len(known), len(points), 3), dtype=np.float32)
         for place, scan in enumerate(known):
             forward, back = _paths(scan, derivatives, truth, label)
@@ -199,8 +200,8 @@ def _mask_row(scan: str, derivatives: Path, truth: Path) -> list[TruthRow]:
     estimate, true = derivatives / f"{scan}_desc-brain_mask.nii.gz", truth / f"{scan}_desc-truth_mask.nii.gz"
     if not estimate.exists() or not true.exists():
         return []
-    image = load_image(estimate, np.uint8)
-    return [(*split_scan(scan), MASK, "mask_dice", dice(resample_labels(true, image), np.asarray(image.dataobj)))]
+    found = read_mask(estimate)
+    return [(*split_scan(scan), MASK, "mask_dice", dice(resample_labels(read_mask(true), found.image), found.data))]
 
 
 def _field_rows(scans: Sequence[str], mapped: npt.NDArray[np.float32]) -> list[TruthRow]:

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from popatlas.images.place import read_mask_on
 from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.conform import load_single_volume
 
@@ -49,7 +50,8 @@ def align_channel(
     nib.save(corrected, folder / "channel.nii.gz")
     ants = deterministic_ants()
     fixed, moving = ants.image_read(str(reference)), ants.image_read(str(folder / "channel.nii.gz"))
-    wide = ants.iMath(ants.image_read(str(mask)), "MD", 4)
+    inside = read_mask_on(mask, reference, subject, names=("T1w", "its brain mask")).data
+    wide = ants.iMath(fixed.new_image_like(inside.astype(np.float32)), "MD", 4)
     result = ants.registration(
         fixed,
         moving,

@@ -13,6 +13,7 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
+from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
 from popatlas.registration.engines import Deformation
 from popatlas.registration.instance import InstanceResult, Settings, register
@@ -91,7 +92,7 @@ def deform_files(
     grids = Grid.from_file(fixed.image), Grid.from_file(moving.image)
     check_isotropic(grids[0], fixed.image, subject)
     images = [_image(side.image, grid, subject) for side, grid in zip((fixed, moving), grids, strict=True)]
-    masks = [_beside(side.mask, grid, side.image, subject) for side, grid in zip((fixed, moving), grids, strict=True)]
+    masks = [_mask(side, grid, subject) for side, grid in zip((fixed, moving), grids, strict=True)]
     if affine is None:
         identity = torch.eye(grids[0].ndim + 1, dtype=torch.float64)[None]
         matrix = voxel_matrix(identity, *grids)[:, : grids[0].ndim].float()
@@ -125,25 +126,33 @@ def _image(path: Path, grid: Grid, subject: str | None) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
-def _beside(path: Path | None, grid: Grid, image: Path, subject: str | None) -> Tensor | None:
-    """Read what lies on the grid of an image."""
-    if path is None:
+def _mask(side: Side, grid: Grid, subject: str | None) -> Tensor | None:
+    if side.mask is None:
         return None
-    own = Grid.from_file(path)
-    if not own.same_as(grid):
-        raise InputError(
-            f"it lies on another grid than {image.name}", file=path, subject=subject, remedy="resample it onto that grid"
-        )
-    return _image(path, own, subject)
+    mask = _beside(read_mask(side.mask, subject, axes=(grid.ndim,)), grid, side.image, subject)
+    return torch.from_numpy(mask.data.astype(np.float32))[None, None]
+
+
+def _beside(found: LabelImage, grid: Grid, image: Path, subject: str | None) -> LabelImage:
+    """Return what lies on the grid of an image."""
+    if not found.grid.same_as(grid):
+        problem, remedy = f"it lies on another grid than {image.name}", "resample it onto that grid"
+        raise InputError(problem, file=found.path, subject=subject, remedy=remedy)
+    return found
 
 
 def _labels(fixed: Side, moving: Side, grids: tuple[Grid, Grid], subject: str | None) -> tuple[Tensor | None, Tensor | None]:
     """Return the maps (1, L, *shape) of the labels that both images have."""
-    one, other = (_beside(side.labels, grid, side.image, subject) for side, grid in zip((fixed, moving), grids, strict=True))
-    if one is None or other is None:
-        return one, other  # one without the other is refused by the engine
-    values = [np.unique(labels.numpy().round().astype(int)) for labels in (one, other)]
-    common = np.setdiff1d(np.intersect1d(values[0], values[1]), 0)
+    if fixed.labels is None and moving.labels is None:
+        return None, None
+    if fixed.labels is None or moving.labels is None:
+        raise InputError("there are labels of one image only", subject=subject, remedy="give both label images, or none")
+    files = ((fixed.labels, grids[0], fixed.image), (moving.labels, grids[1], moving.image))
+    one, other = (
+        _beside(read_labels(path, subject, axes=(grid.ndim,), empty=True), grid, image, subject)
+        for path, grid, image in files
+    )
+    common = np.intersect1d(one.values, other.values)
     if not 0 < len(common) <= MOST_LABELS:
         raise InputError(
             f"{len(common)} labels are common with those of the fixed image, not 1 to {MOST_LABELS}",
@@ -151,8 +160,9 @@ def _labels(fixed: Side, moving: Side, grids: tuple[Grid, Grid], subject: str | 
             subject=subject,
             remedy="give label images of the same structures, merged into fewer ones if need be",
         )
-    at = torch.from_numpy(common).reshape(1, -1, *[1] * grids[0].ndim)
-    return (one.round().long() == at).float(), (other.round().long() == at).float()
+    at = common.reshape(1, -1, *[1] * grids[0].ndim)
+    maps = [torch.from_numpy((found.data[None, None] == at).astype(np.float32)) for found in (one, other)]
+    return maps[0], maps[1]
 
 
 def _landmarks(fixed: Side, moving: Side, grids: tuple[Grid, Grid], subject: str | None) -> tuple[Tensor, Tensor] | None:

@@ -12,6 +12,7 @@ import numpy as np
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
+from popatlas.images.place import read_mask_on
 from popatlas.registration.ants import deterministic_ants
 from popatlas.registration.engines import Registration, Rung, register
 from popatlas.registration.gate import correlation, gate_metrics, judge
@@ -20,8 +21,6 @@ from popatlas.transforms.displacement import apply_chain, compose, write_jacobia
 
 if TYPE_CHECKING:
     from popatlas.registration.inputs import Scan
-
-HEADER_ROUNDING = 0.1  # voxels by which the grids of image and mask may differ: quaternions of NIfTI are coarse
 
 
 @dataclass(frozen=True)
@@ -50,18 +49,12 @@ class Pair:
         images: list[Any] = []
         for path, mask_path in ((fixed, fixed_mask), (moving, moving_mask)):
             _check_finite(path, subject)
-            _check_finite(mask_path, subject)
-            image, mask = ants.image_read(path), ants.image_read(mask_path)
+            inside = read_mask_on(mask_path, path, subject, names=(f"image {path}", "mask")).data
+            image = ants.image_read(path)
             if image.max() <= image.min():
                 remedy = "check the skull stripping"
                 raise InputError("image is empty: all voxels are equal", file=path, subject=subject, remedy=remedy)
-            if mask.max() <= 0:
-                raise InputError("the mask is empty", file=mask_path, subject=subject, remedy="check the skull stripping")
-            grid = Grid.from_ants(image)
-            tolerance = HEADER_ROUNDING * min(grid.spacing)
-            names = (f"image {path}", "mask")
-            grid.check_same(Grid.from_ants(mask), names, tolerance_mm=tolerance, file=mask_path, subject=subject)
-            images += [image, mask]
+            images += [image, image.new_image_like(inside.astype(np.float32))]
         one, one_mask, other, other_mask = images
         return cls(ants, one, one_mask, other, other_mask, Path(fixed), Path(moving), subject)
 

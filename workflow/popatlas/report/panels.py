@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from popatlas.images.io import load_image
+from popatlas.images.labels import read_labels, read_mask
 from popatlas.measures.scan import resample_labels
 from popatlas.report.figures import (
     Array,
@@ -88,12 +88,12 @@ class ScanImages:
     raw: Path | None = None
     reference: Path | None = None
 
-    def _load(self, suffix: str, dtype: Any = np.float32) -> nib.Nifti1Image | None:
+    def _load(self, suffix: str) -> nib.Nifti1Image | None:
         path = self.out_dir / f"{self.scan}_{suffix}.nii.gz"
-        return load_image(path, dtype) if path.is_file() else None
+        return load_image(path) if path.is_file() else None
 
-    def _voxels(self, suffix: str, dtype: Any = np.float32) -> Array | None:
-        image = self._load(suffix, dtype)
+    def _voxels(self, suffix: str) -> Array | None:
+        image = self._load(suffix)
         return None if image is None else voxels(image)
 
     @cached_property
@@ -104,7 +104,8 @@ class ScanImages:
     @cached_property
     def mask(self) -> Array | None:
         """Brain mask."""
-        return self._voxels("desc-brain_mask", np.uint8)
+        path = self.out_dir / f"{self.scan}_desc-brain_mask.nii.gz"
+        return read_mask(path, self.scan).data if path.is_file() else None
 
     @cached_property
     def brain(self) -> nib.Nifti1Image | None:
@@ -129,14 +130,15 @@ class ScanImages:
             return None
         image, mask = load_image(f"{stem}_T1w.nii.gz"), Path(f"{stem}_desc-brain_mask.nii.gz")
         data = voxels(image)
-        inside = voxels(load_image(mask, np.uint8)) if mask.is_file() else data > 0
+        inside = read_mask(mask).data if mask.is_file() else data > 0
         return Target(data, inside, View.around(inside, image.affine))
 
     @cached_property
     def fused(self) -> dict[str, Array]:
         """Fused labels by method."""
-        found = {method: self._voxels(f"desc-{method}_dseg", np.int32) for method in self.methods}
-        return {method: labels for method, labels in found.items() if labels is not None}
+        paths = {method: self.out_dir / f"{self.scan}_desc-{method}_dseg.nii.gz" for method in self.methods}
+        there = {method: path for method, path in paths.items() if path.is_file()}
+        return {method: read_labels(path, self.scan, empty=True).data for method, path in there.items()}
 
     def agreement(self, method: str) -> Array | None:
         """Return the share of the atlases that agree with the labels fused by a method."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.grid import SAME_DIRECTION, Grid
 from popatlas.images.io import load_image
+from popatlas.images.labels import read_labels, read_mask
 from popatlas.preprocess.conform import antialias_sigmas
 from popatlas.similarity.windows import gaussian_smooth
 from popatlas.training.grid import RAS, TrainingGrid
@@ -29,7 +30,6 @@ from popatlas.zoo.contract import FEWEST_ZEROS
 Intensity = Literal["robust", "zscore", "none"]
 
 MOST_VOXELS = 4  # of an array that is kept for interpolating it once, times those of the grid: memory
-WHOLE = 1e-3  # distance from a whole number that is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,22 +264,27 @@ class _Source:
         return found
 
 
-def _read(path: Path, name: str, ndim: int, dtype: npt.DTypeLike = np.float32) -> _Part:
+def _read(path: Path, name: str, ndim: int) -> _Part:
     """Read an image of `ndim` axes; voxels that are not finite become 0."""
     try:
-        data = np.asarray(load_image(path, dtype).dataobj)
+        data = np.asarray(load_image(path).dataobj)
         grid = Grid.from_file(path)
     except InputError as error:
         raise InputError(error.message, file=path, subject=name, remedy=error.remedy) from error
     while data.ndim > grid.ndim and data.shape[-1] == 1:
         data = data[..., 0]
+    values = np.nan_to_num(data, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    return _part(values, grid, path, name, ndim)
+
+
+def _part(data: npt.NDArray[Any], grid: Grid, path: Path, name: str, ndim: int) -> _Part:
+    """Return voxels of `ndim` axes on their grid; InputError for another number of axes."""
     if ndim == 2 and _is_flat(grid):
         data, grid = data[..., 0], _flat(grid)
     if data.ndim != ndim or grid.ndim != ndim:
         remedy = "give the grid a slice axis" if (data.ndim, ndim) == (3, 2) else f"give images of {ndim} axes"
         raise InputError(f"the image has {data.ndim} axes, expected {ndim}", file=path, subject=name, remedy=remedy)
-    values = np.nan_to_num(data, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    return _Part(torch.from_numpy(np.ascontiguousarray(values))[None, None], grid)
+    return _Part(torch.from_numpy(np.ascontiguousarray(data))[None, None], grid)
 
 
 def _is_flat(grid: Grid) -> bool:
@@ -294,19 +299,13 @@ def _flat(grid: Grid) -> Grid:
 
 
 def _read_labels(path: Path, name: str, ndim: int) -> _Part:
-    part = _read(path, name, ndim, np.float64)  # float32 would round large label values
-    whole = part.data.round()
-    if bool(((part.data - whole).abs() > WHOLE).any()) or bool((whole < 0).any()):
-        message = "label values are not whole numbers of at least 0"
-        raise InputError(message, file=path, subject=name, remedy="give a label map, not an image or a probability")
-    return _Part(whole.to(torch.int32), part.grid)
+    found = read_labels(path, name, axes=(2, 3), empty=True)
+    return _part(found.data, found.grid, path, name, ndim)
 
 
 def _read_mask(path: Path, name: str, ndim: int) -> _Part:
-    part = _read(path, name, ndim)
-    if not bool((part.data > 0).any()):
-        raise InputError("the mask is empty", file=path, subject=name, remedy="make it again, or leave its cell empty")
-    return _Part((part.data > 0).float(), part.grid)
+    found = read_mask(path, name)
+    return _part(found.data.astype(np.float32), found.grid, path, name, ndim)
 
 
 def _scaled(image: _Part, mask: _Part | None, intensity: Intensity, scan: TrainingScan, stripped: bool) -> _Part:

@@ -19,7 +19,7 @@ from popatlas.similarity.overlap import MultiscaleDice
 from popatlas.similarity.registry import make
 from popatlas.similarity.windows import gaussian_smooth
 from popatlas.training.boxes import box_maps
-from popatlas.training.pairs import one_hot, sample_labels
+from popatlas.training.pairs import one_hot, renumbered, sample_labels
 from popatlas.training.recipe import Recipe
 from popatlas.transforms.fields import warp
 
@@ -153,7 +153,7 @@ class Objective:
         """
         values = []
         for row in range(len(batch.fixed)):
-            fixed, moving = (labels.long() for labels in _label_rows(batch, row))
+            fixed, moving = (labels.long() for labels in renumbered(*_label_rows(batch, row)))
             grey = torch.rand(int(max(fixed.max(), moving.max())) + 1, generator=generator).to(batch.fixed)
             grey[0] = 0
             values.append(self.similarity(grey[fixed], warp(grey[moving], found.displacement[row : row + 1])))

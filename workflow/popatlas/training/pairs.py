@@ -162,6 +162,18 @@ def _values(labels: Tensor) -> Tensor:
     return values
 
 
+def renumbered(*maps: Tensor) -> tuple[Tensor, ...]:
+    """Return label maps of one shape with small numbers: the same for the same label in all maps, and 0 for 0.
+
+    Maps whose labels are small already are returned as they are; a table with an entry for each number up to the largest
+    one has no room for labels in the millions.
+    """
+    if not maps or max(int(labels.max()) for labels in maps) < COUNTABLE:
+        return maps
+    values: Tensor = torch.unique(torch.cat([maps[0].new_zeros(1), *(labels.flatten() for labels in maps)]))
+    return tuple(torch.searchsorted(values, labels.contiguous()).to(labels.dtype) for labels in maps)
+
+
 def one_hot(labels: Tensor, values: Tensor) -> Tensor:
     """Return a map of each label: (B, 1, *shape) labels and (L,) values to (B, L, *shape) float32, 1 where the label is."""
     return (labels == values.to(labels.device).reshape(1, -1, *[1] * (labels.ndim - 2))).float()

@@ -16,7 +16,7 @@ from popatlas.training.draws import uniform
 from popatlas.training.grid import TrainingGrid
 from popatlas.training.motion import MotionSettings
 from popatlas.training.objective import Batch
-from popatlas.training.pairs import Pair, PairSampler
+from popatlas.training.pairs import Pair, PairSampler, renumbered
 from popatlas.training.randomness import step_generator
 from popatlas.training.recipe import Recipe, learns_from_labels, slice_places
 from popatlas.training.settings import settings_from
@@ -150,7 +150,7 @@ def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | S
             raise InputError(message, remedy=f"give some subjects of the table the split {split}")
         compared = chosen if recipe["synthesis"]["compare"] == "scans" else []
         volumes = [volume for scan in compared for volume in _volumes(recipe, scan, grid, places)]
-        drawn.append(_synthetic(recipe, maps, [volume.image for volume in volumes]))
+        drawn.append(_synthetic(recipe, renumbered(*maps), [volume.image for volume in volumes]))
     return SyntheticSource(recipe, *drawn)
 
 

@@ -14,6 +14,7 @@ from popatlas.networks.registration import RegistrationNetwork
 from popatlas.networks.segmentation import evaluating
 from popatlas.similarity.ncc import NCC
 from popatlas.training.objective import Batch
+from popatlas.training.pairs import renumbered
 from popatlas.transforms.fields import jacobian_determinant, warp, warp_labels
 
 SMALLEST = 100  # voxels that a label needs in both images of 3D pairs; a tenth of it in 2D
@@ -38,11 +39,12 @@ def mean_dice(fixed: Tensor, warped: Tensor, moving: Tensor) -> float:
     images = [fixed, warped, moving]
     if any(image.is_floating_point() for image in images) or int(fixed.min()) < 0:
         raise InputError("Dice of an array that holds no labels", remedy="give label images, integers from 0")
+    images = list(renumbered(*images))
     size = int(max(int(image.max()) for image in images)) + 1
     counts = [torch.bincount(image.flatten().long(), minlength=size) for image in images]
     if int((counts[0] > 0).sum()) > MOST_LABELS:
         raise InputError("Dice of an array with thousands of values", remedy="give label images, not intensities")
-    common = torch.bincount(fixed.flatten().long()[(fixed == warped).flatten()], minlength=size)
+    common = torch.bincount(images[0].flatten().long()[(fixed == warped).flatten()], minlength=size)
     smallest = SMALLEST if fixed.ndim == 5 else SMALLEST // 10
     scored = (counts[0] >= smallest) & (counts[2] >= smallest)
     scored[0] = False
