@@ -15,14 +15,13 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pandas as pd
 import yaml
-from nibabel.processing import resample_from_to
 
 from benchmarks.common import Bar, at_least, parser, report, stage_costs
 from popatlas.images.io import read_json, read_table, write_text
+from popatlas.images.labels import read_mask
+from popatlas.measures.scan import resample_labels
 from popatlas.measures.table import age_effect
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
@@ -53,10 +52,9 @@ def mask_dice(data: Path, out: Path) -> pd.Series:
     """Return the Dice of each brain mask with the parcellation's non-zero voxels, resampled to the mask's grid."""
     scores = {}
     for scan in read_table(out / "cohort" / "index.parquet").query("state == 'ok'")["scan"]:
-        mask = nib.load(out / f"{scan}_desc-brain_mask.nii.gz")
-        labels = nib.load(data / "derivatives" / "dlmuse" / f"{scan}_desc-dlmuse_dseg.nii.gz")
-        truth = np.asarray(resample_from_to(labels, mask, order=0).dataobj) > 0
-        found = np.asarray(mask.dataobj) > 0
+        mask = read_mask(out / f"{scan}_desc-brain_mask.nii.gz", scan)
+        labels = data / "derivatives" / "dlmuse" / f"{scan}_desc-dlmuse_dseg.nii.gz"
+        truth, found = resample_labels(labels, mask.image) > 0, mask.data > 0
         scores[scan] = 2 * (truth & found).sum() / (truth.sum() + found.sum())
     return pd.Series(scores)
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.processing import resample_from_to
 
 from benchmarks.deep.cohort import HELD_OUT
 from benchmarks.deep.contrast import CONTRASTS, other_contrast
 from benchmarks.registration.cases import Case
 from benchmarks.registration.cohort import Brain, paired
 from popatlas.errors import InputError
+from popatlas.images.labels import read_mask
+from popatlas.measures.scan import resample_labels
 from popatlas.registration.engines import Rung
 from popatlas.registration.linear import align
 from popatlas.registration.pair import Pair
@@ -88,9 +89,9 @@ def common_affine(fixed: TrainingScan, moving: TrainingScan) -> np.ndarray:
 
 def brain(scan: TrainingScan) -> Brain:
     """Return a preprocessed brain, 0 outside, and its labels on its grid."""
-    image, mask = (nib.load(path) for path in (scan.image, scan.mask))
-    values = np.asarray(image.dataobj, np.float32) * (np.asarray(mask.dataobj) > 0)
-    labels = np.asarray(resample_from_to(nib.load(scan.labels), image, order=0).dataobj).astype(np.int16)
+    image = nib.load(scan.image)
+    values = np.asarray(image.dataobj, np.float32) * read_mask(scan.mask, scan.name).data
+    labels = resample_labels(scan.labels, image)
     return nib.as_closest_canonical(nib.Nifti1Image(values, image.affine)), canonical(labels, image.affine)
 
 

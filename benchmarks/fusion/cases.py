@@ -14,12 +14,12 @@ from zlib import crc32
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.processing import resample_from_to
 from torch import Tensor
 
 from popatlas.fusion.candidates import Candidates
 from popatlas.images.grid import Grid
 from popatlas.images.io import atomic_path
+from popatlas.measures.scan import resample_labels
 from popatlas.registration import affine_engine, instance
 from popatlas.registration.inputs import Scan
 from popatlas.transforms.fields import displaced, sample
@@ -49,7 +49,7 @@ class Labelled:
 def load_hippocampus(data: Path) -> list[Labelled]:
     """Return the crops of the Medical Segmentation Decathlon's Task04, in order of their names."""
     return [
-        _labelled(path.name.removesuffix(".nii.gz"), nib.load(path), nib.load(data / "labels" / path.name))
+        _labelled(path.name.removesuffix(".nii.gz"), nib.load(path), data / "labels" / path.name)
         for path in sorted((data / "images").glob("*.nii.gz"))
     ]
 
@@ -67,18 +67,18 @@ def load_heads(data: Path, smallest: int = 100) -> list[Labelled]:
     heads = []
     for path in sorted(data.glob("sub-*/**/anat/*_T1w.nii.gz")):
         scan = str(path.relative_to(data)).removesuffix("_T1w.nii.gz")
-        labels = nib.load(next(data.glob(f"derivatives/*/{scan}_*dseg.nii.gz")))
+        labels = next(data.glob(f"derivatives/*/{scan}_*dseg.nii.gz"))
         heads.append(_labelled(scan.split("/")[0], nib.load(path), labels, strip=True))
     sizes = np.min([np.bincount(head.labels.ravel(), minlength=1000) for head in heads], axis=0)
     kept = sizes >= smallest
     return [Labelled(head.name, head.image, np.where(kept[head.labels], head.labels, 0), head.grid) for head in heads]
 
 
-def _labelled(name: str, image: nib.Nifti1Image, labels: nib.Nifti1Image, strip: bool = False) -> Labelled:
+def _labelled(name: str, image: nib.Nifti1Image, labels: Path, strip: bool = False) -> Labelled:
     """Return an image in RAS order, cropped to its labels when it is stripped."""
     image = nib.as_closest_canonical(image)
     values = np.asarray(image.dataobj, np.float32)
-    dseg = np.asarray(resample_from_to(labels, image, order=0).dataobj).astype(np.int32)
+    dseg = resample_labels(labels, image)
     affine = image.affine.copy()
     if strip:
         inside = np.argwhere(dseg > 0)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.processing import resample_from_to
 
 from benchmarks.registration.cases import Array, Case
 from popatlas.errors import InputError
 from popatlas.images.deformation import Grid, sample
+from popatlas.measures.scan import resample_labels
 from popatlas.registration.ants import deterministic_ants, register_linear
 from popatlas.transforms.affine import Matrix, read_affine
 
@@ -99,8 +99,7 @@ def common_affine(fixed: nib.Nifti1Image, moving: nib.Nifti1Image) -> Matrix:
 def _load_brain(data: Path, scan: str) -> tuple[nib.Nifti1Image, np.ndarray]:
     """Return the brain of a scan, its 99th percentile scaled to 1, and its labels on the same grid, both in RAS order."""
     image = nib.as_closest_canonical(nib.load(data / f"{scan}_T1w.nii.gz"))
-    source = nib.load(next(data.glob(f"derivatives/*/{scan}_*dseg.nii.gz")))
-    labels = np.asarray(resample_from_to(source, image, order=0).dataobj).astype(np.int16)
+    labels = resample_labels(next(data.glob(f"derivatives/*/{scan}_*dseg.nii.gz")), image)
     values: Array = np.asarray(image.dataobj, np.float32)
     brain = np.where(labels > 0, values / np.percentile(values[labels > 0], 99), 0).astype(np.float32)
     return nib.Nifti1Image(brain, image.affine), labels
