@@ -6,14 +6,14 @@ import difflib
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import pandas as pd
 
-from popatlas.cohort.index import scan_key
+from popatlas.cohort.labelfiles import ATLAS, atlas_key, inspect_label_files, say, say_left_out, used_as, wants_atlases
+from popatlas.cohort.labelfiles import resolve_pattern as resolve_pattern
 from popatlas.cohort.participants import known_ages, read_people
 from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
@@ -190,41 +190,11 @@ def preprocess_settings(config: Config) -> Config:
     return {**config["preprocess"], "brain": brain}
 
 
-def resolve_pattern(pattern: str, scan: str, root: Path) -> Path:
-    """Return the file that a pattern with {scan}, {subject} or {session} names.
-
-    Parameters
-    ----------
-    pattern : str
-        Relative to `root`, or absolute.
-    scan : str
-        Scan key.
-    root : Path
-        Dataset; for a table of paths, the folder of the table.
-    """
-    parts = scan.split("/")
-    session = next((part for part in parts if part.startswith("ses-")), "")
-    subject = next(part for part in parts if part.startswith("sub-"))
-    base = root.parent if root.is_file() else root
-    try:
-        return base / pattern.format(scan=scan, subject=subject, session=session)
-    except (KeyError, IndexError, ValueError) as error:
-        allowed = "{scan}, {subject} and {session}"
-        raise ConfigError(f"pattern '{pattern}': cannot fill in {error}. Remedy: use {allowed} only") from error
-
-
-def is_label_image(path: Path) -> bool:
-    """Tell whether a label image is there and opens; one that does not would fail every target."""
-    try:
-        return path.is_file() and len(nib.load(path).shape) >= 3
-    except Exception:  # nibabel raises many kinds on damaged files
-        return False
-
-
 def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
-    """Return the labelled atlases; they are drawn once and stay, as long as their scans and labels are usable.
+    """Return the labelled atlases: those that are listed and good, or a number that is drawn once and stays.
 
-    Another request draws them anew: other settings, or an external table whose content has changed.
+    A drawn one that cannot be used any more is replaced, the others stay. Other settings draw anew. What is wrong with
+    label files is said on stderr and noted in `popatlas.cohort.labelfiles.LABEL_FILES`.
 
     Parameters
     ----------
@@ -243,19 +213,26 @@ def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[s
         Columns atlas (scan), dseg (file), external; empty when no labels exist: nothing is fused then.
     """
     wanted = config["fuse"]["atlases"]
-    path = out_dir / "cohort" / "label-atlases.tsv"
-    stamp = out_dir / "cohort" / "label-atlases.json"
+    path = _atlas_file(out_dir)
+    stamp = path.with_suffix(".json")
     content = {"table": sha256(wanted)} if isinstance(wanted, str) else {}
     request = json.dumps({"atlases": wanted, "labels": config["fuse"]["labels"]} | content)
-    if path.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == request:
-        frozen = read_label_atlases(out_dir)
-        good = len(frozen) > 0 and all(is_label_image(Path(dseg)) for dseg in frozen["dseg"])
-        if good and set(frozen["atlas"]) <= set(usable):
-            return frozen
-    table = _external(wanted) if isinstance(wanted, str) else _own(config, index, usable, out_dir)
-    write_if_changed(path, table_text(table))
+    findings = inspect_label_files(config, index, usable, out_dir)
+    say_left_out(findings)
+    good = used_as(findings, ATLAS, good=True)
+    if good.empty and len(used_as(findings, ATLAS)):
+        say("none of the label images can be an atlas, so nothing is fused")
+    is_same = path.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == request
+    frozen = list(read_label_atlases(out_dir)["atlas"]) if is_same else []
+    if isinstance(wanted, str):
+        chosen = [key for key in map(atlas_key, read_atlas_table(Path(wanted))["atlas"]) if key in set(good["scan"])]
+    else:
+        chosen = sorted(_own(config, index, good["scan"], frozen, out_dir))
+    dsegs = dict(zip(good["scan"], good["file"], strict=True))
+    table = pd.DataFrame({"atlas": chosen, "dseg": [dsegs[atlas] for atlas in chosen], "external": isinstance(wanted, str)})
+    write_if_changed(path, table_text(table[ATLAS_COLUMNS]))
     write_if_changed(stamp, request)
-    return table
+    return table[ATLAS_COLUMNS]
 
 
 def atlas_request(config: Config) -> dict[str, Any]:
@@ -271,33 +248,45 @@ def atlas_request(config: Config) -> dict[str, Any]:
     return {"subjects": sorted({subject_name(name) for name in wanted}), **labels}
 
 
-def _external(source: str) -> pd.DataFrame:
-    table = read_atlas_table(Path(source))
-    keys = [scan_key(subject_name(name), "", role="atlas") for name in table["atlas"]]
-    found = pd.DataFrame({"atlas": keys, "dseg": table["dseg"], "external": True})
-    good = [is_label_image(Path(path)) for path in found["dseg"]]
-    for path in found.loc[[not one for one in good], "dseg"]:
-        print(f"popatlas: fuse.atlases: {path} does not open and is left out", file=sys.stderr)
-    return found[good].reset_index(drop=True)
-
-
-def _own(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
-    root = Path(config["bids_dir"])
-    candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
-    files = {scan: resolve_pattern(config["fuse"]["labels"], scan, root) for scan in candidates["scan"]}
-    labelled = candidates[[is_label_image(files[scan]) for scan in candidates["scan"]]]
+def _own(config: Config, index: pd.DataFrame, good: Iterable[str], frozen: Sequence[str], out_dir: Path) -> list[str]:
+    """Return the atlases of the cohort: those that are listed, or those that were drawn and others for what is lost."""
     wanted = config["fuse"]["atlases"]
-    if labelled.empty or wanted == 0 or not config["fuse"]["methods"]:
-        return pd.DataFrame(columns=ATLAS_COLUMNS)
-    chosen = _choose(labelled, wanted, "fuse.atlases", index, out_dir).sort_values("scan")
-    dsegs = [str(files[scan]) for scan in chosen["scan"]]
-    return pd.DataFrame({"atlas": chosen["scan"].to_numpy(), "dseg": dsegs, "external": False})
+    labelled = index[index["scan"].isin(list(good))]
+    if labelled.empty or not wants_atlases(config):
+        return []
+    kept = [atlas for atlas in frozen if atlas in set(labelled["scan"])]
+    if isinstance(wanted, list) or not kept:
+        return list(_choose(labelled, wanted, "fuse.atlases", index, out_dir)["scan"])
+    lost, free = [atlas for atlas in frozen if atlas not in kept], labelled[~labelled["scan"].isin(kept)]
+    others = _nearest(lost, free, index, out_dir)
+    if lost:
+        instead = ", ".join(others) or "none"
+        say(f"atlases {', '.join(lost)} cannot be used any more; the others stay, drawn instead: {instead}")
+    elif len(free) and len(kept) < wanted:
+        say(f"{len(kept)} of {wanted} atlases are frozen, more are labelled now; to draw anew delete {_atlas_file(out_dir)}")
+    return kept + others
+
+
+def _nearest(lost: Sequence[str], candidates: pd.DataFrame, index: pd.DataFrame, out_dir: Path) -> list[str]:
+    """Return for each lost atlas the candidate whose scan is next to its own: in age where that is known, else by name."""
+    everyone, _, by = with_age(index[index["role"] == "cohort"], out_dir, len(index))
+    order = {scan: place for place, scan in enumerate(everyone.sort_values([by, "scan"])["scan"])}
+    free, found = list(candidates["scan"]), []
+    for atlas in lost[: len(free)]:
+        place = order.get(atlas, len(order) // 2)
+        found.append(min(free, key=lambda scan: (abs(order[scan] - place), order[scan])))
+        free.remove(found[-1])
+    return found
 
 
 def read_label_atlases(out_dir: Path) -> pd.DataFrame:
     """Return the frozen labelled atlases, none when nothing has been frozen."""
-    path = out_dir / "cohort" / "label-atlases.tsv"
+    path = _atlas_file(out_dir)
     return read_table(path) if path.is_file() else pd.DataFrame(columns=ATLAS_COLUMNS)
+
+
+def _atlas_file(out_dir: Path) -> Path:
+    return out_dir / "cohort" / "label-atlases.tsv"
 
 
 def atlases_for(scan: str, atlases: Sequence[str]) -> list[str]:

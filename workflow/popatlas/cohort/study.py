@@ -282,12 +282,14 @@ class Study(FusionStudy, TrainStudy):
         return found | {"template": template["template"], "template_mask": template["mask"]}
 
     def input_file(self, section: str, key: str, scan: str) -> str | None:
-        """Return the file that a pattern of the configuration names for a scan, None when it does not exist."""
-        from popatlas.cohort.freeze import resolve_pattern
+        """Return the file that a pattern of the configuration names for a scan, None when it is not there or left out."""
+        from popatlas.cohort.labelfiles import left_out, resolve_pattern
 
         pattern = self.config[section][key]
         path = resolve_pattern(pattern, scan, Path(self.config["bids_dir"])) if pattern else None
-        return str(path) if path is not None and path.is_file() else None
+        if path is None or not path.is_file() or left_out(self.out_dir, scan, path):
+            return None
+        return str(path)
 
     def reference_options(self, wildcards: Wildcards) -> str:
         """Return MeasureScan's options for reference labels and landmarks that exist."""

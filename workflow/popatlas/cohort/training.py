@@ -18,13 +18,13 @@ from popatlas.cohort.freeze import (
     MEMBER_COLUMNS,
     atlases_for,
     draw_evenly,
-    is_label_image,
     preprocess_settings,
     read_members,
-    resolve_pattern,
     template_version,
     with_age,
 )
+from popatlas.cohort.labelfiles import REFERENCE as REFERENCE
+from popatlas.cohort.labelfiles import read_label_files, used_as
 from popatlas.cohort.targets import atlas_files, digest_of, fusion_request, label_request
 from popatlas.config import Config, registration_settings
 from popatlas.errors import ConfigError
@@ -32,7 +32,6 @@ from popatlas.images.io import read_json, read_table, sha256, table_text, write_
 from popatlas.training.recipe import Recipe, load_recipe
 
 SCANS = "cohort/network-scans.tsv"
-REFERENCE = "reference"
 FILES = {"weights": "weights.safetensors", "training": "training.json", "curve": "curve.csv", "picture": "curve.png"}
 FEWEST = 2  # scans make a pair
 # settings of the section that have no part in the result
@@ -108,7 +107,7 @@ def freeze_network(
     served = atlases[atlases["atlas"].isin(usable)]
     request = _request(config, recipe, out_dir)
     files = atlas_files(index, served) if "fusion" in request else {}
-    candidates = _candidates(config, recipe, index, usable, list(served["atlas"]))
+    candidates = _candidates(config, recipe, index, usable, list(served["atlas"]), out_dir)
     found = read_network(config, out_dir)
     if found is not None and _is_same(request, files, candidates, index, out_dir) and _is_kept(found, usable, out_dir):
         return found
@@ -153,7 +152,7 @@ def _request(config: Config, recipe: Recipe, out_dir: Path) -> dict[str, Any]:
 
 
 def _candidates(
-    config: Config, recipe: Recipe, index: pd.DataFrame, usable: Sequence[str], atlases: Sequence[str]
+    config: Config, recipe: Recipe, index: pd.DataFrame, usable: Sequence[str], atlases: Sequence[str], out_dir: Path
 ) -> pd.DataFrame:
     """Return the scans that can be trained on, with the files of their reference labels where those are used."""
     own = index[index["scan"].isin(usable) & (index["role"] == "cohort")].assign(dseg="")
@@ -161,9 +160,9 @@ def _candidates(
     if not needs_scans(recipe):
         own = own[:0]
     elif labels == REFERENCE:
-        root, pattern = Path(config["bids_dir"]), config["measure"]["reference"]
-        own = own.assign(dseg=[str(resolve_pattern(pattern, scan, root)) for scan in own["scan"]])
-        own = own[[is_label_image(Path(dseg)) for dseg in own["dseg"]]]
+        good = used_as(read_label_files(out_dir), REFERENCE, good=True).set_index("scan")["file"]
+        own = own[own["scan"].isin(good.index)]
+        own = own.assign(dseg=own["scan"].map(good))
     elif labels is not None:
         own = own[[bool(atlases_for(scan, list(atlases))) for scan in own["scan"]]]
     return own[[*MEMBER_COLUMNS, "dseg"]]

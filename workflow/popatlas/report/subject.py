@@ -74,7 +74,9 @@ def draw_subject(
         Number of figures.
     """
     config = read_config(out_dir / "cohort" / "config.yaml")
-    images = ScanImages(out_dir, scan, label, tuple(methods), raw_image(out_dir, scan), reference_image(config, scan))
+    images = ScanImages(
+        out_dir, scan, label, tuple(methods), raw_image(out_dir, scan), reference_image(config, out_dir, scan)
+    )
     name = scan_name(scan)
     figures = draw_scan(images, page.parent.parent / "figures", name)
     draw_thumbnail(images, thumbnail)
@@ -118,13 +120,13 @@ def raw_image(out_dir: Path, scan: str) -> Path | None:
     return Path(table["t1w"].iloc[0]) if len(table) and table["t1w"].iloc[0] else None
 
 
-def reference_image(config: dict[str, Any], scan: str) -> Path | None:
-    """Return the reference labels of a scan, None when the configuration names none that exist."""
-    from popatlas.cohort.freeze import resolve_pattern
+def reference_image(config: dict[str, Any], out_dir: Path, scan: str) -> Path | None:
+    """Return the reference labels of a scan, None when the configuration names none that exist and are good."""
+    from popatlas.cohort.labelfiles import left_out, resolve_pattern
 
     pattern = config["measure"]["reference"]
     path = resolve_pattern(pattern, scan, Path(config["bids_dir"])) if pattern else None
-    return path if path is not None and path.is_file() else None
+    return path if path is not None and path.is_file() and not left_out(out_dir, scan, path) else None
 
 
 def legend(images: ScanImages) -> list[tuple[str, str]]:
