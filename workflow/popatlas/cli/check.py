@@ -38,6 +38,8 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print a report; 0 when at least one scan can be used."""
     from popatlas.cohort.index import index_cohort
+    from popatlas.cohort.labelfiles import inspect_label_files
+    from popatlas.cohort.labelsummary import labels_summary
     from popatlas.cohort.participants import read_people
     from popatlas.config import load_config
 
@@ -46,8 +48,10 @@ def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         index = index_cohort(config, Path(folder))
         people = read_people(Path(folder))
-    usable = index[index["state"] == "ok"]
-    for line in (*describe_participants(people), *describe_cohort(index), *describe_machine(config, usable)):
+        usable = index[index["state"] == "ok"]
+        found = inspect_label_files(config, index, list(usable["scan"]), Path(folder))
+        labels = labels_summary(config, index, Path(folder), named=len(found))
+    for line in (*describe_participants(people), *describe_cohort(index), *labels, *describe_machine(config, usable)):
         print(line)
     return 0 if len(usable) else 1
 

@@ -19,7 +19,8 @@ from typing import Any
 import pandas as pd
 
 import popatlas
-from popatlas.cohort.index import read_atlas_table, scan_key
+from popatlas.cohort.index import scan_key
+from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.inspect import in_threads, stamp_of
 from popatlas.cohort.select import subject_name
 from popatlas.config import Config
