@@ -264,6 +264,21 @@ def test_without_methods_no_atlas_is_looked_at(setup):
     assert setup.inspect().empty and setup.atlases() == []
 
 
+def test_a_subject_with_labels_in_one_session_only_is_no_fault(tmp_path, capsys):
+    bids = noise_cohort(tmp_path / "bids", ["sub-01", "sub-02"], labels=False)
+    for number, visit in enumerate(("1", "2")):
+        noise_image(bids / f"sub-03/ses-{visit}/anat/sub-03_ses-{visit}_T1w.nii.gz", seed=20 + number)
+    noise_image(bids / "derivatives/truth/sub-03/ses-2/anat/sub-03_ses-2_desc-truth_dseg.nii.gz", seed=1)
+    config = load_config({"fuse": {"atlases": ["03"]}}, bids_dir=str(bids))
+    index = index_cohort(config, tmp_path / "out")
+    found = freeze_label_atlases(config, index, list(index["scan"]), tmp_path / "out")
+    assert list(found["atlas"]) == ["sub-03/ses-2/anat/sub-03_ses-2"]
+    assert capsys.readouterr().err == ""
+    config["fuse"]["atlases"] = 2
+    assert len(freeze_label_atlases(config, index, list(index["scan"]), tmp_path / "out")) == 1
+    assert "fuse.atlases asks for 2, and 1 scan(s) have labels that can be used" in capsys.readouterr().err
+
+
 # The brain mask
 
 

@@ -256,7 +256,10 @@ def _own(config: Config, index: pd.DataFrame, good: Iterable[str], frozen: Seque
         return []
     kept = [atlas for atlas in frozen if atlas in set(labelled["scan"])]
     if isinstance(wanted, list) or not kept:
-        return list(_choose(labelled, wanted, "fuse.atlases", index, out_dir)["scan"])
+        chosen = list(_choose(labelled, wanted, "fuse.atlases", index, out_dir)["scan"])
+        if isinstance(wanted, int) and len(chosen) < wanted:
+            say(f"fuse.atlases asks for {wanted}, and {len(chosen)} scan(s) have labels that can be used")
+        return chosen
     lost, free = [atlas for atlas in frozen if atlas not in kept], labelled[~labelled["scan"].isin(kept)]
     others = _nearest(lost, free, index, out_dir)
     if lost:

@@ -261,13 +261,15 @@ def _atlas_files(config: Config, own: pd.DataFrame) -> list[tuple[str, str]]:
     if isinstance(wanted, str):
         table = read_atlas_table(Path(wanted))
         return [(atlas_key(row["atlas"]), row["dseg"]) for row in table.to_dict("records")]
-    listed = {subject_name(name) for name in wanted} if isinstance(wanted, list) else None
-    files = []
-    for scan, subject in own[["scan", "subject"]].itertuples(index=False):
-        path = resolve_pattern(config["fuse"]["labels"], scan, root)
-        if (listed is None and _is_there(path)) or (listed is not None and subject in listed):
-            files.append((scan, str(path)))
-    return files
+    if isinstance(wanted, list):
+        own = own[own["subject"].isin([subject_name(name) for name in wanted])]
+    paths = {scan: resolve_pattern(config["fuse"]["labels"], scan, root) for scan in own["scan"]}
+    there = own["scan"].map(lambda scan: _is_there(paths[scan])).astype(bool)
+    chosen = own[there]
+    if isinstance(wanted, list):  # one that is asked for by name and has no labels in any session is a fault
+        silent = own[~own["subject"].isin(chosen["subject"])].drop_duplicates("subject")
+        chosen = pd.concat([chosen, silent])
+    return [(scan, str(paths[scan])) for scan in chosen["scan"]]
 
 
 def atlas_key(name: str) -> str:
