@@ -21,7 +21,10 @@ from popatlas.measures.scan import ScanFiles, measure_scan, resample_labels
 from popatlas.registration.instance import Settings
 from popatlas.registration.instance_terms import Side, deform_files
 from popatlas.registration.pair import Pair
+from popatlas.training.conform import load_labels, load_scan
+from popatlas.training.grid import TrainingGrid
 from popatlas.training.pairs import renumbered
+from popatlas.training.table import TrainingScan
 from popatlas.training.validation import mean_dice
 from tests.unit.fusion_files import AFFINE, head
 
@@ -267,6 +270,21 @@ def test_an_existing_template_needs_a_header(one, tmp_path, kind):
 
 
 # Training
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_labels_of_a_training_scan_lie_on_its_image(one, tmp_path, ndim):
+    image, labels = nib.load(one[0]).get_fdata(dtype=np.float32), one[1]
+    shape, place = ((20, 18), np.diag([2.0, 2, 1, 1])) if ndim == 2 else (image.shape, AFFINE)
+    image, labels = (data[:, :, 8] if ndim == 2 else data for data in (image, labels))
+    files = odd(image, place)(tmp_path / "i.nii.gz"), odd(labels.astype(np.int32), place)(tmp_path / "l.nii.gz")
+    scan, grid = TrainingScan("sub-1", files[0], labels=files[1]), TrainingGrid(shape, (2.0,) * ndim)
+    assert set(load_scan(scan, grid).labels.unique().tolist()) == set(np.unique(labels).tolist())
+    for moved, words in ((labels, "moved, up to 6 mm"), (labels[:-1], "outside of the field of view")):
+        odd(moved.astype(np.int32), place + (6 if len(moved) == 20 else 60) * np.eye(4, k=3))(files[1])
+        for load in (load_scan, load_labels):
+            with pytest.raises(InputError, match=rf"{words}.*l\.nii\.gz.*sub-1.*Remedy"):
+                load(scan, grid)
 
 
 def test_large_numbers_are_renumbered_for_tables():

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.labels import distinct
 
 IntArray = npt.NDArray[np.integer[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -34,9 +35,9 @@ def to_contiguous(labels: IntArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[
     InputError
         Negative labels, or more than 65 000 different ones.
     """
-    values = np.union1d(np.unique(labels), [0]).astype(np.int64)
-    if values[0] < 0:
-        raise InputError(f"negative label {values[0]}", remedy="use labels that are positive, with background 0")
+    if (lowest := int(labels.min(initial=0))) < 0:
+        raise InputError(f"negative label {lowest}", remedy="use labels that are positive, with background 0")
+    values = np.union1d(distinct(labels), [0])
     if len(values) > 65_000:
         raise InputError(f"{len(values)} different labels", remedy="check that the label image holds labels")
     if values[-1] < 1 << 20:

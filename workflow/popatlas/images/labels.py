@@ -271,6 +271,6 @@ def _fractions(data: npt.NDArray[Any]) -> bool:
 def distinct(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Return the values that occur among label numbers, sorted."""
     if labels.size and int(labels.max()) < COUNTABLE:
-        return np.flatnonzero(np.bincount(labels.ravel())).astype(np.int64)
+        return np.flatnonzero(np.bincount(labels.ravel(order="K"))).astype(np.int64)
     values = np.unique(labels[labels != 0])
     return (np.append(0, values) if (labels == 0).any() else values).astype(np.int64)

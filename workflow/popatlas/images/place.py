@@ -20,7 +20,7 @@ from popatlas.images.labels import LabelImage, read_mask
 HEADER_ROUNDING = 0.1  # voxels by which grids that should be one may differ: quaternions of NIfTI are coarse
 MOST_OUTSIDE = 0.5  # share of labelled voxels outside of the brain mask
 COVERED = 0.9  # share of the brain that labels of the whole head cover: they may reach far beyond the brain
-POINTS = 200_000  # voxels that are looked at, evenly over the image
+POINTS = 20_000  # voxels that are looked at, evenly over the image
 ONE_GRID = "write the labels on the grid of their image: copy its header where the voxels correspond, else resample them"
 
 
@@ -60,7 +60,7 @@ def check_place(
     Parameters
     ----------
     labels : LabelImage
-        Of 3 axes.
+        With at least one label.
     subject : str, optional
         Named in errors.
     image : Grid, optional
@@ -104,15 +104,17 @@ def _apart(image: Grid, labels: Grid) -> str:
 
 def _check_view(labels: LabelImage, image: Grid, refuse: Callable[[str, str], InputError]) -> None:
     matrix = np.linalg.inv(image.affine) @ labels.grid.affine
-    reach = np.maximum(1.0, np.abs(matrix[:3, :3]).max(axis=1))  # a voxel of the coarser grid
+    reach = np.maximum(1.0, np.abs(matrix[:-1, :-1]).max(axis=1))  # a voxel of the coarser grid
     low, high = -0.5 - reach, np.array(image.shape) - 0.5 + reach
 
     def outside_of(points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         at = _moved(matrix, points)
         return np.asarray(((at < low) | (at > high)).any(axis=1))
 
-    edges = [np.flatnonzero(labels.data.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
-    if not outside_of(np.array(list(product(*edges)))).any():
+    axes = range(labels.data.ndim)
+    others = [tuple(other for other in axes if other != axis) for axis in axes]
+    box = [np.flatnonzero(labels.data.any(axis=some))[[0, -1]] for some in others]
+    if not outside_of(np.array(list(product(*box)))).any():
         return
     found = outside_of(np.argwhere(labels.data))
     if found.any():
@@ -136,13 +138,13 @@ def _check_brain(labels: LabelImage, mask: LabelImage, refuse: Callable[[str, st
 
 
 def _places(data: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """Return the indices (n, 3) of voxels that are not 0, of many only some, evenly."""
+    """Return the indices (n, D) of voxels that are not 0, of many only some, evenly."""
     found = np.flatnonzero(data)
     return np.stack(np.unravel_index(found[:: -(-len(found) // POINTS)], data.shape), axis=1)
 
 
 def _moved(matrix: Array, points: npt.NDArray[Any]) -> Array:
-    return np.asarray(points @ matrix[:3, :3].T + matrix[:3, 3])
+    return np.asarray(points @ matrix[:-1, :-1].T + matrix[:-1, -1])
 
 
 def _read_at(data: npt.NDArray[Any], points: Array) -> npt.NDArray[np.bool_]:

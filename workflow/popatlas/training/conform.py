@@ -17,6 +17,7 @@ from popatlas.errors import InputError
 from popatlas.images.grid import SAME_DIRECTION, Grid
 from popatlas.images.io import load_image
 from popatlas.images.labels import read_labels, read_mask
+from popatlas.images.place import check_place
 from popatlas.preprocess.conform import antialias_sigmas
 from popatlas.similarity.windows import gaussian_smooth
 from popatlas.training.grid import RAS, TrainingGrid
@@ -108,8 +109,8 @@ def load_scan(scan: TrainingScan, grid: TrainingGrid, intensity: Intensity = "ro
     Raises
     ------
     InputError
-        A file cannot be read or has other axes than the grid, the image is empty, constant or no brain alone, labels are no
-        whole numbers of at least 0, the scan misses the grid, or it has an affine and the grid no place in the common space.
+        A file cannot be read or has other axes than the grid, the image is empty, constant or no brain alone, labels cannot
+        be used or do not lie on it, the scan misses the grid, or it has an affine and the grid no place in the common space.
     """
     if grid.slice_axis:
         raise ValueError("a grid of slices: use load_slices")
@@ -172,7 +173,7 @@ def load_labels(scan: TrainingScan, grid: TrainingGrid, slice_mm: Sequence[float
         raise ValueError(f"{scan.name} has no labels")
     ndim, own = grid.image_ndim, Grid.from_file(scan.image)
     own = _flat(own) if ndim == 2 and _is_flat(own) else own
-    part, matrix = _read_labels(scan.labels, scan.name, ndim), _matrix(scan, ndim)
+    part, matrix = _read_labels(scan.labels, scan, ndim), _matrix(scan, ndim)
     found = [part.on(grid.place(own, mm), matrix, "nearest") for mm in slice_mm]
     if not any(bool(labels.any()) for labels in found):
         remedy = "check centre and shape of the grid, and the direction of the affine (common space to image)"
@@ -234,7 +235,7 @@ class _Source:
         ndim = grid.image_ndim
         mask = None if scan.mask is None else _read_mask(scan.mask, scan.name, ndim)
         image = _scaled(_read(scan.image, scan.name, ndim), mask, intensity, scan, stripped)
-        labels = None if scan.labels is None else _read_labels(scan.labels, scan.name, ndim)
+        labels = None if scan.labels is None else _read_labels(scan.labels, scan, ndim)
         return cls(scan, image, labels, mask, _matrix(scan, ndim))
 
     def on(self, grid: TrainingGrid, slice_mm: float = 0.0) -> Volume:
@@ -298,9 +299,11 @@ def _flat(grid: Grid) -> Grid:
     return Grid(grid.shape[:2], grid.affine[np.ix_([0, 1, 3], [0, 1, 3])])
 
 
-def _read_labels(path: Path, name: str, ndim: int) -> _Part:
-    found = read_labels(path, name, axes=(2, 3), empty=True)
-    return _part(found.data, found.grid, path, name, ndim)
+def _read_labels(path: Path, scan: TrainingScan, ndim: int) -> _Part:
+    found, image = read_labels(path, scan.name, axes=(2, 3), empty=True), Grid.from_file(scan.image)
+    if image.ndim == found.grid.ndim and found.data.any():
+        check_place(found, scan.name, image=image)
+    return _part(found.data, found.grid, path, scan.name, ndim)
 
 
 def _read_mask(path: Path, name: str, ndim: int) -> _Part:
