@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from popatlas.cli.check import describe_template
 from popatlas.cohort import labelfiles
 from popatlas.cohort.freeze import freeze_label_atlases, read_label_atlases
 from popatlas.cohort.index import index_cohort
@@ -390,6 +391,20 @@ def test_nothing_asked_for_nothing_told(setup):
     setup.config["fuse"]["methods"], setup.config["measure"]["reference"] = [], ""
     setup.inspect()
     assert labels_summary(setup.config, setup.index, setup.out) == ["labels         none are asked for"]
+
+
+def test_check_looks_at_an_existing_template_and_its_mask(setup):
+    template, mask = setup.folder / "tpl-x_T1w.nii.gz", setup.folder / "tpl-x_mask.nii.gz"
+    assert describe_template(setup.config) == []
+    setup.config["atlas"]["template"] = str(noise_image(template, seed=1))
+    assert describe_template(setup.config) == ["template       ok, no mask beside it"]
+    noise_image(mask, seed=2)
+    assert describe_template(setup.config) == ["template       ok, with tpl-x_mask.nii.gz"]
+    SPOIL["moved"](mask)
+    (line,) = describe_template(setup.config)
+    assert "CANNOT BE USED: grids of template and its mask differ" in line and "Remedy" in line
+    no_forms(template)
+    assert "neither sform nor qform" in describe_template(setup.config)[0]
 
 
 def test_uses_are_told_apart(setup):

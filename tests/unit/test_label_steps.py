@@ -205,6 +205,13 @@ def test_an_edited_mask_keeps_its_volume(one, tmp_path, scale):
         measure_scan(ScanFiles(SCAN, mask=odd(with_nan(inside))(tmp_path / "mask.nii.gz")))
 
 
+def test_a_mask_that_was_edited_on_another_grid_is_not_measured(one, tmp_path):
+    """The header of an editor that knows no millimetres: the brain would have an eighth of its volume."""
+    edited = odd(nib.load(one[2]).get_fdata(), np.eye(4))(tmp_path / "mask.nii.gz")
+    with pytest.raises(InputError, match=r"grids of brain and its mask differ: spacing.*mask\.nii\.gz.*sub-1.*Remedy"):
+        measure_scan(ScanFiles(SCAN, mask=edited, brain=one[0]))
+
+
 def with_nan(data):
     changed = data.copy()
     changed[0, 0, 0] = np.nan

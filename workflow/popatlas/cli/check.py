@@ -51,7 +51,8 @@ def main(args: argparse.Namespace) -> int:
         usable = index[index["state"] == "ok"]
         found = inspect_label_files(config, index, list(usable["scan"]), Path(folder))
         labels = labels_summary(config, index, Path(folder), named=len(found))
-    for line in (*describe_participants(people), *describe_cohort(index), *labels, *describe_machine(config, usable)):
+    given = (*labels, *describe_template(config), *describe_machine(config, usable))
+    for line in (*describe_participants(people), *describe_cohort(index), *given):
         print(line)
     return 0 if len(usable) else 1
 
@@ -104,6 +105,26 @@ def describe_cohort(index: pd.DataFrame) -> list[str]:
     for row in index[(index["reason"] != "") & (index["state"] != "excluded")].to_dict("records"):
         lines.append(f"  {row['state']:11} {row['scan']}: {row['reason']}")
     return lines
+
+
+def describe_template(config: Config) -> list[str]:
+    """Return the line about an existing template, none where one is built."""
+    from popatlas.errors import InputError
+    from popatlas.images.header import check_header
+    from popatlas.images.io import mask_beside
+    from popatlas.images.place import read_mask_on
+
+    existing = config["atlas"]["template"]
+    if existing is None:
+        return []
+    mask = mask_beside(existing)
+    try:
+        check_header(existing, "template")
+        if mask is not None:
+            read_mask_on(mask, existing, names=("template", "its mask"))
+    except InputError as error:
+        return [f"template       CANNOT BE USED: {error}"]
+    return [f"template       ok, {'no mask beside it' if mask is None else f'with {mask.name}'}"]
 
 
 def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:

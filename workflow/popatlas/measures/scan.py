@@ -14,7 +14,7 @@ import pandas as pd
 from popatlas.fusion.propagate import Step, resample
 from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
-from popatlas.images.place import check_place
+from popatlas.images.place import check_place, read_mask_on
 from popatlas.measures.attempts import attempt_rows
 from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION, unit_of
 from popatlas.measures.jacobian import summarise_log_jacobian
@@ -129,7 +129,7 @@ def resample_labels(labels: Path | LabelImage, grid: nib.Nifti1Image) -> np.ndar
 
 def _mask_rows(files: ScanFiles) -> Iterator[Row]:
     if files.mask is not None:
-        mask = read_mask(files.mask, files.scan)
+        mask = _mask(files.mask, files.brain, files.scan)
         table = volumes(mask.data, mask.affine)
         yield MASK, BRAIN, "volume", float(table["volume"].sum())
 
@@ -170,15 +170,20 @@ def _reference(files: ScanFiles) -> LabelImage | None:
     if files.reference is None:
         return None
     given = read_labels(files.reference, files.scan)
-    check_place(given, files.scan, mask=None if files.mask is None else read_mask(files.mask, files.scan))
+    check_place(given, files.scan, mask=None if files.mask is None else _mask(files.mask, files.brain, files.scan))
     return given
+
+
+def _mask(mask: Path, brain: Path | None, scan: str) -> LabelImage:
+    """Return a brain mask, which must lie on the grid of its brain."""
+    return read_mask(mask, scan) if brain is None else read_mask_on(mask, brain, scan, names=("brain", "its mask"))
 
 
 def _registration_rows(files: ScanFiles) -> Iterator[Row]:
     if files.template_brain is None or files.template_mask is None:
         return
     template = np.asarray(load_image(files.template_brain).dataobj)
-    mask = read_mask(files.template_mask).data
+    mask = _mask(files.template_mask, files.template_brain, files.scan).data
     if files.brain is not None and files.affine is not None:
         moved = resample(files.template_brain, files.brain, [Step(files.affine)], "linear", files.scan)
         yield from ((AFFINE, BRAIN, metric, value) for metric, value in similarity(template, moved, mask).items())
