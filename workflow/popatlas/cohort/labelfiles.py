@@ -20,8 +20,8 @@ import pandas as pd
 
 import popatlas
 from popatlas.cohort.index import scan_key
-from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.inspect import in_threads, stamp_of
+from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
 from popatlas.config import Config
 from popatlas.errors import ConfigError, InputError
