@@ -2,22 +2,27 @@
 
 import argparse
 import json
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import yaml
 
-from popatlas.cli.notes import changes, labels_missing, missing_images, opening_notes, resolution
+from popatlas.cli.notes import changes, missing_images, missing_labels, opening_notes, resolution
 from popatlas.cli.passes import BEGAN, Passes, why_ended
 from popatlas.cli.process import Outcome
 from popatlas.cohort import books
 from popatlas.cohort.books import SILENT, leave_records
+from popatlas.cohort.freeze import freeze_label_atlases
+from popatlas.cohort.index import index_cohort
 from popatlas.cohort.jobs import Job
 from popatlas.cohort.ledger import forget_failures, read_failure
 from popatlas.config import load_config
 from popatlas.images.io import read_json, write_json, write_text
 from popatlas.receipts import read_attempt
+
+from ..cohorts import noise_cohort
 
 SCAN = "sub-1/anat/sub-1"
 LOG, LABELS = f"logs/fuse/{SCAN}_propagate.log", f"work/fuse/{SCAN}_candidates_dseg.nii.gz"
@@ -150,12 +155,28 @@ def test_scans_that_could_not_be_used_are_named(tmp_path):
     assert count == 0 and lines == ["without a T1w image: sub-2"]
 
 
-def test_labels_that_match_nothing_are_named(tmp_path):
-    (line,) = labels_missing(load_config({}), tmp_path)
-    assert "no labels were made: fuse.labels (derivatives/truth" in line and "the default" in line
-    (line,) = labels_missing(load_config({"fuse": {"labels": "derivatives/labls/{scan}.nii.gz"}}), tmp_path)
-    assert "fuse.labels (derivatives/labls/{scan}.nii.gz) matches no label image" in line
-    assert list(labels_missing(load_config({"fuse": {"methods": []}}), tmp_path)) == []
+def test_labels_that_match_nothing_or_cannot_be_used_are_named(tmp_path):
+    noise_cohort(tmp_path / "bids", ["sub-1", "sub-2"])
+
+    def found(**settings):
+        config = load_config(settings, bids_dir=str(tmp_path / "bids"), out_dir=str(tmp_path / "out"))
+        index = index_cohort(config, tmp_path / "out")
+        freeze_label_atlases(config, index, list(index["scan"]), tmp_path / "out")
+        return missing_labels(config, index, tmp_path / "out")
+
+    assert found() == (0, [])
+    count, lines = found(fuse={"labels": "derivatives/truth/{scan}_desc-trth_dseg.nii.gz"})
+    assert count == 1 and lines[-1] == "no labels were made: there is no labelled atlas that can be used"
+    assert "fuse.labels ('derivatives/truth/{scan}_desc-trth_dseg.nii.gz') matches no file" in lines[0]
+    assert "did you mean derivatives/truth/sub-1/anat/sub-1_desc-truth_dseg.nii.gz" in lines[0]
+    shutil.rmtree(tmp_path / "bids/derivatives")
+    count, lines = found()
+    assert count == 0 and len(lines) == 2, "nobody asked for the labels of the demo"
+    assert found(fuse={"methods": []}, measure={"reference": ""}) == (0, [])
+    noise_cohort(tmp_path / "bids", ["sub-1", "sub-2"])
+    (tmp_path / "bids/derivatives/truth/sub-2/anat/sub-2_desc-truth_dseg.nii.gz").write_bytes(b"broken")
+    count, lines = found()
+    assert count == 1 and "left out" in lines[0] and "sub-2_desc-truth_dseg.nii.gz" in lines[0]
 
 
 def test_a_grid_much_coarser_than_the_images_is_named():

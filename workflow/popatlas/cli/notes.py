@@ -82,11 +82,12 @@ def closing_notes(
         print(f"  failed at {stage}: {_names(scan for scan, where in failed if where == stage)}")
     index = read_table(out_dir / "cohort" / "index.parquet")
     unreadable, lines = missing_images(index)
-    for line in [*lines, *excluded(index), *labels_missing(config, out_dir), *resolution(config, index), *said]:
+    unlabelled, labels = missing_labels(config, index, out_dir)
+    for line in [*lines, *excluded(index), *labels, *resolution(config, index), *said]:
         print(f"  {line}")
     if failed:
         print(f"  Reasons: popatlas status {out_dir}")
-    return FINISHED_WITH_FAILURES if failed or unreadable else FINISHED
+    return FINISHED_WITH_FAILURES if failed or unreadable or unlabelled else FINISHED
 
 
 def mixed_versions(counts: Mapping[str, int]) -> list[str]:
@@ -117,20 +118,27 @@ def excluded(index: pd.DataFrame) -> Iterator[str]:
         yield f"left out of {len(index)} scans: {_names(out['scan'])}; {out.iloc[0]['reason']}"
 
 
-def labels_missing(config: Config, out_dir: Path) -> Iterator[str]:
-    """Yield why nothing was labelled, where labels are wanted and none were fused."""
+def missing_labels(config: Config, index: pd.DataFrame, out_dir: Path) -> tuple[int, list[str]]:
+    """Return how much of the labels that were asked for is missing, and lines that name it.
+
+    What counts are label files that cannot be used, and labels for which a file pattern of the user finds none; the
+    shipped pattern is no request.
+    """
     from popatlas.cohort.freeze import read_label_atlases
+    from popatlas.cohort.labelfiles import ATLAS, read_label_files, used_as, wants_atlases
+    from popatlas.cohort.labelsummary import labels_summary
     from popatlas.config import default_config
 
-    fuse = config["fuse"]
-    if not fuse["methods"] or fuse["atlases"] == 0 or len(read_label_atlases(out_dir)):
-        return
-    if isinstance(fuse["atlases"], str):
-        yield f"no labels were made: no atlas of {fuse['atlases']} can be used"
-        return
-    is_ours = fuse["labels"] == default_config()["fuse"]["labels"]
-    pattern = f"fuse.labels ({fuse['labels']}{', the default' if is_ours else ''})"
-    yield f"no labels were made: {pattern} matches no label image in {config['bids_dir']}"
+    table = read_label_files(out_dir)
+    lines = [line.strip() for line in labels_summary(config, index, out_dir)[1:]]
+    missing = int((table["state"] != "ok").sum())
+    if wants_atlases(config) and read_label_atlases(out_dir).empty:
+        lines.append("no labels were made: there is no labelled atlas that can be used")
+        is_asked = (
+            isinstance(config["fuse"]["atlases"], str) or config["fuse"]["labels"] != default_config()["fuse"]["labels"]
+        )
+        missing += is_asked and used_as(table, ATLAS).empty
+    return missing, lines
 
 
 def resolution(config: Config, index: pd.DataFrame) -> Iterator[str]:
