@@ -210,7 +210,7 @@ def test_patterns(tmp_path):
     assert resolve_pattern("{subject}/{session}", scan, tmp_path) == tmp_path / "sub-01/ses-2"
     assert str(resolve_pattern("/labels/{subject}.nii.gz", scan, tmp_path)) == "/labels/sub-01.nii.gz"
     assert resolve_pattern("{subject}", "atlases/sub-A/anat/sub-A", tmp_path) == tmp_path / "sub-A"
-    for pattern in ("{sub}", "{0}", "{scan"):
+    for pattern in ("{sub}", "{0}", "{scan", "{scan.__class__}", "{scan:>20}", "{scan!r}", "{}"):
         with pytest.raises(ConfigError, match="pattern"):
             resolve_pattern(pattern, scan, tmp_path)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,6 +39,7 @@ FOUND = ["state", "reason", "sha256", "labels", "smallest", "largest"]  # by ope
 SAME = ["bytes", "mtime_ns", "judged_by"]  # of a file that is not opened again
 USES = {ATLAS: "it is no atlas", REFERENCE: "the scan is measured without reference"}
 NAMED = 5  # files that are named in messages
+_FIELD = re.compile(r"\{(scan|subject|session)\}")
 
 
 @dataclass(frozen=True)
@@ -227,11 +229,16 @@ def resolve_pattern(pattern: str, scan: str, root: Path) -> Path:
     session = next((part for part in parts if part.startswith("ses-")), "")
     subject = next(part for part in parts if part.startswith("sub-"))
     base = root.parent if root.is_file() else root
-    try:
-        return base / pattern.format(scan=scan, subject=subject, session=session)
-    except (KeyError, IndexError, ValueError) as error:
+    values = {"scan": scan, "subject": subject, "session": session}
+    return base / _FIELD.sub(lambda field: values[field[1]], _checked_pattern(pattern))
+
+
+def _checked_pattern(pattern: str) -> str:
+    """Raise ConfigError when a pattern holds braces other than {scan}, {subject} and {session}."""
+    if left := re.search(r"[{}]", _FIELD.sub("", pattern)):
         allowed = "{scan}, {subject} and {session}"
-        raise ConfigError(f"pattern '{pattern}': cannot fill in {error}. Remedy: use {allowed} only") from error
+        raise ConfigError(f"pattern '{pattern}': a '{left[0]}' that belongs to none of {allowed}. Remedy: use these only")
+    return pattern
 
 
 def wants_atlases(config: Config) -> bool:
