@@ -70,8 +70,8 @@ def add(folder, *names):
         noise_image(folder / "bids" / name / "anat" / f"{name}_T1w.nii.gz", seed=200 + int(name[-1]))
 
 
-def fail(folder, *scans):
-    rows = [f"{scan}\tfuse\tmemory" for scan in scans]
+def fail(folder, *scans, stage="register"):
+    rows = [f"{scan}\t{stage}\tmemory" for scan in scans]
     write_text(folder / "out" / "cohort" / "failures.tsv", "\n".join(["scan\tstage\treason", *rows]) + "\n")
 
 

@@ -166,7 +166,7 @@ def test_what_was_made_from_a_file_that_came_out_differently_is_superseded(cohor
 
 def test_a_failed_target_still_serves_the_others_as_an_atlas(cohort):
     before = stock(cohort)
-    fail(cohort, SCAN)  # at the stage of fusion
+    fail(cohort, SCAN, stage="fuse")
     after = stock(cohort)
     assert SCAN in after.study.atlases and SCAN not in after.study.own
     for name in before.made:
@@ -179,7 +179,7 @@ def test_a_failed_target_still_serves_the_others_as_an_atlas(cohort):
 
 
 def test_stale_labels_of_a_failed_scan_are_taken_away(cohort):
-    fail(cohort, SCAN)
+    fail(cohort, SCAN, stage="fuse")
     inventory = stock(cohort, changed(through="direct"))
     inventory.clear("subjects")
     assert not (cohort / "out" / f"{SCAN}_desc-jlf_dseg.nii.gz").exists()
@@ -230,7 +230,7 @@ def test_forced_jobs_run_in_spite_of_their_receipts(cohort):
 
 
 def test_a_plan_tells_what_is_tried_again_and_why_results_are_made_anew(cohort):
-    fail(cohort, SCAN)
+    fail(cohort, SCAN, stage="fuse")
     (cohort / "out" / "sub-04/anat/sub-04_desc-metrics_table.tsv").unlink()
     text = popatlas("plan", cohort / "bids", cohort / "out", "--config", cohort / "config.yaml").stdout
     assert "made again, for it was made and is gone: 1 measure_scan" in text
