@@ -215,6 +215,25 @@ def test_processes_that_add_at_once_lose_nothing(folder):
     assert sorted(entry.name for entry in read_lock(shipped=False)) == sorted(names)
 
 
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_networks_that_see_forces_and_descriptors_are_added(folder, ndim):
+    torch.manual_seed(0)
+    options = {"widths": [4, 8], "blocks": [0, 0], "guided": True, "sees": "both", "fine": True}
+    net = build_registration_network("fast", ndim, **options)
+    save_registration_network(net, folder / "a.safetensors", {})
+    contract = replace(CONTRACT_2D, spacing_mm=(2.0,) * ndim, orientation=None, multiple=net.stride)
+    entry = add_weights(folder / "a.safetensors", replace(TOLD, contract=contract, training=FACTS))
+    assert entry.memory.bytes_per_voxel > 50
+
+
+def test_a_network_that_cannot_run_is_not_added(folder):
+    net = build_registration_network("unet", 2)
+    net.options["slope"] = "steep"
+    save_registration_network(net, folder / "a.safetensors", {})
+    with pytest.raises(InputError, match=r"the network does not run: TypeError.*a\.safetensors.*Remedy"):
+        add_weights(folder / "a.safetensors", replace(TOLD, contract=replace(CONTRACT_2D, multiple=16), training=FACTS))
+
+
 def test_networks_that_scale_with_the_image_need_its_shape(folder):
     net = build_registration_network("twostream", 2, maps=2, widths=[2, 2])
     save_registration_network(net, folder / "a.safetensors", {})

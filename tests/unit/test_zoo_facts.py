@@ -21,6 +21,11 @@ def test_facts_go_to_json_and_back():
         {"spacing_mm": [1.0, 1.0], "multiple": 8, "usual_shape": [12, 16]},
         {"spacing_mm": [1.0, 1.0], "multiple": 8, "shape": [16, 16], "usual_shape": [16, 16]},
         {"spacing_mm": [1.0, 1.0], "multiple": 8, "colour": 1},
+        {"spacing_mm": [1.0, float("nan")], "multiple": 8},
+        {"spacing_mm": [1.0, 1e9], "multiple": 8},
+        {"spacing_mm": [1.0, 1.0], "multiple": 10**30},
+        {"spacing_mm": [1.0, 1.0], "multiple": 8, "shape": [8, 8 * 10**12]},
+        {"spacing_mm": [1.0, 1.0], "multiple": 8, "intensity": {"kind": "none", "low": 0, "high": float("inf")}},
         {"spacing_mm": [1.0, 1.0], "multiple": "8"},
         {"spacing_mm": [1.0, 1.0], "multiple": 8, "intensity": {"kind": "none", "low": 1, "high": 0}},
         {"multiple": 8},
@@ -40,6 +45,16 @@ def test_memory_grows_with_the_image_and_the_line_of_the_lock_tells_it(name, ndi
     voxels = torch.Size(shape).numel()
     assert memory.of(voxels) == pytest.approx(estimate_memory(net, shape), rel=0.03)
     assert memory.of(3 * voxels) > memory.of(voxels) + 2 * voxels * 4 * 2
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+@pytest.mark.parametrize(
+    "options", [{"guided": True}, {"sees": "descriptors"}, {"sees": "both", "guided": True, "passes": 2}]
+)
+def test_memory_of_networks_that_leave_mixed_precision_is_told(options, ndim):
+    """Their sums switch it off, which the device that counts memory does not know."""
+    plain, net = (build_registration_network("fast", ndim, **more) for more in ({}, options))
+    assert memory_of(net).of(10**6) >= memory_of(plain).of(10**6)
 
 
 def test_living_tensors_are_counted_as_long_as_they_live():

@@ -26,6 +26,7 @@ Labels = npt.NDArray[np.int64]
 WHOLE = -1  # in the column `label`
 COLUMNS = ("target", "atlas", "label", "parameter")
 LABELS, SETTINGS = "labels", "trust_settings"  # entries of the metadata
+LARGEST_SETTING = 10_000_000  # no setting of training is larger
 TRAIN_AGAIN = "remove the network and its parameters, so that they are trained again"
 TRAINING_KEYS = (
     "network", "epochs", "batch", "rate", "schedule", "decay", "restart", "trust_rate", "warm_up", "update", "risk",
@@ -137,10 +138,24 @@ def load_trust(path: PathLike) -> TrustNetwork:
     if SETTINGS not in texts:
         raise InputError("the network was not trained for data parameters", file=path, remedy="give that of TrainTrust")
     try:
-        settings = TrustSettings(**json.loads(texts[SETTINGS]))
-    except (TypeError, ValueError) as error:
+        settings = _settings(json.loads(texts[SETTINGS]))
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"settings of the network: {error}", file=path, remedy=TRAIN_AGAIN) from error
     return TrustNetwork(network, labels, settings)
+
+
+def _settings(values: Any) -> TrustSettings:
+    """Return settings of a file; TypeError or ValueError for unknown keys, other types, and numbers that never end."""
+    usual = asdict(TrustSettings())
+    if not isinstance(values, dict):
+        raise TypeError("they are no mapping")
+    for name, value in values.items():
+        kinds = (int, float) if isinstance(usual.get(name), float) else (type(usual.get(name)),)
+        if type(value) not in kinds:
+            raise TypeError(f"{name} is {value!r:.40}")
+        if isinstance(value, int | float) and not abs(value) <= LARGEST_SETTING:
+            raise ValueError(f"{name} is {value!r:.40}, the most is {LARGEST_SETTING}")
+    return TrustSettings(**values)
 
 
 def load_parameters(path: PathLike, target: str, atlases: Sequence[str], labels: Labels) -> Trust | None:
@@ -202,7 +217,7 @@ def load_labelled(path: PathLike) -> tuple[SegmentationNet, Labels, dict[str, st
     network, texts = load_network(path)
     try:
         labels = np.array(json.loads(texts.pop(LABELS, "[]")), dtype=np.int64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         labels = np.zeros(0, dtype=np.int64)
     if labels.shape != (network.n_labels,) or labels[0] != 0 or (np.diff(labels) <= 0).any():
         message = f"the network has {network.n_labels} classes and does not tell their labels"

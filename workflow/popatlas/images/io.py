@@ -99,7 +99,7 @@ def read_json(path: PathLike) -> Any:
     """Read a JSON file; a broken one raises InputError."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read JSON: {error}", file=path, remedy="delete the file and run again") from error
 
 

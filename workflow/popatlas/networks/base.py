@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from popatlas.networks.limits import check_stride
+
 Norm = Literal["instance", "group", "batch"]
 GROUPS = 8  # of group normalisation, fewer where they do not divide the channels
 
@@ -37,7 +39,7 @@ class FeatureNetwork(nn.Module, ABC):
     Raises
     ------
     ValueError
-        When `ndim` is neither 2 nor 3, or a number of channels is not positive.
+        When `ndim` is neither 2 nor 3, a number of channels is not positive, or the stride larger than any image.
     """
 
     name: ClassVar[str]
@@ -48,6 +50,7 @@ class FeatureNetwork(nn.Module, ABC):
             raise ValueError(f"networks have 2 or 3 spatial axes, not {ndim}")
         if min(in_channels, channels) < 1:
             raise ValueError(f"cannot make {channels} features of {in_channels} channels")
+        check_stride(stride)
         self.ndim, self.in_channels, self.channels, self.stride = ndim, in_channels, channels, stride
         self.options = options
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from popatlas.errors import InputError, PackageError
 from popatlas.images.io import PathLike, atomic_path
 from popatlas.networks.base import arrange
+from popatlas.networks.limits import no_more_than
 
 ARCHITECTURE, DIGEST = "popatlas_network", "popatlas_digest"  # our entries in the metadata of a file
 AGAIN = "fetch or train it again"
+LONGEST_HEADER = 1 << 24  # bytes of names, shapes and metadata
+KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that a network can be of
 
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -74,6 +78,7 @@ def read_network(path: PathLike, build: Callable[..., Net]) -> tuple[Net, dict[s
         When its architecture is that of a package that is not installed.
     """
     try:
+        _check_header(Path(path))
         with safe_open(path, framework="pt") as file:
             texts: dict[str, str] = file.metadata() or {}
             names: list[str] = list(file.keys())
@@ -89,7 +94,7 @@ def read_network(path: PathLike, build: Callable[..., Net]) -> tuple[Net, dict[s
         net = _assemble(build, json.loads(texts.pop(ARCHITECTURE)), tensors)
     except PackageError:
         raise
-    except (InputError, TypeError, ValueError, RuntimeError) as error:
+    except (InputError, TypeError, ValueError, RuntimeError) as error:  # RecursionError is one of the last
         remedy = "read it with the version of popatlas that saved it"
         raise InputError(f"the network cannot be built: {error}", file=path, remedy=remedy) from error
     return net.eval(), texts
@@ -100,9 +105,11 @@ def _assemble(build: Callable[..., Net], architecture: dict[str, Any], tensors: 
 
     It is built without memory first, so that a wrong description costs none, and no random numbers are drawn.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), no_more_than(len(tensors)):
         net = build(**architecture)
     kinds = {value.dtype for value in tensors.values() if value.is_floating_point()}
+    if not kinds <= set(KINDS):
+        raise ValueError(f"its numbers are {', '.join(sorted(map(str, kinds)))}")
     if len(kinds) == 1:
         net.to(kinds.pop())
     expected = net.state_dict()
@@ -113,6 +120,16 @@ def _assemble(build: Callable[..., Net], architecture: dict[str, Any], tensors: 
     net.load_state_dict(tensors, assign=True)
     arrange(net)
     return net
+
+
+def _check_header(path: Path) -> None:
+    """Raise OSError when a path is no file, or a file says that its header is longer than itself or than any network's."""
+    if not path.is_file():
+        raise OSError("it is no file" if path.exists() else "there is no such file")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > min(LONGEST_HEADER, path.stat().st_size - 8):
+        raise OSError(f"its header would have {length} bytes, the file has {path.stat().st_size}")
 
 
 def _ordered(content: bytes) -> bytes:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from popatlas.registration.fieldops import CompiledOps, TensorOps, gradient, ops_for
 from popatlas.similarity.lncc import LNCC, lncc_value_and_force
+from popatlas.similarity.precision import full_precision
 
 WINDOW, FLOOR = 2, 1e-3  # radius in voxels and floor of the variances of the local correlation, images in [0, 1]
 SIGMA = 0.7  # voxels that a force is smoothed by
@@ -68,7 +69,7 @@ def descriptor_force(fixed: Tensor, warped: Tensor) -> Tensor:
 
 
 def _smooth(force: Tensor, ops: TensorOps) -> Tensor:
-    with torch.autocast(force.device.type, enabled=False):  # forces are small: float16 has no room for them
+    with full_precision(force):  # forces are small: float16 has no room for them
         return tempered(ops.smooth(force, SIGMA))
 
 

@@ -18,6 +18,7 @@ from popatlas.errors import InputError
 from popatlas.images.io import PathLike
 from popatlas.networks.base import arrange
 from popatlas.networks.files import read_network, write_network
+from popatlas.networks.limits import check_description, check_stride
 
 # name -> module and class; imported when asked for
 ARCHITECTURES: dict[str, tuple[str, str]] = {
@@ -78,7 +79,7 @@ class RegistrationNetwork(nn.Module, ABC):
     Raises
     ------
     ValueError
-        When `ndim` is neither 2 nor 3.
+        When `ndim` is neither 2 nor 3, or the stride larger than any image.
     """
 
     name: ClassVar[str]
@@ -89,6 +90,7 @@ class RegistrationNetwork(nn.Module, ABC):
         super().__init__()
         if ndim not in (2, 3):
             raise ValueError(f"networks have 2 or 3 spatial axes, not {ndim}")
+        check_stride(stride)
         self.ndim, self.stride, self.options = ndim, stride, dict(options)
 
     @abstractmethod
@@ -171,6 +173,7 @@ def build_registration_network(name: str, ndim: int, **options: Any) -> Registra
         raise InputError(f"unknown network {name!r}", remedy=f"use one of {', '.join(known)}")
     module, kind = known[name]
     try:
+        check_description(options)
         net: RegistrationNetwork = getattr(importlib.import_module(module), kind)(ndim, **options)
     except (TypeError, ValueError) as error:
         raise InputError(f"network {name}: {error}", remedy="correct its options") from error

@@ -22,6 +22,7 @@ from popatlas.errors import InputError
 from popatlas.images.io import PathLike
 from popatlas.networks.base import FeatureNetwork, arrange
 from popatlas.networks.files import read_network, write_network
+from popatlas.networks.limits import check_description
 from popatlas.networks.light import LightUNet
 from popatlas.networks.lraspp import MobileLRASPP
 
@@ -171,6 +172,7 @@ def build_network(
     if name not in BACKBONES:
         raise InputError(f"unknown network {name!r}", remedy=f"use one of {', '.join(BACKBONES)}")
     try:
+        check_description({"n_labels": n_labels, "in_channels": in_channels, **options})
         backbone = BACKBONES[name](ndim, in_channels=in_channels + (ndim if positions else 0), **options)
         return SegmentationNet(backbone, n_labels, positions)
     except (TypeError, ValueError) as error:

@@ -12,6 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from popatlas.similarity.precision import full_precision
+
 
 @lru_cache(maxsize=256)
 def box_matrix(length: int, radius: int, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -69,7 +71,7 @@ def along_axes(image: Tensor, matrix_of: Callable[[int, int], Tensor | None]) ->
     (B, C, *shape) Tensor
     """
     shape = image.shape
-    with torch.autocast(image.device.type, enabled=False):  # variances are small differences of large sums
+    with full_precision(image):  # variances are small differences of large sums
         for axis in range(2, len(shape)):
             matrix = matrix_of(axis - 2, shape[axis])
             if matrix is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ CONTRACT, RECIPE, TRAINING, SCORES = "popatlas_contract", "popatlas_recipe", "po
 Kind = Literal["robust", "zscore", "clipped", "minmax", "none"]
 ORDER = ("fixed", "moving")
 LETTERS = "LRPASI"  # two of each LPS axis
+LARGEST_MM, LARGEST_SHAPE = 100.0, 4096  # no image has larger voxels, or more along an axis
 
 
 class Facts:
@@ -74,7 +76,7 @@ class Intensity(Facts):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind) or not self.low < self.high:
+        if self.kind not in get_args(Kind) or not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"intensity {self.kind!r} from {self.low} to {self.high}: need {get_args(Kind)} and low < high")
 
 
@@ -116,7 +118,8 @@ class InputContract(Facts):
     usual_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.ndim not in (2, 3) or min(self.spacing_mm) <= 0 or self.multiple < 1 or self.order != ORDER:
+        possible = all(0 < size < LARGEST_MM for size in self.spacing_mm) and 1 <= self.multiple <= LARGEST_SHAPE
+        if self.ndim not in (2, 3) or not possible or self.order != ORDER:
             raise ValueError(
                 f"need 2 or 3 positive spacings, a positive multiple and the order {ORDER},"
                 f" got {self.spacing_mm}, {self.multiple}, {self.order}"
@@ -126,8 +129,11 @@ class InputContract(Facts):
         if self.shape is not None and self.usual_shape is not None:
             raise ValueError(f"a network of the one shape {self.shape} has no usual shape ({self.usual_shape})")
         for shape in (self.shape, self.usual_shape):
-            if shape is not None and (len(shape) != self.ndim or any(n < 1 or n % self.multiple for n in shape)):
-                raise ValueError(f"shape {shape} does not have {self.ndim} multiples of {self.multiple}")
+            if shape is not None and (
+                len(shape) != self.ndim or any(not 1 <= n <= LARGEST_SHAPE or n % self.multiple for n in shape)
+            ):
+                most = f"up to {LARGEST_SHAPE}"
+                raise ValueError(f"shape {shape} does not have {self.ndim} multiples of {self.multiple} {most}")
 
     @property
     def ndim(self) -> int:
@@ -217,7 +223,10 @@ def scores_to_json(scores: typing.Iterable[Score]) -> str:
 
 def scores_from_json(text: str) -> tuple[Score, ...]:
     """Read the text of the key `SCORES`; raises ValueError for anything else."""
-    return tuple(Score.from_plain(values) for values in json.loads(text))
+    found = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError(f"{found!r:.80} is no list of scores")
+    return tuple(Score.from_plain(values) for values in found)
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from popatlas.zoo.metadata import (
     SCORES,
     TRAINING,
     InputContract,
+    Memory,
     Score,
     TrainingFacts,
     scores_from_json,
@@ -201,7 +202,7 @@ def add_weights(file: PathLike, told: Description, *, shipped: bool = False) -> 
         transform=net.options.get("transform") or told.transform or "displacement",
         training=training,
         input=contract,
-        memory=memory_of(net),
+        memory=_memory(net, path),
         scores=scores,
         model_card=told.model_card,
         folder=target.parent,
@@ -209,6 +210,15 @@ def add_weights(file: PathLike, told: Description, *, shipped: bool = False) -> 
     with one_at_a_time(shipped):
         _put(path, entry, _check_free(told.name, shipped, path), shipped)
     return entry
+
+
+def _memory(net: RegistrationNetwork, path: Path) -> Memory:
+    """Return what a prediction needs; InputError when the network does not run at all."""
+    try:
+        return memory_of(net)
+    except Exception as error:  # whatever an option that a constructor takes as it is does later
+        message = f"the network does not run: {type(error).__name__}: {error}"
+        raise InputError(message, file=path, remedy="train it again, or correct its options") from error
 
 
 def _check_free(name: str, shipped: bool, path: Path) -> list[Entry]:
@@ -252,7 +262,7 @@ def _facts(
         contract = InputContract.from_json(texts[CONTRACT]) if CONTRACT in texts else told.contract
         training = TrainingFacts.from_json(texts[TRAINING]) if TRAINING in texts else told.training
         scores = scores_from_json(texts[SCORES]) if SCORES in texts else ()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"the metadata of the file are wrong: {error}", file=path, remedy="train it again") from error
     if contract is None:
         raise InputError("the file does not say which images it expects", file=path, remedy="give --contract FILE")
