@@ -43,6 +43,18 @@ def test_a_user_file_is_laid_over_the_defaults(tmp_path):
         ({"fuse": {"bench": True, "atlases": 1}}, r"at least 2 are needed \(fuse\.atlases: 1\)"),
         ({"fuse": {"bench": True, "atlases": ["01"]}}, "at least 2 are needed"),
         ({"fuse": {"bench": True, "methods": []}}, "nothing to compare"),
+        ({"preprocess": {"resolution_mm": float("nan")}}, r"preprocess\.resolution_mm: nan is not a finite number"),
+        ({"register": {"gate": {"scale": [0.6, float("inf")]}}}, r"register\.gate\.scale\.1: inf is not a finite"),
+        ({"cohort": {"include": [1]}}, r"cohort\.include\.0: 1 is not of type 'string'; quote it: '1'"),
+        ({"fuse": {"atlases": ["01", 2]}}, r"fuse\.atlases\.1: 2 is not of type 'string'; quote it: '2'"),
+        ({"atlas": {"members": [1]}}, r"atlas\.members\.0: 1 is not of type 'string'"),
+        ({"atlas": {"label": False}}, "YAML reads yes, no, on and off as true and false: quote the word"),
+        ({"atlas": None}, "atlas: None is not of type 'object'; give its keys, or remove the line"),
+        ({"atlas": {"iterations": 3.0}}, "3.0 is not of type 'integer'; write 3"),
+        ({"preprocess": {"n4": {"tolerance": "1e-6"}}}, r"'1e-6' is not of type 'number'; write 1\.0e-06"),
+        ({"register": {"presets": {"instance": {"fast": {"shrink": [4.0, 2, 1]}}}}}, r"4\.0 is not one of"),
+        ({1: 2}, "unknown key '1'"),
+        ([1], "expected keys and values"),
     ],
 )
 def test_mistakes_are_explained(wrong, message):
@@ -83,6 +95,20 @@ def test_a_missing_or_broken_file_is_explained(tmp_path):
     broken2.write_text("- 1")
     with pytest.raises(ConfigError, match="expected keys and values"):
         load_config(broken2)
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path):
+    path = tmp_path / "c.yaml"
+    for iterations in (2, 5):
+        path.write_text(f"atlas: {{iterations: {iterations}}}")
+        assert load_config(path)["atlas"]["iterations"] == iterations
+
+
+def test_names_that_yaml_reads_as_numbers_are_refused_with_their_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("cohort:\n  include: [01, 02]\n")
+    with pytest.raises(ConfigError, match=r"line 2: 01 is read as the number 1 .*c\.yaml.*quote it: '01'"):
+        load_config(path)
 
 
 def test_merge_replaces_lists_and_joins_mappings():

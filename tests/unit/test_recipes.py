@@ -183,7 +183,7 @@ def test_a_wrong_similarity_is_told_before_the_training(settings: str, where: st
     [
         ("nothing", None, "unknown recipe 'nothing'.*use one of .*voxelmorph"),
         ("absent.yaml", None, "cannot read the recipe.*check the path"),
-        ("mine.yaml", "name: [", "the recipe is not YAML.*correct its syntax"),
+        ("mine.yaml", "name: [", "the recipe is not valid YAML.*check indentation"),
         ("mine.yaml", "- voxelmorph", "the recipe has no keys.*base.yaml"),
         ("mine.yaml", "extends: voxelmorf", "unknown recipe 'voxelmorf'.*use one of .*voxelmorph"),
     ],

@@ -5,32 +5,23 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from popatlas.errors import ConfigError, InputError
 from popatlas.resources import schema_path, workflow_root
+from popatlas.yamlfile import read_yaml
 
 Config = dict[str, Any]
-
-
-@functools.cache
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}. Remedy: check the path of the configuration") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}. Remedy: check indentation and colons") from error
+_shipped = functools.cache(read_yaml)  # files of the package; those of the user may change between two looks
 
 
 def default_config() -> Config:
     """Return the shipped configuration, all keys present."""
-    return copy.deepcopy(dict(_read_yaml(workflow_root() / "config.yaml")))
+    return copy.deepcopy(dict(_shipped(workflow_root() / "config.yaml")))
 
 
 def load_config(source: Path | str | Mapping[str, Any] | None = None, **overrides: Any) -> Config:
@@ -54,8 +45,8 @@ def load_config(source: Path | str | Mapping[str, Any] | None = None, **override
         With one line per problem: the key, what is wrong, what is allowed.
     """
     name = str(source) if isinstance(source, str | Path) else "configuration"
-    user = _read_yaml(Path(source)) if isinstance(source, str | Path) else dict(source or {})
-    if not isinstance(user, dict):
+    user = (_own(Path(source)) if isinstance(source, str | Path) else source) or {}
+    if not isinstance(user, Mapping):
         raise ConfigError(f"{name}: expected keys and values at the top level. Remedy: compare with config.yaml")
     config = merge(default_config(), user)
     config |= {key: value for key, value in overrides.items() if value is not None}
@@ -66,6 +57,13 @@ def load_config(source: Path | str | Mapping[str, Any] | None = None, **override
             f"{name}: {len(problems)} problem(s)\n  - {lines}\nRemedy: correct the keys; the shipped config.yaml lists all"
         )
     return config
+
+
+def _own(path: Path) -> Any:
+    try:
+        return read_yaml(path, "the configuration")
+    except InputError as error:
+        raise ConfigError(str(error)) from error
 
 
 def merge(base: Config, user: Mapping[str, Any]) -> Config:
@@ -81,14 +79,36 @@ def merge(base: Config, user: Mapping[str, Any]) -> Config:
 
 def find_problems(config: Config) -> Iterator[str]:
     """Yield one readable line per problem of a complete configuration."""
-    from jsonschema import Draft202012Validator
-
-    validator = Draft202012Validator(_read_yaml(schema_path("config")))
-    errors = sorted(validator.iter_errors(config), key=lambda error: [str(part) for part in error.absolute_path])
-    for error in errors:
-        yield explain(error)
-    if not errors:
+    problems = [*not_finite(config), *map(explain, _schema_errors(config))]
+    yield from problems
+    if not problems:
         yield from _contradictions(config)
+
+
+def _schema_errors(config: Config) -> list[Any]:
+    """Return the errors of JSON Schema, by place; 3.0 is no whole number here, since loops cannot count to it."""
+    from jsonschema import Draft202012Validator, validators
+
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    kind = validators.extend(Draft202012Validator, {"enum": _one_of}, type_checker=types)
+    errors = kind(_shipped(schema_path("config"))).iter_errors(config)
+    return sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
+
+
+def _one_of(validator: Any, values: list[Any], instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
+    from jsonschema import ValidationError
+
+    if not any(instance == value and type(instance) is type(value) for value in values):
+        yield ValidationError(f"{instance!r} is not one of {values}")
+
+
+def not_finite(value: Any, where: str = "") -> Iterator[str]:
+    """Yield a line for each number that is NaN or infinite, with its place: YAML has them, and NaN passes a schema."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: {value} is not a finite number"
+    elif isinstance(value, Mapping | list | tuple):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from not_finite(part, f"{where}.{key}" if where else str(key))
 
 
 def explain(error: Any) -> str:
@@ -96,10 +116,32 @@ def explain(error: Any) -> str:
     where = ".".join(str(part) for part in error.absolute_path) or "top level"
     if error.validator == "additionalProperties":
         known = sorted(error.schema.get("properties", {}))
-        unknown = sorted(set(error.instance) - set(known))
+        unknown = sorted(str(key) for key in error.instance if key not in known)
         return "; ".join(f"{where}: unknown key '{key}'{_suggest(key, known)}" for key in unknown)
+    inside = max(error.context or (), key=lambda part: len(part.absolute_path), default=error)
+    if len(inside.absolute_path) > len(error.absolute_path):  # one of several kinds, which fits but for a part of it
+        return explain(inside)
     meaning = error.schema.get("description", "")
-    return f"{where}: {error.message}" + (f" ({meaning})" if meaning else "")
+    hint = _type_hint(error.validator_value, error.instance) if error.validator == "type" else ""
+    return f"{where}: {error.message}{hint}" + (f" ({meaning})" if meaning else "")
+
+
+def _type_hint(wanted: Any, found: Any) -> str:
+    """Return what to write instead of a value of another type, empty when nobody knows."""
+    kinds = {wanted} if isinstance(wanted, str) else set(wanted)
+    if found is None:
+        return "; give its keys, or remove the line" if "object" in kinds else "; give a value, or remove the line"
+    if "string" in kinds and isinstance(found, bool):
+        return "; YAML reads yes, no, on and off as true and false: quote the word"
+    if "string" in kinds and isinstance(found, int | float):
+        return f"; quote it: '{found}'"
+    if kinds & {"number", "integer"} and isinstance(found, str):
+        try:
+            number = repr(float(found))
+        except ValueError:
+            return ""
+        return f"; write {number if '.' in number else number.replace('e', '.0e')}"
+    return f"; write {int(found)}" if isinstance(found, float) and found.is_integer() else ""
 
 
 def _suggest(word: str, known: list[str]) -> str:

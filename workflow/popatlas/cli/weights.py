@@ -153,14 +153,13 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _read_contract(path: Path) -> Any:
-    import yaml
-
     from popatlas.errors import InputError
+    from popatlas.yamlfile import read_yaml
     from popatlas.zoo.metadata import InputContract
 
     try:
-        return InputContract.from_plain(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        return InputContract.from_plain(read_yaml(path, "the contract"))
+    except ValueError as error:
         remedy = "compare with the section input of `popatlas weights show`"
         raise InputError(f"cannot read the contract: {error}", file=path, remedy=remedy) from error
 

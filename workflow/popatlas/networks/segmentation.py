@@ -22,8 +22,8 @@ from popatlas.errors import InputError
 from popatlas.images.io import PathLike
 from popatlas.networks.base import FeatureNetwork, arrange
 from popatlas.networks.files import read_network, write_network
-from popatlas.networks.limits import check_description
 from popatlas.networks.light import LightUNet
+from popatlas.networks.limits import check_description
 from popatlas.networks.lraspp import MobileLRASPP
 
 NetworkName = Literal["light", "lraspp"]

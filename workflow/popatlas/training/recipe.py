@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from popatlas.config import explain, merge
+from popatlas.config import explain, merge, not_finite
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike
 from popatlas.resources import PACKAGE, schema_path
 from popatlas.training.grid import TrainingGrid
+from popatlas.yamlfile import parse_yaml, read_yaml
 
 FOLDER = PACKAGE / "recipes"
 BASE = "base"  # defaults of all recipes; not one itself
@@ -119,10 +119,7 @@ def parse_changes(settings: list[str]) -> dict[str, Any]:
         key, found, text = setting.partition("=")
         if not found or not key:
             raise InputError(f"cannot read the setting {setting!r}", remedy="write section.key=value")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"the value of {key} is not YAML: {text!r}", remedy="quote it, or correct it") from error
+        value = parse_yaml(text, f"the value of {key}")
         for part in reversed(key.split(".")):
             value = {part: value}
         changes = merge(changes, value)
@@ -136,12 +133,7 @@ def _read(source: PathLike) -> dict[str, Any]:
         path = FOLDER / f"{source}.yaml"
         if not path.is_file():
             raise InputError(f"unknown recipe {str(source)!r}", remedy=f"use one of {', '.join(recipe_names())}, or a file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the recipe: {error.strerror}", file=path, remedy="check the path") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"the recipe is not YAML: {error}", file=path, remedy="correct its syntax") from error
+    content = read_yaml(path, "the recipe")
     if not isinstance(content, dict):
         raise InputError("the recipe has no keys", file=path, remedy="compare with popatlas/recipes/base.yaml")
     return content
@@ -188,19 +180,9 @@ def _problems(content: Mapping[str, Any], *, build: bool) -> list[str]:
     errors = sorted(Draft202012Validator(schema).iter_errors(content), key=lambda e: [str(p) for p in e.absolute_path])
     if errors:
         return [explain(error) for error in errors]
-    if endless := list(_not_finite(content, "")):
+    if endless := list(not_finite(content)):
         return endless
     return [*(_network_problems(content) + _settings_problems(content) if build else ()), *_contradictions(content)]
-
-
-def _not_finite(content: Any, where: str) -> Iterator[str]:
-    """Find numbers that YAML can write and nothing can use."""
-    if isinstance(content, Mapping | list):
-        items = content.items() if isinstance(content, Mapping) else enumerate(content)
-        for key, value in items:
-            yield from _not_finite(value, f"{where}.{key}" if where else str(key))
-    elif isinstance(content, float) and not math.isfinite(content):
-        yield f"{where}: {content} is not a finite number"
 
 
 def _network_problems(content: Mapping[str, Any]) -> list[str]:

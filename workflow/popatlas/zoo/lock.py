@@ -16,6 +16,7 @@ from typing import Any
 from popatlas.errors import InputError
 from popatlas.images.io import write_text
 from popatlas.resources import schema_path
+from popatlas.yamlfile import read_yaml
 from popatlas.zoo.metadata import Facts, InputContract, Memory, Score, TrainingFacts
 
 LOCK = "weights.lock.yaml"
@@ -135,17 +136,15 @@ def read_lock(shipped: bool) -> list[Entry]:
     InputError
         When the file is no lock file: unknown keys, impossible values, a name twice.
     """
-    import yaml
-
     path = lock_path(shipped)
     if not path.exists() and not shipped:
         return []
     remedy = "install popatlas again" if shipped else "repair the file, or move it away and add the weights again"
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, "the lock file")
         check_lock(content)
         return [replace(Entry.from_plain(values), folder=weights_folder(shipped)) for values in content["weights"]]
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (InputError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the lock file of the weights cannot be read: {reason}", file=path, remedy=remedy) from error
 

@@ -249,4 +249,6 @@ def _typed(hint: Any, value: Any) -> Any:
         return float(value)
     if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
         raise ValueError(f"{value!r} is no {hint.__name__}")
+    if hint is float and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
     return value
