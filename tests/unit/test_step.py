@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from nipype.interfaces.base import File, TraitedSpec, traits
 
+from popatlas.cli.main import main as popatlas_main
 from popatlas.cli.step import main, parse_traits
 from popatlas.errors import InputError
 from popatlas.images.io import atomic_path, read_json, write_if_changed
@@ -114,3 +115,27 @@ def test_write_if_changed_keeps_the_time_stamp(tmp_path):
     assert write_if_changed(path, "a") is False
     assert path.stat().st_mtime_ns == stamp
     assert json.dumps(path.read_text()) == '"a"'
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--in_index", "nope", "--config", "c", "--derivatives", ".", "--out_ledger", "l"], 1, "'in_index' trait"),
+        (["--in_index"], 2, "expected one argument"),
+    ],
+)
+def test_inputs_that_a_step_does_not_take_are_told_without_a_traceback(options, code, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    try:
+        found = popatlas_main(["step", "SettleLedger", *options])
+    except SystemExit as stop:
+        found = stop.code
+    said = capsys.readouterr().err
+    assert found == code
+    assert words in said and "Traceback" not in said
+
+
+def test_a_number_of_an_option_is_finite(capsys):
+    with pytest.raises(SystemExit):
+        parse_traits(load_interface("MakeReference"), ["--resolution_mm", "nan", "--out_file", "a", "--out_mask", "b"])
+    assert "nan is not a finite number" in capsys.readouterr().err

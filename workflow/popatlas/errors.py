@@ -52,7 +52,10 @@ class PackageError(InputError):
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in one line: our own as they are, others with their type."""
+    """Return an error in one line: our own as they are, others with their type; a full disk with its folder and remedy."""
+    from popatlas.diskspace import out_of_space
+
+    error = out_of_space(error) or error
     return str(error) if isinstance(error, PopatlasError) else f"{type(error).__name__}: {error}"
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import socket
 import sys
 from typing import Any
 
-from popatlas.errors import PopatlasError
+from popatlas.errors import InputError
+from popatlas.failures import foreseen
 from popatlas.interfaces import STEPS, load_interface
 
 
@@ -24,15 +27,28 @@ def main(args: argparse.Namespace) -> int:
     if args.name not in STEPS:
         print(f"popatlas: no step is called '{args.name}'. Steps: {', '.join(STEPS)}", file=sys.stderr)
         return 2
+    socket.has_ipv6 = False  # urllib3, which nilearn imports, would open a socket to find out
     interface = load_interface(args.name)
     inputs = parse_traits(interface, args.options)
     print(f"popatlas step {args.name} {' '.join(args.options)}", flush=True)
     try:
         interface(**inputs).run()
-    except PopatlasError as error:
-        print(f"popatlas step {args.name} failed: {error}", file=sys.stderr)
+    except Exception as error:
+        told = refused(error) or foreseen(error)
+        if told is None:
+            raise
+        print(f"popatlas step {args.name} failed: {told}", file=sys.stderr)
         return 1
     return 0
+
+
+def refused(error: Exception) -> InputError | None:
+    """Return what a user is told about a value that an input does not take; None for other errors."""
+    from traits.trait_errors import TraitError
+
+    if not isinstance(error, TraitError):
+        return None
+    return InputError(" ".join(str(error).split()), remedy="correct the option; see the step with --help")
 
 
 def parse_traits(interface: Any, options: list[str]) -> dict[str, Any]:
@@ -77,8 +93,15 @@ def _kind(trait: Any) -> tuple[Any, bool]:
     handler = type(trait.handler if trait.handler is not None else trait.trait_type).__name__
     if "List" in handler or "MultiObject" in handler:
         return _kind(trait.inner_traits[0])[0], True
-    converters: dict[str, Any] = {"Int": int, "Float": float, "Bool": _boolean, "Dict": json.loads}
+    converters: dict[str, Any] = {"Int": int, "Float": _finite, "Bool": _boolean, "Dict": json.loads}
     return converters.get(handler.removeprefix("Base").removeprefix("Traited"), str), False
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+    return value
 
 
 def _boolean(text: str) -> bool:

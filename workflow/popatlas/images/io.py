@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -32,6 +34,7 @@ TSV: dict[str, Any] = {
     "sep": "\t", "quoting": csv.QUOTE_NONE, "index_col": False, "na_values": ["n/a"], "keep_default_na": False,
     "float_precision": "round_trip",
 }  # fmt: skip
+FOUR_GIGABYTES = 1 << 32
 SHEAR_COSINE = 0.01  # ITK refuses direction cosines that are further from orthogonal
 
 
@@ -42,13 +45,15 @@ def suffix_of(path: PathLike) -> str:
 
 
 @contextmanager
-def atomic_path(path: PathLike) -> Iterator[Path]:
+def atomic_path(path: PathLike, *, check: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path` and rename it onto `path` when the block succeeds.
 
     Parameters
     ----------
     path : path-like
         The final file; its folder is made when missing.
+    check : bool
+        Look whether an image is whole, see `require_whole`.
 
     Yields
     ------
@@ -60,14 +65,50 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     temporary = target.parent / f".tmp-{secrets.token_hex(6)}{suffix_of(target)}"
     try:
         yield temporary
+        if check:
+            require_whole(temporary)
         temporary.replace(target)
+    except OSError as error:
+        error.filename = error.filename or str(target)  # a write that fails does not tell where
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def require_whole(path: PathLike) -> None:
+    """Raise the OSError of a full disk when an image that was just written is cut off: ITK writes what fits and is content.
+
+    Parameters
+    ----------
+    path : path-like
+        A file of any kind; only NIfTI is looked at.
+    """
+    file = Path(path)
+    if suffix_of(file) not in (".nii", ".nii.gz") or not file.is_file():
+        return
+    try:
+        image = nib.load(file)
+        expected = image.dataobj.offset + math.prod(image.shape) * image.header.get_data_dtype().itemsize
+        packed = _packed_bytes(file)
+        whole = file.stat().st_size >= expected if packed is None else packed == expected % FOUR_GIGABYTES
+    except Exception:  # nibabel raises many kinds on damaged files
+        whole = False
+    if not whole:
+        raise OSError(errno.ENOSPC, "an image was written in part only", str(file))
+
+
+def _packed_bytes(file: Path) -> int | None:
+    """Return how many bytes a gzip file says that it holds, modulo 4 GB, at its end; None for other files."""
+    with file.open("rb") as stream:
+        if stream.read(2) != b"\x1f\x8b":
+            return None
+        stream.seek(-4, os.SEEK_END)
+        return int.from_bytes(stream.read(4), "little")
+
+
 def write_text(path: PathLike, text: str) -> None:
     """Write a text file atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path, check=False) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -148,7 +189,7 @@ def read_table(path: PathLike, **options: Any) -> pd.DataFrame:
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are longer than the header
                 table = pd.read_csv(path, **{**TSV, **options})
         return table
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:
+    except (OSError, ValueError, TypeError, pd.errors.ParserWarning) as error:  # TypeError: options that Parquet does not know
         raise InputError(f"cannot read table: {error}", file=path, remedy="check that it is a TSV file") from error
 
 

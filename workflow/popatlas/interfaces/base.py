@@ -6,12 +6,13 @@ Output files are inputs named ``out_*`` and come back as outputs of the same nam
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 import platform
 import resource
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from nipype.interfaces.base import (
 )
 
 import popatlas
+from popatlas.diskspace import out_of_space
 from popatlas.errors import InputError, PopatlasError
 from popatlas.images.io import sha256, write_json
 from popatlas.receipts import Receipt, read_attempt
@@ -78,13 +80,16 @@ class PopatlasInterface(BaseInterface):
             described = self._describe_inputs()
             if receipt is not None:
                 self._write_receipt(receipt, described)
-        except Exception as error:
+        except Exception as raised:
+            error = out_of_space(raised, [path.parent for path in self._output_files()]) or raised
             remedy = getattr(error, "remedy", None)
             expected = isinstance(error, PopatlasError)
             message = str(getattr(error, "message", None) or error) if expected else f"{type(error).__name__}: {error}"
             failure = {"message": message, "remedy": remedy or "see the log", "notes": self.notes}
-            self._write_record({"state": "failed", "started": _iso(started), **failure})
-            raise
+            self._record_failure({"state": "failed", "started": _iso(started), **failure})
+            if error is raised:
+                raise
+            raise error from raised
         self._write_record(
             {
                 "state": "ok",
@@ -146,10 +151,21 @@ class PopatlasInterface(BaseInterface):
                 described[name] = _describe(value) if name.startswith("in_") else value
         return described
 
+    def _record_failure(self, content: dict[str, Any]) -> None:
+        """Write the record; where a full disk takes no second file, over the one that says `running`."""
+        try:
+            self._write_record(content)
+        except OSError:
+            with suppress(OSError):
+                Path(self.inputs.record).write_text(json.dumps(self._head() | content, default=str))
+
     def _write_record(self, content: dict[str, Any]) -> None:
         if isdefined(self.inputs.record):
-            head = {"step": type(self).__name__, "subject": self.inputs.subject, "popatlas": popatlas.__version__}
-            write_json(self.inputs.record, head | {"attempt": read_attempt()} | content)
+            write_json(self.inputs.record, self._head() | content)
+
+    def _head(self) -> dict[str, Any]:
+        head = {"step": type(self).__name__, "subject": self.inputs.subject, "popatlas": popatlas.__version__}
+        return head | {"attempt": read_attempt()}
 
 
 def place(path: str | os.PathLike[str]) -> str:
@@ -171,7 +187,7 @@ def _tame_times(paths: list[str]) -> None:
     """Set times that lie in the future, on files of OUT_DIR, to now: Snakemake refuses outputs older than their inputs."""
     now = time.time()
     for path in paths:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if not os.path.isabs(path) and Path(path).stat().st_mtime > now:  # noqa: PTH117
                 os.utime(path, (now, now))
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
 
 from popatlas.config import load_config, resolve_fallback, with_weights
+from popatlas.diskspace import out_of_space
 from popatlas.errors import InputError, PopatlasError, describe
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
@@ -144,6 +145,8 @@ class RegisterImages(PopatlasInterface):
             except MemoryError:  # the next rung would not fit either, and the scheduler may give more
                 raise
             except Exception as error:  # of any engine, all of which raise kinds of their own
+                if out_of_space(error):  # nor would it on a full disk
+                    raise
                 if not isinstance(error, PopatlasError):
                     traceback.print_exc()
                 print(f"{rung} raised an error: {describe(error)}", flush=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from popatlas.images.io import require_whole
 from popatlas.registration.engines import Deformation
 
 if TYPE_CHECKING:
@@ -121,4 +122,7 @@ def deform_ants(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Pat
         flow_sigma=schedule.flow_sigma,
         total_sigma=schedule.total_sigma,
     )
-    return Deformation(warp=Path(result["fwdtransforms"][0]), inverse_warp=Path(result["invtransforms"][1]))
+    warp, inverse_warp = Path(result["fwdtransforms"][0]), Path(result["invtransforms"][1])
+    for path in (warp, inverse_warp):
+        require_whole(path)
+    return Deformation(warp=warp, inverse_warp=inverse_warp)
