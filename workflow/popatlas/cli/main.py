@@ -6,12 +6,15 @@ import argparse
 import os
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from popatlas import __version__
-from popatlas.errors import PopatlasError
+from popatlas.failures import foreseen, unforeseen
+from popatlas.surroundings import settled
 
 VERBS = ("simulate", "check", "plan", "run", "fuse", "train", "weights", "status", "step")
 TO_SNAKEMAKE = ("plan", "run", "fuse")
+LOOKS = ("status", "weights")  # verbs that need no folder for temporary files
 LEVELS = ("participant", "group")
 CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends
 
@@ -54,24 +57,38 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb; errors that popatlas raises on purpose are printed without a traceback."""
+    """Run a verb; errors are said in a line, those that nobody foresaw with a file of the traceback."""
     arguments = translate_bids_app(sys.argv[1:] if argv is None else argv)
     args = parse(arguments)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be in the language of the terminal
     try:
-        code = int(import_module(f"popatlas.cli.{args.verb}").main(args))
-        sys.stdout.flush()
-        return code
+        with settled(places(args), required=args.verb not in LOOKS):
+            code = int(import_module(f"popatlas.cli.{args.verb}").main(args))
+            if sys.stdout is not None:  # closed by whoever started this
+                sys.stdout.flush()
+            return code
     except BrokenPipeError:  # whoever read this, such as `head`, has seen enough
         if args.verb == "step":  # in a job it is an error like others
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
         return CLOSED_PIPE
-    except PopatlasError as error:
-        print(f"popatlas {args.verb}: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("popatlas: interrupted; finished work is kept, run the same command to go on", file=sys.stderr)
         return 130
+    except Exception as error:
+        told = foreseen(error)
+        if told is None and args.verb == "step":  # the log of a job is the place for a traceback
+            raise
+        print(f"popatlas {args.verb}: {told or unforeseen(error, arguments)}", file=sys.stderr)
+        return 1
+
+
+def places(args: argparse.Namespace) -> list[Path]:
+    """Return where a verb may put temporary files when no usual folder can be written: OUT_DIR, where jobs run."""
+    if args.verb == "step":
+        return [Path()]
+    return [args.out_dir] if isinstance(getattr(args, "out_dir", None), Path) else []
 
 
 if __name__ == "__main__":

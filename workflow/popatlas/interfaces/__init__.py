@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
+
+from popatlas.surroundings import silence
+
+silence(os.environ)  # before Nipype is imported, whoever imports a step
 
 # steps of the pipeline: each has its rule
 INTERFACES: dict[str, str] = {

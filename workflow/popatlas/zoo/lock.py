@@ -104,8 +104,13 @@ def user_folder() -> Path:
     """Return the folder of the user's weights and lock file: ``POPATLAS_WEIGHTS``, or popatlas/weights with other data."""
     if chosen := os.environ.get("POPATLAS_WEIGHTS"):
         return Path(chosen).expanduser()
-    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(data) / "popatlas" / "weights"
+    if data := os.environ.get("XDG_DATA_HOME"):
+        return Path(data) / "popatlas" / "weights"
+    try:
+        home = Path.home()
+    except RuntimeError:  # /etc/passwd does not know the user
+        home = Path("/")
+    return home / ".local" / "share" / "popatlas" / "weights"
 
 
 def lock_path(shipped: bool) -> Path:
