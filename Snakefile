@@ -1,12 +1,13 @@
 """A cohort goes in; an unbiased atlas, fused labels, tables and a QC page come out (`popatlas run` adds quarantine)."""
 
-import sys
 from pathlib import Path
 
 from snakemake.utils import min_version
 
 from popatlas.cohort.opening import begin
 from popatlas.cohort.study import PARTS, WILDCARDS, growing
+from popatlas.failures import stopping
+from popatlas.paths import path_prefix
 
 min_version("9.19")
 
@@ -15,9 +16,10 @@ configfile: Path(workflow.basedir) / "config.yaml"
 
 
 # The main process indexes the cohort and takes stock of what is made; the jobs read the tables that it wrote.
-study = begin(config, sys.argv, main=workflow.is_main_process)
+with stopping():
+    study = begin(config, sys.argv, main=workflow.is_main_process)
 label, build = study.label, study.build_folder
-shell.prefix(f"export PATH='{Path(sys.executable).parent}':$PATH; ")
+shell.prefix(path_prefix())
 
 
 workdir: study.out_dir

@@ -182,8 +182,8 @@ def test_a_file_that_may_not_be_read(path, monkeypatch):
 
     monkeypatch.setattr(type(path), "open", refuse)
     found = inspect_image(path, LIMITS)
-    assert found.code == "unreadable"
-    assert "Permission denied" in found.reason
+    assert found.code == "denied"
+    assert "permission denied" in found.reason and "right to read" in found.reason
 
 
 def test_every_check_has_a_message_and_a_remedy():

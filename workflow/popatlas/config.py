@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.errors import ConfigError, InputError
+from popatlas.paths import resolved
 from popatlas.resources import schema_path, workflow_root
 from popatlas.yamlfile import read_yaml
 
@@ -90,7 +91,9 @@ def _schema_errors(config: Config) -> list[Any]:
     from jsonschema import Draft202012Validator, validators
 
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    kind = validators.extend(Draft202012Validator, {"enum": _one_of}, type_checker=types)
+    kind = validators.extend(  # type: ignore[no-untyped-call]
+        Draft202012Validator, {"enum": _one_of}, type_checker=types
+    )
     errors = kind(_shipped(schema_path("config"))).iter_errors(config)
     return sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
 
@@ -327,14 +330,14 @@ def iteration_preset(config: Config, iteration: int) -> str:
 
 def make_absolute(config: Config) -> None:
     """Make the paths of a configuration absolute, in place: jobs run in the output folder."""
-    config["bids_dir"] = str(Path(config["bids_dir"]).resolve())
-    config["out_dir"] = str(Path(config["out_dir"]).resolve())
+    config["bids_dir"] = resolved(config["bids_dir"])
+    config["out_dir"] = resolved(config["out_dir"])
     for section, key in (("atlas", "template"), ("fuse", "atlases")):
         if isinstance(config[section][key], str):
-            config[section][key] = str(Path(config[section][key]).resolve())
+            config[section][key] = resolved(config[section][key])
     for section in (config["register"], config["register"]["unigradicon"]):
         if section["weights"].endswith(".safetensors"):  # else it is a name of the zoo
-            section["weights"] = str(Path(section["weights"]).resolve())
+            section["weights"] = resolved(section["weights"])
     recipe = config["train"]["recipe"]
     if recipe is not None and Path(recipe).suffix in (".yaml", ".yml"):  # else it is the name of one of the package
-        config["train"]["recipe"] = str(Path(recipe).resolve())
+        config["train"]["recipe"] = resolved(recipe)

@@ -11,13 +11,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from popatlas.cli.arguments import given_path
+
 if TYPE_CHECKING:
     import pandas as pd
 
     from popatlas.config import Config
 
-# float32 volumes and fields kept per scan, in volumes of the isotropic grid
-VOLUMES_PER_SCAN = 30
 MOST_COLUMNS, MOST_CELLS = 30, 10  # that are described
 # measured on the demo cohort (one core): preprocessing, template, registration, fusion and measures per scan and megavoxel
 MINUTES_PER_MEGAVOXEL = 2.0
@@ -31,8 +31,10 @@ def add_parser(subparsers: Any) -> None:
         description="Validate the configuration, open every image, and look at disk, cores, weights and scheduler. "
         "Exit code 1 when no scan can be used.",
     )
-    parser.add_argument("bids_dir", nargs="?", type=Path, help="BIDS dataset, or a TSV of paths (default: the config's)")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="your settings")
+    parser.add_argument(
+        "bids_dir", nargs="?", type=given_path, help="BIDS dataset, or a TSV of paths (default: the config's)"
+    )
+    parser.add_argument("--config", type=given_path, metavar="FILE", help="your settings")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -41,9 +43,12 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.cohort.labelfiles import inspect_label_files
     from popatlas.cohort.labelsummary import labels_summary
     from popatlas.cohort.participants import read_people
+    from popatlas.cohort.places import check_dataset, check_files
     from popatlas.config import load_config
 
     config = load_config(args.config, bids_dir=None if args.bids_dir is None else str(args.bids_dir))
+    check_dataset(Path(config["bids_dir"]))
+    check_files(config)
     print(f"configuration  ok ({args.config or 'defaults'})")
     with tempfile.TemporaryDirectory() as folder:
         index = index_cohort(config, Path(folder))
@@ -129,30 +134,24 @@ def describe_template(config: Config) -> list[str]:
 
 def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:
     """Return the lines about disk, cores, network weights and scheduler."""
-    megavoxels = sum(_megavoxels(row, config) for row in usable.to_dict("records"))
-    need_gb = megavoxels * 4e6 * VOLUMES_PER_SCAN / 1e9
-    parent = next(
-        path for path in (Path(config["out_dir"]).resolve(), *Path(config["out_dir"]).resolve().parents) if path.exists()
-    )
-    free_gb = shutil.disk_usage(parent).free / 1e9
-    verdict = "ok" if free_gb > need_gb else "TOO LITTLE"
+    from popatlas.cohort.space import megavoxels, needed_bytes
+    from popatlas.diskspace import free_bytes, temporary_folder
+
+    total = sum(megavoxels(row, config) for row in usable.to_dict("records"))
+    need, free = needed_bytes(usable, config), free_bytes(Path(config["out_dir"]))
+    verdict = "ok" if free > need else "TOO LITTLE"
+    temporary = temporary_folder() or Path()
     schedulers = [name for name in ("sbatch", "qsub", "bsub") if shutil.which(name)]
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = len(os.sched_getaffinity(0))
     return [
-        f"disk           about {need_gb:.1f} GB needed, {free_gb:.0f} GB free: {verdict}",
-        f"cores          {cores}; roughly {megavoxels * MINUTES_PER_MEGAVOXEL / cores:.0f} minutes here",
+        f"disk           about {need / 1e9:.1f} GB needed, {free / 1e9:.0f} GB free: {verdict}",
+        f"temporary      {temporary} ({free_bytes(temporary) / 1e9:.1f} GB free)",
+        f"cores          {cores}; roughly {total * MINUTES_PER_MEGAVOXEL / cores:.0f} minutes here",
         f"memory         {memory_gb:.0f} GB",
         f"network        {_weights(config)}",
         f"scheduler      {', '.join(schedulers) or 'none found (use the default profile)'}",
     ]
-
-
-def _megavoxels(row: Any, config: Config) -> float:
-    shape = [int(n) for n in row["shape"].split("x")[:3]]
-    spacing = [float(value) for value in row["spacing_mm"].split("x")[:3]]
-    millimetres = [n * size for n, size in zip(shape, spacing, strict=True)]
-    return float(millimetres[0] * millimetres[1] * millimetres[2] / config["preprocess"]["resolution_mm"] ** 3 / 1e6)
 
 
 def _weights(config: Config) -> str:

@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.images.io import read_table
 
     config = study_config(args)
-    check_folders(config, draw=False)
+    check_folders(config, make=False)
     out_dir = Path(config["out_dir"])
     with view_of(out_dir) as view:
         index_file = view / "cohort" / "index.parquet"

@@ -114,7 +114,7 @@ def run_passes(
 
     started = time.monotonic()
     out_dir, is_dry = Path(config["out_dir"]), is_dry_run(args.snakemake)
-    check_folders(config, draw=not is_dry)
+    check_folders(config, make=not is_dry)
     if is_dry:
         return dry_run(config, args, targets[-1])
     lock = acquire(out_dir, force=args.force_unlock)

@@ -12,30 +12,38 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from popatlas.cli.arguments import given_path, positive
 from popatlas.config import Config, load_config, make_absolute
-from popatlas.errors import ConfigError, InputError
+from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
+from popatlas.surroundings import QUIET
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `run` and `plan` share."""
-    parser.add_argument("bids_dir", nargs="?", type=Path, help="BIDS dataset, or a TSV of paths (default: the config's)")
-    parser.add_argument("out_dir", nargs="?", type=Path, help="folder for everything that is written")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="your settings; keys left out keep the defaults")
-    parser.add_argument("--participant-label", nargs="+", metavar="SUB", help="only these subjects (with or without sub-)")
+    parser.add_argument(
+        "bids_dir", nargs="?", type=given_path, help="BIDS dataset, or a TSV of paths (default: the config's)"
+    )
+    parser.add_argument("out_dir", nargs="?", type=given_path, help="folder for everything that is written")
+    parser.add_argument("--config", type=given_path, metavar="FILE", help="your settings; keys left out keep the defaults")
+    parser.add_argument(
+        "--participant-label", nargs="+", action="extend", metavar="SUB", help="only these subjects (with or without sub-)"
+    )
     parser.add_argument("--query", help='condition on participants.tsv, for example "age > 50"')
     parser.add_argument("--profile", default="default", help="default, slurm, slurm-gpu, or a profile folder of yours")
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)), help="CPU cores (default: all)")
+    parser.add_argument("--cores", type=positive, default=len(os.sched_getaffinity(0)), help="CPU cores (default: all)")
 
 
 def study_config(args: argparse.Namespace) -> Config:
     """Return the configuration of a command line, with absolute paths."""
+    from popatlas.cohort.select import parse_labels
+
     config = load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir))
     if args.bids_dir is not None and args.out_dir is None:
         raise ConfigError("OUT_DIR is missing. Remedy: popatlas run BIDS_DIR OUT_DIR")
     make_absolute(config)
     if args.participant_label:
-        config["cohort"]["include"] = list(args.participant_label)
+        config["cohort"]["include"] = parse_labels(args.participant_label)
     if args.query is not None:
         config["cohort"]["query"] = args.query
     if config["cohort"]["query"]:
@@ -45,27 +53,14 @@ def study_config(args: argparse.Namespace) -> Config:
     return config
 
 
-def check_folders(config: Config, *, draw: bool = True) -> None:
-    """Raise InputError when the input is missing or the output folder cannot be written; `draw` makes the demo cohort."""
+def check_folders(config: Config, *, make: bool = True) -> None:
+    """Raise InputError when input or output cannot be used, see `check_places`; `make` draws the demo cohort, too."""
+    from popatlas.cohort.places import check_places
     from popatlas.cohort.prepare import simulate_if_missing
 
-    if draw:
+    if make:
         simulate_if_missing(config)
-    if not Path(config["bids_dir"]).exists():
-        raise InputError(
-            "the dataset does not exist",
-            file=config["bids_dir"],
-            remedy="check the path, or draw one with `popatlas simulate` (`popatlas run` without arguments draws the demo)",
-        )
-    out_dir = Path(config["out_dir"])
-    if out_dir == Path(config["bids_dir"]):
-        raise InputError(
-            "the output folder is the dataset itself", file=out_dir, remedy="give a folder of its own, e.g. derivatives"
-        )
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", file=out_dir, remedy="choose another OUT_DIR") from error
+    check_places(config, make=make)
 
 
 def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str], options: Sequence[str]) -> list[str]:
@@ -98,9 +93,9 @@ def profile_folder(name: str) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of Snakemake: one thread per job unless a rule says otherwise."""
-    quiet = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return quiet | dict(os.environ)
+    """Return the environment of Snakemake: silent, and one thread per job unless a rule says otherwise."""
+    one_thread = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    return QUIET | one_thread | dict(os.environ)
 
 
 def forget_notes(out_dir: Path) -> None:

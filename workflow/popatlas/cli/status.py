@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
+
+from popatlas.cli.arguments import given_path
 
 
 def add_parser(subparsers: Any) -> None:
@@ -16,7 +17,7 @@ def add_parser(subparsers: Any) -> None:
         description="Show how many scans are ok, failed, excluded, unavailable or pending at each stage, and why. A failed "
         "channel or page leaves the scan in the group results. Exit code 3: something failed.",
     )
-    parser.add_argument("out_dir", type=Path, help="output folder of a run")
+    parser.add_argument("out_dir", type=given_path, help="output folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

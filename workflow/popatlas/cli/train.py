@@ -6,8 +6,9 @@ import argparse
 import math
 import os
 import sys
-from pathlib import Path
 from typing import Any
+
+from popatlas.cli.arguments import count, duration, given_path, positive
 
 
 def add_parser(subparsers: Any) -> None:
@@ -21,12 +22,14 @@ def add_parser(subparsers: Any) -> None:
         epilog="Then: popatlas weights add OUT_DIR/weights.safetensors --name NAME --licence LICENCE",
     )
     parser.add_argument("recipe", nargs="?", help="name of a recipe, or a YAML file; without one, the recipes are listed")
-    parser.add_argument("out_dir", nargs="?", type=Path, metavar="OUT_DIR", help="folder of this training")
-    parser.add_argument("--table", type=Path, help="TSV of scans: subject, image and optionally labels, mask, affine, split")
+    parser.add_argument("out_dir", nargs="?", type=given_path, metavar="OUT_DIR", help="folder of this training")
+    parser.add_argument(
+        "--table", type=given_path, help="TSV of scans: subject, image and optionally labels, mask, affine, split"
+    )
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change the recipe: schedule.steps=1000")
-    parser.add_argument("--gpus", type=int, default=0, help="GPUs, each with a process of its own (0: the CPU)")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of each process (1)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so many minutes, with a checkpoint")
+    parser.add_argument("--gpus", type=count, default=0, help="GPUs, each with a process of its own (0: the CPU)")
+    parser.add_argument("--threads", type=positive, default=1, help="CPU threads of each process (1)")
+    parser.add_argument("--minutes", type=duration, default=math.inf, help="stop after so many minutes, with a checkpoint")
     parser.add_argument("--restart", action="store_true", help="begin anew where there is a checkpoint")
     parser.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard too")
     parser.add_argument("--show", action="store_true", help="print the complete recipe, train nothing")
@@ -34,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Train; 0 when finished, 3 when stopped before."""
+    from popatlas.cohort.places import check_results_folder
     from popatlas.errors import InputError
     from popatlas.interfaces.base import limit_threads
     from popatlas.training.recipe import load_recipe, parse_changes
@@ -49,6 +53,7 @@ def main(args: argparse.Namespace) -> int:
         return 0
     if args.out_dir is None:
         raise InputError("no folder for the training", remedy=f"popatlas train {args.recipe} OUT_DIR --table FILE")
+    check_results_folder(args.out_dir)
     from popatlas.training.launch import UNFINISHED, run_processes
     from popatlas.training.train import Options, check_device, train
 

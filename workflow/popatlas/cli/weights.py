@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from popatlas.cli.arguments import given_path
+
 if TYPE_CHECKING:
     from popatlas.zoo.lock import Entry
 
@@ -42,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
         description="Converts a published checkpoint and adds it to your weights, with its licence and citation.",
     )
     imported.add_argument("kind", choices=KINDS, metavar="KIND", help=", ".join(KINDS))
-    imported.add_argument("file", type=Path, metavar="FILE", help="the checkpoint, as its authors published it")
+    imported.add_argument("file", type=given_path, metavar="FILE", help="the checkpoint, as its authors published it")
     imported.add_argument("--name", help="name among your weights (default: the kind)")
 
 
@@ -53,7 +55,7 @@ def _add_add(actions: Any) -> None:
         description="Copies a file and locks it. What training wrote into it (images expected, data, recipe, scores) is "
         "read there; the options tell it for files that lack it.",
     )
-    added.add_argument("file", type=Path, metavar="FILE", help=".safetensors file of popatlas")
+    added.add_argument("file", type=given_path, metavar="FILE", help=".safetensors file of popatlas")
     added.add_argument("--name", required=True, help="name: a-z, 0-9, dot, underscore, hyphen")
     added.add_argument("--licence", required=True, help="SPDX identifier, for example CC-BY-4.0")
     added.add_argument("--version", default="1", help="version of the weights (default: 1)")
@@ -61,7 +63,9 @@ def _add_add(actions: Any) -> None:
     added.add_argument("--recipe", help="recipe that trained it")
     added.add_argument("--card", help="page that describes it")
     added.add_argument("--transform", choices=("displacement", "velocity"), help="what it predicts")
-    added.add_argument("--contract", type=Path, metavar="YAML", help="images that it expects, as in `weights show`: input")
+    added.add_argument(
+        "--contract", type=given_path, metavar="YAML", help="images that it expects, as in `weights show`: input"
+    )
     added.add_argument("--trained-on", metavar="TEXT", help="training data in words")
     added.add_argument("--shipped", action="store_true", help="into the package, for its maintainers")
 

@@ -88,9 +88,13 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
     chosen = _choose(candidates, config["atlas"]["members"], "atlas.members", index, out_dir)
     if len(chosen) < 2:
+        excluded = int((index["state"] == "excluded").sum())
+        chosen_out = f" ({excluded} are left out: --participant-label, --query or cohort in the configuration)" * bool(
+            excluded
+        )
         raise ConfigError(
-            f"a template needs at least 2 usable scans, found {len(chosen)}. "
-            f"Remedy: look at `popatlas status {out_dir}`, or give an existing template (atlas.template)"
+            f"a template needs at least 2 usable scans, found {len(chosen)}{chosen_out}. Remedy: give an existing template "
+            f"(atlas.template), or run more subjects first, then these; why scans cannot be used: popatlas status {out_dir}"
         )
     members = chosen.sort_values("scan")[MEMBER_COLUMNS]
     write_if_changed(path, table_text(members))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from popatlas.cohort.folders import hidden_folders, subject_folders, unnamed
 from popatlas.cohort.inspect import CHECKS, Inspection, in_threads, inspect_image, stamp_of
 from popatlas.cohort.participants import Listing, describe_scans, read_listing
 from popatlas.cohort.pathtable import read_atlas_table, read_path_table
@@ -84,14 +85,15 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
 def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], Listing]:
     if not root.is_dir():
         raise InputError("the dataset does not exist", file=root, remedy="check bids_dir")
-    if not any(root.glob("sub-*")):
-        raise InputError("no sub-* folder was found", file=root, remedy="give the root of a BIDS dataset")
+    folders = subject_folders(root)
     files = read_tree(root, ["T1w", *config["cohort"]["channels"]])
     rows = [
         _scan_row(str(subject), str(session), group, root, config["cohort"])
         for (subject, session), group in files.groupby(["sub", "ses"], sort=True)
     ]
-    found = {row["subject"] for row in rows} | {path.name for path in root.glob("sub-*") if path.is_dir()}
+    seen = {(row["subject"], row["session"]) for row in rows}
+    rows += [_unavailable(*hidden) for hidden in hidden_folders(root, folders) if hidden[:2] not in seen]
+    found = {*folders, *(row["subject"] for row in rows)}
     listing = read_listing(root, found)
     silent = sorted({*found, *listing.unknown} - {row["subject"] for row in rows})
     rows += [_unavailable(name, "", "missing" if BIDS_FOLDER.fullmatch(name) else "label") for name in silent]
@@ -123,7 +125,10 @@ def read_tree(root: Path, suffixes: Sequence[str]) -> pd.DataFrame:
     with tempfile.TemporaryDirectory(prefix="popatlas-") as folder:
         link = Path(folder) / "dataset"
         link.symlink_to(root.resolve(), target_is_directory=True)
-        table = index_dataset(link).select(["sub", "ses", "run", "suffix", "ext", "datatype", "path"])
+        try:
+            table = index_dataset(link).select(["sub", "ses", "run", "suffix", "ext", "datatype", "path"])
+        except UnicodeError as error:
+            raise unnamed(root) from error
     extensions = pa.array([".nii.gz", ".nii"])
     wanted = pc.and_(pc.is_in(table["suffix"], pa.array(suffixes)), pc.is_in(table["ext"], extensions))
     kept = table.filter(pc.and_(wanted, pc.equal(table["datatype"], "anat")))
@@ -212,9 +217,9 @@ def _row(
     }
 
 
-def _unavailable(subject: str, session: str, code: str) -> dict[str, Any]:
+def _unavailable(subject: str, session: str, code: str, detail: str = "") -> dict[str, Any]:
     row = _row(subject, session, t1w="", runs=0)
-    return row | {"state": "unavailable", "reason": f"{CHECKS[code][0]}; remedy: {CHECKS[code][1]}"}
+    return row | {"state": "unavailable", "reason": Inspection(code, detail).reason}
 
 
 def _open_images(index: pd.DataFrame, limits: Mapping[str, Any], former: Path) -> pd.DataFrame:

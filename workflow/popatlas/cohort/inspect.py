@@ -16,6 +16,7 @@ import numpy as np
 
 from popatlas.images.header import FAULTS, Finding, check_stream, file_fault, geometry_fault, orientation, type_fault
 from popatlas.images.io import sha256
+from popatlas.paths import unworkable
 
 PROGRESS_FILES, PROGRESS_SECONDS = 100, 5.0
 Item = TypeVar("Item")
@@ -25,6 +26,9 @@ Found = TypeVar("Found")
 CHECKS: dict[str, tuple[str, str]] = FAULTS | {
     "missing": ("no T1w image was found", "add the image, or exclude the subject"),
     "label": ("the folder's name is not a BIDS label, so it was not read", "use letters and digits only after sub-"),
+    "denied": ("permission denied", "ask for the right to read it (chmod -R a+rX), or exclude the subject"),
+    "link": ("a link to nothing", "mount or fetch what it refers to, for example: datalad get"),
+    "name": ("a path that the workflow cannot take", "rename the file or folder, or give a link to it without them"),
     "dimensions": ("the image is not 3D", "extract one volume"),
     "shape": ("too few voxels along an axis", "check the acquisition, or lower cohort.min_shape"),
     "nan": ("the image has voxels that are not finite", "export the image again or replace them"),
@@ -72,6 +76,8 @@ def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
     """
     file = Path(path)
     digest = ""
+    if problem := unworkable(path):
+        return Inspection("name", problem)
     try:
         code, detail = file_fault(file)
         if code in ("absent", "empty"):
@@ -81,6 +87,8 @@ def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
             return Inspection(code, detail, digest)
         check_stream(file)
         return _judge(file, digest, limits)
+    except PermissionError:
+        return Inspection("denied", file.name, digest)
     except Exception as error:  # nibabel and zlib raise many kinds on damaged files
         return Inspection("unreadable", " ".join(f"{type(error).__name__}: {str(error)[:120]}".split()), digest)
 

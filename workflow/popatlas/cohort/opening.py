@@ -14,7 +14,10 @@ from typing import Any
 from popatlas.cohort.garbage import set_aside_garbage
 from popatlas.cohort.inventory import Inventory
 from popatlas.cohort.lock import take_over
+from popatlas.cohort.places import check_places
 from popatlas.cohort.plan import describe_changes, read_index
+from popatlas.cohort.prepare import simulate_if_missing
+from popatlas.cohort.space import check_space
 from popatlas.cohort.study import PARTS, Study, open_study
 from popatlas.cohort.view import hide, view_of
 from popatlas.config import load_config, make_absolute
@@ -77,14 +80,19 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
     target = next((part for part in (*PARTS, "all") if part in arguments), "all")
     config = load_config(source)
     make_absolute(config)
-    if not only_looks(arguments):
+    looks = only_looks(arguments)
+    simulate_if_missing(config)
+    check_places(config, make=not looks)
+    if not looks:
         out_dir = Path(config["out_dir"])
         take_over(out_dir)
         set_aside_garbage(out_dir)
         before = read_index(out_dir)
         study = open_study(config, main=True)
-        for line in describe_changes(before, read_index(out_dir)):
+        index = read_index(out_dir)
+        for line in describe_changes(before, index):
             print(f"popatlas: {line}", file=sys.stderr)
+        check_space(config, index, out_dir)
         inventory = Inventory(study)
         inventory.force(forced(arguments, inventory))
         for line in inventory.explain(target):

@@ -8,12 +8,11 @@ from pathlib import Path
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, batches
 from popatlas.cohort.register_study import prediction_folder
 from popatlas.config import Config, default_config
-from popatlas.errors import InputError
 from popatlas.images.io import write_if_changed
 
 
 def prepare(config: Config, out_dir: Path) -> None:
-    """Bring the cohort's tables up to date: demo cohort, index, frozen members, label atlases, training targets, batches."""
+    """Bring the cohort's tables up to date: index, frozen members, label atlases, training targets, batches."""
     import yaml
 
     from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
@@ -23,8 +22,6 @@ def prepare(config: Config, out_dir: Path) -> None:
     from popatlas.cohort.targets import freeze_targets
     from popatlas.cohort.training import freeze_network
 
-    simulate_if_missing(config)
-    check_template(config)
     index = index_cohort(config, out_dir)
     write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config, sort_keys=False))
     good, failed, early = list(index.loc[index["state"] == "ok", "scan"]), failed_scans(out_dir)[""], failed_atlases(out_dir)
@@ -41,14 +38,6 @@ def prepare(config: Config, out_dir: Path) -> None:
     if config["register"]["engine"] == "network":
         through = set(atlases["atlas"]) if config["fuse"]["through"] == "template" else set()
         form_predictions(config, [scan for scan in serving if scan in own | through], out_dir)
-
-
-def check_template(config: Config) -> None:
-    """Raise InputError when the existing template that a study registers to is not there."""
-    existing = config["atlas"]["template"]
-    if existing is not None and not Path(existing).is_file():
-        remedy = "correct atlas.template, or set it to null to build a template from the cohort"
-        raise InputError("the template does not exist", file=existing, remedy=remedy)
 
 
 def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> None:

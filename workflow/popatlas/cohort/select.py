@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from popatlas.errors import ConfigError, first_few
@@ -17,6 +18,27 @@ NAMES = ("participant_id", "scan", "subject", "session")  # columns that are tex
 def subject_name(name: str) -> str:
     """Return a subject's name with its `sub-` prefix."""
     return name if name.startswith("sub-") else f"sub-{name}"
+
+
+def parse_labels(texts: Iterable[str]) -> list[str]:
+    """Return the subjects of a command line, each once.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        Labels with or without `sub-`, also several with commas between.
+
+    Raises
+    ------
+    ConfigError
+        For a text that is no label.
+    """
+    labels = [label.strip() for text in texts for label in text.split(",")]
+    odd = next((label for label in labels if not re.fullmatch("(sub-)?[0-9A-Za-z]+", label)), None)
+    if odd is not None:
+        remedy = "give labels such as 01 or sub-01, after BIDS_DIR and OUT_DIR"
+        raise ConfigError(f"--participant-label: '{odd}' is not the label of a subject. Remedy: {remedy}")
+    return list(dict.fromkeys(subject_name(label) for label in labels))
 
 
 def selection_reasons(people: pd.DataFrame, options: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
@@ -50,7 +72,8 @@ def selection_reasons(people: pd.DataFrame, options: Mapping[str, Any]) -> tuple
         for name in sorted(names - set(known)):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"the dataset has {len(known)} subjects"
-            raise ConfigError(f"cohort.{where}: {name} is not in the dataset. Remedy: {hint}")
+            where = "cohort.include or --participant-label" if where == "include" else f"cohort.{where}"
+            raise ConfigError(f"{where}: {name} is not in the dataset. Remedy: {hint}")
     false, notes = _query_reasons(people, options["query"]) if options["query"].strip() else ({}, [])
     reasons = {}
     for scan, subject in zip(people["scan"], people["subject"], strict=True):

@@ -79,7 +79,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged files
         remedy = "give a file of tensors only, as torch.save writes a state_dict"
-        raise InputError(f"cannot read the torch file: {str(error).splitlines()[0]}", file=file, remedy=remedy) from error
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"cannot read the torch file: {reason}", file=file, remedy=remedy) from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise InputError("the torch file holds no state dict", file=file, remedy="give the one that the authors published")
     return dict(content)

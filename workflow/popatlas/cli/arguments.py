@@ -1,0 +1,41 @@
+"""Kinds of arguments of the command line that argparse does not have."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+from pathlib import Path
+
+
+def given_path(text: str) -> Path:
+    """Return a path; an empty one would be the current folder, and is most likely an empty variable."""
+    if not text.strip():
+        raise ArgumentTypeError("an empty path: is a variable of the shell not set?")
+    return Path(text)
+
+
+def count(text: str) -> int:
+    """Return a whole number from 0."""
+    return _at_least(0, text)
+
+
+def positive(text: str) -> int:
+    """Return a whole number from 1."""
+    return _at_least(1, text)
+
+
+def duration(text: str) -> float:
+    """Return a number from 0; it may be infinite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise ArgumentTypeError(f"{text!r} is no number from 0")
+    return value
+
+
+def _at_least(least: int, text: str) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise ArgumentTypeError(f"{text!r} is no whole number from {least}")
+    return int(text)
