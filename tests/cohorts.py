@@ -34,10 +34,12 @@ def noise_cohort(root: Path, names: list[str], *, labels: bool = True) -> Path:
     return root
 
 
-def popatlas(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does and return what it printed."""
+def popatlas(
+    *arguments: str | Path, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does, in an environment, and return what it printed."""
     line = [sys.executable, "-m", "popatlas.cli.main", *(str(argument) for argument in arguments)]
-    result = subprocess.run(line, capture_output=True, text=True, check=False)
+    result = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
     if check and result.returncode:
         raise AssertionError(f"{' '.join(line)} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
     return result

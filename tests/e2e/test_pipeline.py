@@ -113,6 +113,10 @@ def test_nothing_is_left_to_do(first_run):
     assert "everything is up to date" in first_run[0].popatlas("plan").stdout
 
 
+def test_no_step_asked_a_network(first_run):
+    assert first_run[0].network.read_text() == ""
+
+
 def test_plain_snakemake_agrees(first_run, tmp_path):
     """The same Snakefile, called as a Snakemake user would."""
     work = first_run[0]
