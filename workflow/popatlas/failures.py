@@ -15,7 +15,7 @@ from popatlas import __version__
 from popatlas.diskspace import out_of_space
 from popatlas.errors import InputError, PopatlasError
 
-STOPPED = "popatlas: error: "  # how the last words of a Snakefile begin
+REFUSED = "popatlas: error: "  # how the last words of a Snakefile begin
 REMEDIES = {
     errno.EACCES: "ask for the right to read or write it, or give another path",
     errno.EPERM: "ask for the right to read or write it, or give another path",
@@ -94,11 +94,11 @@ def stopping() -> Iterator[None]:
         told = foreseen(error)
         if told is None:
             raise
-        print(f"{STOPPED}{told}", file=sys.stderr, flush=True)
+        print(f"{REFUSED}{told}", file=sys.stderr, flush=True)
         raise SystemExit(1) from error
 
 
 def last_words(output: str) -> str:
     """Return what `stopping` said in the output of Snakemake, or all of it."""
-    _, found, said = output.partition(STOPPED)
+    _, found, said = output.partition(REFUSED)
     return said.strip() if found else output.strip()

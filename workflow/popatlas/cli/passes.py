@@ -13,7 +13,7 @@ from popatlas.cli.process import Outcome, supervise
 from popatlas.cli.snake import command, environment
 from popatlas.cohort.lock import TOKEN, Lock
 from popatlas.config import Config
-from popatlas.failures import STOPPED, last_words
+from popatlas.failures import REFUSED, last_words
 
 if TYPE_CHECKING:
     from popatlas.cohort.inventory import Inventory
@@ -159,7 +159,7 @@ def why_ended(text: str, rule: str, log: str, outputs: Sequence[str]) -> str:
 
 def _last_error(text: str) -> str:
     """Return what the Snakefile said when it refused to go on, or the last line of Snakemake."""
-    if STOPPED in text:
+    if REFUSED in text:
         return last_words(text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("popatlas: pass")]
     return lines[-1] if lines else "Snakemake could not begin"

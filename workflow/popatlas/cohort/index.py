@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from popatlas.cohort.folders import hidden_folders, subject_folders, unnamed
-from popatlas.cohort.inspect import CHECKS, Inspection, in_threads, inspect_image, stamp_of
+from popatlas.cohort.inspect import Inspection, in_threads, inspect_image, stamp_of
 from popatlas.cohort.participants import Listing, describe_scans, read_listing
 from popatlas.cohort.pathtable import read_atlas_table, read_path_table
 from popatlas.cohort.select import selection_reasons, subject_name

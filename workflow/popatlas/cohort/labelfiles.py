@@ -285,7 +285,10 @@ def atlas_key(name: str) -> str:
 
 
 def _is_there(path: Path) -> bool:
-    return path.exists() or path.is_symlink()  # a link to nothing is a label file that does not open
+    try:
+        return path.exists() or path.is_symlink()  # a link to nothing is a label file that does not open
+    except PermissionError:  # and so is one in a folder that may not be read
+        return True
 
 
 def _mask_of(scan: str, out_dir: Path) -> Path:

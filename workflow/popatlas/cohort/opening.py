@@ -89,10 +89,11 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
         set_aside_garbage(out_dir)
         before = read_index(out_dir)
         study = open_study(config, main=True)
-        index = read_index(out_dir)
-        for line in describe_changes(before, index):
+        after = read_index(out_dir)
+        for line in describe_changes(before, after):
             print(f"popatlas: {line}", file=sys.stderr)
-        check_space(config, index, out_dir)
+        if after is not None:
+            check_space(config, after, out_dir)
         inventory = Inventory(study)
         inventory.force(forced(arguments, inventory))
         for line in inventory.explain(target):

@@ -7,6 +7,7 @@ other are not used at all: a missing age does less harm than another one's. Ever
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -88,7 +89,7 @@ def read_listing(root: Path, subjects: Collection[str]) -> Listing:
         A file that is there and is no BIDS table, or has no column participant_id or session_id.
     """
     path, visits = root / PARTICIPANTS, _read_visits(root, subjects)
-    if not (path.exists() or path.is_symlink()):
+    if not os.path.lexists(path):
         other = next((name for name in OTHER_NAMES if (root / name).exists()), None)
         note = f"there is no {PARTICIPANTS}, and {other} is not read. Remedy: {SAVE_AS}"
         return Listing(visits, notes=(note,) if other else ())
@@ -105,7 +106,7 @@ def _read_visits(root: Path, subjects: Collection[str]) -> tuple[Layer, ...]:
     tables = []
     for subject in sorted(subjects):
         path = root / subject / f"{subject}_sessions.tsv"
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):  # not in a folder that may not be read, which costs its scans
             table = read_text_table(path)
             require_columns(table, ["session_id"], path)
             table = table[~table["session_id"].map(is_missing)]
@@ -265,7 +266,7 @@ def _without_missing(cells: pd.Series[str]) -> pd.Series[str]:
 def _joined(scans: pd.DataFrame, layer: Layer) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows of the scans, empty where a scan has none of its own, and what was not plain."""
     told, sessions = layer.rows.drop(columns=["subject", "session"]), list(layer.rows["session"])
-    contents = list(told.fillna("").itertuples(index=False, name=None))
+    contents = [tuple(row) for row in told.fillna("").to_numpy().tolist()]  # also of a layer without columns
     of_subject: dict[str, list[int]] = defaultdict(list)
     for place, subject in enumerate(layer.rows["subject"]):
         of_subject[subject].append(place)

@@ -189,7 +189,7 @@ def read_table(path: PathLike, **options: Any) -> pd.DataFrame:
                 warnings.simplefilter("error", pd.errors.ParserWarning)  # of lines that are longer than the header
                 table = pd.read_csv(path, **{**TSV, **options})
         return table
-    except (OSError, ValueError, TypeError, pd.errors.ParserWarning) as error:  # TypeError: options that Parquet does not know
+    except (OSError, ValueError, TypeError, pd.errors.ParserWarning) as error:  # TypeError: unknown options
         raise InputError(f"cannot read table: {error}", file=path, remedy="check that it is a TSV file") from error
 
 
