@@ -279,7 +279,7 @@ def test_a_template_that_does_not_exist_is_refused_before_anything_is_made(cohor
         bids_dir=str(cohort / "bids"),
         out_dir=str(cohort / "out"),
     )
-    with pytest.raises(InputError, match="atlas.template does not exist"):
+    with pytest.raises(InputError, match=r"atlas\.template does not exist"):
         begin(config, ["all"], main=True)
 
 

@@ -77,7 +77,7 @@ def checked(wrong: str, change: Damage = lambda root: None) -> Callable[[Path], 
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
             main(["check", str(folder / "bids"), "--config", str(folder / "c.yaml")])
-        return next(line for line in out.getvalue().splitlines() if line.startswith("  ")).strip()
+        return next(line for line in out.getvalue().splitlines() if "derivatives" in line).strip()
 
     return run
 

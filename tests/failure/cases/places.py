@@ -123,7 +123,7 @@ CASES = [
     Case("command", "dataset inside of the output folder", STOPS, "lies inside of the output folder", planned(".")),
     Case("command", "output folder is a file", STOPS, "is a file", planned("bids/README")),
     Case("command", "output folder cannot be written", STOPS, "cannot be written", planned("/proc/sys")),
-    Case("command", "output folder cannot be made", STOPS, "cannot write", planned("/proc/out")),
+    Case("command", "output folder cannot be made", STOPS, "cannot be written", planned("/proc/out")),
     Case("command", "output folder is another dataset", STOPS, "holds another dataset (Legs)", planned("other")),
     Case("command", "dataset is the output folder of a study", STOPS, "not a dataset", planned("out", "study")),
     Case("command", "braces in the path of the dataset", STOPS, "braces {}", planned("out", "odd/{x}")),

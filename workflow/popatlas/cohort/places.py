@@ -22,7 +22,7 @@ def check_places(config: Config, *, make: bool) -> None:
     config : dict
         Complete configuration with absolute paths.
     make : bool
-        Make the output folder when it is missing, and try to write in it.
+        Make the output folder when it is missing.
 
     Raises
     ------
@@ -72,14 +72,10 @@ def _check_output(out_dir: Path, *, make: bool) -> None:
         raise InputError("the output folder is a file", file=out_dir, remedy="choose another OUT_DIR")
     if not _is_study(out_dir):
         check_results_folder(out_dir)
-    if not make:
-        return
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", file=out_dir, remedy="choose another OUT_DIR") from error
-    if problem := unusable(str(out_dir), make=False):
+    if problem := unusable(str(out_dir)):
         raise InputError(f"the output folder {problem}", file=out_dir, remedy="choose another OUT_DIR")
+    if make:
+        out_dir.mkdir(parents=True, exist_ok=True)
 
 
 def check_results_folder(folder: Path) -> None:

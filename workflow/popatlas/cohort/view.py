@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from popatlas.errors import PopatlasError
+
 COHORT = "cohort"
 # what is Snakemake's or a run's own
 NOT_SHOWN = (".snakemake", "snakemake", "logs")
@@ -17,7 +19,7 @@ NOT_SHOWN = (".snakemake", "snakemake", "logs")
 def view_of(out_dir: Path) -> Iterator[Path]:
     """Yield a temporary folder that shows OUT_DIR: the tables of ``cohort/`` are copies, all else are links.
 
-    OUT_DIR need not exist, and nothing in it is touched.
+    OUT_DIR need not exist, and nothing in it is touched. Errors name OUT_DIR.
     """
     with tempfile.TemporaryDirectory(prefix="popatlas-view-") as name:
         folder = Path(name).resolve()
@@ -26,7 +28,11 @@ def view_of(out_dir: Path) -> Iterator[Path]:
         (folder / COHORT).mkdir(exist_ok=True)
         if (out_dir / COHORT).is_dir():
             _link(out_dir / COHORT, folder / COHORT, copy=True)
-        yield folder
+        try:
+            yield folder
+        except PopatlasError as error:
+            error.args = tuple(str(part).replace(str(folder), str(out_dir)) for part in error.args)
+            raise
 
 
 def hide(folder: Path, path: str) -> None:
