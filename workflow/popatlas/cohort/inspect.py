@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
 import sys
 import time
@@ -14,11 +16,13 @@ from typing import Any, TypeVar
 import nibabel as nib
 import numpy as np
 
-from popatlas.images.header import FAULTS, Finding, check_stream, file_fault, geometry_fault, orientation, type_fault
+from popatlas.images.bounds import SizeError, read_announced, voxel_pieces
+from popatlas.images.header import FAULTS, Finding, file_fault, geometry_fault, orientation, type_fault
 from popatlas.images.io import sha256
 from popatlas.paths import unworkable
 
 PROGRESS_FILES, PROGRESS_SECONDS = 100, 5.0
+LARGEST = float(np.finfo(np.float32).max)  # voxels are computed with in 32 bits
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -34,13 +38,19 @@ CHECKS: dict[str, tuple[str, str]] = FAULTS | {
     "nan": ("the image has voxels that are not finite", "export the image again or replace them"),
     "constant": ("all voxels have the same value", "copy the image again from the source"),
     "duplicate": ("the same image stands under another scan", "remove one of the two"),
+    "filter": ("no image passes cohort.filter", "correct cohort.filter, or exclude the subject"),
+    "phase": ("not a magnitude image", "give the magnitude (part-mag), or name this one in cohort.filter"),
     "selection": ("not selected", "change cohort.query, include or exclude"),
 }
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What opening an image told."""
+    """What opening an image told.
+
+    `voxels` is a checksum of the voxels alone: it is the same for two files that only differ in header or compression.
+    What is not `lasting`, such as a file that may not be read, can change while the file does not.
+    """
 
     code: str = ""
     detail: str = ""
@@ -48,15 +58,23 @@ class Inspection:
     shape: str = ""
     spacing_mm: str = ""
     orientation: str = ""
+    voxels: str = ""
+    lasting: bool = True
+
+    @property
+    def problem(self) -> str:
+        """What is wrong in words, empty for a good image."""
+        return f"{CHECKS[self.code][0]}{f' ({self.detail})' if self.detail else ''}" if self.code else ""
+
+    @property
+    def remedy(self) -> str:
+        """What can be done about it, empty for a good image."""
+        return CHECKS[self.code][1] if self.code else ""
 
     @property
     def reason(self) -> str:
         """Problem and remedy in one line, empty for a good image."""
-        if not self.code:
-            return ""
-        problem, remedy = CHECKS[self.code]
-        detail = f" ({self.detail})" if self.detail else ""
-        return f"{problem}{detail}; remedy: {remedy}"
+        return f"{self.problem}; remedy: {self.remedy}" if self.code else ""
 
 
 def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
@@ -75,42 +93,40 @@ def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
         `code` is empty for a good image, else a key of `CHECKS`.
     """
     file = Path(path)
-    digest = ""
     if problem := unworkable(path):
         return Inspection("name", problem)
     try:
         code, detail = file_fault(file)
-        if code in ("absent", "empty"):
-            return Inspection(code, detail)
-        digest = sha256(file)
-        if code:
-            return Inspection(code, detail, digest)
-        check_stream(file)
-        return _judge(file, digest, limits)
+        return Inspection(code, detail, lasting=code != "absent") if code else _judge(file, limits)
+    except SizeError as error:
+        return Inspection("unreadable", str(error))
     except PermissionError:
-        return Inspection("denied", file.name, digest)
+        return Inspection("denied", file.name, lasting=False)
     except Exception as error:  # nibabel and zlib raise many kinds on damaged files
-        return Inspection("unreadable", " ".join(f"{type(error).__name__}: {str(error)[:120]}".split()), digest)
+        lasting = not isinstance(error, (OSError, MemoryError)) or isinstance(error, gzip.BadGzipFile)
+        detail = " ".join(f"{type(error).__name__}: {str(error)[:120]}".split())
+        return Inspection("unreadable", detail, lasting=lasting)
 
 
-def _judge(file: Path, digest: str, limits: Mapping[str, Any]) -> Inspection:
+def _judge(file: Path, limits: Mapping[str, Any]) -> Inspection:
+    """Look at the header first; a file that it does not rule out is read once, piece by piece."""
     image = nib.load(file)
-    data = np.asanyarray(image.dataobj)
     spacing = np.asarray(image.header.get_zooms()[:3], dtype=float)
-    known = {
-        "sha256": digest,
+    known: dict[str, Any] = {
         "shape": "x".join(str(n) for n in image.shape),
         "spacing_mm": "x".join(f"{value:.3g}" for value in spacing),
         "orientation": orientation(image.affine),
     }
     checks: tuple[Callable[[], Finding], ...] = (
-        lambda: type_fault(image, data),
-        lambda: _shape_fault(data.shape, limits["min_shape"]),
+        lambda: type_fault(image.get_data_dtype()),
+        lambda: _shape_fault(image.shape, limits["min_shape"]),
         lambda: geometry_fault(image, limits["spacing_mm"]),
-        lambda: _value_fault(data),
     )
     code, detail = next((found for check in checks if (found := check())[0]), ("", ""))
-    return Inspection(code, detail, **known)
+    if code:
+        return Inspection(code, detail, **known)
+    code, detail, known["voxels"] = _check_values(file, image)
+    return Inspection(code, detail, sha256=sha256(file), **known)
 
 
 def _shape_fault(shape: tuple[int, ...], least: int) -> Finding:
@@ -121,11 +137,29 @@ def _shape_fault(shape: tuple[int, ...], least: int) -> Finding:
     return "", ""
 
 
-def _value_fault(data: Any) -> Finding:
-    if not np.isfinite(data).all():
-        return "nan", f"{int((~np.isfinite(data)).sum())} voxels"
-    if data.max() == data.min():
-        return "constant", f"value {float(data.max()):g}"
+def _check_values(file: Path, image: Any) -> tuple[str, str, str]:
+    """Read all voxels; return the finding and the checksum of the voxels."""
+    announced = read_announced(file)
+    if announced is None:
+        return "unreadable", "no NIfTI header", ""
+    digest, lost, low, high = hashlib.sha256(), 0, np.inf, -np.inf
+    for piece in voxel_pieces(file, announced):
+        digest.update(piece.data)
+        finite = piece if piece.dtype.kind != "f" else piece[np.isfinite(piece)]
+        lost += piece.size - finite.size
+        if finite.size:
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    return *_value_fault(lost, low * slope + intercept, high * slope + intercept), digest.hexdigest()
+
+
+def _value_fault(lost: int, low: float, high: float) -> Finding:
+    if lost:
+        return "nan", f"{lost} voxels"
+    if max(abs(low), abs(high)) > LARGEST:
+        return "nan", f"values from {low:.3g} to {high:.3g} exceed 32 bits"
+    if low == high:
+        return "constant", f"value {low:g}"
     return "", ""
 
 

@@ -5,7 +5,6 @@ Scans, label images and masks are judged alike: `cohort.inspect` judges scans by
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 from collections.abc import Sequence
 from itertools import product
@@ -16,19 +15,25 @@ import nibabel as nib
 import numpy as np
 
 from popatlas.errors import InputError
+from popatlas.images.bounds import decompressed, is_unfetched, read_announced, size_fault
 from popatlas.images.io import SHEAR_COSINE, PathLike
 
 SPACING_SHARE = 0.02  # ITK takes the spacing from pixdim, nibabel from the affine: they may differ by rounding only
 HALF_A_VOXEL = 0.5  # sform and qform may differ by rounding; beyond, programs place the image differently
 NIFTI = (".nii", ".nii.gz")
-GZIP, NIFTI2_BYTES = b"\x1f\x8b", 540  # first bytes of a compressed file; size of a NIfTI-2 header
+NIFTI2_BYTES = 540  # size of a NIfTI-2 header
 Finding = tuple[str, str]  # a key of FAULTS and what is special; two empty texts: nothing is wrong
 
 # code -> (what is wrong, what to do)
 FAULTS: dict[str, tuple[str, str]] = {
     "absent": ("the file does not exist", "correct the path in the table"),
+    "unfetched": (
+        "the file only stands for content that was not fetched",
+        "run `git annex get`, `datalad get` or `git lfs pull` in the dataset",
+    ),
     "empty": ("the file is empty (0 bytes)", "copy it again from the source"),
     "unreadable": ("the file cannot be read", "convert the image again, for example with dcm2niix"),
+    "size": ("the header announces too much, or something else than the file holds", "convert the image again"),
     "dtype": ("the voxels are not real numbers", "convert to a real scalar type"),
     "format": ("the file is not NIfTI", "convert it to .nii.gz"),
     "shear": ("the voxel axes are not orthogonal", "resample to an orthogonal grid, or repair the sform"),
@@ -38,23 +43,23 @@ FAULTS: dict[str, tuple[str, str]] = {
 
 
 def file_fault(file: Path) -> Finding:
-    """Return why a file cannot be an image before it is opened: it is not there, empty, or named otherwise."""
+    """Return why a file cannot be an image before it is read: not there, empty, of another format, or beyond all images.
+
+    Raises
+    ------
+    Exception
+        Of many kinds, from zlib and nibabel, for a damaged file.
+    """
+    if is_unfetched(file):
+        return "unfetched", file.name
     if not file.is_file():
-        return "absent", file.name
+        return "absent", f"{file.name}{' is a folder' if file.is_dir() else ''}"
     if file.stat().st_size == 0:
         return "empty", ""
-    return ("", "") if file.name.endswith(NIFTI) else ("format", file.name)
-
-
-def check_stream(file: Path) -> None:
-    """Decompress to the end: nibabel stops at the last voxel and never sees the checksum that follows it."""
-    with file.open("rb") as stored:
-        if stored.read(2) != GZIP:
-            return
-        stored.seek(0)
-        with gzip.open(stored) as stream:
-            while stream.read(1 << 24):
-                pass
+    if not file.name.endswith(NIFTI):
+        return "format", file.name
+    fault = size_fault(file)
+    return ("size", fault) if fault else ("", "")
 
 
 def load_whole(file: Path) -> tuple[nib.Nifti1Image, str]:
@@ -77,18 +82,16 @@ def load_whole(file: Path) -> tuple[nib.Nifti1Image, str]:
     Exception
         Of many kinds, from zlib and nibabel, for a damaged file.
     """
-    stored = file.read_bytes()
-    content = gzip.decompress(stored) if stored[:2] == GZIP else stored
+    stored, announced = file.read_bytes(), read_announced(file)
+    content = decompressed(stored, announced)
     sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
     kind = nib.Nifti2Image if NIFTI2_BYTES in sizes else nib.Nifti1Image
     return kind.from_bytes(content), hashlib.sha256(stored).hexdigest()
 
 
-def type_fault(image: Any, data: Any) -> Finding:
-    """Return whether voxels are colours or complex numbers."""
-    if data.dtype.names or not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
-        return "dtype", str(image.get_data_dtype())
-    return "", ""
+def type_fault(dtype: np.dtype[Any]) -> Finding:
+    """Return whether voxels, as they are stored, are colours or complex numbers."""
+    return ("", "") if dtype.kind in "iuf" else ("dtype", str(dtype))
 
 
 def geometry_fault(image: Any, spacing_mm: Sequence[float] | None = None, *, forms: bool = True) -> Finding:

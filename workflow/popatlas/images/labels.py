@@ -173,10 +173,10 @@ def _opened(path: PathLike, axes: tuple[int, ...], what: str) -> tuple[Any, npt.
     """Return image, voxels without further axes of length 1, and digest of a file that opens."""
     file = Path(path)
     try:
-        code, _ = file_fault(file)
+        code, detail = file_fault(file)
         if code:
-            problem = "it is a folder" if file.is_dir() else FAULTS[code][0]
-            remedy = FAULTS[code][1] if code == "format" else MAKE_AGAIN
+            problem = "it is a folder" if file.is_dir() else FAULTS[code][0] + f" ({detail})" * (code == "size")
+            remedy = FAULTS[code][1] if code in ("format", "unfetched") else MAKE_AGAIN
             raise UnreadableError(f"cannot read image: {problem}", remedy=remedy)
         image, digest = load_whole(file)
         data = np.asanyarray(image.dataobj)
@@ -187,7 +187,7 @@ def _opened(path: PathLike, axes: tuple[int, ...], what: str) -> tuple[Any, npt.
     except Exception as error:  # nibabel and zlib raise many kinds on damaged files
         detail = " ".join(f"{type(error).__name__}: {str(error)[:120]}".split())
         raise UnreadableError(f"cannot read image: {detail}", remedy=MAKE_AGAIN) from error
-    refuse(type_fault(image, data), what)
+    refuse(type_fault(image.get_data_dtype()), what)
     least = 3 if 3 in axes else 2  # a single slice of a volume stays one
     while data.ndim > least and data.shape[-1] == 1:
         data = data[..., 0]
