@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from popatlas.config import Config
 
 MOST_COLUMNS, MOST_CELLS = 30, 10  # that are described
+MOST_CHOICES = 20  # reasons of choices that are shown
 # measured on the demo cohort (one core): preprocessing, template, registration, fusion and measures per scan and megavoxel
 MINUTES_PER_MEGAVOXEL = 2.0
 
@@ -107,6 +108,7 @@ def describe_cohort(index: pd.DataFrame) -> list[str]:
         lines.append(f"{name:14} {shown}{', ...' if len(values) > 4 else ''}")
     channels = Counter(name for text in usable["channels"] for name in json.loads(text))
     lines.append(f"channels       {', '.join(f'{name} ({number})' for name, number in channels.items()) or 'T1w only'}")
+    lines += _describe_choices(usable)
     for row in index[(index["reason"] != "") & (index["state"] != "excluded")].to_dict("records"):
         lines.append(f"  {row['state']:11} {row['scan']}: {row['reason']}")
     return lines
@@ -130,6 +132,21 @@ def describe_template(config: Config) -> list[str]:
     except InputError as error:
         return [f"template       CANNOT BE USED: {error}"]
     return [f"template       ok, {'no mask beside it' if mask is None else f'with {mask.name}'}"]
+
+
+def _describe_choices(usable: pd.DataFrame) -> list[str]:
+    """Return which images were taken where there were several, and why: one line for each reason."""
+    chosen = usable[usable["choice"] != ""]
+    if chosen.empty:
+        return []
+    lines = [f"choices        {len(chosen)} scans with several T1w images (column choice of cohort/index.tsv)"]
+    reasons = chosen.groupby("choice", sort=False)["scan"].agg(["first", "size"]).sort_values("size", ascending=False)
+    for reason, row in reasons.head(MOST_CHOICES).iterrows():
+        others = f" and {row['size'] - 1} more" if row["size"] > 1 else ""
+        lines.append(f"  taken       {row['first']}{others}: {reason}")
+    if len(reasons) > MOST_CHOICES:
+        lines.append(f"  taken       and {len(reasons) - MOST_CHOICES} more reasons")
+    return lines
 
 
 def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:
