@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
 
@@ -18,6 +20,9 @@ from popatlas.images.labels import read_mask
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
+
+# what to look at when no brain was found, or no plausible one
+LOOK = "open {image} (it should show a whole T1-weighted head, with dark air round it) and the mask on it"
 
 
 class CorrectAndConformInputSpec(PopatlasInputSpec):
@@ -37,7 +42,10 @@ class OneFileOutputSpec(TraitedSpec):
 
 
 class CorrectAndConform(PopatlasInterface):
-    """Reorient to RAS, correct the bias field, resample to the isotropic grid; world coordinates are kept."""
+    """Reorient to RAS, bring the background to 0, correct the bias field, resample to the isotropic grid.
+
+    World coordinates are kept. What was done to unusual intensities is noted in the record.
+    """
 
     input_spec = CorrectAndConformInputSpec
     output_spec = OneFileOutputSpec
@@ -45,9 +53,19 @@ class CorrectAndConform(PopatlasInterface):
     def _execute(self) -> None:
         from popatlas.preprocess.bias import correct_bias
         from popatlas.preprocess.conform import load_single_volume, resample_isotropic
+        from popatlas.preprocess.levels import settle
 
         raw = load_single_volume(self.inputs.in_file, self.inputs.subject)
-        corrected = correct_bias(raw, self.inputs.n4, denoise=self.inputs.denoise)
+        try:
+            settled, changes = settle(raw)
+        except InputError as error:
+            raise InputError(
+                error.message, file=self.inputs.in_file, subject=self.inputs.subject, remedy=error.remedy
+            ) from error
+        if changes:
+            self.notes["intensities"] = changes
+            print(f"{self.inputs.subject}: unusual intensities: {json.dumps(changes)}", flush=True)
+        corrected = correct_bias(settled, self.inputs.n4, denoise=self.inputs.denoise)
         image = resample_isotropic(corrected, self.inputs.resolution_mm)
         save_image(np.asarray(image.dataobj, dtype=np.float32), image.affine, self.inputs.out_file)
 
@@ -115,15 +133,22 @@ class ExtractBrain(PopatlasInterface):
             return {"state": "ok", "message": "kept"}
         try:
             head = load_image(image)
-            found = extractor()(head)
+            extract = extractor()
+            found = extract(head)
             if not found.any():
-                raise InputError("no brain was found")
+                raise InputError(f"no brain was found in a field of view of {_field_of_view(head)} mm")
+            note = getattr(extract, "note", "")
             save_image(found, head.affine, mask)
             Receipt.of(fingerprint(settings), digests_of([image]), [mask]).write(receipt_of(mask))
         except Exception as error:  # one bad scan must not stop its batch: the message goes into its receipt
             mask.unlink(missing_ok=True)
             return {"state": "failed", "message": describe(error)}
-        return {"state": "ok", "message": "found"}
+        return {"state": "ok", "message": f"found: {note}" if note else "found"}
+
+
+def _field_of_view(image: nib.Nifti1Image) -> str:
+    lengths = np.array(image.shape[:3]) * np.linalg.norm(image.affine[:3, :3], axis=0)
+    return "x".join(f"{length:.0f}" for length in lengths)
 
 
 def receipt_of(mask: Path) -> Path:
@@ -200,18 +225,24 @@ class NormaliseBrain(PopatlasInterface):
                 subject=inputs.subject,
                 remedy="delete the mask and run again",
             )
-        quality = mask_quality(data, brain, image.affine, inputs.volume_ml)
+        quality = mask_quality(data, brain, image.affine, inputs.volume_ml, stripped=self._is_stripped())
         self.notes["quality"] = quality
         if quality["verdict"] == "fail":
             raise InputError(
                 f"the brain mask is not plausible: {'; '.join(quality['reasons'])}",
                 file=inputs.in_mask,
                 subject=inputs.subject,
-                remedy="look at the image; change preprocess.brain, or exclude the scan",
+                remedy=LOOK.format(image=inputs.in_file) + "; then change preprocess.brain, or exclude the scan",
             )
         save_image(normalise(data, brain, inputs.method), image.affine, inputs.out_brain)
         save_image(brain, image.affine, inputs.out_mask)
         write_json(inputs.out_qc, quality)
+
+    def _is_stripped(self) -> bool:
+        """Tell whether the mask is the foreground of a skull-stripped image (method `none`); its receipt says so."""
+        receipt = receipt_of(Path(self.inputs.in_mask))
+        made = read_json(receipt) if receipt.is_file() else {}
+        return bool(made.get("settings", {}).get("method") == "none")
 
     def _no_mask(self) -> InputError:
         """Return why there is no mask: its extraction failed, or it was made and is gone."""
@@ -229,7 +260,8 @@ class NormaliseBrain(PopatlasInterface):
             f"skull stripping failed: {entry.get('message', 'no mask was written')}",
             file=inputs.in_file,
             subject=inputs.subject,
-            remedy="look at the image; try preprocess.brain.method template, or exclude the scan",
+            remedy=LOOK.format(image=inputs.in_file)
+            + "; then repair the image, try preprocess.brain.method template, or exclude the scan",
         )
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from popatlas.preprocess.levels import settle
+
 
 def correct_bias(image: nib.Nifti1Image, options: Mapping[str, Any], *, denoise: bool = False) -> nib.Nifti1Image:
     """Return an image with its bias field divided out.
@@ -15,7 +17,7 @@ def correct_bias(image: nib.Nifti1Image, options: Mapping[str, Any], *, denoise:
     Parameters
     ----------
     image : nibabel.Nifti1Image
-        Head or brain, float32; values below 0 are set to 0.
+        Head or brain, float32. One with values below 0 is shifted first, see :func:`popatlas.preprocess.levels.settle`.
     options : mapping
         The configuration's `preprocess.n4`: enabled, mask, shrink_factor, iterations, tolerance, spline_mm.
     denoise : bool
@@ -30,7 +32,9 @@ def correct_bias(image: nib.Nifti1Image, options: Mapping[str, Any], *, denoise:
         return image
     import ants
 
-    data = np.maximum(np.asarray(image.dataobj, dtype=np.float32), 0)
+    data = np.asarray(image.dataobj, dtype=np.float32)
+    if data.min() < 0:
+        data = np.asarray(settle(image)[0].dataobj)
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
     # N4 needs voxel sizes only: orientation and origin do not change a bias field
     work = ants.from_numpy(data, spacing=[float(value) for value in spacing])

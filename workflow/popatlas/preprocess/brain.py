@@ -9,8 +9,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from popatlas.errors import InputError
+from popatlas.preprocess.head import head_window
+from popatlas.preprocess.network import DeepBet
 
 Mask = npt.NDArray[np.uint8]
 Extractor = Callable[[nib.Nifti1Image], Mask]
@@ -64,7 +67,7 @@ def foreground(image: nib.Nifti1Image) -> Mask:
 
 
 def deepbet_extractor(threshold: float, dilate: int, *, gpu: bool) -> Extractor:
-    """Load deepbet once and return a function that finds the brain of an image (Fisch et al., 2024).
+    """Load deepbet once and return a function that finds the brain of an image (Fisch et al., 2024); see `network`.
 
     Parameters
     ----------
@@ -75,15 +78,30 @@ def deepbet_extractor(threshold: float, dilate: int, *, gpu: bool) -> Extractor:
     gpu : bool
         Use CUDA; the caller checks that it is there.
     """
-    from deepbet.bet import BrainExtraction
+    return DeepBetExtractor(DeepBet(threshold, gpu=gpu), dilate)
 
-    network = BrainExtraction(no_gpu=not gpu)
 
-    def extract(image: nib.Nifti1Image) -> Mask:
-        found = network.run(image, threshold=threshold)[1]
-        return tidy_mask(np.asarray(found.dataobj), dilate)
+class DeepBetExtractor:
+    """Finds the brain of an image of any field of view, in which the head may lie in any way.
 
-    return extract
+    Attributes
+    ----------
+    note : str
+        What was unusual about the last image; empty when nothing was.
+    """
+
+    def __init__(self, network: DeepBet, dilate: int) -> None:
+        self.network, self.dilate, self.note = network, dilate, ""
+
+    def __call__(self, image: nib.Nifti1Image) -> Mask:
+        """Return the mask on the grid of the image; empty when no brain was found."""
+        canonical = nib.as_closest_canonical(image)
+        values = np.nan_to_num(np.asarray(canonical.dataobj, dtype=np.float32))
+        found = self.network.find(values, np.linalg.norm(canonical.affine[:3, :3], axis=0))
+        self.note = found.note if found else ""
+        mask = tidy_mask(found.mask if found else np.zeros(values.shape), self.dilate)
+        turn = ornt_transform(axcodes2ornt("RAS"), io_orientation(image.affine))
+        return np.asarray(apply_orientation(mask, turn), dtype=np.uint8)
 
 
 def cuda_visible() -> bool:
@@ -130,22 +148,27 @@ def extract_by_template(image_file: Path | str) -> Mask:
     from popatlas.registration.ants import deterministic_ants
 
     ants = deterministic_ants()
-    image = nib.load(image_file)
-    head = ants.image_read(str(image_file))
-    values = head.numpy()
-    head = head.new_image_like(np.clip(values / np.percentile(values, 99.5), 0, 1))
+    whole = nib.load(image_file)
+    window = head_window(np.asarray(whole.dataobj, dtype=np.float32), np.linalg.norm(whole.affine[:3, :3], axis=0))
+    image = whole.slicer[window]
+    values = np.asarray(image.dataobj, dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
         data, affine = reference_brain(ATLAS_RESOLUTION_MM)
         inside = tidy_mask(binary_closing(data > 0.05, iterations=2))
         save_image(data, affine, Path(folder) / "brain.nii.gz")
         save_image(inside, affine, Path(folder) / "mask.nii.gz")
-        brain, mask = (ants.image_read(str(Path(folder) / name)) for name in ("brain.nii.gz", "mask.nii.gz"))
+        scaled = np.clip(values / np.percentile(values, 99.5), 0, 1)
+        save_image(scaled, image.affine, Path(folder) / "head.nii.gz", np.float32)
+        names = ("head.nii.gz", "brain.nii.gz", "mask.nii.gz")
+        head, brain, mask = (ants.image_read(str(Path(folder) / name)) for name in names)
         corners = np.argwhere(inside)[:, :3] @ affine[:3, :3].T + affine[:3, 3]
         low, high = corners.min(0), corners.max(0)
         centre = _expected_brain_centre(values, image.affine, (high[2] - low[2]) / 2)
         transforms = _head_to_brain(ants, head, brain, mask, centre, (low + high) / 2, Path(folder))
         carried = ants.apply_transforms(head, mask, transforms, whichtoinvert=[True, False], interpolator="linear")
-    return _take_rim(values, carried.numpy() > 0.5, float(min(head.spacing)))
+    found = np.zeros(whole.shape, np.uint8)
+    found[window] = _take_rim(values, carried.numpy() > 0.5, float(min(head.spacing)))
+    return found
 
 
 def _expected_brain_centre(

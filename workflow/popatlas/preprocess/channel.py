@@ -12,6 +12,7 @@ import numpy as np
 from popatlas.images.place import read_mask_on
 from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.conform import load_single_volume
+from popatlas.preprocess.levels import settle
 
 
 def align_channel(
@@ -46,7 +47,7 @@ def align_channel(
     """
     from popatlas.registration.ants import AFFINE_SIGMAS, deterministic_ants
 
-    corrected = correct_bias(load_single_volume(channel, subject), n4)
+    corrected = correct_bias(settle(load_single_volume(channel, subject))[0], n4)
     nib.save(corrected, folder / "channel.nii.gz")
     ants = deterministic_ants()
     fixed, moving = ants.image_read(str(reference)), ants.image_read(str(folder / "channel.nii.gz"))
