@@ -95,6 +95,15 @@ def test_trailing_axis_and_not_a_number_are_dropped(tmp_path: Path) -> None:
     assert loaded[0, 0, 0] == loaded[1, 1, 1] == 0
 
 
+def test_a_header_that_announces_too_much_is_not_followed(tmp_path: Path) -> None:
+    save_image(np.random.default_rng(0).random((9, 9, 9), np.float32), AFFINE, tmp_path / "raw.nii")
+    content = bytearray((tmp_path / "raw.nii").read_bytes())
+    content[42:48] = np.array([2000, 2000, 2000], "<i2").tobytes()
+    (tmp_path / "raw.nii").write_bytes(content)
+    with pytest.raises(InputError, match="expected at most 4,096 MB"):
+        load_single_volume(tmp_path / "raw.nii")
+
+
 # Bias
 
 
@@ -226,6 +235,30 @@ def test_a_mask_is_kept_only_when_it_was_made_with_the_same_settings(tmp_path: P
     assert extract(tmp_path, threshold=0.3, dilate=1) == "found"
     (tmp_path / "mask.json").write_text("{")
     assert extract(tmp_path, threshold=0.3, dilate=1) == "found"
+
+
+def test_what_was_unusual_stands_in_the_receipt_and_in_the_quality(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Turned:
+        note = "the head is turned by 180 degrees against its header"
+
+        def __call__(self, image: nib.Nifti1Image) -> np.ndarray:
+            return ball((80, 80, 80), 35).astype(np.uint8)
+
+    monkeypatch.setattr("popatlas.preprocess.brain.deepbet_extractor", lambda threshold, dilate, *, gpu: Turned())
+    noise = np.random.default_rng(0).random((80, 80, 80))
+    save_image(ball((80, 80, 80), 35) * 2.0 + noise, AFFINE, tmp_path / "head.nii.gz", np.float32)
+    assert extract(tmp_path) == f"found: {Turned.note}"
+    assert extract(tmp_path) == "kept"
+    NormaliseBrain(
+        in_file=str(tmp_path / "head.nii.gz"),
+        in_mask=str(tmp_path / "mask.nii.gz"),
+        method="none",
+        volume_ml=[700, 2300],
+        out_brain=str(tmp_path / "brain.nii.gz"),
+        out_mask=str(tmp_path / "m.nii.gz"),
+        out_qc=str(tmp_path / "qc.json"),
+    ).run()
+    assert read_json(tmp_path / "qc.json")["note"] == Turned.note
 
 
 def test_masks_of_another_version_are_found_again(tmp_path: Path, network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,7 @@ def _describe_choices(usable: pd.DataFrame) -> list[str]:
     chosen = usable[usable["choice"] != ""]
     if chosen.empty:
         return []
-    lines = [f"choices        {len(chosen)} scans with several T1w images (column choice of cohort/index.tsv)"]
+    lines = [f"choices        {len(chosen)} scans with several images (column choice of cohort/index.tsv)"]
     reasons = chosen.groupby("choice", sort=False)["scan"].agg(["first", "size"]).sort_values("size", ascending=False)
     for reason, row in reasons.head(MOST_CHOICES).iterrows():
         others = f" and {row['size'] - 1} more" if row["size"] > 1 else ""

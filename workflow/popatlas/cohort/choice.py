@@ -25,7 +25,8 @@ FINER = 1.2  # ratio of voxel sizes (longest edge, volume) that counts as finer
 # entities that only name a protocol, a repetition or a reconstruction; any other marks a derived or partial image
 PLAIN = ("acq", "run", "rec")
 IMAGES_OF_PHASE = ("phase", "real", "imag")
-HINTS = ("localizer", "localiser", "scout", "survey", "aahead", "3plane", "triplane", "planscan", "smartbrain", "test")
+HINTS = ("localizer", "localiser", "scout", "survey", "aahead", "3plane", "triplane", "planscan", "smartbrain")
+WHOLE_HINTS = ("test", "plan", "loc")  # as whole labels only, with or without a number
 SHOWN = 4  # other images named in a reason
 WRITTEN_FOR_SCANS = ("sub", "subject", "suffix", "extension", "datatype")
 
@@ -133,7 +134,7 @@ def entities_of(path: str, *, keep_session: bool = False) -> dict[str, str]:
 def _parsed(name: str) -> dict[str, str]:
     from bids2table import parse_bids_entities
 
-    return parse_bids_entities(name)
+    return dict(parse_bids_entities(name))
 
 
 def read_rules(options: Mapping[str, Any], names: Iterable[str]) -> Rules:
@@ -269,8 +270,10 @@ def _special(image: Candidate) -> list[str]:
 
 def name_hint(path: str) -> str:
     """Return the word in a file's name that says that it is no image of the study, such as localizer; mostly empty."""
-    text = " ".join(entities_of(path).values()).casefold()
-    return next((hint for hint in HINTS if hint in text), "")
+    labels = [label.casefold() for label in entities_of(path).values()]
+    found = (hint for hint in HINTS if any(hint in label for label in labels))
+    whole = (hint for hint in WHOLE_HINTS if any(label.rstrip("0123456789") == hint for label in labels))
+    return next(iter((*found, *whole)), "")
 
 
 def _run_rank(image: Candidate, rules: Rules) -> int:

@@ -13,7 +13,7 @@ import pandas as pd
 from popatlas.cohort.choice import Rules, filter_words, read_rules
 from popatlas.cohort.folders import hidden_folders, subject_folders
 from popatlas.cohort.inspect import Inspection, in_threads, inspect_image, stamp_of
-from popatlas.cohort.opened import COLUMNS, Opened, former_inspections, say_changes
+from popatlas.cohort.opened import COLUMNS, Opened, former_inspections, say_choices
 from popatlas.cohort.participants import Listing, describe_scans, read_listing
 from popatlas.cohort.pathtable import read_atlas_table, read_path_table
 from popatlas.cohort.select import selection_reasons, subject_name
@@ -212,7 +212,7 @@ def _open_images(index: pd.DataFrame, options: Mapping[str, Any], former: pd.Dat
     before = dict(zip(usable["scan"], usable["t1w"], strict=True))
     pictures = Opened(found, stamps, before, read_rules(options, paths))
     table = pd.DataFrame([pictures.row(row) for row in rows], columns=list(COLUMNS))
-    say_changes(table, before)
+    say_choices(table, former)
     return table
 
 

@@ -64,7 +64,7 @@ class Opened:
         others = [one for one in (*t1w.why_not, *filtered.get("T1w", {})) if one != path]
         row |= {
             "t1w": path,
-            "choice": t1w.why if t1w.taken else "",
+            "choice": _choice_words(t1w, chosen) if t1w.taken else "",
             "unused_runs": ", ".join(sorted(Path(one).name for one in others)),
             "candidates": json.dumps(_candidates({"T1w": t1w, **chosen}, filtered)),
             "inspected": json.dumps({one: self._facts(one) for group in images.values() for one in group}),
@@ -93,6 +93,11 @@ class Opened:
         return [*self.stamps[path], asdict(self.found[path])]
 
 
+def _choice_words(t1w: Choice, channels: Mapping[str, Choice]) -> str:
+    others = [f"{suffix}: {choice.why}" for suffix, choice in channels.items() if choice.taken and choice.why]
+    return " | ".join([*([t1w.why] if t1w.why else []), *others])
+
+
 def _candidates(chosen: Mapping[str, Choice], filtered: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
     """Return by suffix and file why each image was not taken; the text of the one that was is empty."""
     table: dict[str, dict[str, str]] = {}
@@ -104,12 +109,26 @@ def _candidates(chosen: Mapping[str, Choice], filtered: Mapping[str, Mapping[str
     return {suffix: {Path(path).name: why for path, why in found.items()} for suffix, found in table.items() if found}
 
 
-def say_changes(table: pd.DataFrame, before: Mapping[str, str]) -> None:
-    """Say aloud which scans, known before, have another image now: their results will change."""
-    usable = table[(table["state"] == "ok") & table["scan"].isin(before)]
-    changed = [row for row in usable.to_dict("records") if before[row["scan"]] not in ("", row["t1w"])]
+def say_choices(table: pd.DataFrame, former: pd.DataFrame) -> None:
+    """Say aloud that images were chosen, and which scans, known before, have another T1w now: their results will change.
+
+    Parameters
+    ----------
+    table, former : DataFrame
+        The index and the last one.
+    """
+    usable, before = table[table["state"] == "ok"], former[former["state"] == "ok"].set_index("scan")
+    known = set(zip(before.index, before["choice"], strict=True))
+    new = [scan for scan, why in zip(usable["scan"], usable["choice"], strict=True) if why and (scan, why) not in known]
+    if new:
+        print(
+            f"popatlas: of {len(new)} scan(s) with several images one was taken: `popatlas check`, or the column choice of "
+            "cohort/index.tsv, tells which and why",
+            file=sys.stderr,
+        )
+    changed = [row for row in usable.to_dict("records") if before["t1w"].get(row["scan"], row["t1w"]) != row["t1w"]]
     for row in changed[:MOST_CHANGES]:
-        names = Path(before[row["scan"]]).name, Path(row["t1w"]).name
+        names = Path(before["t1w"][row["scan"]]).name, Path(row["t1w"]).name
         why = f" ({row['choice']})" if row["choice"] else ""
         print(f"popatlas: {row['scan']}: the T1w was {names[0]} and is now {names[1]}{why}", file=sys.stderr)
     if len(changed) > MOST_CHANGES:
@@ -138,3 +157,8 @@ def _within(found: Inspection, limits: Mapping[str, Any]) -> bool:
     spacing = [float(value) for value in found.spacing_mm.split("x") if value]
     shape = [int(value) for value in found.shape.split("x")[:3] if value]
     return all(low < value < high for value in spacing) and all(value >= limits["min_shape"] for value in shape)
+
+
+def inspected_digests(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each image of a scan by its path, from the scan's row of the index."""
+    return {path: facts["sha256"] for path, (_, _, facts) in json.loads(row["inspected"] or "{}").items()}

@@ -20,6 +20,7 @@ from typing import Any
 from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, Batches, read_batches
 from popatlas.cohort.digests import Digests
 from popatlas.cohort.fusion_study import FusionStudy
+from popatlas.cohort.opened import inspected_digests
 from popatlas.cohort.prepare import brain_folder, prepare
 from popatlas.cohort.register_study import BRAIN, prediction_folder
 from popatlas.cohort.targets import Training, read_trainings
@@ -337,5 +338,5 @@ class Study(FusionStudy, TrainStudy):
 
 def _channel_digests(channels: Mapping[str, Mapping[str, str]], index: Any) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of the image of each channel of each scan."""
-    stamps = {row["scan"]: json.loads(row["channel_stamps"] or "{}") for row in index.to_dict("records")}
-    return {scan: {channel: stamps[scan][path][2] for channel, path in named.items()} for scan, named in channels.items()}
+    found = {row["scan"]: inspected_digests(row) for row in index.to_dict("records")}
+    return {scan: {channel: found[scan][path] for channel, path in named.items()} for scan, named in channels.items()}

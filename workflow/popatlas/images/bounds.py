@@ -31,7 +31,7 @@ ANNEX_LINK, POINTERS, POINTER_BYTES = ".git/annex/", (b"/annex/objects/", b"vers
 
 
 class SizeError(ValueError):
-    """A file holds less or more than its header announces."""
+    """A file announces more than any image has, or holds less or more than it announces."""
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,7 @@ class CorrectAndConform(PopatlasInterface):
         from popatlas.preprocess.levels import settle
 
         raw = load_single_volume(self.inputs.in_file, self.inputs.subject)
-        try:
-            settled, changes = settle(raw)
-        except InputError as error:
-            raise InputError(
-                error.message, file=self.inputs.in_file, subject=self.inputs.subject, remedy=error.remedy
-            ) from error
+        settled, changes = settle(raw, self.inputs.in_file, self.inputs.subject)
         if changes:
             self.notes["intensities"] = changes
             print(f"{self.inputs.subject}: unusual intensities: {json.dumps(changes)}", flush=True)
@@ -114,7 +109,9 @@ class ExtractBrain(PopatlasInterface):
         settings = {"method": self.inputs.method, "popatlas": popatlas.__version__}
         if self.inputs.method == "none":
             return settings
-        used = {"threshold": self.inputs.threshold, "dilate": self.inputs.dilate}
+        from popatlas.preprocess.network import FINDER
+
+        used = {"threshold": self.inputs.threshold, "dilate": self.inputs.dilate, "finder": FINDER}
         return settings | used | {"deepbet": metadata.version("deepbet")}
 
     def _extractor(self) -> Any:
@@ -139,7 +136,8 @@ class ExtractBrain(PopatlasInterface):
                 raise InputError(f"no brain was found in a field of view of {_field_of_view(head)} mm")
             note = getattr(extract, "note", "")
             save_image(found, head.affine, mask)
-            Receipt.of(fingerprint(settings), digests_of([image]), [mask]).write(receipt_of(mask))
+            facts = {"method": self.inputs.method} | ({"note": note} if note else {})
+            Receipt.of(fingerprint(settings), digests_of([image]), [mask], facts).write(receipt_of(mask))
         except Exception as error:  # one bad scan must not stop its batch: the message goes into its receipt
             mask.unlink(missing_ok=True)
             return {"state": "failed", "message": describe(error)}
@@ -225,7 +223,10 @@ class NormaliseBrain(PopatlasInterface):
                 subject=inputs.subject,
                 remedy="delete the mask and run again",
             )
-        quality = mask_quality(data, brain, image.affine, inputs.volume_ml, stripped=self._is_stripped())
+        made = Receipt.read(receipt_of(Path(inputs.in_mask)))  # None for method template
+        facts = {} if made is None else dict(made.facts)
+        stripped = facts.pop("method", "") == "none"
+        quality = mask_quality(data, brain, image.affine, inputs.volume_ml, stripped=stripped) | facts
         self.notes["quality"] = quality
         if quality["verdict"] == "fail":
             raise InputError(
@@ -237,12 +238,6 @@ class NormaliseBrain(PopatlasInterface):
         save_image(normalise(data, brain, inputs.method), image.affine, inputs.out_brain)
         save_image(brain, image.affine, inputs.out_mask)
         write_json(inputs.out_qc, quality)
-
-    def _is_stripped(self) -> bool:
-        """Tell whether the mask is the foreground of a skull-stripped image (method `none`); its receipt says so."""
-        receipt = receipt_of(Path(self.inputs.in_mask))
-        made = read_json(receipt) if receipt.is_file() else {}
-        return bool(made.get("settings", {}).get("method") == "none")
 
     def _no_mask(self) -> InputError:
         """Return why there is no mask: its extraction failed, or it was made and is gone."""

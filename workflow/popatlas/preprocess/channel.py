@@ -47,7 +47,7 @@ def align_channel(
     """
     from popatlas.registration.ants import AFFINE_SIGMAS, deterministic_ants
 
-    corrected = correct_bias(settle(load_single_volume(channel, subject))[0], n4)
+    corrected = correct_bias(settle(load_single_volume(channel, subject), channel, subject)[0], n4)
     nib.save(corrected, folder / "channel.nii.gz")
     ants = deterministic_ants()
     fixed, moving = ants.image_read(str(reference)), ants.image_read(str(folder / "channel.nii.gz"))

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.bounds import SizeError, size_fault
 
 # A Gaussian of this many new voxels (minus the old resolution) keeps what the new grid can carry
 ANTIALIAS_FWHM = 1.0
@@ -37,6 +38,9 @@ def load_single_volume(path: Path | str, subject: str = "") -> nib.Nifti1Image:
         When the file cannot be read, is not 3D, holds no grey values, is constant or has no usable affine.
     """
     try:
+        fault = size_fault(Path(path))
+        if fault:
+            raise SizeError(fault)
         image = nib.load(path)
         data = np.asanyarray(image.dataobj)
     except Exception as error:  # nibabel raises many kinds on damaged files

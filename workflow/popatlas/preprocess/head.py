@@ -14,9 +14,9 @@ Values = npt.NDArray[np.float32]
 Window = tuple[slice, slice, slice]
 
 COARSE_MM = 4.0
-USUAL_FIELD_MM = 260.0  # deepbet, made for such fields, answers alike in all smaller ones
-HEAD_MM = (200.0, 240.0, 240.0)  # left-right, back-front, down from the top: the head without shoulders
-ABOVE_MM = 15.0  # of this, over the top of the head
+USUAL_FIELD_MM = 280.0  # up to there deepbet answers alike: it was made for such fields of view
+HEAD_MM = (200.0, 240.0, 250.0)  # left-right, back-front, down from the top: the head without shoulders
+ABOVE_MM = 25.0  # of this, over the top of the head; the scalp, where it is thin, may be missed
 UPPER_MM = 100.0  # what is below the top of the head by less is neither neck nor shoulders
 TOP_MM2 = 1500.0  # section from which on something is the top of a head
 DIM = 0.5  # share of Otsu's threshold above which something is no air: N4 takes the same
@@ -128,7 +128,7 @@ def _top_and_middle(coarse: CoarseHead) -> tuple[npt.NDArray[np.float64], float]
     slices = np.flatnonzero(section >= min(TOP_MM2, section.max()))
     top = int(slices[-1])
     upper = coarse.inside[:, :, max(0, top - round(UPPER_MM / coarse.spacing[2])) : top + 1]
-    middle = [_middle(upper.any(axis=(1, 2))), _middle(upper.any(axis=(0, 2)))]
+    middle = [_middle(np.asarray(upper.any(axis=axes))) for axes in ((1, 2), (0, 2))]
     return np.array(middle) * coarse.spacing[:2], (top + 1) * float(coarse.spacing[2])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.io import PathLike
 
 Values = npt.NDArray[np.float32]
 
@@ -42,7 +43,7 @@ class Levels:
     air, bright : float
         Medians of what is darker and brighter than Otsu's threshold, without padding.
     even : bool
-        What is darker is as even as air, and most of the image's faces are as dark.
+        What is darker is as even as air, and it lies on most of the faces of the box round all that is not padding.
     padding : float or None
         The exact value of at least 5 % of the voxels.
     amid : bool
@@ -69,11 +70,10 @@ class Levels:
 
     def base(self, lowest: float) -> float:
         """Return the level that becomes 0; exactly 0 for an image whose background is there, or that shows none."""
-        if self.amid:
-            return self.low if lowest < 0 else 0.0
+        darkest = min(self.low, 0.0) if lowest < 0 else 0.0
         level = self.air if self.even else self.padding
-        if level is None or (level > self.low and not self.even):
-            return self.low if lowest < 0 else 0.0
+        if self.amid or level is None or (level > self.low and not self.even):
+            return darkest
         bound = (OFFSET if lowest >= 0 else SLIGHT) * (self.bright - level)
         return level if abs(level) > bound else 0.0
 
@@ -97,28 +97,41 @@ def measure_levels(data: Values) -> Levels | None:
     threshold = threshold_otsu(ordinary)
     dark, bright = ordinary[ordinary <= threshold], float(np.median(ordinary[ordinary > threshold]))
     air, (before, after) = float(np.median(dark)), np.percentile(dark, [16, 84])
-    faces = np.concatenate([data.take(edge, axis=axis)[::step, ::step].ravel() for axis in range(3) for edge in (0, -1)])
-    first, third = np.percentile(faces, [25, 75])
-    bound = EVEN if padding is None or np.mean(faces == padding) < 0.5 else EVEN_IN_PADDING
+    faces = _faces(data[::step, ::step, ::step], padding)
+    outside = np.mean((faces <= threshold) & (faces != padding))
+    first, third = np.percentile(_faces(data[::step, ::step, ::step], None), [25, 75])
     return Levels(
         low=low,
         high=high,
         air=air,
         bright=bright,
-        even=bool(np.mean(faces <= threshold) > 0.5 and (after - before) / 2 < bound * (bright - air)),
+        even=bool(outside > 0.5 and (after - before) / 2 < EVEN * (bright - air)),
         padding=padding,
         amid=padding is not None and float(np.mean(rest < padding)) > AMID,
         shell=(float(first), float(third)),
     )
 
 
-def settle(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, dict[str, Any]]:
+def _faces(data: Values, padding: float | None) -> Values:
+    """Return the voxels on the faces of the box that holds all that is not padding."""
+    if padding is not None:
+        inside = data != padding
+        where = [np.flatnonzero(inside.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        data = data[tuple(slice(found[0], found[-1] + 1) for found in where)]
+    return np.concatenate([data.take(edge, axis=axis).ravel() for axis in range(3) for edge in (0, -1)])
+
+
+def settle(
+    image: nib.Nifti1Image, file: PathLike | None = None, subject: str = ""
+) -> tuple[nib.Nifti1Image, dict[str, Any]]:
     """Bring stray voxels back and the background to 0.
 
     Parameters
     ----------
     image : nibabel.Nifti1Image
         Image as it was read.
+    file, subject
+        Named in errors.
 
     Returns
     -------
@@ -140,6 +153,8 @@ def settle(image: nib.Nifti1Image) -> tuple[nib.Nifti1Image, dict[str, Any]]:
     if levels.inverted:
         raise InputError(
             f"the background ({levels.shell[0]:.4g}) is brighter than the head (up to {levels.high:.4g}): inverted contrast",
+            file=file,
+            subject=subject,
             remedy="subtract the image from its maximum, or exclude the scan",
         )
     reach = OUTLIER_SPANS * (levels.high - levels.low)

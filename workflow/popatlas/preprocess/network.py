@@ -16,12 +16,22 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.preprocess.head import ABOVE_MM, HEAD_MM, Values, Window, coarse_head, head_window, window_below
+from popatlas.preprocess.head import (
+    ABOVE_MM,
+    HEAD_MM,
+    USUAL_FIELD_MM,
+    Values,
+    Window,
+    coarse_head,
+    head_window,
+    window_below,
+)
 from popatlas.preprocess.pose import Matrix, Pose, find_poses
 from popatlas.preprocess.shape import Shape, measure_shape
 
 Mask = npt.NDArray[np.bool_]
 
+FINDER = 2  # raised when masks come out otherwise than before; receipts hold it
 UPRIGHT = 35.0  # degrees that a head may be turned: the network answers alike up to 30 to 45
 BRAIN_TO_TOP_MM = 85.0  # from the middle of a brain's box to the top of the head
 TURNED_MM = 256.0  # side of the cube into which a head is turned by other angles than quarters
@@ -98,19 +108,20 @@ class DeepBet:
     def _posed(self, values: Values, spacing: npt.NDArray[np.float64], pose: Pose) -> Iterator[Finding | None]:
         """Look at the head turned upright: by quarter turns, which keep its voxels, where these are enough; then freely."""
         quarter, rest = pose.quarter_turns()
-        if rest <= UPRIGHT:
+        seen = np.array_equal(quarter, np.eye(3)) and (np.array(values.shape) * spacing <= USUAL_FIELD_MM).all()
+        if rest <= UPRIGHT and not seen:
             yield self._quartered(values, spacing, pose, quarter)
         yield self._resampled(values, spacing, pose)
 
     def _quartered(self, values: Values, spacing: npt.NDArray[np.float64], pose: Pose, quarter: Matrix) -> Finding | None:
         """Look at the head turned by quarters about its axes, and turn the mask back."""
         axes, signs = np.abs(quarter).argmax(0), quarter.sum(0)
-        turned, sizes = _turned(values, axes, signs), spacing[axes]
+        turned, sizes = turned_by(values, axes, signs), spacing[axes]
         lengths = np.array(values.shape) * spacing
         centre = np.where(signs > 0, pose.centre_mm[axes], (lengths - pose.centre_mm)[axes])
         window = window_below(turned.shape, sizes, centre, float(centre[2]) + BRAIN_TO_TOP_MM)
         found = self._within(turned, sizes, window, _note(pose))
-        return None if found is None else replace(found, mask=_turned_back(found.mask, axes, signs))
+        return None if found is None else replace(found, mask=turned_back(found.mask, axes, signs))
 
     def _resampled(self, values: Values, spacing: npt.NDArray[np.float64], pose: Pose) -> Finding | None:
         """Look at the head in a cube whose axes are those of the person; a rotation that is no quarter turn needs that."""
@@ -122,7 +133,7 @@ class DeepBet:
         above = pose.rotation @ np.array([0.0, 0.0, BRAIN_TO_TOP_MM + ABOVE_MM - HEAD_MM[2] / 2])
         offset = (pose.centre_mm + above) / spacing - 0.5 - to_voxel @ np.full(3, (count - 1) / 2)
         empty = float(np.percentile(values, 0.5))
-        cube = affine_transform(values, to_voxel, offset, (count,) * 3, order=1, cval=empty)
+        cube = np.asarray(affine_transform(values, to_voxel, offset, (count,) * 3, order=1, cval=empty), dtype=np.float32)
         found = self._look(cube)
         if found is None:
             return None
@@ -136,12 +147,13 @@ def _note(pose: Pose) -> str:
     return f"the head is turned by {pose.angle:.0f} degrees against its header" if pose.angle > UPRIGHT else ""
 
 
-def _turned(values: npt.NDArray[Any], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Any]:
+def turned_by(values: npt.NDArray[Any], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Any]:
     """Return an image whose axes are those of the person."""
     flips = tuple(slice(None, None, 1 if sign > 0 else -1) for sign in signs)
     return np.ascontiguousarray(np.transpose(values, axes)[flips])
 
 
-def _turned_back(values: npt.NDArray[Any], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Any]:
+def turned_back(values: npt.NDArray[Any], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Any]:
+    """Return an image turned by `turned_by` as it was."""
     flips = tuple(slice(None, None, 1 if sign > 0 else -1) for sign in signs)
     return np.ascontiguousarray(np.transpose(values[flips], np.argsort(axes)))

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.preprocess.head import CoarseHead, Values
+
+if TYPE_CHECKING:
+    from popatlas.registration.inputs import Scan
 
 Matrix = npt.NDArray[np.float64]
 
@@ -82,7 +86,7 @@ def find_poses(coarse: CoarseHead) -> Iterator[Pose]:
 
 
 @lru_cache(maxsize=1)
-def _reference() -> tuple[object, npt.NDArray[np.float64]]:
+def _reference() -> tuple[Scan, npt.NDArray[np.float64]]:
     """Return the MNI152 brain and the middle of its box, LPS mm."""
     from scipy.ndimage import binary_dilation
 
@@ -95,7 +99,7 @@ def _reference() -> tuple[object, npt.NDArray[np.float64]]:
     return _scan(data, affine, np.asarray(binary_dilation(inside))), RAS_LPS @ middle
 
 
-def _scan(data: Values, affine: Matrix, mask: npt.NDArray[np.bool_]) -> object:
+def _scan(data: Values, affine: Matrix, mask: npt.NDArray[np.bool_]) -> Scan:
     import torch
 
     from popatlas.images.grid import Grid

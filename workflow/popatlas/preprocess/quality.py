@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.preprocess.shape import Shape, measure_shape
+from popatlas.preprocess.shape import DARK, Shape, measure_shape
 
 # Beyond these no mask of a whole brain was seen, of 40 heads; what is usual stands in the messages
-MOST_DARK = 0.04
+MOST_DARK, MOST_DARK_BARE = 0.03, 0.1
+BARE = 0.05  # voxels outside the mask that are not dark, in shares of the mask: fewer in a stripped image
 LEAST_COMPACTNESS = 0.35
-MOST_ELONGATION = 2.2
-MOST_BORDER = 0.02  # share of the mask that lies on the edge of the image
+MOST_ELONGATION = 2.0
+MOST_CUT = 0.4  # area of the mask on a face of the image, in shares of its volume to the power of 2/3: 50 cm2 of 1400 ml
+MOST_BORDER = 0.02  # share of the voxels of an organ on the edge of the image
 
 
 def mask_quality(
@@ -51,12 +53,18 @@ def mask_quality(
     from scipy.ndimage import binary_dilation, label
 
     brain = mask > 0
-    shape = measure_shape(data, brain, np.linalg.norm(affine[:3, :3], axis=0))
-    border = int(sum(brain.take(edge, axis=axis).sum() for axis in range(3) for edge in (0, -1)))
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    shape = measure_shape(data, brain, spacing)
+    faces = [int(brain.take(edge, axis=axis).sum()) for axis in range(3) for edge in (0, -1)]
+    border = sum(faces)
     shell = binary_dilation(brain, iterations=3) & ~brain
     outside = float(data[shell].mean()) if shell.any() else 0.0
-    reasons = [*_volume_reasons(shape, volume_ml), *_border_reasons(border, int(brain.sum()))]
-    reasons += [] if stripped else _shape_reasons(shape)
+    reasons = _volume_reasons(shape, volume_ml)
+    if border > MOST_BORDER * max(int(brain.sum()), 1):
+        reasons.append(f"the mask is cut by the edge of the image ({border} voxels on it)")
+    if not stripped:
+        most_dark = MOST_DARK_BARE if _is_bare(data, brain) else MOST_DARK
+        reasons += [*_cut_reasons(faces, spacing, shape.ml), *_shape_reasons(shape, most_dark)]
     return {
         "brain_ml": round(shape.ml, 2),
         "components": int(np.asarray(label(brain)[0]).max()),  # type: ignore[index]
@@ -77,16 +85,27 @@ def _volume_reasons(shape: Shape, volume_ml: Sequence[float]) -> list[str]:
     return [f"brain volume {shape.ml:.0f} ml outside {low:g} to {high:g} ml (adults usually 1000 to 1800)"]
 
 
-def _border_reasons(border: int, count: int) -> list[str]:
-    if border <= MOST_BORDER * max(count, 1):
+def _cut_reasons(faces: Sequence[int], spacing: npt.NDArray[np.float64], volume_ml: float) -> list[str]:
+    """Return whether a face of the image cuts through the brain; the same for all voxel sizes."""
+    areas = [count * float(np.prod(spacing)) / spacing[number // 2] / 100 for number, count in enumerate(faces)]
+    most = MOST_CUT * volume_ml ** (2 / 3)
+    if max(areas) <= most:
         return []
-    return [f"the mask is cut by the edge of the image ({border} voxels on it, usually none)"]
+    side = ("left", "right", "back", "front", "bottom", "top")[int(np.argmax(areas))]
+    return [f"the brain is cut at the {side} of the image ({max(areas):.0f} cm2 of it lie there, usually 0 to 30)"]
 
 
-def _shape_reasons(shape: Shape) -> list[str]:
+def _is_bare(data: npt.NDArray[Any], brain: npt.NDArray[np.bool_]) -> bool:
+    """Tell whether there is nothing but the brain: the sulci of a stripped image are as empty as what surrounds it."""
+    if not brain.any():
+        return False
+    return bool(np.sum(data[~brain] > DARK * np.percentile(data[brain], 75)) < BARE * brain.sum())
+
+
+def _shape_reasons(shape: Shape, most_dark: float) -> list[str]:
     """Return in what the mask differs from all brains."""
     reasons = []
-    if shape.dark_share > MOST_DARK:
+    if shape.dark_share > most_dark:
         reasons.append(f"{100 * shape.dark_share:.1f} % of it is as dark as bone or air (usually below 1 %)")
     if 0 < shape.compactness < LEAST_COMPACTNESS:
         reasons.append(f"its surface is ragged (compactness {shape.compactness:.2f}, usually 0.55 to 0.8)")
