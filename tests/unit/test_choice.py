@@ -68,6 +68,8 @@ def test_what_is_wanted_comes_before_all_but_what_can_be_used():
     assert name_of(taken(*images, prefer=["acq-fast"])) == "acq-fast_T1w"
     assert name_of(taken(*images, prefer=["acq-fast", "rec-norm"])) == "acq-fast_rec-norm_T1w"
     assert name_of(taken(*images, prefer=["acq-fast_rec-*"])) == "acq-fast_rec-norm_T1w"
+    assert name_of(taken(*images, prefer=["norm"])) == "acq-fast_rec-norm_T1w"
+    assert "comes after norm (cohort.prefer)" in taken(*images, prefer=["norm"]).why
     assert name_of(taken(*images, prefer=["acq-missing"])) == "T1w"
     assert "comes after acq-fast (cohort.prefer)" in taken(*images, prefer=["acq-fast"]).why
     broken = [images[0], image("acq-fast_T1w", code="unreadable")]
@@ -130,7 +132,7 @@ def test_a_filter_of_a_session_sees_the_name():
         ({"filter": {"aquisition": "x"}}, "did you mean acquisition"),
         ({"filter": {"subject": "1"}}, "use cohort.include"),
         ({"filter": {"FLAIR": {"acq": "x"}}}, "FLAIR is not in cohort.channels"),
-        ({"prefer": ["mprage"]}, "not made of entities"),
+        ({"prefer": ["acq-a_norm"]}, "not made of entities"),
         ({"prefer": ["acq-"]}, "not made of entities"),
         ({"prefer": ["protocol-x"]}, "no BIDS entity"),
     ],

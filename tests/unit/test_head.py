@@ -157,7 +157,16 @@ def test_a_stripped_brain_has_sulci_as_empty_as_its_surroundings(head) -> None:
     bare = np.where(mask, data, 0)
     assert 0.03 < measure_shape(bare, grown, SPACING).dark_share < 0.1
     assert mask_quality(bare, grown, AFFINE, [700, 2300])["verdict"] == "pass"
-    assert mask_quality(data, binary_dilation(mask, iterations=2), AFFINE, [700, 2300])["verdict"] == "fail"
+
+
+def test_a_mask_that_leaks_to_one_side_is_refused(head) -> None:
+    """As where the field of view is large: the volume alone is plausible."""
+    data, mask = head
+    leak = binary_dilation(mask, iterations=4) & (np.arange(mask.shape[1]) > 60)[:, None]
+    quality = mask_quality(data, mask | leak, AFFINE, [700, 2500])
+    assert quality["verdict"] == "fail"
+    assert "as dark as bone or air" in quality["reasons"][0]
+    assert mask_quality(data, mask, AFFINE, [700, 2500])["verdict"] == "pass"
 
 
 # Pose

@@ -152,10 +152,10 @@ CASES = [
     ),
     Case(
         "command",
-        "preference that is no entity",
+        "preference of an unknown entity",
         STOPS,
-        "not made of entities",
-        command(settings={"cohort": {"prefer": ["mprage"]}}),
+        "did you mean acq",
+        command(settings={"cohort": {"prefer": ["aqc-mprage"]}}),
     ),
     Case("index", "more in the file than its header says", UNAVAILABLE, "holds more than", indexed(bomb)),
     Case("index", "header that announces 32 GB", UNAVAILABLE, "expected at most", indexed(announcing)),

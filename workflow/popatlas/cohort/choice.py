@@ -28,6 +28,7 @@ IMAGES_OF_PHASE = ("phase", "real", "imag")
 HINTS = ("localizer", "localiser", "scout", "survey", "aahead", "3plane", "triplane", "planscan", "smartbrain")
 WHOLE_HINTS = ("test", "plan", "loc")  # as whole labels only, with or without a number
 SHOWN = 4  # other images named in a reason
+ANY = ""  # key of a preference for a label of any entity
 WRITTEN_FOR_SCANS = ("sub", "subject", "suffix", "extension", "datatype")
 
 Wanted = Mapping[str, Sequence[str | None]]
@@ -74,7 +75,7 @@ class Rules:
     filters : mapping
         Suffix to entity to the patterns allowed (None: without that entity).
     prefer : sequence
-        Entity to pattern, the most wanted first.
+        Entity (`ANY`: any one) to pattern, the most wanted first.
     run : str
         first or last.
     """
@@ -194,6 +195,8 @@ def _channel(name: str, channels: Sequence[str]) -> str:
 
 
 def _preference(text: str, known: Mapping[str, str]) -> dict[str, str]:
+    if "-" not in text and "_" not in text:
+        return {ANY: text}
     pairs = [part.partition("-") for part in text.split("_")]
     if not all(middle and value for _, middle, value in pairs):
         raise ConfigError(f"cohort.prefer: '{text}' is not made of entities. Remedy: write them as in names: acq-mprage")
@@ -221,13 +224,19 @@ Words = Callable[[Candidate, Candidate, Rules], str]
 
 def _preferred(image: Candidate, rules: Rules) -> list[bool]:
     own = image.entities
-    return [not all(_matches(own.get(key), value) for key, value in wanted.items()) for wanted in rules.prefer]
+    return [not all(_has(own, key, value) for key, value in wanted.items()) for wanted in rules.prefer]
+
+
+def _has(entities: Mapping[str, str], key: str, pattern: str) -> bool:
+    values = entities.values() if key == ANY else [entities.get(key)]
+    return any(_matches(value, pattern) for value in values)
 
 
 def _prefer_words(image: Candidate, taken: Candidate, rules: Rules) -> str:
     pairs = zip(rules.prefer, _preferred(image, rules), _preferred(taken, rules), strict=True)
     wanted = next(wanted for wanted, here, there in pairs if here and not there)
-    return f"comes after {'_'.join(f'{key}-{value}' for key, value in wanted.items())} (cohort.prefer)"
+    parts = (value if key == ANY else f"{key}-{value}" for key, value in wanted.items())
+    return f"comes after {'_'.join(parts)} (cohort.prefer)"
 
 
 def _edges_mm(image: Candidate) -> list[float]:

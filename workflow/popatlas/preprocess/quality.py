@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.preprocess.shape import DARK, Shape, measure_shape
+from popatlas.preprocess.shape import DARK, USUAL_COMPACTNESS, Shape, measure_shape
 
 # Beyond these no mask of a whole brain was seen, of 40 heads; what is usual stands in the messages
-MOST_DARK, MOST_DARK_BARE = 0.03, 0.1
+# share of dark voxels: of a mask that is odd in shape too, and of any (fluid can be as dark as bone, and sulci empty)
+MOST_DARK, MOST_DARK_EVER = 0.03, 0.2
 BARE = 0.05  # voxels outside the mask that are not dark, in shares of the mask: fewer in a stripped image
 LEAST_COMPACTNESS = 0.35
 MOST_ELONGATION = 2.0
@@ -63,7 +64,8 @@ def mask_quality(
     if border > MOST_BORDER * max(int(brain.sum()), 1):
         reasons.append(f"the mask is cut by the edge of the image ({border} voxels on it)")
     if not stripped:
-        most_dark = MOST_DARK_BARE if _is_bare(data, brain) else MOST_DARK
+        usual = shape.compactness >= USUAL_COMPACTNESS and shape.is_upright
+        most_dark = MOST_DARK_EVER if usual or _is_bare(data, brain) else MOST_DARK
         reasons += [*_cut_reasons(faces, spacing, shape.ml), *_shape_reasons(shape, most_dark)]
     return {
         "brain_ml": round(shape.ml, 2),
