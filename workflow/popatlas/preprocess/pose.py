@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.errors import InputError
 from popatlas.preprocess.head import CoarseHead, Values
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def find_poses(coarse: CoarseHead) -> Iterator[Pose]:
     Yields
     ------
     Pose
+        Nothing where there is too little to compare.
     """
     from popatlas.registration.csngf import SCHEDULES, search
 
@@ -76,7 +78,10 @@ def find_poses(coarse: CoarseHead) -> Iterator[Pose]:
     extent = max(np.ptp(np.argwhere(coarse.inside), axis=0) * coarse.spacing)
     default = SCHEDULES["default"]
     side = int(np.clip(extent / SEARCH_MM + 1, default.side or 0, MOST_SIDE))
-    found = search(brain, head, replace(default, side=side))
+    try:
+        found = search(brain, head, replace(default, side=side))
+    except InputError:  # next to nothing is in the image
+        return
     for matrix in (found.matrix, found.runner_up_matrix):
         if matrix is not None:
             rotation = RAS_LPS @ matrix[:3, :3] @ RAS_LPS
