@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 BIDS_FOLDER = re.compile(r"sub-[0-9A-Za-z]+")
 
 
-
 def scan_key(subject: str, session: str, *, role: str = "cohort") -> str:
     """Return the prefix of a scan's derivatives, for example `sub-01/ses-1/anat/sub-01_ses-1`."""
     folder = f"{subject}/{session}" if session else subject
