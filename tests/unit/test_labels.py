@@ -133,7 +133,7 @@ def test_what_is_no_label_image_is_refused_with_file_subject_and_remedy(path, da
 
 
 def test_an_intensity_image_is_no_label_image(path):
-    data = np.arange(MOST_LABELS + 2, dtype=np.int32).reshape(1, 2, -1)
+    data = np.arange(MOST_LABELS + 2, dtype=np.int32).reshape(2, 41, -1)
     with pytest.raises(InputError, match=f"{MOST_LABELS + 1} different labels") as caught:
         read_labels(write(path, data))
     assert "not an image" in caught.value.remedy
