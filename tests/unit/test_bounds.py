@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from popatlas.cohort.inspect import inspect_image
+from popatlas.errors import InputError
 from popatlas.images import bounds
 from popatlas.images.bounds import SizeError, is_unfetched, read_announced, size_fault, voxel_pieces
+from popatlas.images.io import load_image
 
 LIMITS = {"spacing_mm": [0.3, 6.0], "min_shape": 16}
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -76,6 +78,21 @@ def test_what_the_header_announces_is_held_against_limits(path, monkeypatch, fie
     found = inspect_image(path, LIMITS)
     assert found.code == "size"
     assert found.lasting
+
+
+@pytest.mark.parametrize(
+    "fields", [{"dim": [3, 30000, 30000, 3000, 1, 1, 1, 1]}, {"dim": [4, 2000, 2000, 2, 2000, 1, 1, 1]}]
+)
+def test_no_step_unpacks_more_than_images_have(path, fields):
+    rewritten(path, lambda content: announce(content, **fields))
+    with pytest.raises(InputError, match=r"expected at most 4,096 MB|expected 1 to 2048"):
+        load_image(path)
+
+
+def test_a_section_may_be_wider_than_a_head(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((1, 2501, 3), np.uint8), np.eye(4)), tmp_path / "section.nii.gz")
+    assert size_fault(tmp_path / "section.nii.gz") == ""
+    assert load_image(tmp_path / "section.nii.gz").shape == (1, 2501, 3)
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):

@@ -113,6 +113,11 @@ class Inventory:
         wanted = self._of_scan.get((scan, rules.get(stage, stage)), ())
         return all(name in self.made for name in wanted)
 
+    def said(self, scan: str, stage: str) -> list[str]:
+        """Return what the steps of a scan at a stage had to say although they ended well."""
+        found = [self.receipts[name] for name in self._of_scan.get((scan, stage), ()) if name in self.made]
+        return [str(line) for receipt in found if receipt is not None for line in receipt.facts.get("said", [])]
+
     @cached_property
     def _of_scan(self) -> dict[tuple[str, str], list[str]]:
         found: dict[tuple[str, str], list[str]] = {}

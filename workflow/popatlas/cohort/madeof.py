@@ -3,7 +3,8 @@
 A job gets its fingerprint from its rule and leaves it in its receipt; a result whose receipt holds another one than the
 study would give it today is out of date. Fingerprints follow from the configuration and the dataset alone, so they are known
 before anything runs, and neither times nor places of files are in them. What only judges a result (limits of the gate) or
-says where it is computed (GPUs, batches) is left out.
+says where it is computed (GPUs, batches) is left out. Of the code, what counts are the revisions of parts that once made
+wrong results in silence: those are made again, others stay when popatlas is brought up to date.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from popatlas.cohort.targets import fusion_settings
 from popatlas.config import Config, registration_settings
 from popatlas.fusion.names import SEGMENTER
 from popatlas.images.io import sha256
+from popatlas.preprocess import FINDER, LEVELS
 from popatlas.receipts import fingerprint
 
 if TYPE_CHECKING:
@@ -50,13 +52,14 @@ class MadeOf:
     def conform_image(self, scan: str) -> Any:
         """Return what the conformed image of a scan is made of."""
         section = self.config["preprocess"]
-        return [self.study.raw_digests[scan], {key: section[key] for key in ("n4", "resolution_mm", "denoise")}]
+        return [self.study.raw_digests[scan], {key: section[key] for key in ("n4", "resolution_mm", "denoise")}, LEVELS]
 
     def raw_mask(self, scan: str) -> Any:
         """Return what the raw brain mask of a scan is made of, whatever batch it was in."""
         brain = self.config["preprocess"]["brain"]
         used = {"deepbet": ("method", "threshold", "dilate")}.get(brain["method"], ("method",))
-        return [self("conform_image", scan=scan), {key: brain[key] for key in used}]
+        finder = [FINDER] if brain["method"] == "deepbet" else []
+        return [self("conform_image", scan=scan), {key: brain[key] for key in used}, *finder]
 
     def extract_brain_by_template(self, scan: str) -> Any:
         """Return what the raw brain mask of a scan is made of."""

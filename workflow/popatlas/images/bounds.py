@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_VOXELS_PER_AXIS = 2048
+MOST_PIXELS_PER_AXIS = 1 << 15  # of a section: one plane
 MOST_BYTES = 4 << 30  # of voxels: 0.25 mm of a whole head are half of it
 MOST_HEADER_BYTES = 64 << 20  # of header and extensions
 TAIL_BYTES = 1 << 20  # that may follow the voxels
@@ -113,8 +114,9 @@ def size_fault(file: Path) -> str:
     if announced is None:
         return ""
     shape, amount = "x".join(str(count) for count in announced.shape), announced.end - announced.offset
-    if announced.shape and not 0 < min(announced.shape) <= max(announced.shape) <= MOST_VOXELS_PER_AXIS:
-        return f"{shape}, expected 1 to {MOST_VOXELS_PER_AXIS} along an axis"
+    most = MOST_PIXELS_PER_AXIS if 1 in announced.shape[:3] else MOST_VOXELS_PER_AXIS
+    if announced.shape and not 0 < min(announced.shape) <= max(announced.shape) <= most:
+        return f"{shape}, expected 1 to {most} along an axis"
     if amount > MOST_BYTES:
         return f"{shape} voxels of {announced.dtype} are {_size(amount)}, expected at most {_size(MOST_BYTES)}"
     if announced.offset > MOST_HEADER_BYTES:

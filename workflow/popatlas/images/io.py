@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.bounds import SizeError, size_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -211,9 +212,11 @@ def load_image(path: PathLike, dtype: npt.DTypeLike = np.float32) -> nib.Nifti1I
     Raises
     ------
     InputError
-        When the file is missing or unreadable.
+        When the file is missing or unreadable, or announces more voxels than any image has.
     """
     try:
+        if fault := size_fault(Path(path)):
+            raise SizeError(fault)
         image = nib.load(path)
         return nib.Nifti1Image(np.asanyarray(image.dataobj).astype(dtype), image.affine)
     except Exception as error:  # nibabel raises many kinds on damaged files

@@ -60,6 +60,7 @@ class PopatlasInterface(BaseInterface):
     def __init__(self, **inputs: Any) -> None:
         super().__init__(**inputs)
         self.notes: dict[str, Any] = {}
+        self.said: list[str] = []  # what the user should hear although the step ended well
         self.also_read: list[Path] = []  # files beside the in_ ones, found by their names
         self.also_made: list[Path] = []  # files beside the out_ ones
 
@@ -102,7 +103,7 @@ class PopatlasInterface(BaseInterface):
                 "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
                 "inputs": described,
                 "versions": _versions(),
-                "notes": self.notes,
+                "notes": self.notes | ({"said": self.said} if self.said else {}),
             }
         )
         return runtime
@@ -140,7 +141,8 @@ class PopatlasInterface(BaseInterface):
         inputs = {file: digest for value in content for file, digest in _digests(value) if digest}
         inputs |= {place(file): sha256(file) for file in self.also_read}
         outputs = [place(file) for file in (*self._output_files(), *self.also_made)]
-        Receipt.of(self.inputs.made_of, inputs, outputs, {"popatlas": popatlas.__version__}).write(path)
+        facts = {"popatlas": popatlas.__version__} | ({"said": self.said} if self.said else {})
+        Receipt.of(self.inputs.made_of, inputs, outputs, facts).write(path)
         _tame_times([*inputs, *outputs])
 
     def _describe_inputs(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from popatlas.images.io import atomic_path, load_image, read_json, save_image, s
 from popatlas.images.labels import read_mask
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
+from popatlas.preprocess import FINDER
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
 
 # what to look at when no brain was found, or no plausible one
@@ -109,8 +110,6 @@ class ExtractBrain(PopatlasInterface):
         settings = {"method": self.inputs.method, "popatlas": popatlas.__version__}
         if self.inputs.method == "none":
             return settings
-        from popatlas.preprocess.network import FINDER
-
         used = {"threshold": self.inputs.threshold, "dilate": self.inputs.dilate, "finder": FINDER}
         return settings | used | {"deepbet": metadata.version("deepbet")}
 
@@ -228,6 +227,7 @@ class NormaliseBrain(PopatlasInterface):
         stripped = facts.pop("method", "") == "none"
         quality = mask_quality(data, brain, image.affine, inputs.volume_ml, stripped=stripped) | facts
         self.notes["quality"] = quality
+        self.said += [f"brain mask: {quality['note']}"] if quality.get("note") else []
         if quality["verdict"] == "fail":
             raise InputError(
                 f"the brain mask is not plausible: {'; '.join(quality['reasons'])}",

@@ -31,7 +31,6 @@ from popatlas.preprocess.shape import Shape, measure_shape
 
 Mask = npt.NDArray[np.bool_]
 
-FINDER = 2  # raised when masks come out otherwise than before; receipts hold it
 UPRIGHT = 35.0  # degrees that a head may be turned: the network answers alike up to 30 to 45
 BRAIN_TO_TOP_MM = 85.0  # from the middle of a brain's box to the top of the head
 TURNED_MM = 256.0  # side of the cube into which a head is turned by other angles than quarters

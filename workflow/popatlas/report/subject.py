@@ -187,6 +187,8 @@ def quality_limits(quality: Mapping[str, Any], volume: Sequence[float]) -> list[
         "components": ("Components", "", 0),
         "border_voxels": ("Voxels on the image border", "", 0),
         "compactness": ("Compactness", "", 3),
+        "dark_share": ("Share of dark voxels", "", 4),
+        "elongation": ("Length / width", "", 2),
         "contrast": ("Contrast inside / outside", "", 2),
     }
     found = ((quality.get(key), *row) for key, row in rows.items())
