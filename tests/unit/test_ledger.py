@@ -16,7 +16,6 @@ from popatlas.cohort.ledger import (
     left_out,
     read_failures,
     read_ledger,
-    remarks,
     settle,
     summary,
 )
@@ -194,16 +193,6 @@ def test_files_that_only_lie_there_do_not_count(tmp_path):
     ledger = settle(tmp_path, index_of("01"), OUTPUTS, lambda scan, stage: stage in ("preprocess", "register"))
     assert list(states(ledger, "01").values()) == ["ok", "ok", "ok", "failed", "pending"]
     assert members(index_of("01"), ledger)[0].empty
-
-
-def test_what_steps_said_of_good_scans_stands_in_the_ledger(tmp_path):
-    """An `ok` with a reason is a remark, and no failure; that of another stage is not repeated."""
-    finish(tmp_path, "01", *STAGES[1:])
-    turned = "the head is turned by 90 degrees"
-    ledger = settle(tmp_path, index_of("01"), OUTPUTS, None, lambda scan, stage: [turned] if stage == "preprocess" else [])
-    assert set(ledger["state"]) == {"ok"}
-    assert list(remarks(ledger)[["stage", "reason"]].itertuples(index=False, name=None)) == [("preprocess", turned)]
-    assert remarks(read_ledger(tmp_path)).equals(remarks(ledger))
 
 
 def test_external_atlases_are_neither_fused_nor_measured(tmp_path):

@@ -83,7 +83,7 @@ def closing_notes(
     index = read_table(out_dir / "cohort" / "index.parquet")
     unreadable, lines = missing_images(index)
     unlabelled, labels = missing_labels(config, index, out_dir)
-    for line in [*lines, *excluded(index), *labels, *resolution(config, index), *worth_a_look(out_dir), *said]:
+    for line in [*lines, *excluded(index), *labels, *resolution(config, index), *said]:
         print(f"  {line}")
     if failed:
         print(f"  Reasons: popatlas status {out_dir}")
@@ -139,17 +139,6 @@ def missing_labels(config: Config, index: pd.DataFrame, out_dir: Path) -> tuple[
         )
         missing += is_asked and used_as(table, ATLAS).empty
     return missing, lines
-
-
-def worth_a_look(out_dir: Path) -> Iterator[str]:
-    """Yield what steps had to say of scans although they ended well."""
-    from popatlas.cohort.ledger import read_ledger, remarks
-
-    found = remarks(read_ledger(out_dir)).to_dict("records")
-    for row in found[:NAMED]:
-        yield f"worth a look: {_names([row['scan']])}: {row['reason']}"
-    if len(found) > NAMED:
-        yield f"worth a look: {len(found) - NAMED} more (popatlas status {out_dir})"
 
 
 def resolution(config: Config, index: pd.DataFrame) -> Iterator[str]:

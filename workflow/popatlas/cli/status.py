@@ -23,26 +23,19 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the ledger's summary; 0 when no scan failed at any stage, 3 otherwise."""
-    from popatlas.cohort.ledger import incomplete, left_out, read_ledger, remarks, summary
+    from popatlas.cohort.ledger import incomplete, left_out, read_ledger, summary
 
     ledger = read_ledger(args.out_dir)
     counts, out, lacking = summary(ledger), left_out(ledger).to_dict("records"), incomplete(ledger).to_dict("records")
-    heard = remarks(ledger).to_dict("records")
     code = 3 if (ledger["state"] == "failed").any() else 0
     if args.json:
-        print(
-            json.dumps(
-                {"stages": counts.to_dict("index"), "left_out": out, "incomplete": lacking, "remarks": heard}, indent=2
-            )
-        )
+        print(json.dumps({"stages": counts.to_dict("index"), "left_out": out, "incomplete": lacking}, indent=2))
         return code
     print(counts.to_string())
     for row in [*out, *lacking]:
         print(f"\n{row['state']:11} {row['scan']}  (at {row['stage']})\n  {row['reason']}")
         if row["log"]:
             print(f"  log: {args.out_dir / row['log']}")
-    for row in heard:
-        print(f"\nworth a look {row['scan']}  (at {row['stage']})\n  {row['reason']}")
     groups = [name for name in ("group/metrics.parquet", "report/index.html") if (args.out_dir / name).is_file()]
     print(f"\ngroup results: {', '.join(groups) or 'none yet'}")
     return code

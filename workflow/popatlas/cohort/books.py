@@ -89,6 +89,6 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
     def is_done(scan: str, stage: str) -> bool:
         return (inventory if stage == "bench" else whole).is_done(scan, stage)
 
-    ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done, whole.said)
+    ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done)
     rows = ledger[ledger["state"] == "failed"].to_dict("records")
     return {(str(row["scan"]), str(row["stage"])): str(row["reason"]) for row in rows}

@@ -53,7 +53,6 @@ def settle(
     index: pd.DataFrame,
     stage_outputs: Mapping[str, Sequence[str]],
     is_done: Callable[[str, str], bool] | None = None,
-    said: Callable[[str, str], Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Find out what became of each scan and write `cohort/ledger.tsv` and `cohort/failures.tsv`.
 
@@ -68,9 +67,6 @@ def settle(
     is_done : callable, optional
         Tells whether a scan's results at a stage are made (`Inventory.is_done`). When left out the files are looked for,
         which may be those of another time.
-    said : callable, optional
-        Returns what the steps of a scan at a stage had to say although they ended well (`Inventory.said`); it stands as the
-        reason of an `ok`.
 
     Returns
     -------
@@ -88,7 +84,7 @@ def settle(
     def outputs(scan: str) -> Mapping[str, Sequence[str]]:
         return unfused if scan in exempt else stage_outputs if scan in atlases else unbenched
 
-    evidence = Evidence(out_dir, is_done, said)
+    evidence = Evidence(out_dir, is_done)
     rows = [row for scan in index.to_dict("records") for row in _settle_scan(evidence, scan, outputs(scan["scan"]))]
     ledger = pd.DataFrame(rows, columns=COLUMNS)
     write_if_changed(out_dir / "cohort" / "ledger.tsv", table_text(ledger))
@@ -106,14 +102,8 @@ def forget_failures(out_dir: Path) -> None:
 class Evidence:
     """What the steps left in the output folder; each folder is listed once."""
 
-    def __init__(
-        self,
-        out_dir: Path,
-        is_done: Callable[[str, str], bool] | None = None,
-        said: Callable[[str, str], Sequence[str]] | None = None,
-    ) -> None:
+    def __init__(self, out_dir: Path, is_done: Callable[[str, str], bool] | None = None) -> None:
         self.out_dir, self.judge = out_dir, is_done
-        self.said = said or (lambda scan, stage: ())
         self.batches = {table: read_batches(out_dir, table) for tables in BATCH_LOGS.values() for table in tables}
         mark = out_dir / ATTEMPT
         self.attempt, self.since = read_attempt(out_dir), mark.stat().st_mtime_ns if mark.is_file() else 0
@@ -200,7 +190,7 @@ def _settle_scan(
         if scan["state"] != "ok":
             rows.append(row(stage, scan["state"], scan["reason"]))
         elif not blocked and evidence.is_done(scan["scan"], stage, stage_outputs[stage]):
-            rows.append(row(stage, "ok", "; ".join(evidence.said(scan["scan"], stage))))
+            rows.append(row(stage, "ok"))
         elif waits_for:
             rows.append(row(stage, "pending", f"waits for {waits_for}"))
         else:
@@ -289,12 +279,6 @@ def left_out(ledger: pd.DataFrame) -> pd.DataFrame:
     stopped = ledger[(ledger["state"] != "ok") & ledger["stage"].isin(STAGES)].copy()
     stopped["order"] = stopped["stage"].map({stage: number for number, stage in enumerate(STAGES)})
     return stopped.sort_values(["scan", "order"]).drop_duplicates("scan")[COLUMNS].reset_index(drop=True)
-
-
-def remarks(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return what the steps had to say of scans although they ended well: a head that lies turned, for example."""
-    made = (ledger["stage"] != "index") & (ledger["state"] == "ok")
-    return ledger.loc[made & (ledger["reason"] != ""), COLUMNS].reset_index(drop=True)
 
 
 def incomplete(ledger: pd.DataFrame) -> pd.DataFrame:
