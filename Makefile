@@ -32,9 +32,8 @@ demo: venv ## simulate a cohort, run the whole pipeline, print where the results
 	$(BIN)/popatlas run --cores $(CORES) && \
 	echo "demo finished in $$(( ($$(date +%s) - start) / 60 )) min $$(( ($$(date +%s) - start) % 60 )) s"
 
-test: venv ## run the whole test suite, Slurm and browser included; unit tests on all cores, those of the workflow use them
-	$(BIN)/pytest --numprocesses $(CORES) --dist loadfile tests/unit tests/property
-	$(BIN)/pytest tests --ignore tests/unit --ignore tests/property
+test: venv ## run the whole test suite on all cores, Slurm and browser included
+	$(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder tests
 
 lint: venv ## format, types, rules
 	$(BIN)/ruff check workflow benchmarks tests docs

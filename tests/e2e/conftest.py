@@ -7,8 +7,11 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+
+from popatlas.images.io import read_table
 
 from ..cohorts import popatlas
 from ..hostility import watched
@@ -54,6 +57,12 @@ def first_run(tmp_path_factory) -> tuple[Workspace, int, str]:
     spoil(work.bids / UNREADABLE / "anat" / f"{UNREADABLE}_T1w.nii.gz", brain=True)
     result = work.popatlas("run", check=False)
     return work, result.returncode, result.stdout + result.stderr
+
+
+def attempts(work: Workspace) -> pd.DataFrame:
+    """Return the row of each registration in the group table that tells which attempt passed."""
+    metrics = read_table(work.out / "group" / "metrics.parquet")
+    return metrics[metrics["metric"] == "gate_passed"]
 
 
 def spoil(path: Path, *, brain: bool) -> None:

@@ -1,0 +1,146 @@
+"""The other engines of registration, for real (the cohort of `conftest` runs with the default one), trained fusion and the
+bench."""
+
+import numpy as np
+import pytest
+import yaml
+
+from popatlas.cohort.outputs import stage_outputs
+from popatlas.config import load_config
+from popatlas.images.io import read_json, read_table
+
+from ..cohorts import popatlas
+from ..zoo import lock_network, tiny_network
+from .conftest import SETTINGS, Workspace, attempts
+
+pytestmark = pytest.mark.e2e
+
+FUSION = {
+    "atlases": ["01", "02", "03"],
+    "methods": ["majority", "jlf", "dataparams"],
+    "dataparams": {"epochs": 2, "targets": 3, "gate_quality": True},
+    "segmenter": {"enabled": True, "epochs": 2, "targets": 3},
+    "bench": True,
+}
+
+
+def run_with(engine, folder, **fuse):
+    work = Workspace(folder)
+    popatlas("simulate", work.bids, "--subjects", "3", "--seed", "4")
+    register = SETTINGS["register"] | {"engine": engine, "preset": "default"}  # at 4 mm `quick` leaves out too much
+    work.config.write_text(yaml.safe_dump(SETTINGS | {"register": register, "fuse": SETTINGS["fuse"] | fuse}))
+    result = work.popatlas("run", check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return work
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return run_with("ffd", tmp_path_factory.mktemp("ffd"), **FUSION)
+
+
+@pytest.fixture(scope="module")
+def greedy(tmp_path_factory):
+    return run_with("greedy", tmp_path_factory.mktemp("greedy"))
+
+
+@pytest.mark.parametrize(("fixture", "engine"), [("trained", "ffd"), ("greedy", "greedy")])
+def test_the_whole_pipeline_runs_with_another_engine(fixture, engine, request):
+    work = request.getfixturevalue(fixture)
+    rows = attempts(work)
+    assert set(rows["label"]) == {f"{engine}-affine-mass"} and len(rows) == 3
+    metrics = read_table(work.out / "group" / "metrics.parquet")
+    means = metrics.groupby(["method", "metric"])["value"].mean()
+    assert means["registration", "correlation"] > means["affine", "correlation"]
+    assert means["jlf", "dice"] > 0.5
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory):
+    """The registrations alone, by an untrained network that moves next to nothing: all is left to the refinement."""
+    folder = tmp_path_factory.mktemp("network")
+    work = Workspace(folder)
+    popatlas("simulate", work.bids, "--subjects", "2", "--seed", "4")
+    register = {"engine": "network", "preset": "accurate", "weights": "tiny", "network": {"batch": 1}}
+    settings = SETTINGS | {"register": SETTINGS["register"] | register, "fuse": {"methods": []}}
+    work.config.write_text(yaml.safe_dump(settings))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("POPATLAS_WEIGHTS", str(folder / "weights"))
+        lock_network(folder, tiny_network(spread=0.01))
+        result = work.popatlas("run", "--until", "subjects", check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return work
+
+
+def test_a_network_predicts_batches_and_the_registrations_take_what_it_predicted(predicted):
+    batches = {path.name: read_json(path) for path in (predicted.out / "work" / "network").rglob("batch-*.json")}
+    scans = [f"sub-0{number}/anat/sub-0{number}" for number in (1, 2)]
+    assert {name: list(receipt) for name, receipt in batches.items()} == {
+        f"batch-{number}.json": [scan] for number, scan in enumerate(scans, start=1)
+    }
+    of_members = [read_json(path) for path in (predicted.out / "work").glob("tpl-tiny/*/iter-1/predictions/batch-*.json")]
+    assert sorted(scan for receipt in of_members for scan in receipt) == scans
+    for scan in scans:
+        gate = read_json(next((predicted.out / "work").glob(f"tpl-tiny/*/iter-1/{scan}_gate.json")))
+        assert (gate["engine"], len(gate["attempts"])) == ("network", 1)
+    for scan, entry in (batches["batch-1.json"] | batches["batch-2.json"]).items():
+        assert (entry["state"], entry["device"]) == ("ok", "cpu")
+        gate = read_json(predicted.out / f"{scan}_space-tiny_desc-gate_registration.json")
+        assert (gate["verdict"], gate["engine"], len(gate["attempts"])) == ("pass", "network", 1)
+        assert gate["ncc"] > gate["ncc_affine"] + 0.02
+        (made,) = predicted.out.glob(f"work/network/*/*/{scan}/warp.nii.gz")
+        assert made.read_bytes() == (predicted.out / f"{scan}_from-T1w_to-tiny_mode-image_desc-warp_xfm.nii.gz").read_bytes()
+
+
+def test_each_method_leaves_its_files_and_scores(trained):
+    promised = stage_outputs(load_config({"fuse": FUSION}), labelled=True)["fuse"]
+    assert len(promised) == 3 * 5 + 1
+    for number in (1, 2, 3):
+        for pattern in promised:
+            assert (trained.out / pattern.format(scan=f"sub-0{number}/anat/sub-0{number}")).stat().st_size > 0
+    metrics = read_table(trained.out / "group" / "metrics.parquet")
+    dice = metrics[metrics["metric"] == "dice"].groupby("method")["value"].mean()
+    assert set(dice.index) == {"majority", "jlf", "dataparams", "segmenter"}
+    assert dice["dataparams"] > 0.5
+
+
+def test_the_trust_table_tells_what_each_atlas_counted(trained):
+    trust = read_table(trained.out / "group" / "trust.parquet")
+    assert len(trust) == 3 * 2 * 3  # scans, atlases of other subjects, methods
+    assert {"scan", "method", "atlas", "trust", "rank", "parameter", "overlap"} <= set(trust.columns)
+    assert np.allclose(trust.groupby(["scan", "method"])["trust"].sum(), 1)
+    assert trust.groupby("method")["parameter"].count().to_dict() == {"dataparams": 6, "jlf": 0, "majority": 0}
+    assert (trained.out / "report" / "figures" / "trust.png").stat().st_size > 0
+
+
+def test_the_bench_recommends_a_method(trained):
+    summary = read_json(trained.out / "group" / "fusion-bench.json")
+    assert summary["recommended"] in FUSION["methods"]
+    assert summary["recommended"] in summary["sentence"]
+    assert set(read_table(trained.out / "group" / "fusion-bench.parquet")["scan"]) == {
+        f"sub-0{number}/anat/sub-0{number}" for number in (1, 2, 3)
+    }
+    assert "dataparams" in (trained.out / "report" / "fusion.html").read_text()
+
+
+def test_the_bench_verb_uses_what_is_there_and_prints_its_recommendation(trained):
+    before = trained.digests("config.yaml") | trained.digests("sub-*/anat/*")
+    options = ("--config", trained.config, "--cores", "2", "--methods", "majority", "jlf")
+    result = popatlas("fuse", "bench", trained.bids, trained.out, *options)
+    summary = read_json(trained.out / "group" / "fusion-bench.json")
+    assert set(summary["methods"]) == {"majority", "jlf"}
+    assert summary["sentence"] in result.stdout
+    assert str(trained.out / "report" / "fusion.html") in result.stdout
+    assert trained.digests("config.yaml") | trained.digests("sub-*/anat/*") == before
+
+
+def test_a_trained_network_is_kept_when_subjects_are_added(trained):
+    networks = trained.digests("networks/**/*")
+    assert len(networks) == 5
+    popatlas("simulate", trained.bids, "--subjects", "1", "--first", "4", "--seed", "4")
+    result = trained.popatlas("run", "--until", "segmentations", check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    new = trained.out / "sub-04" / "anat"
+    assert (new / "sub-04_desc-segmenter_dseg.nii.gz").stat().st_size > 0
+    assert not list(new.glob("*_xfm.*")), "labelled without registration"
+    assert trained.digests("networks/**/*") == networks
