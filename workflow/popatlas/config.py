@@ -162,6 +162,10 @@ def _contradictions(config: Config) -> Iterator[str]:
         known = register["presets"].get(engine, {})
         if name not in known:
             yield f"{where}: no preset is called '{name}'{_suggest(name, sorted(known))} (engine {engine})"
+    for number, rung in enumerate(register["ladder"]):
+        engine, name = _rung_preset(register, rung, register["preset"])
+        if "similarity" in rung and "similarity" not in register["presets"].get(engine, {}).get(name, {"similarity": ""}):
+            yield f"register.ladder.{number}: the engine {engine} takes no similarity from this key; leave it out"
     yield from _weights_contradictions(register)
     for engine in ("instance", "network", "ffd", "unigradicon"):
         for name, preset in register["presets"].get(engine, {}).items():
@@ -305,6 +309,8 @@ def _resolve(register: Mapping[str, Any], rung: Mapping[str, Any], preset: str) 
         from popatlas.zoo.store import find_weights
 
         settings = settings | {"weights": weights, "sha256": find_weights(weights).sha256}
+    if "similarity" in rung:
+        settings = settings | {"similarity": rung["similarity"], "options": {}}
     linear = rung.get("linear", register["linear"])
     return {"start": rung["start"], "linear": linear, "engine": engine, "name": name, "preset": settings}
 

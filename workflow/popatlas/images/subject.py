@@ -3,13 +3,16 @@
 A draw depends on the seed and on the subject's number only, so a cohort can grow without changing. Planted effects:
 
 * ventricles: the log-volume of the lateral ventricles grows by `VENTRICLE_SLOPE` per year of age, with a scatter;
-* sex: male brains have `MALE_FACTOR` times the volume of female ones, with a scatter.
+* sex: male brains have `MALE_FACTOR` times the volume of female ones, with a scatter;
+* torque: the mean asymmetry of people's brains, without which nothing could tell left from right: the MNI152 brain is
+  symmetric. `torque.npz` was made by `benchmarks.starts.learn`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +40,7 @@ SIZE_SCATTER, AXIS_SCATTER = 0.04, 0.012  # log-volume; log-length of an axis at
 SESSION_YEARS = 2.0
 # (smoothness, mean length) of the random part of the velocity, millimetres
 SHAPE = ((30.0, 2.2), (14.0, 2.0), (8.0, 1.0))
+TORQUE_FILE, TORQUE_STEP = Path(__file__).with_name("torque.npz"), 2  # every other point of `field_grid`
 CENTER = np.array([0.0, -20.0, 5.0])  # of scaling and rotation, MNI millimetres
 VOXELS = ((2.0, 2.0, 2.0), (1.8, 1.8, 2.2), (2.2, 2.0, 2.0))
 ORIENTATIONS = ("RAS", "LAS", "PSR", "LPI", "ASR", "RSA")
@@ -129,8 +133,28 @@ def ventricle_effect() -> tuple[Array, npt.NDArray[np.float64], npt.NDArray[np.f
     return velocity, times, growth_times(velocity, region, grid, times)
 
 
-def draw_anatomy(seed: int, number: int, traits: Traits) -> Anatomy:
-    """Draw the anatomy of a subject; sessions differ by the growth of the ventricles only."""
+@lru_cache(maxsize=1)
+def torque_effect() -> Array:
+    """Return the velocity that makes the symmetric brain as asymmetric as people's are on average."""
+    with np.load(TORQUE_FILE, allow_pickle=False) as arrays:
+        coarse = arrays["torque"] * np.float32(arrays["unit"])
+    grid = field_grid()
+    step = Grid((coarse.shape[1], coarse.shape[2], coarse.shape[3]), grid.affine @ np.diag([*[TORQUE_STEP] * 3, 1.0]))
+    return sample(coarse, step.affine, grid.points(), mode="nearest")
+
+
+def draw_anatomy(seed: int, number: int, traits: Traits, torque: float = 1.0) -> Anatomy:
+    """Draw the anatomy of a subject; sessions differ by the growth of the ventricles only.
+
+    Parameters
+    ----------
+    seed, number : int
+        Of the cohort and of the subject.
+    traits : Traits
+        From `draw_traits`.
+    torque : float
+        Strength of the mean asymmetry; 0 for a brain whose sides only chance makes different.
+    """
     grid, rng = field_grid(), generator(seed, number, 1)
     axes = AXIS_SCATTER * rng.standard_normal(3)
     velocity = scaling_velocity(grid, traits.brain_growth / 3 + axes - axes.mean(), CENTER)
@@ -138,6 +162,8 @@ def draw_anatomy(seed: int, number: int, traits: Traits) -> Anatomy:
         velocity += smooth_velocity(rng, grid, sigma_mm, mean_mm)
     growth, times, logs = ventricle_effect()
     velocity += growth * np.float32(np.interp(traits.ventricle_growth, logs, times))
+    if torque:
+        velocity += np.float32(torque) * torque_effect()
     return Anatomy(grid, exponential(velocity, grid), exponential(-velocity, grid))
 
 

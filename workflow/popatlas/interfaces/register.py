@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
 
-from popatlas.config import load_config, resolve_fallback, with_weights
+from popatlas.config import default_config, load_config, resolve_fallback, with_weights
 from popatlas.diskspace import out_of_space
 from popatlas.errors import InputError, PopatlasError, describe
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+from popatlas.registration.gate import GATE_REVISION
 
 if TYPE_CHECKING:
     from popatlas.registration.engines import Registration, Rung
+    from popatlas.registration.linear import Aligned
     from popatlas.registration.pair import Pair
+
+REMEDY = (
+    "look at the brain mask and at the orientation in the header (sform, qform): convert the scan again, exclude it, or widen "
+    "register.gate"
+)
 
 
 class RegisterRigidInputSpec(PopatlasInputSpec):
@@ -29,6 +36,7 @@ class RegisterRigidInputSpec(PopatlasInputSpec):
     in_fixed_mask = File(exists=True, mandatory=True, desc="brain mask of the fixed image")
     in_moving_mask = File(exists=True, mandatory=True, desc="brain mask of the moving image")
     rung = traits.Dict(mandatory=True, desc="start and engine (JSON)")
+    settings = File(exists=True, desc="resolved configuration with the limits of register.gate; the shipped ones without it")
     out_affine = File(mandatory=True, desc="rigid transform, ITK")
     out_warped = File(mandatory=True, desc="moving image on the fixed grid")
 
@@ -41,24 +49,48 @@ class RegisterRigidOutputSpec(TraitedSpec):
 
 
 class RegisterRigid(PopatlasInterface):
-    """Bring a brain into the pose of a reference: rotation and translation only."""
+    """Bring a brain into the pose of a reference: rotation and translation only.
+
+    Where the pose is not clearly right, or left and right are exchanged, the step fails: what is averaged into a template
+    has no other gate.
+    """
 
     input_spec = RegisterRigidInputSpec
     output_spec = RegisterRigidOutputSpec
 
     def _execute(self) -> None:
         from popatlas.registration.engines import Rung
-        from popatlas.registration.linear import align
+        from popatlas.registration.linear import find_affine, write_aligned
         from popatlas.registration.pair import Pair
 
         inputs = self.inputs
         pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
         with tempfile.TemporaryDirectory() as folder:
-            rigid = align(pair, Rung.from_config(inputs.rung), Path(folder), kinds=("rigid",))
-            publish(rigid, inputs.out_affine)
+            found = find_affine(pair, Rung.from_config(inputs.rung), Path(folder), kinds=("rigid",))
+            self._judge(pair, found)
+            publish(write_aligned(found, Path(folder)), inputs.out_affine)
         warped = pair.ants.apply_transforms(pair.fixed, pair.moving, [inputs.out_affine])
         with atomic_path(inputs.out_warped) as temporary:
             pair.ants.image_write(warped, str(temporary))
+
+
+    def _judge(self, pair: Pair, found: Aligned) -> None:
+        """Refuse what would spoil the average, and note what is doubtful."""
+        from popatlas.registration.evidence import of_pose
+        from popatlas.registration.gate import doubts, judge
+        from popatlas.registration.pose import turn_of
+
+        metrics = of_pose(pair, found.matrix, found.pose)
+        inputs = self.inputs
+        config = load_config(inputs.settings) if isdefined(inputs.settings) else default_config()
+        limits = config["register"]["gate"]
+        said = doubts(metrics, limits, turn_of(found.matrix)[1])
+        self.notes |= {"pose": metrics, "found_from": found.start, "doubts": said}
+        for line in said:
+            print(f"note: {line}", flush=True)
+        if reasons := judge(metrics, limits):
+            message = f"the alignment to the reference failed: {'; '.join([*reasons, *said])}"
+            raise InputError(message, file=inputs.in_moving, subject=inputs.subject, remedy=REMEDY)
 
 
 class RegisterImagesInputSpec(PopatlasInputSpec):
@@ -125,12 +157,15 @@ class RegisterImages(PopatlasInterface):
         for number, rung in enumerate(rungs):
             take_prediction = number == 0 and isdefined(inputs.in_prediction)
             attempts.append(self._try(pair, Rung.from_config(rung, inputs.gpu), gate, take_prediction))
-            if not attempts[-1]["reasons"]:
+            if not attempts[-1]["reasons"] or attempts[-1].get("beyond_repair", False):
                 break
         judged = [row for row in attempts if row["metrics"]]
         last = (judged or attempts)[-1]
         made = {"verdict": "fail" if last["reasons"] else "pass", "engine": last["engine"], "start": last["start"]}
-        write_json(inputs.out_gate, {**made, **last["metrics"], "attempts": attempts})
+        said = {"revision": GATE_REVISION, "notes": last.get("notes", [])}
+        write_json(inputs.out_gate, {**made, **said, **last["metrics"], "attempts": attempts})
+        for line in said["notes"]:
+            print(f"note: {line}", flush=True)
         if last["reasons"]:
             raise self._refusal(attempts, judged)
 
@@ -166,8 +201,8 @@ class RegisterImages(PopatlasInterface):
         """Return the error of a ladder without success: what the gate said last or, when every rung raised, all reasons."""
         named = {"file": self.inputs.in_moving, "subject": self.inputs.subject}
         if judged:
-            remedy = "look at the brain mask and orientation of the image, or widen register.gate"
-            return InputError(f"registration gate failed: {'; '.join(judged[-1]['reasons'])}", remedy=remedy, **named)
+            said = "; ".join([*judged[-1]["reasons"], *judged[-1].get("notes", [])])
+            return InputError(f"registration gate failed: {said}", remedy=REMEDY, **named)
         reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in attempts)
         remedy = "correct what the errors name, or choose another register.engine"
         return InputError(f"every attempt at the registration raised an error: {reasons}", remedy=remedy, **named)
@@ -189,27 +224,27 @@ class RegisterImages(PopatlasInterface):
             first = with_weights(first, config)
         if gate is None:
             raise InputError("no gate", subject=inputs.subject, remedy="give gate or settings")
-        return [first, *(fallback or [])], gate
+        shipped = default_config()["register"]["gate"]  # a limit that is left out is no reason to let everything pass
+        return [first, *(fallback or [])], {**shipped, **gate}
 
     def _publish(self, outcome: Any, pair: Any) -> None:
-        files = outcome.files
+        made, files = outcome.made, outcome.files
         for name, source in (
             ("out_affine", files.affine),
             ("out_warp", files.warp),
             ("out_inverse_warp", files.inverse_warp),
-            ("out_composed", outcome.composed),
-            ("out_logjacobian", outcome.logjacobian),
+            ("out_composed", made.composed),
+            ("out_logjacobian", made.logjacobian),
         ):
             target = getattr(self.inputs, name)
             if isdefined(target):
                 publish(source, target)
         if isdefined(self.inputs.out_inverse_composed):
-            from popatlas.transforms.displacement import compose
+            from popatlas.transforms.itk import write_displacement
 
-            chain = [files.affine, files.inverse_warp]
-            fixed, moving = self.inputs.in_fixed, self.inputs.in_moving
-            compose(moving, fixed, chain, [True, False], self.inputs.out_inverse_composed)
-        for name, image in (("out_warped", outcome.warped), ("out_warped_mask", outcome.warped_mask)):
+            grid = pair.scans()[1].grid
+            write_displacement(self.inputs.out_inverse_composed, made.inverse.as_field(grid).displacement[0], grid)
+        for name, image in (("out_warped", made.warped), ("out_warped_mask", made.warped_mask)):
             target = getattr(self.inputs, name)
             if isdefined(target):
                 with atomic_path(target) as temporary:

@@ -28,6 +28,7 @@ ENGINES: dict[str, str] = {
     "unigradicon": "popatlas.registration.unigradicon",
 }
 ON_GPU = ("instance", "network", "unigradicon")  # engines that can use a GPU
+ONE_CONTRAST = ("lncc", "ncc", "ssd", "cc", "wncc")  # similarities and metrics that need two images of one contrast
 RECEIPT = "receipt.json"  # in the folder of a scan, beside the files that a batch predicted
 
 
@@ -114,6 +115,20 @@ def register(pair: Pair, rung: Rung, folder: Path, threads: int = 1) -> Registra
     """
     from popatlas.registration.linear import align
 
-    affine = align(pair, rung, folder)
+    return deform(pair, rung, align(pair, rung, folder), folder, threads)
+
+
+def deform(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int = 1) -> Registration:
+    """Run the deformable stage of a rung from an affine; see `register`."""
     found = find_engine(rung.engine)(pair, rung.preset, affine, folder, threads)
     return Registration(affine, found.warp, found.inverse_warp, found.diverged)
+
+
+def assumes_one_contrast(rung: Rung) -> bool:
+    """Tell whether the deformable stage compares intensities in a way that needs them to go together.
+
+    A local correlation is squared, but at the border of the brain, where the background is dark in every contrast, it needs
+    the same sign as within. What a network learnt is not known: its refinement tells what it is meant for.
+    """
+    similarity = rung.preset.get("similarity", rung.preset.get("metric", ""))
+    return str(similarity).lower() in ONE_CONTRAST

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.transforms.affine import Matrix, decompose
+
+# written beside each verdict: what an earlier gate let pass was looked at less closely. 1: masks, correlation and folds;
+# 2: pose, sides, contrast, coverage and size of the deformation too
+GATE_REVISION = 2
+TURNED = 45.0  # degrees from which a header is likely to be wrong
+WHOLE = 0.9  # share of the fixed brain that the image holds, below which it is told
+DOUBTFUL = 0.15  # laterality of a brain whose left and right may be exchanged
+# what is judged, the configuration's limit for it, and what is said when it is on the wrong side
+LOWEST = {
+    "mask_dice": "mask Dice {value:.3f} below {limit}",
+    "pose": "the pose is not clear: its edges agree {value:.1f} standard deviations better than those of turned ones, "
+    "less than {limit}",
+    "covered": "the image holds {value:.0%} of the fixed brain, less than {limit:.0%}",
+    "edges": "edges agree by {value:.3f}, below {limit}",
+    "sides": "left and right are exchanged: the brain's asymmetry is {value:.2f} of what people's are like (about 1; of "
+    "their mirror images -1), below {limit}",
+}
+HIGHEST = {
+    "shear": "shear {value:.2f} above {limit}",
+    "nonpositive_jacobian": "share of Jacobian <= 0 {value:.5f} above {limit}",
+    "inverse_error": "inverse consistency error {value:.3f} voxels above {limit}",
+    "log_jacobian_sd": "the log-Jacobian varies by {value:.2f}, more than {limit}",
+    "displacement_p95": "the deformation moves points by {value:.1f} mm (95th percentile), more than {limit}",
+}
 
 
 def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
@@ -27,13 +51,25 @@ def correlation(first: npt.NDArray[Any], second: npt.NDArray[Any], mask: npt.NDA
     return float(np.corrcoef(a, b)[0, 1])
 
 
+def affine_metrics(affine: Matrix) -> dict[str, float]:
+    """Return size and shape of an affine (LPS millimetres): scale_max, scale_min, shear, reflected (1 when it mirrors)."""
+    parts = decompose(affine)
+    return {
+        "scale_max": parts.scales[0],
+        "scale_min": parts.scales[-1],
+        "shear": parts.shear,
+        "reflected": float(parts.reflected),
+    }
+
+
 def gate_metrics(
     affine: Matrix,
     jacobian: npt.NDArray[np.float32] | None,
     fixed_mask: npt.NDArray[Any],
     warped_mask: npt.NDArray[Any],
+    view: npt.NDArray[Any] | None = None,
 ) -> dict[str, float]:
-    """Return the numbers that the gate judges.
+    """Return numbers that the gate judges.
 
     Parameters
     ----------
@@ -43,24 +79,22 @@ def gate_metrics(
         Jacobian determinant of the composed transform on the fixed grid.
     fixed_mask, warped_mask : ndarray
         Brain masks on the fixed grid.
+    view : ndarray, optional
+        Voxels of the fixed grid that the moving image's field of view holds: masks are compared there.
 
     Returns
     -------
     dict
-        scale_max, scale_min, shear, reflected (1 when the affine mirrors), mask_dice and nonpositive_jacobian (share of
-        fixed-mask voxels).
+        Those of `affine_metrics`, mask_dice and, with a Jacobian, nonpositive_jacobian (share of fixed-mask voxels) and
+        log_jacobian_sd (standard deviation of its logarithm, without folded voxels).
     """
-    parts = decompose(affine)
-    metrics = {
-        "scale_max": parts.scales[0],
-        "scale_min": parts.scales[-1],
-        "shear": parts.shear,
-        "reflected": float(parts.reflected),
-        "mask_dice": dice(fixed_mask, warped_mask),
-    }
+    seen = np.ones(fixed_mask.shape, dtype=bool) if view is None else view > 0
+    metrics = affine_metrics(affine) | {"mask_dice": dice((fixed_mask > 0) & seen, (warped_mask > 0) & seen)}
     if jacobian is not None:
         inside = jacobian[fixed_mask > 0]
+        positive = inside[inside > 0]
         metrics["nonpositive_jacobian"] = float(np.mean(inside <= 0)) if inside.size else 0.0
+        metrics["log_jacobian_sd"] = float(np.log(positive).std()) if positive.size else 0.0
     return metrics
 
 
@@ -70,33 +104,76 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     metrics : mapping
-        From `gate_metrics`, and where they are known `ncc` (correlation inside of the fixed mask after registration),
-        `ncc_before` (the same before it), `inverse_error` (mean distance in voxels between a point and itself after the way
-        there and back) and `diverged` (1 when the optimisation was stopped because it did).
+        From `gate_metrics` and `popatlas.registration.evidence`, whatever is known of: ncc and ncc_before (correlation inside
+        of the fixed mask after and before the registration), one_contrast (1 when the engine needs images of one contrast),
+        contrast, pose, covered, edges and edges_affine, sides, inverse_error (mean distance in voxels between a point and
+        itself after the way there and back), displacement_p95 (mm), diverged (1 when the optimisation did).
     limits : mapping
-        The configuration's `register.gate`.
+        The configuration's `register.gate`; what it does not name is not judged.
     """
+    return [*_not_finite(metrics), *_affine_reasons(metrics, limits), *_reasons(metrics, limits)]
+
+
+def _not_finite(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Comparisons with NaN are false: none of the limits would stop it."""
+    yield from (f"{name} is not finite ({value})" for name, value in metrics.items() if not np.isfinite(value))
+
+
+def _affine_reasons(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> Iterator[str]:
     low, high = limits["scale"]
-    # comparisons with NaN are false: none of the limits would stop it
-    checks = [(not np.isfinite(value), f"{name} is not finite ({value})") for name, value in metrics.items()]
-    checks += [
-        (metrics["scale_min"] < low, f"scale {metrics['scale_min']:.2f} below {low}"),
-        (metrics["scale_max"] > high, f"scale {metrics['scale_max']:.2f} above {high}"),
-        (metrics["shear"] > limits["shear"], f"shear {metrics['shear']:.2f} above {limits['shear']}"),
-        (metrics.get("reflected", 0.0) > 0, "the affine mirrors the image"),
-        (
-            metrics["mask_dice"] < limits["mask_dice"],
-            f"mask Dice {metrics['mask_dice']:.3f} below {limits['mask_dice']}",
-        ),
-    ]
-    share = metrics.get("nonpositive_jacobian", 0.0)
-    most = limits["nonpositive_jacobian"]
-    checks.append((share > most, f"share of Jacobian <= 0 {share:.5f} above {most}"))
-    if "ncc" in metrics and "ncc_before" in metrics:
-        gain, least = metrics["ncc"] - metrics["ncc_before"], limits.get("similarity_gain", 0.0)
-        checks.append((gain < least, f"correlation rose by {gain:.3f}, less than {least}"))
-    if "inverse_error" in metrics:
-        error, most = metrics["inverse_error"], limits.get("inverse_error", np.inf)
-        checks.append((error > most, f"inverse consistency error {error:.3f} voxels above {most}"))
-    checks.append((metrics.get("diverged", 0.0) > 0, "the optimisation diverged"))
-    return [reason for failed, reason in checks if failed]
+    if metrics["scale_min"] < low:
+        yield f"scale {metrics['scale_min']:.2f} below {low}"
+    if metrics["scale_max"] > high:
+        yield f"scale {metrics['scale_max']:.2f} above {high}"
+    if metrics.get("reflected", 0.0) > 0:
+        yield "the affine mirrors the image"
+
+
+def _reasons(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> Iterator[str]:
+    for side, words in ((1, LOWEST), (-1, HIGHEST)):
+        for name, text in words.items():
+            if name in metrics and name in limits and side * metrics[name] < side * limits[name]:
+                yield text.format(value=metrics[name], limit=limits[name])
+    alike = metrics.get("contrast", 1.0) >= limits.get("contrast", -np.inf)
+    if not alike and metrics.get("one_contrast", 1.0) > 0:
+        yield (
+            f"the contrasts differ: the intensities correlate by {metrics['contrast']:.2f} of what they share, less than "
+            f"{limits['contrast']}, and the engine's similarity needs one contrast"
+        )
+    gains = [("similarity_gain", "ncc_before", "ncc", "correlation")] if alike else []
+    for limit, before, after, name in (*gains, ("edges_gain", "edges_affine", "edges", "the agreement of edges")):
+        if before in metrics and after in metrics and limit in limits:
+            gain = metrics[after] - metrics[before]
+            if gain < limits[limit]:
+                yield f"{name} rose by {gain:.3f}, less than {limits[limit]}"
+    if metrics.get("diverged", 0.0) > 0:
+        yield "the optimisation diverged"
+
+
+def beyond_repair(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> bool:
+    """Tell whether no other start and no other engine could mend a registration: the image itself is at fault."""
+    certain = metrics.get("pose", -np.inf) >= limits.get("pose", np.inf)
+    return certain and any(metrics.get(name, np.inf) < limits.get(name, -np.inf) for name in ("sides", "covered"))
+
+
+def doubts(metrics: Mapping[str, float], limits: Mapping[str, Any], axis: str = "") -> list[str]:
+    """Return what has to be said of a registration, also of one that passes, besides the reasons of `judge`.
+
+    Parameters
+    ----------
+    metrics, limits : mapping
+        As for `judge`.
+    axis : str
+        About which the affine turns, in words.
+    """
+    said = []
+    if metrics.get("turned", 0.0) > TURNED:
+        said.append(
+            f"the image lies turned by {metrics['turned']:.0f} degrees about {axis or 'an'} axis of the fixed one: the "
+            "orientation in its header may be wrong"
+        )
+    if limits.get("covered", 0.0) <= metrics.get("covered", 1.0) < WHOLE:
+        said.append(f"the image holds only {metrics['covered']:.0%} of the fixed brain: nothing is known of the rest")
+    if limits.get("sides", -np.inf) <= metrics.get("sides", 1.0) < DOUBTFUL:
+        said.append(f"left and right may be exchanged: asymmetry {metrics['sides']:.2f}, about 1 in people")
+    return said

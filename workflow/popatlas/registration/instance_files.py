@@ -14,8 +14,10 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.registration.engines import Deformation
+from popatlas.registration.gate import WHOLE
 from popatlas.registration.inputs import check_scans
 from popatlas.registration.instance import Settings, register, rescaled
+from popatlas.registration.pose import coverage
 from popatlas.similarity.registry import make
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.itk import write_displacement
@@ -54,11 +56,13 @@ def deform_instance(pair: Pair, preset: Mapping[str, Any], affine: Path, folder:
     fixed, moving = pair.scans()
     check_isotropic(fixed.grid, pair.fixed_file, pair.subject)
     device = torch.device("cuda" if preset.get("gpu", 0) and torch.cuda.is_available() else "cpu")
+    cut = coverage(fixed, moving, read_affine(affine)) < WHOLE
     result = register(
         fixed.image.to(device),
         moving.image.to(device),
         settings_from_config(preset),
         matrix=between_voxels(affine, fixed.grid, moving.grid).to(device),
+        moving_mask=torch.ones_like(moving.image).to(device) if cut else None,  # nothing is known beyond its field of view
         subject=pair.subject,
         threads=threads,
         progress=lambda line: print(line, flush=True),

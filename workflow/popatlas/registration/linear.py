@@ -1,11 +1,18 @@
-"""The linear stage of a registration: a start, then rigid, then affine, by our engine or by ANTs."""
+"""The linear stage of a registration: a start, then rigid, then affine, by our engine or by ANTs; the pose is looked at.
+
+Each start can settle in a wrong pose, upside down for example. So what it leads to is judged (`registration.pose`), and where
+it is not clearly right, other starts are asked, cheap ones first; the best one is taken. A pair whose first start is right
+pays for one judgement.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from popatlas.transforms.affine import Matrix, read_affine
 
@@ -13,13 +20,35 @@ if TYPE_CHECKING:
     from popatlas.registration.engines import Rung
     from popatlas.registration.inputs import Scan
     from popatlas.registration.pair import Pair
+    from popatlas.registration.pose import Pose
 
 # iterations of ANTs' rigid and affine stages at shrink factors 6, 4, 2, 1
 ANTS_ITERATIONS = (200, 100, 50, 20)
+OTHERS = ("moments", "turned", "global")  # starts that are asked where the first one did not lead to a clear pose
+SAME = 1e-3  # largest difference of the entries of two starts that are one
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """What a linear stage found.
+
+    Attributes
+    ----------
+    matrix : (D+1, D+1) ndarray
+        Fixed to moving, LPS millimetres.
+    pose : Pose
+        How sure it is.
+    start : str
+        Where it came from: that of the rung, or another one.
+    """
+
+    matrix: Matrix
+    pose: Pose
+    start: str
 
 
 def align(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = ("rigid", "affine")) -> Path:
-    """Return the file of the affine (ITK) that brings two brains together.
+    """Return the file of the affine (ITK) that `find_affine` finds.
 
     Parameters
     ----------
@@ -32,25 +61,56 @@ def align(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = ("rigid
     kinds : tuple of str
         Stages, in order: rigid, affine.
     """
+    return write_aligned(find_affine(pair, rung, folder, kinds), folder)
+
+
+def write_aligned(found: Aligned, folder: Path) -> Path:
+    """Write an affine as `affine.mat` (ITK) and return its file."""
     from popatlas.transforms.itk import write_affine
 
-    start = find_start(pair, rung.start, folder)
-    if rung.linear == "affine":
-        matrix = _align_ours(pair, start, kinds)
-        path = folder / "stage-affine.mat"
-        write_affine(path, matrix)
-        return path
-    from popatlas.registration.ants import register_linear
+    path = folder / "affine.mat"
+    write_affine(path, found.matrix)
+    return path
 
-    initial: str | None = None
-    if rung.start != "mass":  # ANTs itself starts from the centres of mass
-        write_affine(folder / "start.mat", start)
-        initial = str(folder / "start.mat")
-    for kind in kinds:
-        initial = str(
-            register_linear(pair.fixed, pair.moving, kind.capitalize(), initial, ANTS_ITERATIONS, folder / "stage-")
-        )
-    return Path(str(initial))
+
+def find_affine(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = ("rigid", "affine")) -> Aligned:
+    """Bring two brains together by the start of a rung and, where that leads to no clear pose, by others.
+
+    Parameters
+    ----------
+    pair, rung, folder, kinds
+        See `align`.
+
+    Returns
+    -------
+    Aligned
+        The first clear pose, or the most distinct one. What was found from a start is kept with the pair (`Pair.asked`).
+    """
+    tried: list[Aligned] = []
+    begun: list[Matrix] = []
+    for start in dict.fromkeys((rung.start, *OTHERS)):
+        key = (rung.linear, kinds, start)
+        if key not in pair.asked:
+            begin = tried[-1].pose.turned if start == "turned" else find_start(pair, start, folder)
+            if any(np.allclose(begin, before, atol=SAME) for before in begun):
+                continue
+            begun.append(begin)
+            pair.asked[key] = _settle(pair, replace(rung, start=start), begin, folder, kinds)
+        tried.append(pair.asked[key])
+        if tried[-1].pose.clear:
+            break
+        print(f"from {start}: no clear pose, {tried[-1].pose}", flush=True)
+    return max(tried, key=lambda found: found.pose.distinct)
+
+
+def _settle(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Aligned:
+    """Align from a start and judge the pose; where sizes differ too much for a rigid transform to tell, by an affine."""
+    engine = _align_ours if rung.linear == "affine" else _align_ants
+    matrix = engine(pair, rung, begin, folder, kinds)
+    pose = pair.poses.judge(matrix)
+    if not pose.clear and "affine" not in kinds:
+        pose = pair.poses.judge(_align_ours(pair, rung, matrix, folder, ("affine",)))
+    return Aligned(matrix, pose, rung.start)
 
 
 def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
@@ -85,9 +145,24 @@ def _global(fixed: Scan, moving: Scan) -> Matrix:
 STARTS: Mapping[str, Callable[[Scan, Scan], Matrix]] = {"mass": _mass, "moments": _moments, "global": _global}
 
 
-def _align_ours(pair: Pair, start: Matrix, kinds: tuple[str, ...]) -> Matrix:
+def _align_ours(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
     from popatlas.registration.affine_engine import register
 
     # without the brain masks: in a stripped brain the outline is what aligns best, and a mask would take it away
     fixed, moving = (replace(scan, mask=None) for scan in pair.scans())
-    return register(fixed, moving, kinds=kinds, initial=start).matrix
+    return register(fixed, moving, kinds=kinds, initial=begin).matrix
+
+
+def _align_ants(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
+    from popatlas.registration.ants import register_linear
+    from popatlas.transforms.itk import write_affine
+
+    initial: str | None = None
+    if rung.start != "mass":  # ANTs itself starts from the centres of mass
+        initial = str(folder / "start.mat")
+        write_affine(initial, begin)
+    for kind in kinds:
+        initial = str(
+            register_linear(pair.fixed, pair.moving, kind.capitalize(), initial, ANTS_ITERATIONS, folder / "stage-")
+        )
+    return read_affine(str(initial))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,24 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
 from popatlas.images.place import read_mask_on
 from popatlas.registration.ants import deterministic_ants
-from popatlas.registration.engines import Registration, Rung, register
-from popatlas.registration.gate import correlation, gate_metrics, judge
-from popatlas.transforms.affine import read_affine
-from popatlas.transforms.displacement import apply_chain, compose, write_jacobian
+from popatlas.registration.engines import Registration, Rung, deform
+from popatlas.registration.gate import beyond_repair, doubts, gate_metrics, judge
+from popatlas.registration.linear import find_affine, write_aligned
+from popatlas.transforms.affine import Matrix, read_affine
+from popatlas.transforms.displacement import write_jacobian
 
 if TYPE_CHECKING:
     from popatlas.registration.inputs import Scan
+    from popatlas.registration.pose import PoseJudge, Structure
+    from popatlas.transforms.chain import Chain
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A fixed and a moving brain with their masks (ANTs images and the files that they came from)."""
+    """A fixed and a moving brain with their masks (ANTs images and the files that they came from).
+
+    `asked` keeps what was found out about the pair, so that another rung need not ask again.
+    """
 
     ants: Any
     fixed: Any
@@ -35,6 +42,7 @@ class Pair:
     fixed_file: Path
     moving_file: Path
     subject: str = ""
+    asked: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def load(cls, fixed: str, fixed_mask: str, moving: str, moving_mask: str, subject: str = "") -> Pair:
@@ -72,23 +80,95 @@ class Pair:
             Scan(tensor(self.moving), Grid.from_ants(self.moving), tensor(self.moving_mask)),
         )
 
+    @cached_property
+    def spacing(self) -> float:
+        """Voxels of the small copies that poses are judged on, mm."""
+        from popatlas.registration.pose import common_spacing
+
+        return common_spacing(*self.scans())
+
+    @cached_property
+    def structures(self) -> tuple[Structure, Structure]:
+        """Small copies of fixed and moving with their edges."""
+        from popatlas.registration.pose import Structure
+
+        fixed, moving = self.scans()
+        return Structure(fixed, self.spacing), Structure(moving, self.spacing)
+
+    @cached_property
+    def poses(self) -> PoseJudge:
+        """Judge of affines between the two."""
+        from popatlas.registration.pose import PoseJudge
+
+        return PoseJudge(*self.structures)
+
 
 @dataclass(frozen=True)
-class Attempt:
-    """What one attempt gave; files lie in the attempt's temporary folder."""
+class Made:
+    """Files (in the attempt's temporary folder) and images of a registration.
 
-    rung: Rung
+    Attributes
+    ----------
+    files : Registration
+        The transforms.
+    forward, inverse : Chain
+        From fixed to moving points, and back.
+    composed, logjacobian : Path
+        The whole way as one field, and the logarithm of its Jacobian determinant.
+    warped, warped_mask : ANTsImage
+        Moving brain and mask on the fixed grid.
+    """
+
     files: Registration
+    forward: Chain
+    inverse: Chain
     composed: Path
     logjacobian: Path
     warped: Any
     warped_mask: Any
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt gave.
+
+    Attributes
+    ----------
+    rung : Rung
+        What was tried.
+    made : Made or None
+        None when the affine was refused already, and nothing was deformed.
+    metrics, reasons, notes : dict, list, list
+        Numbers, why it fails, and what has to be said of it.
+    start : str
+        Where the affine came from, when the first start led to no clear pose.
+    hopeless : bool
+        No other rung can mend it.
+    """
+
+    rung: Rung
+    made: Made | None
     metrics: dict[str, float]
     reasons: list[str]
+    notes: list[str]
+    start: str = ""
+    hopeless: bool = False
+
+    @property
+    def files(self) -> Registration:
+        """The transforms; RuntimeError when the affine was refused."""
+        if self.made is None:
+            raise RuntimeError(f"nothing was deformed: {'; '.join(self.reasons)}")
+        return self.made.files
 
     def row(self) -> dict[str, Any]:
         """Return the attempt for the gate's file: what was tried, its numbers and why it failed."""
-        return attempt_row(self.rung, self.metrics, self.reasons)
+        more = {
+            "found_from": "" if self.start == self.rung.start else self.start,
+            "notes": self.notes,
+            "beyond_repair": self.hopeless,
+        }
+        return attempt_row(self.rung, self.metrics, self.reasons) | {name: value for name, value in more.items() if value}
 
 
 def attempt_row(rung: Rung, metrics: dict[str, float], reasons: list[str]) -> dict[str, Any]:
@@ -100,7 +180,7 @@ def attempt_row(rung: Rung, metrics: dict[str, float], reasons: list[str]) -> di
 def attempt(
     pair: Pair, rung: Rung, limits: Mapping[str, Any], folder: Path, threads: int = 1, made: Registration | None = None
 ) -> Attempt:
-    """Register a pair once and judge it.
+    """Register a pair once and judge it: first the affine and, where that is in order, the deformation.
 
     Parameters
     ----------
@@ -117,36 +197,52 @@ def attempt(
     made : Registration, optional
         Files of a registration of this rung that another job has made.
     """
-    files = made or register(pair, rung, folder, threads)
-    chain = [files.warp, files.affine]
-    keep = [False, False]
-    composed, logjacobian = folder / "composed.nii.gz", folder / "logjacobian.nii.gz"
-    compose(pair.fixed_file, pair.moving_file, chain, keep, composed)
-    determinant = write_jacobian(composed, pair.fixed_file, logjacobian)
-    warped = apply_chain(pair.fixed, pair.moving, chain, keep)
-    warped_mask = apply_chain(pair.fixed, pair.moving_mask, chain, keep, "nearestNeighbor")
-    mask = pair.fixed_mask.numpy()
-    metrics = gate_metrics(read_affine(files.affine), determinant, mask, warped_mask.numpy())
-    stages = {"ncc_before": [], "ncc_affine": chain[1:], "ncc": chain}
-    for name, transforms in stages.items():
-        image = apply_chain(pair.fixed, pair.moving, transforms, [False] * len(transforms))
-        metrics[name] = correlation(pair.fixed.numpy(), image.numpy(), mask)
-    metrics["inverse_error"] = inverse_error(files, pair, mask)
-    metrics["diverged"] = float(files.diverged)
-    return Attempt(rung, files, composed, logjacobian, warped, warped_mask, metrics, judge(metrics, limits))
+    from popatlas.registration import evidence
+    from popatlas.registration.pose import turn_of
+
+    found = None if made else find_affine(pair, rung, folder)
+    matrix = read_affine(made.affine) if made else found.matrix  # type: ignore[union-attr]
+    start = found.start if found else ""
+    metrics = evidence.of_affine(pair, rung, matrix)
+    reasons, notes = judge(metrics, limits), doubts(metrics, limits, turn_of(matrix)[1])
+    if reasons:
+        return Attempt(rung, None, metrics, reasons, notes, start, beyond_repair(metrics, limits))
+    files = made or deform(pair, rung, write_aligned(found, folder), folder, threads)  # type: ignore[arg-type]
+    result, determinant = _make(pair, files, matrix, folder)
+    view = _view(pair, result) if metrics["covered"] < 1 else None
+    metrics |= gate_metrics(matrix, determinant, pair.fixed_mask.numpy(), result.warped_mask.numpy(), view)
+    metrics |= evidence.of_deformation(pair, result)
+    return Attempt(rung, result, metrics, judge(metrics, limits), notes, start)
 
 
-def inverse_error(files: Registration, pair: Pair, mask: Any) -> float:
-    """Return the mean distance, in voxels of the fixed grid, between points of the mask and themselves after both warps."""
+def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, Any]:
+    """Compose the transforms and apply them; return the Jacobian determinant too."""
     import torch
 
-    from popatlas.transforms.fields import compose as compose_fields
-    from popatlas.transforms.itk import read_displacement
+    from popatlas.transforms.chain import Affine, Chain, Field
+    from popatlas.transforms.itk import read_displacement, write_displacement
 
-    forward, back = (torch.as_tensor(read_displacement(path)[0])[None].float() for path in (files.warp, files.inverse_warp))
-    distance = compose_fields(forward, back).norm(dim=1)[0].numpy()
-    inside = mask > 0
-    return float(distance[inside].mean()) if inside.any() else 0.0
+    fixed, moving = pair.scans()
+    there, back = (
+        Field(torch.as_tensor(values, dtype=torch.float32)[None], grid)
+        for values, grid in map(read_displacement, (files.warp, files.inverse_warp))
+    )
+    forward, inverse = Chain((there, Affine(matrix))), Chain((Affine(matrix).inverse(), back))
+    composed, logjacobian = folder / "composed.nii.gz", folder / "logjacobian.nii.gz"
+    write_displacement(composed, forward.as_field(fixed.grid).displacement[0], fixed.grid)
+    determinant = write_jacobian(composed, pair.fixed_file, logjacobian)
+    warped = forward.apply(moving.image, moving.grid, fixed.grid)
+    warped_mask = forward.apply(moving.mask, moving.grid, fixed.grid, "nearest")
+    images = [pair.fixed.new_image_like(image[0, 0].numpy()) for image in (warped, warped_mask)]
+    return Made(files, forward, inverse, composed, logjacobian, *images), determinant
+
+
+def _view(pair: Pair, made: Made) -> Any:
+    """Return the voxels of the fixed grid that the field of view of the moving image holds after a registration."""
+    import torch
+
+    fixed, moving = pair.scans()
+    return made.forward.apply(torch.ones_like(moving.image), moving.grid, fixed.grid, "nearest")[0, 0].numpy()
 
 
 def _check_finite(path: str, subject: str) -> None:
