@@ -1,1 +1,1 @@
-"""Starts and poses: turned, shifted, mirrored, cropped and otherwise damaged brains, and what a registration makes of them."""
+"""Starts and poses: turned, shifted, mirrored, cropped and otherwise damaged brains, and what becomes of them."""

@@ -143,7 +143,7 @@ def boxed(name: str, image: Array, labels: Array, affine: Array, margin: int = 6
 
 @lru_cache(maxsize=64)
 def labelled(data: Path, scan: str) -> Brain:
-    """Return the brain of a scan of a BIDS dataset with `derivatives/*/*_dseg`, preprocessed: the mask is what has a label."""
+    """Return the preprocessed brain of a scan of a BIDS dataset with `derivatives/*/*_dseg`: what has a label."""
     raw = load_single_volume(next(data.glob(f"{scan}/**/anat/{scan}*_T1w.nii.gz")), scan)
     options = default_config()["preprocess"]
     image = resample_isotropic(correct_bias(raw, options["n4"]), options["resolution_mm"])

@@ -81,6 +81,32 @@ def mean_torque(symmetric: Scan, displacements: np.ndarray) -> np.ndarray:
     return spread * sides.SPACING
 
 
+def rows_of(symmetric: Scan, data: Path) -> tuple[list[str], np.ndarray, list[float]]:
+    """Return names, features (brains without asymmetry come last) and the scales of their two parts."""
+    scans = labelled_scans(data)
+    people = [asymmetry(symmetric, labelled(data, scan)) for scan in scans]
+    nobody = [asymmetry(symmetric, simulated(0, number, 4.0, torque=0.0)) for number in range(1, SYMMETRIC + 1)]
+    scales = [float(np.sqrt(np.mean([np.sum(row[part] ** 2) for row in people]))) for part in (0, 1)]
+    return scans, np.array([np.concatenate([row[0] / scales[0], row[1] / scales[1]]) for row in [*people, *nobody]]), scales
+
+
+def one_by_one(rows: np.ndarray, people: int) -> np.ndarray:
+    """Return the cosine of each brain with the weights that the others give."""
+    targets = np.r_[np.ones(people), np.zeros(len(rows) - people)]
+    found = []
+    for one in range(people):
+        others = np.arange(len(rows)) != one
+        found.append(cosines(rows[one : one + 1], discriminant(rows[others], targets[others]))[0])
+    return np.array(found)
+
+
+def left_out(data: Path) -> dict[str, float]:
+    """Return the laterality of each brain of a dataset by what the others teach; 1 on average."""
+    names, rows, _ = rows_of(sides.symmetric_scan(*symmetric_brain()), data)
+    found = one_by_one(rows, len(names))
+    return dict(zip(names, (found / found.mean()).tolist(), strict=True))
+
+
 def main() -> None:
     """Learn, print, and write when asked to."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,21 +115,13 @@ def main() -> None:
     args = options.parse_args()
     torch.set_num_threads(1)
     brain, affine = symmetric_brain()
-    symmetric = sides.symmetric_scan(brain, affine)
-    people = [asymmetry(symmetric, labelled(args.data, scan)) for scan in labelled_scans(args.data)]
-    nobody = [asymmetry(symmetric, simulated(0, number, 4.0, torque=0.0)) for number in range(1, SYMMETRIC + 1)]
-    scales = [float(np.sqrt(np.mean([np.sum(row[part] ** 2) for row in people]))) for part in (0, 1)]
-    rows = np.array([np.concatenate([row[0] / scales[0], row[1] / scales[1]]) for row in [*people, *nobody]])
-    targets = np.r_[np.ones(len(people)), np.zeros(len(nobody))]
-    left_out = []
-    for one in range(len(people)):
-        others = np.arange(len(rows)) != one
-        left_out.append(cosines(rows[one : one + 1], discriminant(rows[others], targets[others]))[0])
-    weights = discriminant(rows, targets)
-    typical = float(np.mean(left_out))
-    scores = np.array(left_out) / typical
-    chance = cosines(rows[len(people) :], weights) / typical
-    print(f"{len(scores)} brains, left out one by one: mean {scores.mean():.2f}, deviation {scores.std():.2f}, lowest ", end="")
+    names, rows, scales = rows_of(sides.symmetric_scan(brain, affine), args.data)
+    people = len(names)
+    found = one_by_one(rows, people)
+    typical = float(found.mean())
+    weights = discriminant(rows, np.r_[np.ones(people), np.zeros(len(rows) - people)])
+    scores, chance = found / typical, cosines(rows[people:], weights) / typical
+    print(f"{people} brains, left out one by one: mean {scores.mean():.2f}, deviation {scores.std():.2f}, lowest ", end="")
     print(f"{scores.min():.2f}; {np.mean(scores > 0):.1%} on the right side; symmetric brains: deviation {chance.std():.2f}")
     if not args.write:
         return
@@ -117,11 +135,13 @@ def main() -> None:
         unit=np.float64(largest / 127),
         scales=np.array(scales),
     )
-    field = mean_torque(symmetric, np.array([row[0] for row in people]))
+    displacements = rows[:people, : rows.shape[1] * 3 // 4] * scales[0]
+    field = mean_torque(sides.symmetric_scan(brain, affine), displacements)
     step = draw.TORQUE_STEP
     points = draw.field_grid().points()[:, ::step, ::step, ::step]
     ticks = np.rint(sample(field, TO_LPS @ affine, points) * 32)
-    np.savez_compressed(draw.TORQUE_FILE, torque=np.clip(ticks, -127, 127).astype(np.int8), unit=np.float64(PLANTED / 32))
+    torque = np.clip(ticks, -127, 127).astype(np.int8)
+    np.savez_compressed(draw.TORQUE_FILE, torque=torque, unit=np.float64(PLANTED / 32))
 
 
 if __name__ == "__main__":

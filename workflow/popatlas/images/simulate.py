@@ -46,6 +46,7 @@ EFFECTS = {
     f"normal scatter {draw.VENTRICLE_SCATTER}; relative to MNI152 at equal brain size",
     "sex": f"brain volume relative to MNI152: female {draw.FEMALE_FACTOR}, male {draw.MALE_FACTOR} times that, "
     f"normal scatter of the logarithm {draw.SIZE_SCATTER}",
+    "torque": "people's mean asymmetry of left and right; MNI152 itself is symmetric",
     "shape": f"random smooth velocity, (smoothness mm, mean length mm) = {draw.SHAPE}",
 }
 README = """Simulated cohort

@@ -44,8 +44,8 @@ SMOOTH = 0.7  # voxels (standard deviation)
 SIMILAR = 6.0  # distinctness of the pose on the symmetric brain, below which there is no whole brain to tell sides of
 WHOLE = 0.9  # share of the symmetric brain that the image must hold
 SMALLEST = 1e-2  # Jacobian determinant
-# lengths of the two parts of the features, and their ratio, that people's brains have, typical ones being 1: what lies outside
-# (a phantom, a brain that a tumour pushes aside) is no evidence
+# lengths of the two parts of the features, and their ratio, that people's brains have, typical ones being 1: what lies
+# outside (a phantom, a brain that a tumour pushes aside) is no evidence
 USUAL, BALANCED = (0.5, 1.8), 1.8
 
 
