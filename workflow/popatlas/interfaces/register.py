@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
 
 REMEDY = (
-    "look at the brain mask and at the orientation in the header (sform, qform): convert the scan again, exclude it, or widen "
-    "register.gate"
+    "look at the brain mask and at the orientation in the header (sform, qform): convert the scan again, exclude it, or "
+    "widen register.gate"
 )
 
 
@@ -72,7 +72,6 @@ class RegisterRigid(PopatlasInterface):
         warped = pair.ants.apply_transforms(pair.fixed, pair.moving, [inputs.out_affine])
         with atomic_path(inputs.out_warped) as temporary:
             pair.ants.image_write(warped, str(temporary))
-
 
     def _judge(self, pair: Pair, found: Aligned) -> None:
         """Refuse what would spoil the average, and note what is doubtful."""

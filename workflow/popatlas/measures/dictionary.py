@@ -47,29 +47,32 @@ _GATE = {
     ),
     "diverged": Metric("1 when the optimisation of an attempt diverged", "1", "lower", 0, 1),
     "pose": Metric(
-        "standard deviations by which the edges of scan and template agree better after the affine of an attempt than after the "
-        "same affine turned by right angles: 7 to 20 in the right pose, at most 5 in a wrong one",
+        "standard deviations by which the edges of scan and template agree better after the affine of an attempt than after "
+        "the same affine turned by right angles: 7 to 20 in the right pose, at most 5 in a wrong one",
         "SD",
         "higher",
     ),
     "turned": Metric("degrees by which the affine of an attempt turns", "degree", "lower", 0, 180),
     "sides": Metric(
-        "asymmetry of the scan's brain along that of people: about 1 in people, -1 in their mirror images; missing where no whole "
-        "brain is seen",
+        "asymmetry of the scan's brain along that of people: about 1 in people, -1 in their mirror images; missing where no "
+        "whole brain is seen",
         "1",
         "higher",
     ),
     "covered": Metric("share of the template's brain in the field of view of the scan", "1", "higher", 0, 1),
     "contrast": Metric(
-        "correlation after the affine of an attempt over the one that Gaussian intensities of the same mutual information have: "
-        "about 1 when scan and template have one contrast",
+        "correlation after the affine of an attempt over the one that Gaussian intensities of the same mutual information "
+        "have: about 1 when scan and template have one contrast",
         "1",
         "higher",
     ),
     "one_contrast": Metric("1 when the engine of an attempt needs images of one contrast", "1", "neither", 0, 1),
     "edges_affine": Metric(
-        "agreement of edges, mean squared cosine of the gradients on a grid of about 4 mm, after the affine of an attempt", "1",
-        "higher", 0, 1,
+        "agreement of edges, mean squared cosine of the gradients on a grid of about 4 mm, after the affine of an attempt",
+        "1",
+        "higher",
+        0,
+        1,
     ),
     "edges": Metric("agreement of edges, as in gate_edges_affine, after an attempt", "1", "higher", 0, 1),
     "nmi": Metric("normalised mutual information on the same grid after an attempt", "1", "higher", 1, 2),

@@ -104,8 +104,8 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
     Parameters
     ----------
     metrics : mapping
-        From `gate_metrics` and `popatlas.registration.evidence`, whatever is known of: ncc and ncc_before (correlation inside
-        of the fixed mask after and before the registration), one_contrast (1 when the engine needs images of one contrast),
+        From `gate_metrics` and `popatlas.registration.evidence`, what is known of ncc and ncc_before (correlation in the
+        fixed mask after and before the registration), one_contrast (1 when the engine needs images of one contrast),
         contrast, pose, covered, edges and edges_affine, sides, inverse_error (mean distance in voxels between a point and
         itself after the way there and back), displacement_p95 (mm), diverged (1 when the optimisation did).
     limits : mapping

@@ -1,8 +1,8 @@
 """The linear stage of a registration: a start, then rigid, then affine, by our engine or by ANTs; the pose is looked at.
 
-Each start can settle in a wrong pose, upside down for example. So what it leads to is judged (`registration.pose`), and where
-it is not clearly right, other starts are asked, cheap ones first; the best one is taken. A pair whose first start is right
-pays for one judgement.
+Each start can settle in a wrong pose, upside down for example. So what it leads to is judged (`registration.pose`), and
+where it is not clearly right, other starts are asked, cheap ones first; the best one is taken. A pair whose first start is
+right pays for one judgement.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Is this the right pose? The agreement of edges after an affine, compared with that of the same affine turned otherwise.
 
 Edges are directions of the gradient without their sign, so that the contrast of the images does not matter: the agreement is
-the mean squared cosine between those of the two images, 1 at best and about 1/D by chance. Its size depends on noise, voxels
-and contrast; how far it stands above the agreements of the 23 other ways in which axes can be swapped and turned does not. On
-brains, heads and crops, in the right pose it stood 7 to 20 standard deviations above them, in a wrong one at most 5.
+the mean squared cosine between those of the two images, 1 at best and about 1/D by chance. Its size depends on noise,
+voxels and contrast; how far it stands above the agreements of the 23 other ways in which axes can be swapped and turned does
+not. On brains, heads and crops it stood 7 to 20 standard deviations above them in the right pose, at most 5 in a wrong one.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class PoseJudge:
         return float((agreement * there).sum() / there.sum()) if there.sum() >= FEWEST else 0.0
 
     def judge(self, matrix: Matrix) -> Pose:
-        """Compare an affine with itself after all other turns that take axes to axes, about the middle of the fixed brain."""
+        """Compare an affine with itself after all turns that take axes to axes, about the middle of the fixed brain."""
         key = np.ascontiguousarray(matrix).tobytes()
         if key not in self.judged:
             self.judged[key] = self._judge(matrix)

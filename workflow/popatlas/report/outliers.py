@@ -57,6 +57,10 @@ _FROM_METRICS = {
 }
 _FROM_GATE = {
     "mask_dice": Measure("gate_mask_dice", "Mask Dice", "", "higher", 3, "gate: overlap of brain masks"),
+    "edges": Measure("gate_edges", "Edges", "", "higher", 3, "gate: agreement of edges, whatever the contrast"),
+    "sides": Measure(
+        "gate_sides", "Sides", "", "higher", 2, "gate: asymmetry of the brain, 1 in people, -1 in mirror images"
+    ),
     "shear": Measure("gate_shear", "Shear", "", "lower", 3, "gate: shear of the affine"),
     "scale_max": Measure("gate_scale_max", "Largest scale", "", "neither", 3, "gate: largest scale of the affine"),
 }
