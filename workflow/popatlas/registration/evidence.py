@@ -112,7 +112,7 @@ def of_deformation(pair: Pair, made: Made) -> dict[str, float]:
     moved = Scan(_tensor(made.warped), Grid.from_ants(made.warped), _tensor(made.warped_mask))
     judge = PoseJudge(pair.structures[0], Structure(moved, pair.spacing)) if made.warped_mask.max() > 0 else None
     still = np.eye(fixed.ndim + 1)
-    there, back = (step.displacement for step in (made.forward.steps[0], made.inverse.steps[1]))
+    there, back = (warp.displacement for warp in made.warps)
     spacing = torch.tensor(fixed.grid.spacing).reshape(-1, *[1] * fixed.ndim)
     lengths = (there[0] * spacing).norm(dim=0).numpy()[inside]
     error = compose_fields(there, back).norm(dim=1)[0].numpy()[inside]

@@ -24,7 +24,7 @@ from popatlas.transforms.displacement import write_jacobian
 if TYPE_CHECKING:
     from popatlas.registration.inputs import Scan
     from popatlas.registration.pose import PoseJudge, Structure
-    from popatlas.transforms.chain import Chain
+    from popatlas.transforms.chain import Chain, Field
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class Made:
         The transforms.
     forward, inverse : Chain
         From fixed to moving points, and back.
+    warps : pair of Field
+        Their deformations alone.
     composed, logjacobian : Path
         The whole way as one field, and the logarithm of its Jacobian determinant.
     warped, warped_mask : ANTsImage
@@ -122,6 +124,7 @@ class Made:
     files: Registration
     forward: Chain
     inverse: Chain
+    warps: tuple[Field, Field]
     composed: Path
     logjacobian: Path
     warped: Any
@@ -227,14 +230,16 @@ def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tupl
         Field(torch.as_tensor(values, dtype=torch.float32)[None], grid)
         for values, grid in map(read_displacement, (files.warp, files.inverse_warp))
     )
-    forward, inverse = Chain((there, Affine(matrix))), Chain((Affine(matrix).inverse(), back))
+    affine = Affine(torch.as_tensor(matrix))
+    forward, inverse = Chain((there, affine)), Chain((affine.inverse(), back))
     composed, logjacobian = folder / "composed.nii.gz", folder / "logjacobian.nii.gz"
     write_displacement(composed, forward.as_field(fixed.grid).displacement[0], fixed.grid)
     determinant = write_jacobian(composed, pair.fixed_file, logjacobian)
     warped = forward.apply(moving.image, moving.grid, fixed.grid)
+    assert moving.mask is not None
     warped_mask = forward.apply(moving.mask, moving.grid, fixed.grid, "nearest")
     images = [pair.fixed.new_image_like(image[0, 0].numpy()) for image in (warped, warped_mask)]
-    return Made(files, forward, inverse, composed, logjacobian, *images), determinant
+    return Made(files, forward, inverse, (there, back), composed, logjacobian, *images), determinant
 
 
 def _view(pair: Pair, made: Made) -> Any:

@@ -140,7 +140,7 @@ def features(symmetric: Scan, moving: Scan, start: Matrix) -> tuple[Array, Array
     small = coarsen(moving, SPACING, SPACING)
     if small.mask is None or min(small.grid.shape) < 2 * SCHEDULE.shrink[0]:
         return None
-    plain = (replace(scan, mask=None) for scan in (symmetric, small))
+    plain = replace(symmetric, mask=None), replace(small, mask=None)
     matrix = register_affine(*plain, kinds=("rigid", "affine"), initial=start, settings=LINEAR).matrix
     judge = PoseJudge(Structure(symmetric, SPACING), Structure(small, SPACING))
     if coverage(symmetric, small, matrix) < WHOLE or not judge.judge(matrix).distinct >= SIMILAR:
