@@ -17,20 +17,27 @@ from typing import TYPE_CHECKING
 from popatlas.cohort.garbage import set_aside
 from popatlas.cohort.jobs import BATCHES, Job, JobList
 from popatlas.cohort.outputs import RULES, fill, made_files
+from popatlas.errors import InputError
+from popatlas.images.io import read_json
 from popatlas.receipts import FOLDER, Receipt
+from popatlas.registration.gate import judge_again
 
 if TYPE_CHECKING:
     from popatlas.cohort.study import Study
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
-FORCED = "forced"
+REFUSED, FORCED = "refused", "forced"
 WORDS = {
     LOST: "was made and is gone",
     BROKEN: "is not what was made",
     OUTDATED: "was made with other settings or inputs",
     SUPERSEDED: "was made from a file that is another one now",
+    REFUSED: "does not pass the gate as it is now",
     FORCED: "is asked for",
 }
+# rules whose results have passed a gate, and are judged again when its limits are others. Not those of the template's
+# members: what was averaged stays as it is until the template is another one
+GATED = ("register_to_template", "register_atlas_to_target")
 # written by the main process too, whenever a scan has failed: its content is no job's alone
 SHARED = ("settle_ledger",)
 NAMED = 5
@@ -69,7 +76,7 @@ class Inventory:
             for path, (_, digest) in receipt.outputs.items()
         }
         self.verdicts = {name: self._judge(job) for name, job in self.jobs.jobs.items()}
-        superseded = [name for name, verdict in self.verdicts.items() if verdict == SUPERSEDED]
+        superseded = [name for name, verdict in self.verdicts.items() if verdict in (SUPERSEDED, REFUSED)]
         for name in self.jobs.downstream(superseded):
             if self.verdicts[name] == MADE:
                 self.verdicts[name] = SUPERSEDED
@@ -145,7 +152,16 @@ class Inventory:
             return LOST
         if any(self._content.get(path, digest) != digest for path, digest in receipt.inputs.items()):
             return SUPERSEDED
-        return MADE
+        return REFUSED if job.rule in GATED and self._gate_reasons(job) else MADE
+
+    def _gate_reasons(self, job: Job) -> list[str]:
+        """Return why the numbers of a registration do not pass the gate as it is now."""
+        names = self.study.names(job.rule) | job.wildcards
+        try:
+            gate = read_json(self.study.out_dir / fill(made_files(self.study.config, job.rule)["gate"], names))
+        except InputError:  # it is what the job left, so there is nothing to tell
+            return []
+        return judge_again(gate, self.study.config["register"]["gate"]) if isinstance(gate, dict) else []
 
     def _compare(self, receipt: Receipt) -> tuple[list[str], list[str]]:
         """Return the files of a receipt that are gone, and those that are others now."""
@@ -171,7 +187,7 @@ class Inventory:
             os.utime(self.study.out_dir / path)
         needed = self.needed(target)
         self._set_aside([name for name in needed if name in self.bad_files])
-        stale = (OUTDATED, SUPERSEDED)
+        stale = (OUTDATED, SUPERSEDED, REFUSED)
         needed += [
             name for name, job in self.jobs.jobs.items() if job.scan in self.study.dead and self.verdicts[name] in stale
         ]

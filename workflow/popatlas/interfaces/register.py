@@ -161,7 +161,7 @@ class RegisterImages(PopatlasInterface):
         judged = [row for row in attempts if row["metrics"]]
         last = (judged or attempts)[-1]
         made = {"verdict": "fail" if last["reasons"] else "pass", "engine": last["engine"], "start": last["start"]}
-        said = {"revision": GATE_REVISION, "notes": last.get("notes", [])}
+        said = {"revision": GATE_REVISION, "limits": gate, "notes": last.get("notes", [])}
         write_json(inputs.out_gate, {**made, **said, **last["metrics"], "attempts": attempts})
         for line in said["notes"]:
             print(f"note: {line}", flush=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.transforms.affine import Matrix, decompose
+if TYPE_CHECKING:
+    from popatlas.transforms.affine import Matrix
 
 # written beside each verdict: what an earlier gate let pass was looked at less closely. 1: masks, correlation and folds;
 # 2: pose, sides, contrast, coverage and size of the deformation too
@@ -16,6 +17,8 @@ GATE_REVISION = 2
 TURNED = 45.0  # degrees from which a header is likely to be wrong
 WHOLE = 0.9  # share of the fixed brain that the image holds, below which it is told
 DOUBTFUL = 0.15  # laterality of a brain whose left and right may be exchanged
+# what this revision finds out about every pair that passes; sides and pose cannot always be known
+LOOKED_AT = ("covered", "contrast", "edges_affine", "edges", "log_jacobian_sd", "displacement_p95")
 # what is judged, the configuration's limit for it, and what is said when it is on the wrong side
 LOWEST = {
     "mask_dice": "mask Dice {value:.3f} below {limit}",
@@ -53,6 +56,8 @@ def correlation(first: npt.NDArray[Any], second: npt.NDArray[Any], mask: npt.NDA
 
 def affine_metrics(affine: Matrix) -> dict[str, float]:
     """Return size and shape of an affine (LPS millimetres): scale_max, scale_min, shear, reflected (1 when it mirrors)."""
+    from popatlas.transforms.affine import decompose  # SciPy, which those who only judge need not wait for
+
     parts = decompose(affine)
     return {
         "scale_max": parts.scales[0],
@@ -112,6 +117,27 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
         The configuration's `register.gate`; what it does not name is not judged.
     """
     return [*_not_finite(metrics), *_affine_reasons(metrics, limits), *_reasons(metrics, limits)]
+
+
+def judge_again(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
+    """Return why a registration that has passed does not pass as things are now; nothing is registered for it.
+
+    Parameters
+    ----------
+    gate : mapping
+        What its gate file holds. Numbers that were judged by the same revision and limits are not looked at again.
+    limits : mapping
+        The configuration's `register.gate`.
+    """
+    if gate.get("revision") == GATE_REVISION and gate.get("limits") == dict(limits):
+        return []
+    if unknown := [name for name in LOOKED_AT if gate.get(name) is None]:
+        return [f"an earlier gate did not look at {', '.join(unknown)}"]
+    return judge({name: value for name, value in gate.items() if _is_number(value)}, limits)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _not_finite(metrics: Mapping[str, float]) -> Iterator[str]:
