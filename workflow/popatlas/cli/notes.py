@@ -72,6 +72,7 @@ def closing_notes(
     said : sequence of str
         What was said when the run began and is worth repeating.
     """
+    from popatlas.cohort.remarks import remark_lines
     from popatlas.images.io import read_table
 
     out_dir = Path(config["out_dir"])
@@ -83,7 +84,7 @@ def closing_notes(
     index = read_table(out_dir / "cohort" / "index.parquet")
     unreadable, lines = missing_images(index)
     unlabelled, labels = missing_labels(config, index, out_dir)
-    for line in [*lines, *excluded(index), *labels, *resolution(config, index), *said]:
+    for line in [*lines, *excluded(index), *labels, *resolution(config, index), *remark_lines(out_dir, NAMED), *said]:
         print(f"  {line}")
     if failed:
         print(f"  Reasons: popatlas status {out_dir}")

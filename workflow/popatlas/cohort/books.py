@@ -62,7 +62,7 @@ def leave_records(inventory: Inventory, left: Sequence[str], why: Callable[[Job]
 
 
 def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str], str]:
-    """Write the ledger of a study.
+    """Write the ledger of a study, and what has to be said of registrations.
 
     Parameters
     ----------
@@ -79,6 +79,7 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
     from popatlas.cohort.freeze import read_label_atlases
     from popatlas.cohort.ledger import settle
     from popatlas.cohort.outputs import stage_outputs
+    from popatlas.cohort.remarks import write_remarks
 
     study, out_dir = inventory.study, inventory.study.out_dir
     labelled = len(read_label_atlases(out_dir)) > 0
@@ -90,5 +91,7 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
         return (inventory if stage == "bench" else whole).is_done(scan, stage)
 
     ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done)
+    registered = ledger.loc[(ledger["stage"] == "register") & (ledger["state"] == "ok"), "scan"]
+    write_remarks(out_dir, {scan: study.gate(scan) for scan in registered}, registered)
     rows = ledger[ledger["state"] == "failed"].to_dict("records")
     return {(str(row["scan"]), str(row["stage"])): str(row["reason"]) for row in rows}
