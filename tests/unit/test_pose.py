@@ -132,3 +132,10 @@ def test_a_turn_is_told_in_degrees_and_words(turn, words):
     angle, axis = turn_of(matrix)
     assert angle == pytest.approx(np.linalg.norm(turn), abs=0.5)
     assert axis == words
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_turn_of_an_affine_that_mirrors_is_that_without_the_mirror(ndim):
+    """The gate refuses it by its reflection; it must not end in an error before."""
+    matrix = np.diag([-1.1, *[0.9] * (ndim - 1), 1.0])
+    assert turn_of(matrix)[0] == pytest.approx(0, abs=1e-6)

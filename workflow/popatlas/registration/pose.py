@@ -190,8 +190,10 @@ def coverage(fixed: Scan, moving: Scan, matrix: Matrix) -> float:
 
 
 def turn_of(matrix: Matrix) -> tuple[float, str]:
-    """Return by how many degrees an affine turns, and about which axis, in words."""
+    """Return by how many degrees an affine turns, and about which axis, in words; of one that mirrors, what is left."""
     rotation = polar(matrix[:-1, :-1])[0]
+    if np.linalg.det(rotation) < 0:
+        rotation = rotation @ np.diag([-1.0, *[1.0] * (len(rotation) - 1)])
     if len(rotation) == 2:
         return float(abs(np.degrees(np.arctan2(rotation[1, 0], rotation[0, 0])))), "the"
     vector = Rotation.from_matrix(rotation).as_rotvec(degrees=True)
