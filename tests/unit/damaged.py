@@ -12,6 +12,7 @@ from benchmarks.starts.methods import dice
 from popatlas.config import default_config, resolve_fallback, resolve_rung
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
+from popatlas.transforms.affine import read_affine
 
 CONFIG = default_config()
 GATE = CONFIG["register"]["gate"]
@@ -40,6 +41,14 @@ def register(fixed: Brain, moving: Brain, folder: Path, fallback: bool = True, *
     outputs |= {"out_affine": str(folder / "affine.mat"), "out_gate": str(folder / "gate.json")}
     load_interface("RegisterImages")(**(inputs | options), **files(fixed, moving, folder), **outputs).run()
     return read_json(folder / "gate.json")
+
+
+def rigid(fixed: Brain, moving: Brain, folder: Path) -> np.ndarray:
+    """Run RegisterRigid, as for a member of a template, and return its matrix."""
+    outputs = {"out_affine": str(folder / "rigid.mat"), "out_warped": str(folder / "warped.nii.gz")}
+    inputs = files(fixed, moving, folder)
+    load_interface("RegisterRigid")(rung=resolve_rung(CONFIG, "quick"), subject="sub-07", **inputs, **outputs).run()
+    return read_affine(folder / "rigid.mat")
 
 
 def overlap(fixed: Brain, moving: Brain, folder: Path) -> float:

@@ -5,14 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from popatlas.config import resolve_rung
 from popatlas.errors import InputError
 from popatlas.images.io import read_json
-from popatlas.interfaces import load_interface
 from popatlas.registration.gate import GATE_REVISION, judge
-from popatlas.transforms.affine import read_affine
 
-from .damaged import CONFIG, GATE, brain, files, overlap, random_turn, register
+from .damaged import GATE, brain, overlap, random_turn, register, rigid
 
 
 @pytest.fixture(scope="module")
@@ -104,13 +101,6 @@ def test_what_is_no_brain_at_all_is_refused(tmp_path):
     cloud = replace(brain(2), image=noise * brain(2).mask)
     with pytest.raises(InputError, match=r"edges agree by 0\.4"):
         register(brain(1), cloud, tmp_path, fallback=False)
-
-
-def rigid(fixed, moving, folder):
-    outputs = {"out_affine": str(folder / "rigid.mat"), "out_warped": str(folder / "warped.nii.gz")}
-    inputs = files(fixed, moving, folder)
-    load_interface("RegisterRigid")(rung=resolve_rung(CONFIG, "quick"), subject="sub-07", **inputs, **outputs).run()
-    return read_affine(folder / "rigid.mat")
 
 
 def test_a_member_of_a_template_is_turned_upright(tmp_path):

@@ -17,8 +17,8 @@ def add_parser(subparsers: Any) -> None:
         "status",
         help="show the state of each scan at each stage",
         description="Show how many scans are ok, failed, excluded, unavailable or pending at each stage, and why. A failed "
-        "channel or page leaves the scan in the group results, and so does a registration that has to be looked at. Exit code "
-        "3: something failed.",
+        "channel or page leaves the scan in the group results, and so does a registration that has to be looked at. Exit "
+        "code 3: something failed.",
     )
     parser.add_argument("out_dir", type=given_path, help="output folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON")
