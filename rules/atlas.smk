@@ -40,11 +40,12 @@ rule align_to_reference:
     params:
         proof=study.proof("align_to_reference"),
         rung=study.rung(study.iteration_preset(1)),
+        settings=study.step_config(),
     shell:
         "popatlas step RegisterRigid --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --rung {params.rung:q} --out_affine {output.affine:q} --out_warped {output.warped:q} {params.proof} --record"
-        " {log:q}.json > {log:q} 2>&1"
+        " --rung {params.rung:q} --settings {params.settings:q} --out_affine {output.affine:q} --out_warped"
+        " {output.warped:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule initialise_template:
