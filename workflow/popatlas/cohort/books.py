@@ -62,7 +62,7 @@ def leave_records(inventory: Inventory, left: Sequence[str], why: Callable[[Job]
 
 
 def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str], str]:
-    """Write the ledger of a study, and what has to be said of registrations.
+    """Write the ledger of a study, and what has to be said of its scans.
 
     Parameters
     ----------
@@ -91,7 +91,8 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
         return (inventory if stage == "bench" else whole).is_done(scan, stage)
 
     ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done)
-    registered = ledger.loc[(ledger["stage"] == "register") & (ledger["state"] == "ok"), "scan"]
-    write_remarks(out_dir, {scan: study.gate(scan) for scan in registered}, registered)
+    done = [(row["scan"], row["stage"]) for row in ledger[ledger["state"] == "ok"].to_dict("records")]
+    said = [(scan, stage, line) for scan, stage in done for line in whole.said(scan, stage)]
+    write_remarks(out_dir, said, {scan: study.gate(scan) for scan, stage in done if stage == "register"})
     rows = ledger[ledger["state"] == "failed"].to_dict("records")
     return {(str(row["scan"]), str(row["stage"])): str(row["reason"]) for row in rows}

@@ -1,6 +1,7 @@
-"""What has to be said of registrations that passed: doubts of their gate, and who stands apart from the cohort.
+"""What has to be said of scans that are ok: words of their steps, and registrations that stand apart from the cohort.
 
-Remarks keep nobody from the group results: they say where to look first. They are written when the ledger is settled.
+Steps leave their words in the receipts: a head that lies turned, sides in doubt. Remarks keep nobody from the group results:
+they say where to look first. They are written when the ledger is settled, and stand in a table of their own.
 """
 
 from __future__ import annotations
@@ -19,49 +20,46 @@ TABLE = "cohort/remarks.tsv"
 COLUMNS = ["scan", "stage", "remark"]
 
 
-def remarks(gates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return what has to be said of registrations.
+def remarks(said: Iterable[tuple[str, str, str]], gates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return what has to be said of scans.
 
     Parameters
     ----------
+    said : iterable of (str, str, str)
+        Scan, stage and words of a step.
     gates : mapping
-        By scan, what its gate file holds.
+        By scan, what the gate file of its registration holds.
 
     Returns
     -------
     DataFrame
-        Columns `COLUMNS`, none or several rows for a scan.
+        Columns `COLUMNS`, none or several rows for a scan; those of a scan stand together.
     """
-    apart = stand_apart(gates)
-    rows = [
-        (scan, "register", text)
-        for scan, gate in gates.items()
-        for text in [*gate.get("notes", ()), *([apart[scan].reason] if scan in apart else [])]
-    ]
-    return pd.DataFrame(rows, columns=COLUMNS)
+    rows = [*said, *((scan, "register", apart.reason) for scan, apart in stand_apart(gates).items())]
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values("scan", kind="stable", ignore_index=True)
 
 
-def write_remarks(out_dir: Path, gate_files: Mapping[str, str], scans: Iterable[str]) -> None:
+def write_remarks(out_dir: Path, said: Iterable[tuple[str, str, str]], gate_files: Mapping[str, str]) -> None:
     """Write `TABLE`, where it has changed.
 
     Parameters
     ----------
     out_dir : Path
         Output folder.
+    said : iterable of (str, str, str)
+        As for `remarks`.
     gate_files : mapping
-        By scan, its gate file in the output folder.
-    scans : iterable of str
-        Scans whose registration is made.
+        By scan whose registration is made, its gate file in the output folder.
     """
     gates = {}
-    for scan in scans:
+    for scan, path in gate_files.items():
         try:
-            gate = read_json(out_dir / gate_files[scan])
+            gate = read_json(out_dir / path)
         except InputError:  # the inventory tells of files that are gone or damaged
             continue
         if isinstance(gate, dict):
             gates[scan] = gate
-    write_if_changed(out_dir / TABLE, table_text(remarks(gates)))
+    write_if_changed(out_dir / TABLE, table_text(remarks(said, gates)))
 
 
 def read_remarks(out_dir: Path) -> pd.DataFrame:

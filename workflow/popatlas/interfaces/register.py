@@ -84,9 +84,8 @@ class RegisterRigid(PopatlasInterface):
         config = load_config(inputs.settings) if isdefined(inputs.settings) else default_config()
         limits = config["register"]["gate"]
         said = doubts(metrics, limits, turn_of(found.matrix)[1])
-        self.notes |= {"pose": metrics, "found_from": found.start, "doubts": said}
-        for line in said:
-            print(f"note: {line}", flush=True)
+        self.notes |= {"pose": metrics, "found_from": found.start}
+        self.said = said
         if reasons := judge(metrics, limits):
             message = f"the alignment to the reference failed: {'; '.join([*reasons, *said])}"
             raise InputError(message, file=inputs.in_moving, subject=inputs.subject, remedy=REMEDY)
@@ -161,10 +160,9 @@ class RegisterImages(PopatlasInterface):
         judged = [row for row in attempts if row["metrics"]]
         last = (judged or attempts)[-1]
         made = {"verdict": "fail" if last["reasons"] else "pass", "engine": last["engine"], "start": last["start"]}
-        said = {"revision": GATE_REVISION, "limits": gate, "notes": last.get("notes", [])}
-        write_json(inputs.out_gate, {**made, **said, **last["metrics"], "attempts": attempts})
-        for line in said["notes"]:
-            print(f"note: {line}", flush=True)
+        self.said = last.get("notes", [])
+        judged_by = {"revision": GATE_REVISION, "limits": gate, "notes": self.said}
+        write_json(inputs.out_gate, {**made, **judged_by, **last["metrics"], "attempts": attempts})
         if last["reasons"]:
             raise self._refusal(attempts, judged)
 
