@@ -209,10 +209,12 @@ def _registration(config: Config) -> Iterator[str]:
         yield f"Schedule {name}: {_ENGINES[engine][1](options['presets'][engine][name])}."
     gate = options["gate"]
     yield (
-        f"Registrations with a mask Dice below {gate['mask_dice']:g}, scales outside {gate['scale'][0]:g} to "
-        f"{gate['scale'][1]:g}, shear above {gate['shear']:g} or more than {100 * gate['nonpositive_jacobian']:g} % of "
-        "brain voxels with a non-positive Jacobian determinant were repeated from other starts and with other engines, and "
-        "left out when they failed again."
+        "The pose of each affine was compared with turned ones by the agreement of edges (at least "
+        f"{gate['pose']:g} standard deviations), and left and right with the mean asymmetry of people's brains. "
+        f"Registrations whose pose was not clear, or with edges that agree by less than {gate['edges']:g}, a mask Dice "
+        f"below {gate['mask_dice']:g}, scales outside {gate['scale'][0]:g} to {gate['scale'][1]:g}, shear above "
+        f"{gate['shear']:g} or more than {100 * gate['nonpositive_jacobian']:g} % of brain voxels with a non-positive "
+        "Jacobian determinant were repeated from other starts and with other engines, and left out when they failed again."
     )
 
 

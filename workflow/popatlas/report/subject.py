@@ -167,8 +167,18 @@ def attempts(gate: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> l
 def gate_limits(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Limit]:
     """Return the gate's numbers beside the limits of the configuration."""
     low, high = limits["scale"]
+    least = {
+        "pose": ("Pose above turned ones (SD)", 1),
+        "sides": ("Asymmetry (1 in people)", 2),
+        "covered": ("Share of the template in the image", 2),
+        "contrast": ("One contrast", 2),
+        "edges": ("Agreement of edges", 3),
+        "mask_dice": ("Mask Dice", 3),
+    }
+    most = {"log_jacobian_sd": ("Log-Jacobian SD", 2), "displacement_p95": ("Displacement, 95th percentile (mm)", 1)}
     rows = {
-        "mask_dice": ("Mask Dice", f"\u2265 {limits['mask_dice']:g}", 3),
+        **{key: (title, f"\u2265 {limits[key]:g}", digits) for key, (title, digits) in least.items()},
+        **{key: (title, f"\u2264 {limits[key]:g}", digits) for key, (title, digits) in most.items()},
         "scale_min": ("Smallest scale", f"\u2265 {low:g}", 3),
         "scale_max": ("Largest scale", f"\u2264 {high:g}", 3),
         "shear": ("Shear", f"\u2264 {limits['shear']:g}", 3),
