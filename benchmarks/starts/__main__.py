@@ -31,8 +31,9 @@ import pandas as pd
 import torch
 
 from benchmarks.common import RESULTS, Bar, at_least, at_most, known, parser, report
+from benchmarks.starts.brains import Brain
 from benchmarks.starts.cases import SIMULATED_MM, Case, cases
-from benchmarks.starts.heads import AXES, TURNS, heads, prepare
+from benchmarks.starts.heads import AXES, TURNS, Head, heads, prepare
 from benchmarks.starts.learn import left_out
 from benchmarks.starts.methods import CONFIG, GATE, METHODS, dice
 from benchmarks.starts.plot import plot
@@ -46,6 +47,7 @@ REAL, MADE, HEADS = 2, 8, 2
 VOXELS = {"simulated": SIMULATED_MM, "IXI": CONFIG["preprocess"]["resolution_mm"]}
 QUICK = 1
 COMPARED = 1  # pairs of each kind of data that the other methods are asked about; untouched ones are timed on twice as many
+UPRIGHT = ("upright", 0)
 TIMED = 3  # repeats of each untouched pair
 Row = dict[str, Any]
 Untouched = tuple[list[str], float]  # transforms and Dice
@@ -156,40 +158,43 @@ def run_times(args: argparse.Namespace, runs: Runs) -> None:
 
 def run_heads(args: argparse.Namespace, runs: Runs) -> None:
     """Turn whole heads and take them through all steps; they are registered to the first head of their kind, upright."""
-    fixed = {}
+    first: dict[str, Head] = {}
     for data, make in heads(args.data, 2 if args.quick else HEADS):
         head = make()
+        if data not in first:
+            first[data] = head
+            continue
+        keys = {turn: _head_key(data, head, *turn) for turn in (UPRIGHT, *TURNS)}
+        if all(runs.has(**key) for key in keys.values()):
+            continue
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            if data not in fixed:
-                fixed[data] = prepare(head, folder / "fixed")
-                continue
-            reference = float("nan")
-            for name, degrees in (("upright", 0), *TURNS):
-                what = f"{degrees} degrees, {name}" if degrees else name
-                key = {"data": data, "pair": head.name, "kind": "whole head", "case": what, "method": "ours"}
+            folder, reference = Path(scratch), float("nan")
+            fixed = prepare(first[data], folder / "fixed")
+            for (name, degrees), key in keys.items():
                 if degrees and runs.has(**key):
                     continue
-                place = folder / what.replace(" ", "-")
                 turn = degrees * np.array(AXES.get(name, (0, 0, 0)), float)
-                try:
-                    moving = prepare(head.turned(turn), place / "prepared")
-                    files = fixed[data].write(place / "fixed"), moving.write(place / "moving")
-                    found = METHODS["ours"](*files, place)
-                    refused, seconds = found.refused, found.seconds
-                    overlap = float("nan") if refused else dice(fixed[data], moving, found.chain, place)
-                except PopatlasError as error:
-                    refused, seconds, overlap = str(error).split(" [file")[0], float("nan"), float("nan")
-                if not degrees:
-                    reference = overlap
-                    if runs.has(**key):
-                        continue
-                row = {
-                    "verdict": verdict(refused, overlap, reference, "whole head"),
-                    "dice": overlap,
-                    "reference": reference,
-                }
-                runs.add(key | row | {"seconds": seconds, "said": refused})
+                refused, seconds, overlap = _turned_head(fixed, head.turned(turn), folder / f"{degrees}-{name}")
+                reference = reference if degrees else overlap
+                row = {"verdict": verdict(refused, overlap, reference, "whole head"), "dice": overlap}
+                if not runs.has(**key):
+                    runs.add(key | row | {"reference": reference, "seconds": seconds, "said": refused})
+
+
+def _head_key(data: str, head: Head, name: str, degrees: int) -> dict[str, str]:
+    what = f"{degrees} degrees, {name}" if degrees else name
+    return {"data": data, "pair": str(head.name), "kind": "whole head", "case": what, "method": "ours"}
+
+
+def _turned_head(fixed: Brain, head: Head, folder: Path) -> tuple[str, float, float]:
+    """Return why a head was refused, empty when it was not, the seconds of its registration, and Dice."""
+    try:
+        moving = prepare(head, folder / "prepared")
+        found = METHODS["ours"](fixed.write(folder / "fixed"), moving.write(folder / "moving"), folder)
+    except PopatlasError as error:
+        return str(error).split(" [file")[0], float("nan"), float("nan")
+    overlap = float("nan") if found.refused else dice(fixed, moving, found.chain, folder)
+    return found.refused, found.seconds, overlap
 
 
 def run_sides(args: argparse.Namespace, runs: Runs) -> None:
