@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -27,6 +28,7 @@ SECTION = """
 | stage | input | what follows | message |
 |---|---|---|---|
 """
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
 MODULES = [import_module(f"{cases.__name__}.{module.name}") for module in pkgutil.iter_modules(cases.__path__)]
 CASES = [(module.TITLE, case) for module in MODULES for case in module.CASES]
 ROWS: dict[int, str] = {}
@@ -53,4 +55,8 @@ def test_the_docs_show_these_messages() -> None:
     if os.environ.get("POPATLAS_WRITE_DOCS") == "1":
         TABLE.parent.mkdir(exist_ok=True)
         TABLE.write_text(text)
-    assert TABLE.read_text() == text
+    shown = TABLE.read_text()
+    assert NUMBER.sub("#", shown) == NUMBER.sub("#", text)
+    # what is measured on images differs by a hair between processors
+    found = [[float(number) for number in NUMBER.findall(page)] for page in (shown, text)]
+    assert found[0] == pytest.approx(found[1], rel=0.02)
