@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := results/demo
-CORES ?= $(shell nproc)
+# nproc would answer with the threads of one process
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 # one thread per process: jobs run side by side, and oversubscribed threads are many times slower
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
