@@ -5,7 +5,7 @@ import pytest
 
 from popatlas.cli.fuse import bench_config
 from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
-from popatlas.cli.snake import command, is_dry_run, profile_folder
+from popatlas.cli.snake import check_options, command, is_dry_run, profile_folder
 from popatlas.cohort.opening import only_looks
 from popatlas.cohort.view import hide, view_of
 from popatlas.config import load_config
@@ -99,6 +99,31 @@ def test_a_dry_run_is_known_by_snakemakes_options(options, dry):
 def test_what_only_looks_is_known(option):
     assert only_looks(["all", option, "--cores", "2"])
     assert not only_looks(["all", "--cores", "2", "-k", "-F", "--forcerun", "fuse_labels", "--latency-wait", "3"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--configfile", "other.yaml"], "give --config FILE"),
+        (["--configf=other.yaml"], "give --config FILE"),
+        (["-C", "out_dir=elsewhere"], "give --config FILE"),
+        (["-d", "elsewhere"], "give OUT_DIR"),
+        (["--directory", "elsewhere"], "give OUT_DIR"),
+        (["-sSnakefile"], "that of popatlas"),
+        (["--workflow-profile", "mine"], "give --profile"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "plan"])
+def test_options_that_would_run_another_study_are_refused(verb, options, words, tmp_path, capsys):
+    """Snakemake would work on another study than the one whose books are kept."""
+    assert main([verb, str(tmp_path), str(tmp_path / "out"), *options]) == 1
+    said = capsys.readouterr().err
+    assert options[0].split("=")[0] in said and words in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_about_jobs_go_on_to_snakemake():
+    check_options(["--set-resources", "a:mem_mb=1", "--retries", "2", "--show-failed-logs", "-n", "--dry-run", "--forceall"])
 
 
 def test_a_look_ahead_writes_and_removes_in_a_view(tmp_path):

@@ -18,6 +18,40 @@ from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
 from popatlas.surroundings import QUIET
 
+# options of Snakemake that say what is run and where, and how popatlas says it
+OURS = {
+    "--snakefile": "the workflow is that of popatlas",
+    "-s": "the workflow is that of popatlas",
+    "--configfile": "give --config FILE",
+    "--configfiles": "give --config FILE",
+    "-C": "give --config FILE with the keys that differ",
+    "--directory": "give OUT_DIR",
+    "-d": "give OUT_DIR",
+    "--workflow-profile": "give --profile",
+    "--unlock": "popatlas locks by itself; see --force-unlock",
+}
+
+
+def check_options(options: Sequence[str]) -> None:
+    """Refuse options for Snakemake by which it would run another study than the one whose books popatlas keeps.
+
+    Parameters
+    ----------
+    options : sequence of str
+        What popatlas does not know and would hand on.
+
+    Raises
+    ------
+    ConfigError
+        For one of `OURS`, also written short (`--configf`).
+    """
+    for option in options:
+        name = option.split("=", 1)[0]
+        for known, instead in OURS.items():
+            short = len(known) == 2 and option.startswith(known) and not option.startswith("--")
+            if short or (name.startswith("--") and len(name) > 4 and known.startswith(name)):
+                raise ConfigError(f"{option}: this option of Snakemake cannot be used here. Remedy: {instead}")
+
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that `run` and `plan` share."""
@@ -38,6 +72,7 @@ def study_config(args: argparse.Namespace) -> Config:
     """Return the configuration of a command line, with absolute paths."""
     from popatlas.cohort.select import parse_labels
 
+    check_options(args.snakemake)
     config = load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir))
     if args.bids_dir is not None and args.out_dir is None:
         raise ConfigError("OUT_DIR is missing. Remedy: popatlas run BIDS_DIR OUT_DIR")
