@@ -10,7 +10,7 @@ import pytest
 from popatlas import surroundings
 from popatlas.errors import InputError
 from popatlas.surroundings import QUIET, settled, silence, unusable
-from popatlas.zoo.lock import user_folder
+from popatlas.zoo.lock import read_lock, user_folder
 
 NOWHERE = [
     "/proc/nothing",
@@ -191,6 +191,25 @@ def test_networks_in_a_home_that_cannot_be_written_are_still_found(places, monke
     with settled():
         assert os.environ["HOME"] != str(places / "home")
         assert user_folder() == folder
+
+
+def test_the_home_of_another_user_holds_no_networks(tmp_path, monkeypatch, places):
+    """Root sees into every folder, so the answer of the system to others is given here."""
+    home, real = tmp_path / "theirs", os.stat
+    home.mkdir()
+
+    def denied(path, *args, **kwargs):
+        if str(path).startswith(f"{home}/"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", denied)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("POPATLAS_WEIGHTS", raising=False)
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert read_lock(shipped=False) == []
+    with settled(required=False):
+        assert read_lock(shipped=False) == []
 
 
 def test_without_a_home_the_folder_of_networks_is_none(monkeypatch):

@@ -197,7 +197,10 @@ def _kept_weights(found: Mapping[str, str], home: str) -> dict[str, str | None]:
     if found.get("POPATLAS_WEIGHTS") or found.get("XDG_DATA_HOME") or not home:
         return {}
     folder = Path(home, ".local", "share", "popatlas", "weights")
-    return {"POPATLAS_WEIGHTS": str(folder)} if folder.is_dir() else {}
+    try:
+        return {"POPATLAS_WEIGHTS": str(folder)} if folder.is_dir() else {}
+    except PermissionError:  # the home of another user
+        return {}
 
 
 def _has_name(found: Mapping[str, str]) -> bool:

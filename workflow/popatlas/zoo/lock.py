@@ -142,7 +142,7 @@ def read_lock(shipped: bool) -> list[Entry]:
         When the file is no lock file: unknown keys, impossible values, a name twice.
     """
     path = lock_path(shipped)
-    if not path.exists() and not shipped:
+    if not shipped and not _is_there(path):
         return []
     remedy = "install popatlas again" if shipped else "repair the file, or move it away and add the weights again"
     try:
@@ -152,6 +152,13 @@ def read_lock(shipped: bool) -> list[Entry]:
     except (InputError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"the lock file of the weights cannot be read: {reason}", file=path, remedy=remedy) from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # the home of another user: there is nothing of this one in it
+        return False
 
 
 def check_lock(content: Any) -> None:
