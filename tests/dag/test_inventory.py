@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from popatlas.cli.notes import out_of_date
 from popatlas.cohort.inventory import BROKEN, LOST, MADE, NEVER, OUTDATED, REFUSED, SUPERSEDED, Inventory
 from popatlas.cohort.opening import begin, forced
 from popatlas.cohort.outputs import RULES
@@ -132,6 +133,24 @@ def test_settings_and_labels_make_what_follows_from_them_out_of_date_and_nothing
     found = left(stock(cohort))
     assert {scan for rule, scan in found if rule == "fuse_labels"} == {f"sub-0{n}/anat/sub-0{n}" for n in (1, 2, 4)}
     assert found["measure_scan", "sub-03/anat/sub-03"] == OUTDATED, "its reference is another one"
+
+
+def test_results_of_an_earlier_run_are_not_named_as_those_of_this_one(cohort):
+    """Brains alone are made anew on another grid: templates, labels and tables beside them are of the former one."""
+    finer = SETTINGS | {"preprocess": {"resolution_mm": 1.5}}
+    study = opened(cohort, finer)
+    Inventory(study).clear("preprocess")
+    leave(study, "preprocess")
+    inventory = Inventory(study)
+    assert inventory.needed("preprocess") == []
+    wanted = ["group/metrics.tsv", "group/volumes.tsv", "report/index.html"]
+    assert inventory.stale(wanted) == set(wanted)
+    (line,) = out_of_date(inventory, ["metrics"])
+    assert "metrics, results of 4 scan(s)" in line
+    whole = stock(cohort)
+    leave(whole.study, "all")
+    whole = stock(cohort)
+    assert whole.stale(wanted) == set() and list(out_of_date(whole, [])) == []
 
 
 def test_one_method_more_leaves_the_others_and_renews_the_group(cohort):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from popatlas.cli.notes import changes, missing_images, missing_labels, opening_notes, resolution
+from popatlas.cli.notes import changes, missing_images, missing_labels, opening_notes, resolution, unserved
 from popatlas.cli.passes import BEGAN, Passes, why_ended
 from popatlas.cli.process import Outcome
 from popatlas.cohort import books
@@ -177,6 +177,24 @@ def test_labels_that_match_nothing_or_cannot_be_used_are_named(tmp_path):
     (tmp_path / "bids/derivatives/truth/sub-2/anat/sub-2_desc-truth_dseg.nii.gz").write_bytes(b"broken")
     count, lines = found()
     assert count == 1 and "left out" in lines[0] and "sub-2_desc-truth_dseg.nii.gz" in lines[0]
+
+
+def test_a_scan_that_lost_its_only_atlas_is_named_and_counts(tmp_path):
+    """The atlas of the other subject was left out by a selection: labels were asked for, and there are none."""
+    write_text(tmp_path / "cohort/label-atlases.tsv", "atlas\tdseg\texternal\nsub-1/anat/sub-1\tx\tFalse\n")
+    index = index_of(subject=["sub-1", "sub-2"], state=["ok", "excluded"])
+    count, (line,) = unserved(load_config({"fuse": {"atlases": ["1", "sub-2"]}}), index, tmp_path)
+    assert count == 1
+    assert line == (
+        "no labels for sub-1: there is no atlas of another subject (sub-1); of fuse.atlases, sub-2 cannot be used"
+    )
+    assert unserved(load_config({"fuse": {"atlases": 2}}), index, tmp_path)[0] == 1
+    count, lines = unserved(load_config({"fuse": {"atlases": ["1"]}}), index, tmp_path)
+    assert count == 0 and len(lines) == 1, "that is how the atlas was chosen"
+    both = index_of(subject=["sub-1", "sub-2"])
+    assert "sub-1" in unserved(load_config({"fuse": {"atlases": ["1"]}}), both, tmp_path)[1][0]
+    (tmp_path / "cohort/label-atlases.tsv").write_text("atlas\tdseg\texternal\n")
+    assert unserved(load_config({}), both, tmp_path) == (0, [])
 
 
 def test_a_grid_much_coarser_than_the_images_is_named():

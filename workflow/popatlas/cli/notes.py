@@ -12,6 +12,8 @@ from popatlas.config import Config
 if TYPE_CHECKING:
     import pandas as pd
 
+    from popatlas.cohort.inventory import Inventory
+
 FINISHED, FINISHED_WITH_FAILURES = 0, 3
 NAMED = 5
 SHOWN = 60  # characters of a value
@@ -57,7 +59,11 @@ def _short(value: Any) -> str:
 
 
 def closing_notes(
-    config: Config, results: Sequence[tuple[str, str]], failed: set[tuple[str, str]], said: Sequence[str]
+    config: Config,
+    results: Sequence[tuple[str, str]],
+    failed: set[tuple[str, str]],
+    said: Sequence[str],
+    inventory: Inventory | None = None,
 ) -> int:
     """Print where the results are and what is missing; return the exit code.
 
@@ -71,24 +77,41 @@ def closing_notes(
         Scan and stage of each failure.
     said : sequence of str
         What was said when the run began and is worth repeating.
+    inventory : Inventory, optional
+        Stock of the study as it is now: results that are not of this study, as it is, are not named as such.
     """
     from popatlas.cohort.remarks import remark_lines
     from popatlas.images.io import read_table
 
     out_dir = Path(config["out_dir"])
-    for name, path in results:
-        if (out_dir / path).exists():
+    there = [(name, path) for name, path in results if (out_dir / path).exists()]
+    stale = inventory.stale(path for _, path in there) if inventory else set()
+    for name, path in there:
+        if path not in stale:
             print(f"  {name:8} {out_dir / path}")
+    if inventory:
+        print(*out_of_date(inventory, [name for name, path in there if path in stale]), sep="", end="")
     for stage in sorted({stage for _, stage in failed}):
         print(f"  failed at {stage}: {_names(scan for scan, where in failed if where == stage)}")
     index = read_table(out_dir / "cohort" / "index.parquet")
     unreadable, lines = missing_images(index)
     unlabelled, labels = missing_labels(config, index, out_dir)
-    for line in [*lines, *excluded(index), *labels, *resolution(config, index), *remark_lines(out_dir, NAMED), *said]:
+    alone, without = unserved(config, index, out_dir)
+    remarks = remark_lines(out_dir, NAMED)
+    for line in [*lines, *excluded(index), *labels, *without, *resolution(config, index), *remarks, *said]:
         print(f"  {line}")
     if failed:
         print(f"  Reasons: popatlas status {out_dir}")
-    return FINISHED_WITH_FAILURES if failed or unreadable or unlabelled else FINISHED
+    return FINISHED_WITH_FAILURES if failed or unreadable or unlabelled or alone else FINISHED
+
+
+def out_of_date(inventory: Inventory, names: Sequence[str]) -> Iterator[str]:
+    """Yield a line of what lies there and is not of the study as it is now, since the run was to end before it."""
+    scans = {job.scan for job in inventory.left_behind() if job.scan}
+    parts = [*names, *([f"results of {len(scans)} scan(s)"] if scans else [])]
+    if parts:
+        found = ", ".join(parts)
+        yield f"  out of date, made with other settings or inputs: {found} (a run without --until makes them anew)\n"
 
 
 def mixed_versions(counts: Mapping[str, int]) -> list[str]:
@@ -140,6 +163,27 @@ def missing_labels(config: Config, index: pd.DataFrame, out_dir: Path) -> tuple[
         )
         missing += is_asked and used_as(table, ATLAS).empty
     return missing, lines
+
+
+def unserved(config: Config, index: pd.DataFrame, out_dir: Path) -> tuple[int, list[str]]:
+    """Return how many scans got no labels since no atlas is of another subject, and a line that names them.
+
+    They do not count where that is how the atlases were chosen: a single subject with labels has nobody to take some from.
+    """
+    from popatlas.cohort.freeze import atlases_for, read_label_atlases
+
+    atlases = list(read_label_atlases(out_dir)["atlas"])
+    used = index[(index["state"] == "ok") & (index["role"] == "cohort")]
+    alone = [scan for scan in used["scan"] if atlases and not atlases_for(scan, atlases)]
+    if not alone:
+        return 0, []
+    wanted = config["fuse"]["atlases"]
+    subjects = set(index.loc[index["scan"].isin(atlases), "subject"].str.removeprefix("sub-"))
+    lost = [name for name in wanted if name.removeprefix("sub-") not in subjects] if isinstance(wanted, list) else []
+    fewer = bool(lost) or (isinstance(wanted, int) and len(atlases) < wanted)
+    why = f"; of fuse.atlases, {', '.join(lost)} cannot be used" if lost else ""
+    line = f"no labels for {_names(alone)}: there is no atlas of another subject ({_names(atlases)}){why}"
+    return len(alone) if fewer else 0, [line]
 
 
 def resolution(config: Config, index: pd.DataFrame) -> Iterator[str]:

@@ -134,6 +134,6 @@ def run_passes(
             return code
         print(f"\npopatlas: finished after {minutes:.1f} min")
         said += mixed_versions(passes.inventory.versions() if passes.inventory else {})
-        return closing_notes(config, results, passes.failed, said)
+        return closing_notes(config, results, passes.failed, said, passes.inventory)
     finally:
         lock.release()

@@ -120,6 +120,19 @@ class Inventory:
         wanted = self._of_scan.get((scan, rules.get(stage, stage)), ())
         return all(name in self.made for name in wanted)
 
+    def stale(self, paths: Iterable[str]) -> set[str]:
+        """Return those of some group results that are not what the study would make today, though they may lie there."""
+        wanted, found = set(paths), set[str]()
+        for name, job in self.jobs.jobs.items():
+            if not job.scan and name not in self.made:
+                found |= wanted & set(self.files(job))
+        return found
+
+    def left_behind(self) -> list[Job]:
+        """Return the jobs whose kept results are of other settings or inputs, and were not asked for in this run."""
+        old = (OUTDATED, SUPERSEDED, REFUSED)
+        return [job for name, job in self.jobs.jobs.items() if job.is_kept and self.verdicts[name] in old]
+
     def said(self, scan: str, stage: str) -> list[str]:
         """Return what the steps of a scan at a stage had to say although they ended well."""
         found = [self.receipts[name] for name in self._of_scan.get((scan, stage), ()) if name in self.made]
