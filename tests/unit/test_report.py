@@ -15,7 +15,7 @@ from PIL import Image
 
 from popatlas.cli.step import parse_traits
 from popatlas.config import default_config
-from popatlas.images.io import write_table
+from popatlas.images.io import write_json, write_table
 from popatlas.interfaces.report import DrawSubject, WriteReport
 from popatlas.report.cohort import write_report
 from popatlas.report.figures import Cut, View, draw_sheet, label_hex, planes, symmetric_limit, under
@@ -363,6 +363,21 @@ def test_a_report_needs_nothing_but_a_ledger(tmp_path, scans):
 def test_atlases_from_outside_are_no_scans_of_the_cohort(tmp_path):
     write_ledger(tmp_path, [*ledger_rows("sub-1/anat/sub-1"), *ledger_rows("atlases/sub-A/anat/sub-A")])
     assert "1 of 1 in the group results" in Reader(report(tmp_path)).text
+
+
+def test_what_is_worth_a_look_stands_on_the_pages(tmp_path):
+    """A head that lies turned passes; who opens the report should read of it, on its page and on that of the cohort."""
+    scan, turned = "sub-01/anat/sub-01", "the image lies turned by 179 degrees"
+    write_ledger(tmp_path, ledger_rows(scan))
+    write_table(
+        pd.DataFrame([(scan, "register", turned), (scan, "preprocess", EVIL)], columns=["scan", "stage", "remark"]),
+        tmp_path / "cohort" / "remarks.tsv",
+    )
+    write_json(tmp_path / f"{scan}_space-{TEMPLATE}_desc-gate_registration.json", {"notes": [turned]})
+    write_json(tmp_path / f"{scan}_desc-qc_mask.json", {"note": EVIL})
+    for text in (draw(tmp_path, scan).read_text(), report(tmp_path).read_text()):
+        assert "worth a look" in text.lower() and turned in text.replace("The image", "the image")
+        assert "<script>alert" not in text
 
 
 def test_three_hundred_scans_take_less_than_ten_seconds(tmp_path):

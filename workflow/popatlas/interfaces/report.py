@@ -9,7 +9,8 @@ from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined,
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
 # what the pages of the cohort show
-GROUP_FILES = ("group/metrics.parquet", "group/volumes.tsv", "group/trust.parquet", "group/fusion-bench.json")
+GROUP_FILES = ("group/metrics.parquet", "group/volumes.tsv", "group/trust.parquet", "group/fusion-bench.json",
+               "cohort/remarks.tsv")  # fmt: skip
 
 
 class DrawSubjectInputSpec(PopatlasInputSpec):

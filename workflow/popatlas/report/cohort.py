@@ -17,6 +17,7 @@ import pandas as pd
 import popatlas
 from popatlas.cohort.ledger import incomplete, left_out, summary
 from popatlas.cohort.participants import ages_of, read_people
+from popatlas.cohort.remarks import read_remarks
 from popatlas.images.io import read_table, write_if_changed, write_text
 from popatlas.measures.attempts import tried
 from popatlas.measures.table import age_effect
@@ -235,6 +236,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any
         "odd": sum(row.odd for row in rows),
         "out": [row for row in rows if row.state != "ok"],
         "registered": Counter(row.registered for row in rows if row.registered).most_common(),
+        "remarks": [row | {"name": scan_name(row["scan"])} for row in read_remarks(cohort.out_dir).to_dict("records")],
         "incomplete": [row | {"name": scan_name(row["scan"])} for row in incomplete(cohort.ledger).to_dict("records")],
         "stages": [(stage, counts.loc[stage].to_dict()) for stage in counts.index],
         "description": description,

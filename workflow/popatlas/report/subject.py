@@ -99,6 +99,7 @@ def draw_subject(
         gate=gate,
         attempts=attempts(gate, records),
         gate_limits=gate_limits(gate, config["register"]["gate"]),
+        remarks=[*([quality["note"]] if quality.get("note") else []), *gate.get("notes", [])],
         quality=quality,
         quality_limits=quality_limits(quality, config["preprocess"]["brain"]["volume_ml"]),
         structures=structures(metrics, methods),
