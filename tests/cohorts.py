@@ -19,13 +19,20 @@ def noise_image(path: Path, seed: int, shape: tuple[int, ...] = (36, 36, 36), sp
     return path
 
 
+def noise_labels(path: Path, seed: int) -> Path:
+    """Write cubes of seeded label numbers on the grid of `noise_image`, background round them."""
+    cubes = np.random.default_rng(seed).integers(1, 1000, (5, 5, 5)).astype(np.int16)
+    save_image(np.pad(np.kron(cubes, np.ones((6, 6, 6), np.int16)), 3), np.diag([2.0, 2.0, 2.0, 1.0]), path)
+    return path
+
+
 def noise_cohort(root: Path, names: list[str], *, labels: bool = True) -> Path:
     """Write a BIDS dataset with one T1w per subject, ages, and labels in derivatives/truth."""
     write_json(root / "dataset_description.json", {"Name": "noise", "BIDSVersion": "1.9.0"})
     for number, name in enumerate(names):
         noise_image(root / name / "anat" / f"{name}_T1w.nii.gz", seed=100 + number)
         if labels:
-            noise_image(root / f"derivatives/truth/{name}/anat/{name}_desc-truth_dseg.nii.gz", seed=number)
+            noise_labels(root / f"derivatives/truth/{name}/anat/{name}_desc-truth_dseg.nii.gz", seed=number)
     ages = [20.0 + 5 * number for number in range(len(names))]
     people = pd.DataFrame(
         {"participant_id": names, "age": ages, "sex": ["F", "M"] * (len(names) // 2) + ["F"] * (len(names) % 2)}

@@ -10,7 +10,7 @@ from popatlas.cohort.study import open_study
 from popatlas.config import load_config
 from popatlas.images.io import load_image, read_json, read_table, save_image
 
-from ..cohorts import noise_cohort, noise_image, popatlas
+from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
 
@@ -81,7 +81,7 @@ def test_without_labels_nothing_is_fused(tmp_path):
 def test_an_external_labelled_set_is_registered_but_not_measured(cohort):
     for name in ("a", "b"):
         noise_image(cohort / f"{name}.nii.gz", seed=ord(name))
-        noise_image(cohort / f"{name}_dseg.nii.gz", seed=1)
+        noise_labels(cohort / f"{name}_dseg.nii.gz", seed=1)
     table = cohort / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\na\ta.nii.gz\ta_dseg.nii.gz\nb\tb.nii.gz\tb_dseg.nii.gz\n")
     settings = {"fuse": {"atlases": str(table), "methods": ["majority"]}}

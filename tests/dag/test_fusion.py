@@ -13,7 +13,7 @@ from popatlas.fusion.names import MAPS, METHODS
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import Receipt
 
-from ..cohorts import noise_cohort, noise_image, popatlas
+from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
 
 BRAIN = {"preprocess": {"brain": {"method": "template"}}}
@@ -128,7 +128,7 @@ def test_what_the_training_depends_on_trains_again_and_nothing_else(cohort):
     # the segmenter learns from labels of these parameters, so it is trained again too
     assert (jobs["train_trust"], jobs["train_segmenter"], jobs["propagate_labels"]) == (1, 1, 6)
     assert "register_to_template" not in jobs
-    noise_image(cohort / "bids/derivatives/truth/sub-02/anat/sub-02_desc-truth_dseg.nii.gz", seed=99)
+    noise_labels(cohort / "bids/derivatives/truth/sub-02/anat/sub-02_desc-truth_dseg.nii.gz", seed=99)
     assert plan(cohort, TRAINED)["train_trust"] == 1, "an atlas has other labels"
 
 
@@ -160,7 +160,7 @@ def test_maps_are_outputs_when_they_are_wanted(cohort):
 def external(folder, names="ab"):
     for name in names:
         noise_image(folder / f"{name}.nii.gz", seed=ord(name))
-        noise_image(folder / f"{name}_dseg.nii.gz", seed=1)
+        noise_labels(folder / f"{name}_dseg.nii.gz", seed=1)
     table = folder / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\n" + "".join(f"{name}\t{name}.nii.gz\t{name}_dseg.nii.gz\n" for name in names))
     return {"fuse": {"atlases": str(table), "methods": ["majority"]}}

@@ -17,7 +17,7 @@ from popatlas.images.io import read_json, write_text
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import GATE_REVISION
 
-from ..cohorts import noise_cohort, noise_image, popatlas
+from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
 from .test_fusion import add, digest, dry, fail, leave
 
@@ -129,7 +129,7 @@ def test_settings_and_labels_make_what_follows_from_them_out_of_date_and_nothing
     inventory = stock(cohort, changed(jlf={"beta": 3.0}))
     methods = {inventory.jobs.jobs[name].wildcards.get("method") for name in inventory.needed("all")}
     assert methods == {None, "jlf"}, "majority does not depend on it"
-    noise_image(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz", seed=99)
+    noise_labels(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz", seed=99)
     found = left(stock(cohort))
     assert {scan for rule, scan in found if rule == "fuse_labels"} == {f"sub-0{n}/anat/sub-0{n}" for n in (1, 2, 4)}
     assert found["measure_scan", "sub-03/anat/sub-03"] == OUTDATED, "its reference is another one"

@@ -12,7 +12,7 @@ from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import read_table, write_text
 
-from ..cohorts import noise_cohort, noise_image, popatlas
+from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
 from .test_fusion import add, dry, fail, leave
 
@@ -166,7 +166,7 @@ def test_gpus_minutes_and_name_are_no_part_of_the_version(cohort):
 def test_other_images_or_reference_labels_are_another_version(cohort):
     trained = finish(cohort, asking(labels="reference"))
     scan = trained.scans[0].rsplit("/", 1)[-1]
-    noise_image(cohort / f"bids/derivatives/truth/{scan}/anat/{scan}_desc-truth_dseg.nii.gz", seed=99)
+    noise_labels(cohort / f"bids/derivatives/truth/{scan}/anat/{scan}_desc-truth_dseg.nii.gz", seed=99)
     assert opened(cohort, asking(labels="reference")).network.version != trained.version
 
 

@@ -18,7 +18,7 @@ from popatlas.cohort.index import index_cohort
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import write_json
-from tests.cohorts import noise_cohort, noise_image
+from tests.cohorts import noise_cohort, noise_image, noise_labels
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
 
@@ -179,7 +179,7 @@ def test_no_labels_no_atlases(study, tmp_path):
 
 def test_external_atlases_without_labels_are_left_out(study, tmp_path, capsys):
     config, index, scans, out_dir = study
-    noise_image(tmp_path / "a.nii.gz", seed=50)
+    noise_labels(tmp_path / "a.nii.gz", seed=50)
     table = tmp_path / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\ta.nii.gz\nB\ta.nii.gz\tmissing.nii.gz\n")
     config["fuse"]["atlases"] = str(table)
@@ -191,7 +191,7 @@ def test_external_atlases_without_labels_are_left_out(study, tmp_path, capsys):
 def test_an_edited_table_of_external_atlases_is_read_again(study, tmp_path):
     config, index, scans, out_dir = study
     for name in "ab":
-        noise_image(tmp_path / f"{name}.nii.gz", seed=50)
+        noise_labels(tmp_path / f"{name}.nii.gz", seed=50)
     table = tmp_path / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\ta.nii.gz\n")
     config["fuse"]["atlases"] = str(table)

@@ -77,7 +77,7 @@ def one(tmp_path_factory):
 )
 def test_ids_come_through_propagation_exactly(tmp_path_factory, ids, interpolator):
     folder = tmp_path_factory.mktemp("ids")
-    labels = np.resize(ids, (4, 4, 4)).repeat(2, 0).astype(np.int32)
+    labels = np.resize([0, *ids], (4, 4, 4)).repeat(2, 0).astype(np.int32)
     brain = odd(np.ones(labels.shape, np.float32))(folder / "brain.nii")
     found, _ = propagate(brain, [odd(labels)(folder / "dseg.nii")], [brain], [[]], interpolator)
     np.testing.assert_array_equal(found[0], labels)

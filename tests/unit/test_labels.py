@@ -137,8 +137,9 @@ def test_an_intensity_image_is_no_label_image(path):
     with pytest.raises(InputError, match=f"{MOST_LABELS + 1} different labels") as caught:
         read_labels(write(path, data))
     assert "not an image" in caught.value.remedy
-    data[0, 0, 5] = 0
-    assert len(read_labels(write(path, data)).values) == MOST_LABELS
+    points = np.zeros((10, 83, 82), np.int32)
+    points[::2, ::2, ::2].flat[:MOST_LABELS] = np.arange(1, MOST_LABELS + 1)  # points have no neighbours
+    assert len(read_labels(write(path, points)).values) == MOST_LABELS
 
 
 def damage(path, kind):
@@ -216,7 +217,7 @@ def test_files_of_popatlas_may_be_empty_or_hold_candidates(path):
 )
 def test_ids_are_kept_exactly(tmp_path_factory, ids, dtype):
     path = tmp_path_factory.mktemp("ids") / "x.nii"
-    labels = np.resize(ids, (3, 4, 5)).astype(dtype)
+    labels = np.resize([0, *ids], (3, 4, 5)).astype(dtype)
     found = read_labels(write(path, labels))
     np.testing.assert_array_equal(found.data, labels.astype(np.int64))
     assert found.values.tolist() == sorted(set(ids) - {0})

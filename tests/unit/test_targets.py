@@ -15,7 +15,7 @@ from popatlas.cohort.targets import (
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import read_json, read_table, write_text
-from tests.cohorts import noise_cohort, noise_image
+from tests.cohorts import noise_cohort, noise_image, noise_labels
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
 FUSE = {"methods": ["jlf", "dataparams"], "atlases": ["02", "05"], "dataparams": {"targets": 3}}
@@ -112,7 +112,8 @@ def test_a_changed_image_makes_another_version(setup, file):
     setup.config["atlas"]["members"] = ["01", "03"]
     setup.train()
     trained = setup.freeze()["trust"]
-    noise_image(setup.bids / f"{file}.nii.gz", seed=999)
+    write = noise_labels if file.endswith("dseg") else noise_image
+    write(setup.bids / f"{file}.nii.gz", seed=999)
     assert setup.freeze()["trust"].version != trained.version
 
 
@@ -120,9 +121,9 @@ def external(setup, names="abc"):
     """Let a table name the atlases; their images are made once."""
     folder = setup.bids.parent
     for name in names:
-        for number, path in enumerate((folder / f"{name}.nii.gz", folder / f"{name}_dseg.nii.gz")):
+        for write, path in ((noise_image, folder / f"{name}.nii.gz"), (noise_labels, folder / f"{name}_dseg.nii.gz")):
             if not path.is_file():
-                noise_image(path, seed=2 * ord(name) + number)
+                write(path, seed=ord(name))
     rows = [f"{name}\t{name}.nii.gz\t{name}_dseg.nii.gz\n" for name in names]
     write_text(folder / "atlases.tsv", "atlas\tt1w\tdseg\n" + "".join(rows))
     setup.configure(atlases=str(folder / "atlases.tsv"))
@@ -176,7 +177,7 @@ def test_changed_labels_of_an_external_atlas_make_another_version(setup):
     external(setup)
     setup.train(failed=[atlas("c")])
     trained = setup.freeze(failed=[atlas("c")])["trust"]
-    noise_image(setup.bids.parent / "a_dseg.nii.gz", seed=999)
+    noise_labels(setup.bids.parent / "a_dseg.nii.gz", seed=999)
     assert setup.freeze(failed=[atlas("c")])["trust"].version != trained.version
 
 

@@ -267,7 +267,7 @@ def test_a_whole_head_without_a_mask_is_no_brain(tmp_path):
 
 
 def test_label_maps_are_those_of_the_volumes_and_need_no_image(tmp_path):
-    image, dseg = save(tmp_path / "i.nii.gz", ramp(SHAPE)), save(tmp_path / "l.nii.gz", ramp(SHAPE))
+    image, dseg = save(tmp_path / "i.nii.gz", ramp(SHAPE)), save(tmp_path / "l.nii.gz", ramp(SHAPE) // 8)
     scan, grid = TrainingScan("s", image, labels=dseg), TrainingGrid((6, 7, 5), (1.5,) * 3)
     plane = TrainingGrid((7, 5), (1.0, 1.0), slice_axis="A")
     whole, slices = load_scan(scan, grid).labels, [each.labels for each in load_slices(scan, plane, [-2.0, 1.0])]
@@ -291,7 +291,7 @@ def test_growing_voxels_do_not_alias(tmp_path):
 
 
 def test_slices_are_those_of_the_volume(tmp_path):
-    scan = TrainingScan("s", save(tmp_path / "i.nii.gz", ramp(SHAPE)), labels=save(tmp_path / "l.nii.gz", ramp(SHAPE)))
+    scan = TrainingScan("s", save(tmp_path / "i.nii.gz", ramp(SHAPE)), labels=save(tmp_path / "l.nii.gz", ramp(SHAPE) // 8))
     centre = (5.0, 6.0, 4.0)
     volume = load_scan(scan, TrainingGrid((7, 9, 5), (1.0,) * 3, centre=centre), "none")
     plane = TrainingGrid((7, 5), (1.0, 1.0), centre=centre, slice_axis="A")
@@ -374,7 +374,7 @@ def test_each_file_is_interpolated_once(tmp_path, monkeypatch):
     plain = conform.Chain.apply
     monkeypatch.setattr(conform.Chain, "apply", lambda self, *args: calls.append(args[3]) or plain(self, *args))
     write_affine(tmp_path / "a.mat", np.eye(4))
-    files = {"labels": save(tmp_path / "l.nii.gz", ramp(SHAPE)), "mask": save(tmp_path / "m.nii.gz", ramp(SHAPE))}
+    files = {"labels": save(tmp_path / "l.nii.gz", ramp(SHAPE) // 8), "mask": save(tmp_path / "m.nii.gz", ramp(SHAPE))}
     scan = TrainingScan("s", save(tmp_path / "i.nii.gz", ramp(SHAPE)), affine=tmp_path / "a.mat", **files)
     load_scan(scan, TrainingGrid((5, 5, 5), (2.0,) * 3, centre=(5.0, 6.0, 4.0)))
     assert sorted(calls) == ["linear", "nearest", "nearest"]

@@ -64,6 +64,13 @@ def checksum(path: Path) -> None:
     path.write_bytes(bytes(whole))
 
 
+def swapped(path: Path) -> None:
+    """Give the image 32 voxels along its first axis, and the labels along their second one."""
+    image = path.parents[4] / "sub-2" / "anat" / "sub-2_T1w.nii.gz"
+    save_image(1 + noise()[2:34], AFFINE, image)
+    save_image(blocks()[:, 2:34], AFFINE, path)
+
+
 def with_nan(data: np.ndarray) -> np.ndarray:
     return np.where(data == 0, np.nan, data)
 
@@ -130,11 +137,17 @@ TRUTH = "derivatives/truth/{scan}_desc-truth_dseg.nii.gz"
 MISSPELT, TWICE = checked(TRUTH.replace("truth/", "thruth/")), checked(TRUTH, shared)
 REFERENCE = checked(TRUTH, lambda root: without_forms(root / LABEL))
 VOLUMES = np.stack([blocks()] * 2, -1)
+HALVES = np.broadcast_to((np.arange(36) > 18).astype(np.int16)[:, None, None], SHAPE)
+SWAPPED = atlas(swapped)
 
 CASES = [
     Case("labels", "NaN background", LEFT_OUT, "voxel(s) are NaN or infinite", atlas(write(with_nan(blocks())))),
     Case("labels", "fractions, a probability map", LEFT_OUT, "lie between, such as 1.5", atlas(write(blocks() / 2))),
     Case("labels", "an intensity image", LEFT_OUT, "46655 different labels", atlas(write(MANY))),
+    Case("labels", "the image of the scan", LEFT_OUT, "seems to hold intensities", atlas(write((200 * noise()).round()))),
+    Case("labels", "background is 255", LEFT_OUT, "is it the background?", atlas(write(np.where(blocks(), blocks(), 255)))),
+    Case("labels", "no background", LEFT_OUT, "no voxel of the label image is 0", atlas(write(1 + HALVES))),
+    Case("labels", "array transposed, header kept", LEFT_OUT, "axes of the labels are swapped", SWAPPED),
     Case("labels", "negative label", LEFT_OUT, "negative, such as -8", atlas(write(-blocks()))),
     Case("labels", "label above 2147483647", LEFT_OUT, "label 8000000000", atlas(write(blocks() * 1e9))),
     Case("labels", "large labels as float32", LEFT_OUT, "cannot tell", atlas(write((blocks() * 1e7).astype(np.float32)))),

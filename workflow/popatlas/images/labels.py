@@ -26,6 +26,12 @@ LARGEST_LABEL = int(np.iinfo(np.int32).max)  # label images are int32
 WHOLE = 1e-3  # distance from a whole number that is rounding
 FLOAT32_EXACT = 1 << 24  # from here on float32 holds only some of the whole numbers
 MOST_LABELS = 5000  # different labels of one image; an image that is no label image has more
+BORDER = 0.9  # share of the outer faces that one label fills when it is the background
+# Intensities: of neighbouring voxels that are not 0, 83 % and more differ in T1w images, at most 28 % in label images
+MOST_STEPS = 0.65
+FEWEST_STEPS = 1000  # pairs of neighbours, and different values, from which on that share tells something
+FEWEST_VALUES = 30
+LOOKED_AT = 1 << 19  # voxels of an image that are compared along each axis
 COUNTABLE = 1 << 20  # labels below are counted with a table, larger ones by sorting
 
 MAKE_AGAIN = "copy the file again from its source, or make it again"
@@ -109,8 +115,8 @@ def read_labels(
     ------
     InputError
         The file does not open (`UnreadableError`), its header does not tell one place, it has other axes, or its values are
-        no label numbers: not finite, fractions, negative, too large, thousands of different ones, only background, or one
-        label everywhere.
+        no label numbers: not finite, fractions, negative, too large, those of an intensity image, only background, one
+        label everywhere, or a background that is not 0.
     """
     with _naming(path, subject):
         image, data, digest = _opened(path, axes, "label image")
@@ -211,9 +217,8 @@ def _other_axes(shape: tuple[int, ...], axes: tuple[int, ...], what: str) -> Inp
 def _check_content(found: LabelImage, *, empty: bool) -> None:
     """Refuse images that hold numbers and are no label images."""
     labels = found.data
-    if labels.ndim < 4 and int(labels.max(initial=0)) >= MOST_LABELS and len(found.values) > MOST_LABELS:
-        problem = f"the label image holds {len(found.values)} different labels, more than {MOST_LABELS}"
-        raise InputError(problem, remedy=NO_IMAGE)
+    if labels.ndim < 4:
+        _check_kind(found)
     if empty:
         return
     if not labels.any():
@@ -221,6 +226,50 @@ def _check_content(found: LabelImage, *, empty: bool) -> None:
         raise InputError(problem, remedy="draw the labels, or remove the file")
     if labels.size > 1 and labels.min() == labels.max():
         raise InputError(f"all voxels of the label image have the label {labels.flat[0]}", remedy=MAKE_AGAIN)
+    if labels.ndim < 4:
+        _check_background(labels)
+
+
+def _check_kind(found: LabelImage) -> None:
+    """Refuse intensities that were given for labels."""
+    labels = found.data
+    if int(labels.max(initial=0)) >= MOST_LABELS and len(found.values) > MOST_LABELS:
+        problem = f"the label image holds {len(found.values)} different labels, more than {MOST_LABELS}"
+        raise InputError(problem, remedy=NO_IMAGE)
+    if int(labels.max(initial=0)) < FEWEST_VALUES or len(found.values) < FEWEST_VALUES:
+        return
+    differ, pairs = _steps(labels)
+    if pairs >= FEWEST_STEPS and differ > MOST_STEPS * pairs:
+        problem = f"the label image seems to hold intensities: {differ / pairs:.0%} of neighbouring voxels differ"
+        raise InputError(problem, remedy=NO_IMAGE)
+
+
+def _steps(labels: npt.NDArray[np.int32]) -> tuple[int, int]:
+    """Return how many neighbours differ, and how many there are, none of them 0; of a large image in some planes only."""
+    stride, differ, pairs = -(-labels.size // LOOKED_AT), 0, 0
+    for axis in range(labels.ndim):
+        along = np.moveaxis(labels, axis, 0)  # a view, where `take` would copy the whole image
+        one, other = along[:-1:stride], along[1::stride]
+        both = (one != 0) & (other != 0)
+        pairs += int(np.count_nonzero(both))
+        differ += int(np.count_nonzero(both & (one != other)))
+    return differ, pairs
+
+
+def _check_background(labels: npt.NDArray[np.int32]) -> None:
+    """Refuse labels of which one seems to be the background."""
+    views = [np.moveaxis(labels, axis, 0) for axis in range(labels.ndim)]
+    ends = [view[end] for view in views if len(view) > 1 for end in (0, -1)]  # the faces of a single slice are all of it
+    faces = np.concatenate([end.ravel() for end in ends])
+    values, counts = np.unique(faces, return_counts=True)
+    usual, share = int(values[counts.argmax()]), float(counts.max() / len(faces))
+    remedy = "give 0 to the background, and take care that the header does not add to it (scl_inter)"
+    if usual and share >= BORDER:
+        problem = f"label {usual} fills {share:.0%} of the outer faces of the label image: is it the background?"
+        raise InputError(problem, remedy=remedy)
+    if labels.all():
+        problem = f"no voxel of the label image is 0 (background), and {usual} is the usual label at its outer faces"
+        raise InputError(f"{problem}: is it the background?", remedy=remedy)
 
 
 def label_numbers(data: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -18,6 +18,7 @@ from popatlas.images.io import PathLike
 from popatlas.images.labels import LabelImage, read_mask
 
 HEADER_ROUNDING = 0.1  # voxels by which grids that should be one may differ: quaternions of NIfTI are coarse
+SAME_AXIS = 0.7  # cosine of the angle, from which on two axes point the same way
 MOST_OUTSIDE = 0.5  # share of labelled voxels outside of the brain mask
 COVERED = 0.9  # share of the brain that labels of the whole head cover: they may reach far beyond the brain
 POINTS = 20_000  # voxels that are looked at, evenly over the image
@@ -65,7 +66,8 @@ def check_place(
         Named in errors.
     image : Grid, optional
         Of the image that they were drawn on. Labels of its shape must have its grid. Others may have any grid of the same
-        world, as long as no label leaves the image's field of view (by more than a voxel).
+        world, as long as no label leaves the image's field of view (by more than a voxel), but not its shape with axes
+        swapped below a header whose axes are not.
     mask : LabelImage, optional
         Brain of the image, on any grid of the same world. The centre of the labels and at least half of the labelled voxels
         must lie inside. Labels that cover nearly the whole brain may reach beyond it: they may be of the head.
@@ -84,9 +86,19 @@ def check_place(
         if not image.same_as(own, HEADER_ROUNDING * min(image.spacing)):
             raise refuse(f"the labels have the shape of the image and do not lie on it: {_apart(image, own)}", ONE_GRID)
     elif image is not None:
+        if _is_swapped(image, own):
+            shapes = " and ".join("x".join(str(n) for n in grid.shape) for grid in (own, image))
+            raise refuse(f"the axes of the labels are swapped against the image, their header is not: {shapes}", ONE_GRID)
         _check_view(labels, image, refuse)
     if mask is not None:
         _check_brain(labels, mask, refuse)
+
+
+def _is_swapped(image: Grid, labels: Grid) -> bool:
+    """Tell whether the array has the shape of the image with axes swapped while the axes of the headers agree."""
+    if image.shape == labels.shape or sorted(image.shape) != sorted(labels.shape):
+        return False
+    return float((image.direction * labels.direction).sum(axis=0).min()) > SAME_AXIS
 
 
 def _apart(image: Grid, labels: Grid) -> str:
