@@ -382,3 +382,14 @@ def test_the_page_takes_no_column_of_the_participants_for_a_volume(tmp_path):
     assert volumes["age"].isna().tolist() == [False] * 8 + [True]
     plot = age_plot(volumes, list(read_people(tmp_path)))
     assert "x (jlf)" in str(plot) and "8 scans" in str(plot)
+
+
+@pytest.mark.parametrize(("query", "chosen"), [("medication == 'none'", "12"), ("medication != 'none'", "")])
+def test_a_word_that_may_mean_missing_is_text_where_no_cell_is_a_number(tmp_path, query, chosen):
+    root = noise_cohort(tmp_path / "bids", ["sub-1", "sub-2", "sub-3"], labels=False)
+    (root / "participants.tsv").write_text("participant_id\tmedication\nsub-1\tnone\nsub-2\tnone\nsub-3\tn/a\n")
+    index = index_cohort(load_config({"cohort": {"query": query}}, bids_dir=str(root)), tmp_path / "out")
+    assert "".join(index.loc[index["state"] == "ok", "subject"].str[-1]) == chosen
+    assert read_people(tmp_path / "out").set_index("subject")["medication"].to_dict() == dict.fromkeys(
+        (f"sub-{name}" for name in chosen), "none"
+    )

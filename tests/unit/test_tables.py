@@ -134,7 +134,10 @@ def test_what_is_no_number(cell):
         (["NA", "EU", "NA"], "text", 0, []),
         (["True", "false", "n/a"], "truth", 1, []),
         (["", "n/a", "N/A"], "empty", 3, []),
-        (["NA", "", "nan"], "empty", 3, []),
+        (["nan", "", "."], "empty", 3, []),
+        (["none", "None", "n/a"], "text", 1, []),
+        (["NA", "", "null"], "text", 1, []),
+        (["none", "2", "NULL"], "numbers", 2, []),
         (["01", "007", "10"], "numbers", 0, []),
     ],
 )

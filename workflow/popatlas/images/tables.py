@@ -39,7 +39,8 @@ STRAY = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + "\
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 CODE = re.compile(r"[+-]?0[0-9]+")  # 01: a number, but one that is written as a code
 MISSING = ("", "n/a")  # in every column, in capital letters or not
-NO_NUMBER = ("na", "nan", "null", "none", ".", "#n/a", "#null!")  # also missing in a column of numbers
+WORDS = ("na", "null", "none")  # missing among numbers, words among words: a medication may be none, a region NA
+NO_NUMBER = (*WORDS, "nan", ".", "#n/a", "#null!")  # also missing in a column of numbers
 EXACT = 2.0**53  # integers from here on are not exact as numbers
 SHOWN = 40
 
@@ -226,7 +227,7 @@ def column_of(cells: pd.Series[str]) -> Column:
     ----------
     cells : Series of str
         As `read_text_table` gives them. Missing are, in capital letters or not, empty cells and `n/a`, and in a column of
-        numbers also NA, NaN, null, none, `.`, `#N/A` and `#NULL!`.
+        numbers also NA, null, none, NaN, `.`, `#N/A` and `#NULL!`. Where no cell is a number, NA, null and none are text.
     """
     import pandas as pd
 
@@ -239,7 +240,7 @@ def column_of(cells: pd.Series[str]) -> Column:
     numbers, others = values.notna(), values.isna() & ~absent_number
     if absent.all():
         return Column("empty", text, values)
-    if not others.any():
+    if not others.any() and (numbers.any() or not folded.isin(WORDS).any()):
         kind: Literal["numbers", "empty"] = "numbers" if numbers.any() else "empty"
         return Column(kind, text.mask(absent_number), values)
     if folded[~absent].isin(["true", "false"]).all():
