@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from popatlas.cohort.select import subject_name
-from popatlas.errors import first_few
+from popatlas.errors import InputError, first_few
 from popatlas.images.tables import (
     MISSING,
     NO_NUMBER,
@@ -86,32 +86,49 @@ def read_listing(root: Path, subjects: Collection[str]) -> Listing:
     Raises
     ------
     InputError
-        A file that is there and is no BIDS table, or has no column participant_id or session_id.
+        A participants.tsv that is there and is no BIDS table, or has no column participant_id. A sessions table costs its
+        subject the values of its sessions only, and is named.
     """
-    path, visits = root / PARTICIPANTS, _read_visits(root, subjects)
+    path, (visits, bad) = root / PARTICIPANTS, _read_visits(root, subjects)
     if not os.path.lexists(path):
         other = next((name for name in OTHER_NAMES if (root / name).exists()), None)
         note = f"there is no {PARTICIPANTS}, and {other} is not read. Remedy: {SAVE_AS}"
-        return Listing(visits, notes=(note,) if other else ())
+        return Listing(visits, notes=(*([note] if other else []), *bad))
     table = read_text_table(path)
     require_columns(table, ["participant_id"], path)
     matched = match_ids(table["participant_id"], subjects)
     names = {cell: subject_name(cell) for cell in table["participant_id"] if subject_name(cell) in matched.unknown}
     rows = keyed(table.drop(columns="participant_id"), table["participant_id"].map(matched.subjects | names))
     notes = tuple(f"{PARTICIPANTS}: {note}" for note in matched.notes)
-    return Listing((Layer(PARTICIPANTS, rows[rows["subject"].notna()]), *visits), matched.unknown, notes)
+    return Listing((Layer(PARTICIPANTS, rows[rows["subject"].notna()]), *visits), matched.unknown, (*notes, *bad))
 
 
-def _read_visits(root: Path, subjects: Collection[str]) -> tuple[Layer, ...]:
-    tables = []
+def _read_visits(root: Path, subjects: Collection[str]) -> tuple[tuple[Layer, ...], list[str]]:
+    """Return the sessions tables, and a note for each one that cannot be used."""
+    tables: list[pd.DataFrame] = []
+    bad: dict[str, str] = {}
     for subject in sorted(subjects):
         path = root / subject / f"{subject}_sessions.tsv"
-        if os.path.lexists(path):  # not in a folder that may not be read, which costs its scans
-            table = read_text_table(path)
-            require_columns(table, ["session_id"], path)
-            table = table[~table["session_id"].map(is_missing)]
-            tables.append(keyed(table, pd.Series(subject, index=table.index)).drop(columns="session_id"))
-    return (Layer("sessions tables", pd.concat(tables)),) if tables else ()
+        if not os.path.lexists(path):  # nor in a folder that may not be read, which costs its scans
+            continue
+        try:
+            tables.append(_visits_of(subject, path))
+        except InputError as error:
+            bad[subject] = f"{subject} is without the values of its sessions table: {error}"
+    if not tables:
+        return (), list(bad.values())
+    rows = pd.concat(tables)
+    if bad:  # what the others' tables tell is not known of these, and must not come from their row of participants.tsv
+        lost = pd.DataFrame("", index=[-1] * len(bad), columns=rows.columns).assign(subject=list(bad))
+        rows = pd.concat([rows, lost])
+    return (Layer("sessions tables", rows),), list(bad.values())
+
+
+def _visits_of(subject: str, path: Path) -> pd.DataFrame:
+    table = read_text_table(path)
+    require_columns(table, ["session_id"], path)
+    table = table[~table["session_id"].map(is_missing).astype(bool)]  # of no rows, `map` gives no truth values
+    return keyed(table, pd.Series(subject, index=table.index, dtype=object)).drop(columns="session_id")
 
 
 def keyed(table: pd.DataFrame, subjects: pd.Series[str]) -> pd.DataFrame:
