@@ -18,7 +18,7 @@ from popatlas.measures.landmarks import read_landmarks
 from popatlas.training.table import read_training_table
 
 from ...cohorts import noise_cohort
-from ..casebook import SAID, STOPS, Case
+from ..casebook import LEFT_OUT, SAID, STOPS, Case
 
 TITLE = "Tables"
 MISSING = "the values are missing for the scan, the run goes on"
@@ -80,16 +80,24 @@ def atlases(text: str) -> Callable[[Path], str]:
     return run
 
 
-def names(text: str) -> Callable[[Path], str]:
-    """Collect names of labels from a table that is refused."""
+def names(text: str, encoding: str = "utf-8") -> Callable[[Path], str]:
+    """Collect names of labels from a table that is left out."""
 
     def run(folder: Path) -> str:
-        (folder / "dseg.tsv").write_text(text)
-        with pytest.raises(PopatlasError) as caught:
-            freeze_label_names(load_config(), [str(folder / "dseg.nii.gz")], [], folder / "out")
-        return str(caught.value)
+        (folder / "dseg.tsv").write_text(text, encoding)
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            assert freeze_label_names(load_config(), [str(folder / "dseg.nii.gz")], [], folder / "out") == {}
+        return err.getvalue().removeprefix("popatlas: ").strip()
 
     return run
+
+
+def visits(folder: Path) -> str:
+    root = noise_cohort(folder / "bids", ["sub-1", "sub-2"], labels=False)
+    (root / "sub-2" / "sub-2_sessions.tsv").write_text("session_id\tage\nses-1\t30\t31\n")
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        index_cohort(load_config(bids_dir=str(root)), folder / "out")
+    return err.getvalue().removeprefix("popatlas: ").strip()
 
 
 def refused(reader: Callable[[Path], object], text: str) -> Callable[[Path], str]:
@@ -149,8 +157,10 @@ CASES = [
     Case("paths", "a scan twice", STOPS, "listed twice (line 3)", paths("subject\tt1w\n01\ta.nii\nsub-01\tb.nii\n")),
     Case("paths", "no column t1w", STOPS, "no column 't1w'", paths("subject\timage\n01\ta.nii\n")),
     Case("atlases", "an empty cell", STOPS, "is empty (line 2)", atlases("atlas\tt1w\tdseg\nA\ta.nii\tn/a\n")),
-    Case("names", "a label with two names", STOPS, "label 1 is named 'a' and 'b'", names("index\tname\n1\ta\n1\tb\n")),
-    Case("names", "an index that is no label", STOPS, "'1.5' is no label", names("index\tname\n1.5\ta\n")),
+    Case("names", "a label with two names", LEFT_OUT, "label 1 is named 'a' and 'b'", names("index\tname\n1\ta\n1\tb\n")),
+    Case("names", "an index that is no label", LEFT_OUT, "'1.5' is no label", names("index\tname\n1.5\ta\n")),
+    Case("names", "UTF-16, as Excel writes it", LEFT_OUT, "UTF-16 text", names("index\tname\n1\ta\n", "utf-16")),
+    Case("sessions", "a line with a cell too many", MISSING, "sub-2 is without the values of its sessions table", visits),
     Case("landmarks", "a decimal comma", STOPS, "line 2: ", refused(read_landmarks, "name\tx\ty\tz\na\t1,5\t2\t3\n")),
     Case("training", "no column image", STOPS, "no column image", refused(read_training_table, "subject\tt1w\n01\ta\n")),
 ]  # fmt: skip

@@ -23,6 +23,7 @@ from popatlas.cohort.labelfiles import (
 )
 from popatlas.config import Config
 from popatlas.images.header import NIFTI
+from popatlas.measures.names import LOST, names_beside
 
 MANY = {ATLAS: "atlases", REFERENCE: "references"}
 ALIKE = 0.6  # likeness of two paths from which one may be meant by the other
@@ -49,7 +50,7 @@ def labels_summary(config: Config, index: pd.DataFrame, out_dir: Path, *, named:
     list of str
         How many atlases and references were found and are good; a line with file, reason and remedy for each bad one; a
         line for each pattern that matches no file, with the file that may be meant; a line for labels of several subjects
-        that are one and the same.
+        that are one and the same; a line for each table of label names that cannot be used.
     """
     table = read_label_files(out_dir)
     wanted = {ATLAS: wants_atlases(config), REFERENCE: bool(config["measure"]["reference"])}
@@ -63,7 +64,11 @@ def labels_summary(config: Config, index: pd.DataFrame, out_dir: Path, *, named:
     if len(bad) > named:
         lines.append(f"  left out    {len(bad) - named} more, see {LABEL_FILES}")
     empty = [use for use in uses if used_as(table, use).empty]
-    return [*lines, *_unmatched(config, index, empty), *_copies(table)]
+    faults = names_beside(Path(file) for file in table.loc[table["state"] == "ok", "file"])[1]
+    unnamed = [f"  no names    {LOST}: {fault}" for fault in faults[:named]]
+    if len(faults) > named:
+        unnamed.append(f"  no names    {len(faults) - named} more tables of label names cannot be used")
+    return [*lines, *_unmatched(config, index, empty), *_copies(table), *unnamed]
 
 
 def _count(table: pd.DataFrame, use: str) -> str:

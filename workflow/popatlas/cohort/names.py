@@ -11,11 +11,13 @@ import pandas as pd
 from popatlas.cohort.freeze import resolve_pattern
 from popatlas.config import Config
 from popatlas.images.io import table_text, write_if_changed
-from popatlas.measures.names import LABEL_NAMES, find_names, label_entries
+from popatlas.measures.names import LABEL_NAMES, LOST, names_beside
 
 
 def freeze_label_names(config: Config, dsegs: Iterable[str], scans: Sequence[str], out_dir: Path) -> dict[int, str]:
     """Collect the names beside the label images in `cohort/label-names.tsv`; every scan is measured with that table.
+
+    A table that cannot be used is named and left out.
 
     Parameters
     ----------
@@ -38,8 +40,10 @@ def freeze_label_names(config: Config, dsegs: Iterable[str], scans: Sequence[str
     images = [*map(Path, dsegs), *(path for path in references if path.is_file())]
     names: dict[int, str] = {}
     clashes: list[str] = []
-    for table in dict.fromkeys(found for image in images if (found := find_names(image)) is not None):
-        entries = label_entries(table)
+    tables, faults = names_beside(images)
+    for fault in faults:
+        print(f"popatlas: a table of label names is left out, and {LOST}: {fault}", file=sys.stderr)
+    for table, entries in tables.items():
         if not entries:
             print(f"popatlas: {table} names no label: it needs the columns index and name", file=sys.stderr)
         for label, name in entries:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from popatlas.errors import InputError
 from popatlas.images.tables import is_missing, number_of, read_text_table, shown
 
 LABEL_NAMES = "cohort/label-names.tsv"
+LOST = "labels that no other table names have their numbers for names"  # what follows from a table that is left out
 
 
 def read_names(path: Path | None) -> dict[int, str]:
@@ -56,6 +57,31 @@ def label_entries(path: Path | None) -> list[tuple[int, str]]:
             message = f"line {line}: label {int(number)} is named {shown(named[int(number)])} and {shown(name)}"
             raise InputError(message, file=path, remedy="give each label one name")
     return list(named.items())
+
+
+def names_beside(images: Iterable[Path]) -> tuple[dict[Path, list[tuple[int, str]]], list[str]]:
+    """Read the tables of names beside label images.
+
+    Parameters
+    ----------
+    images : iterable of Path
+        Label images.
+
+    Returns
+    -------
+    entries : dict
+        By table, in the order of the images, what `label_entries` returns of it; those that cannot be used are left out.
+    faults : list of str
+        What is wrong with each of these, with file and remedy.
+    """
+    entries: dict[Path, list[tuple[int, str]]] = {}
+    faults = []
+    for table in dict.fromkeys(found for image in images if (found := find_names(image)) is not None):
+        try:
+            entries[table] = label_entries(table)
+        except InputError as error:
+            faults.append(str(error))
+    return entries, faults
 
 
 def find_names(labels: Path | None) -> Path | None:
