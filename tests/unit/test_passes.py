@@ -16,13 +16,15 @@ from popatlas.cohort import books
 from popatlas.cohort.books import SILENT, leave_records
 from popatlas.cohort.freeze import freeze_label_atlases
 from popatlas.cohort.index import index_cohort
+from popatlas.cohort.inspect import Inspection
 from popatlas.cohort.jobs import Job
+from popatlas.cohort.labelsummary import labels_summary
 from popatlas.cohort.ledger import forget_failures, read_failure
 from popatlas.config import load_config
 from popatlas.images.io import read_json, write_json, write_text
 from popatlas.receipts import read_attempt
 
-from ..cohorts import noise_cohort
+from ..cohorts import noise_cohort, noise_image
 
 SCAN = "sub-1/anat/sub-1"
 LOG, LABELS = f"logs/fuse/{SCAN}_propagate.log", f"work/fuse/{SCAN}_candidates_dseg.nii.gz"
@@ -147,12 +149,37 @@ def index_of(**columns):
     return pd.DataFrame(basis | {"spacing_mm": "1x1x1"} | columns)
 
 
-def test_scans_that_could_not_be_used_are_named(tmp_path):
+def test_scans_that_could_not_be_used_are_named():
     assert missing_images(index_of()) == (0, [])
     count, lines = missing_images(index_of(state=["ok", "unavailable"], reason="the file is empty"))
-    assert count == 1 and lines == ["could not be used: sub-2; for example the file is empty"]
-    count, lines = missing_images(index_of(state=["ok", "unavailable"], t1w=["x", ""]))
+    assert count == 1 and lines == ["could not be used: sub-2: the file is empty"]
+    reason = Inspection("missing").reason
+    count, lines = missing_images(index_of(state=["ok", "unavailable"], t1w=["x", ""], reason=["", reason]))
     assert count == 0 and lines == ["without a T1w image: sub-2"]
+    table = pd.DataFrame({"scan": [f"sub-{n}" for n in range(9)], "state": "unavailable", "t1w": "", "reason": "abcdefggg"})
+    count, lines = missing_images(table.assign(reason=list("abcdefggg")))
+    assert count == 9 and lines[-1] == "could not be used: sub-5, sub-6, sub-7, sub-8, for other reasons"
+
+
+def test_an_image_that_is_nearly_there_could_not_be_used(tmp_path):
+    """It was said to be no image, with code 0."""
+    root = noise_cohort(tmp_path / "bids", [f"sub-{name}" for name in "123456"], labels=False)
+    for name in "2345":
+        shutil.rmtree(root / f"sub-{name}" / "anat")
+    (root / "sub-2").rmdir()
+    (root / "sub-2").symlink_to("gone")
+    noise_image(root / "sub-3/anat/sub-1_T1w.nii.gz", seed=3)
+    noise_image(root / "sub-4/anat/sub-4_t1w.nii.gz", seed=4)
+    (root / "sub-6").rename(root / "sub-6_x")
+    index = index_cohort(load_config(bids_dir=str(root)), tmp_path / "out")
+    count, lines = missing_images(index)
+    said = "\n".join(lines)
+    assert count == 4
+    assert "could not be used: sub-2: a link to nothing (sub-2)" in said
+    assert "could not be used: sub-3: no T1w image was found (only sub-3/anat/sub-1_T1w.nii.gz)" in said
+    assert "could not be used: sub-4: no T1w image was found (only sub-4/anat/sub-4_t1w.nii.gz)" in said
+    assert "could not be used: sub-6_x: the folder's name is not a BIDS label" in said
+    assert lines[-1] == "without a T1w image: sub-5, sub-6"  # participants.tsv names sub-6
 
 
 def test_labels_that_match_nothing_or_cannot_be_used_are_named(tmp_path):
@@ -195,6 +222,37 @@ def test_a_scan_that_lost_its_only_atlas_is_named_and_counts(tmp_path):
     assert "sub-1" in unserved(load_config({"fuse": {"atlases": ["1"]}}), both, tmp_path)[1][0]
     (tmp_path / "cohort/label-atlases.tsv").write_text("atlas\tdseg\texternal\n")
     assert unserved(load_config({}), both, tmp_path) == (0, [])
+
+
+@pytest.mark.parametrize(("key", "end"), [("reference", "dseg.nii.gz"), ("landmarks", "landmarks.tsv")])
+def test_a_pattern_of_the_user_that_matches_nothing_counts(tmp_path, key, end):
+    root, out = noise_cohort(tmp_path / "bids", ["sub-1", "sub-2"]), tmp_path / "out"
+    write_text(root / "derivatives/truth/sub-1/anat/sub-1_desc-truth_landmarks.tsv", "name\tx\ty\tz\n")
+
+    def found(pattern):
+        config = load_config({"measure": {key: pattern}}, bids_dir=str(root), out_dir=str(out))
+        index = index_cohort(config, out)
+        freeze_label_atlases(config, index, list(index["scan"]), out)
+        return missing_labels(config, index, out)
+
+    assert found(right := f"derivatives/truth/{{scan}}_desc-truth_{end}") == (0, [])
+    count, (line,) = found(wrong := f"derivatives/truht/{{scan}}_desc-truth_{end}")
+    assert count == 1 and f"measure.{key} ('{wrong}') matches no file" in line
+    assert f"did you mean derivatives/truth/sub-1/anat/sub-1_desc-truth_{end}?" in line
+    assert found("") == (0, [])
+    shutil.rmtree(root / "derivatives")
+    assert found(right)[0] == 0, "nobody asked for those of the demo"
+    assert found(right.replace("truth/", "refs/"))[0] == 1
+
+
+def test_when_all_scans_have_failed_no_file_that_is_there_is_missed(tmp_path):
+    config = load_config(bids_dir=str(noise_cohort(tmp_path / "bids", ["sub-1", "sub-2"])), out_dir=str(tmp_path / "out"))
+    index = index_cohort(config, tmp_path / "out")
+    freeze_label_atlases(config, index, [], tmp_path / "out")
+    assert missing_labels(config, index, tmp_path / "out") == (
+        0, ["no labels were made: there is no labelled atlas that can be used"]
+    )  # fmt: skip
+    assert "no file" not in "".join(labels_summary(config, index, tmp_path / "out"))
 
 
 def test_a_grid_much_coarser_than_the_images_is_named():

@@ -19,6 +19,7 @@ NAMED = 5
 SHOWN = 60  # characters of a value
 # keys that say where something lies or how fast it is computed
 NOT_SAID = ("out_dir", "gpu", "gpus", "batch", "minutes")
+MEASURED_WITH = ("reference", "landmarks")  # keys of `measure` that are patterns of files
 COARSER = 1.3  # a grid whose voxels are so much wider than those of the images is said aloud
 
 
@@ -123,13 +124,22 @@ def mixed_versions(counts: Mapping[str, int]) -> list[str]:
 
 
 def missing_images(index: pd.DataFrame) -> tuple[int, list[str]]:
-    """Return how many scans could not be used although they have an image, and lines that name all that are missing."""
+    """Return how many scans could not be used, and lines that name them and those of which there is no image at all.
+
+    A folder without an image is no fault. Whatever comes close to an image is one: a folder that may not be read or is a
+    link to nothing, an image in a wrong place or with another name.
+    """
+    from popatlas.cohort.inspect import Inspection
+
     out = index[index["state"] == "unavailable"]
-    absent = out[out["t1w"] == ""]
-    broken = out[out["t1w"] != ""]
-    lines = []
-    if len(broken):
-        lines.append(f"could not be used: {_names(broken['scan'])}; for example {broken.iloc[0]['reason']}")
+    is_absent = (out["t1w"] == "") & (out["reason"] == Inspection("missing").reason)
+    broken, absent = out[~is_absent], out[is_absent]
+    reasons = list(broken.groupby("reason", sort=False)["scan"])
+    lines = [f"could not be used: {_names(scans)}: {reason}" for reason, scans in reasons[:NAMED]]
+    if reasons[NAMED:]:
+        lines.append(
+            f"could not be used: {_names(scan for _, scans in reasons[NAMED:] for scan in scans)}, for other reasons"
+        )
     if len(absent):
         lines.append(f"without a T1w image: {_names(absent['scan'])}")
     return len(broken), lines
@@ -145,17 +155,20 @@ def excluded(index: pd.DataFrame) -> Iterator[str]:
 def missing_labels(config: Config, index: pd.DataFrame, out_dir: Path) -> tuple[int, list[str]]:
     """Return how much of the labels that were asked for is missing, and lines that name it.
 
-    What counts are label files that cannot be used, and labels for which a file pattern of the user finds none; the
-    shipped pattern is no request.
+    What counts are label files that cannot be used, and labels, reference labels and landmarks for which a file pattern of
+    the user finds none; the shipped pattern is no request.
     """
     from popatlas.cohort.freeze import read_label_atlases
     from popatlas.cohort.labelfiles import ATLAS, read_label_files, used_as, wants_atlases
-    from popatlas.cohort.labelsummary import labels_summary
+    from popatlas.cohort.labelsummary import labels_summary, unmatched_patterns
     from popatlas.config import default_config
 
+    shipped = default_config()["measure"]
     table = read_label_files(out_dir)
     lines = [line.strip() for line in labels_summary(config, index, out_dir)[1:]]
     missing = int((table["state"] != "ok").sum())
+    silent = unmatched_patterns(config, index, out_dir)
+    missing += sum(f"measure.{key}" in silent and config["measure"][key] != shipped[key] for key in MEASURED_WITH)
     if wants_atlases(config) and read_label_atlases(out_dir).empty:
         lines.append("no labels were made: there is no labelled atlas that can be used")
         is_asked = (

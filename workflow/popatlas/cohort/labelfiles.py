@@ -256,7 +256,7 @@ def _wanted(config: Config, index: pd.DataFrame, usable: Sequence[str]) -> dict[
     pattern, root = config["measure"]["reference"], Path(config["bids_dir"])
     for scan in own["scan"] if pattern else ():
         path = resolve_pattern(pattern, scan, root)
-        if _is_there(path):
+        if is_there(path):
             uses.setdefault((scan, str(path)), []).append(REFERENCE)
     return uses
 
@@ -271,7 +271,7 @@ def _atlas_files(config: Config, own: pd.DataFrame) -> list[tuple[str, str]]:
     if isinstance(wanted, list):
         own = own[own["subject"].isin([subject_name(name) for name in wanted])]
     paths = {scan: resolve_pattern(config["fuse"]["labels"], scan, root) for scan in own["scan"]}
-    there = own["scan"].map(lambda scan: _is_there(paths[scan])).astype(bool)
+    there = own["scan"].map(lambda scan: is_there(paths[scan])).astype(bool)
     chosen = own[there]
     if isinstance(wanted, list):  # one that is asked for by name and has no labels in any session is a fault
         silent = own[~own["subject"].isin(chosen["subject"])].drop_duplicates("subject")
@@ -284,7 +284,8 @@ def atlas_key(name: str) -> str:
     return scan_key(subject_name(name), "", role="atlas")
 
 
-def _is_there(path: Path) -> bool:
+def is_there(path: Path) -> bool:
+    """Tell whether there is a file, or something that should be one."""
     try:
         return path.exists() or path.is_symlink()  # a link to nothing is a label file that does not open
     except PermissionError:  # and so is one in a folder that may not be read

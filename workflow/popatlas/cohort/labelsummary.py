@@ -16,15 +16,23 @@ from popatlas.cohort.labelfiles import (
     NAMED,
     REFERENCE,
     USES,
+    is_there,
     read_label_files,
     resolve_pattern,
     used_as,
     wants_atlases,
 )
-from popatlas.config import Config
+from popatlas.config import Config, default_config
 from popatlas.images.header import NIFTI
 from popatlas.measures.names import LOST, names_beside
 
+# file patterns of the configuration, and what follows when one matches no file
+PATTERNS = {
+    "fuse.labels": "nothing is fused",
+    "measure.reference": "nothing is scored",
+    "measure.landmarks": "no distance of landmarks is measured",
+}
+TABLES = (".tsv",)
 MANY = {ATLAS: "atlases", REFERENCE: "references"}
 ALIKE = 0.6  # likeness of two paths from which one may be meant by the other
 MOST_ENTRIES = 20_000  # of folders that are looked through for a file that may be meant
@@ -63,12 +71,11 @@ def labels_summary(config: Config, index: pd.DataFrame, out_dir: Path, *, named:
         lines.append(f"  left out    {row['scan']}: {row['file']} ({follows}): {row['reason']}")
     if len(bad) > named:
         lines.append(f"  left out    {len(bad) - named} more, see {LABEL_FILES}")
-    empty = [use for use in uses if used_as(table, use).empty]
     faults = names_beside(Path(file) for file in table.loc[table["state"] == "ok", "file"])[1]
     unnamed = [f"  no names    {LOST}: {fault}" for fault in faults[:named]]
     if len(faults) > named:
         unnamed.append(f"  no names    {len(faults) - named} more tables of label names cannot be used")
-    return [*lines, *_unmatched(config, index, empty), *_copies(table), *unnamed]
+    return [*lines, *_unmatched(config, index, out_dir), *_copies(table), *unnamed]
 
 
 def _count(table: pd.DataFrame, use: str) -> str:
@@ -79,20 +86,48 @@ def _count(table: pd.DataFrame, use: str) -> str:
     return f"{MANY[use]}: {len(found)} files, {len(good)} good{spread}"
 
 
-def _unmatched(config: Config, index: pd.DataFrame, uses: list[str]) -> Iterator[str]:
+def unmatched_patterns(config: Config, index: pd.DataFrame, out_dir: Path) -> list[str]:
+    """Return the keys of `PATTERNS` whose file pattern matches no file of any scan that can be used.
+
+    Landmarks are asked for by a pattern of the user only, label images by the shipped pattern too. Without a scan that can
+    be used nobody knows.
+    """
+    table, shipped = read_label_files(out_dir), default_config()["measure"]["landmarks"]
+    by_pattern = not isinstance(config["fuse"]["atlases"], str)
+    wanted = {
+        "fuse.labels": wants_atlases(config) and by_pattern and used_as(table, ATLAS).empty,
+        "measure.reference": used_as(table, REFERENCE).empty,
+        "measure.landmarks": config["measure"]["landmarks"] != shipped,
+    }
+    scans, root = _own_scans(index), Path(config["bids_dir"])
+
+    def is_silent(key: str) -> bool:
+        pattern = _pattern(config, key)
+        return bool(pattern and scans) and not any(is_there(resolve_pattern(pattern, scan, root)) for scan in scans)
+
+    return [key for key, is_wanted in wanted.items() if is_wanted and is_silent(key)]
+
+
+def _pattern(config: Config, key: str) -> str:
+    section, name = key.split(".")
+    return str(config[section][name] or "")
+
+
+def _own_scans(index: pd.DataFrame) -> list[str]:
+    return list(index.loc[(index["state"] == "ok") & (index["role"] == "cohort"), "scan"])
+
+
+def _unmatched(config: Config, index: pd.DataFrame, out_dir: Path) -> Iterator[str]:
     """Say which pattern matches no file, once for each pattern, and what may be meant."""
-    keys = {ATLAS: ("fuse", "labels", "nothing is fused"), REFERENCE: ("measure", "reference", "nothing is scored")}
-    patterns: dict[str, list[tuple[str, str]]] = {}
-    for use in uses:
-        section, key, follows = keys[use]
-        if use != ATLAS or not isinstance(config["fuse"]["atlases"], str):
-            patterns.setdefault(config[section][key], []).append((f"{section}.{key}", follows))
-    scans = list(index.loc[(index["state"] == "ok") & (index["role"] == "cohort"), "scan"])
-    for pattern, named in patterns.items():
-        close = nearest_file(pattern, scans[0], Path(config["bids_dir"])) if scans else None
+    patterns: dict[str, list[str]] = {}
+    for key in unmatched_patterns(config, index, out_dir):
+        patterns.setdefault(_pattern(config, key), []).append(key)
+    for pattern, keys in patterns.items():
+        endings = TABLES if keys == ["measure.landmarks"] else NIFTI
+        close = nearest_file(pattern, _own_scans(index)[0], Path(config["bids_dir"]), endings)
         hint = "" if close is None else f"; did you mean {close}?"
-        keys_text, follows_text = (" and ".join(texts) for texts in zip(*named, strict=True))
-        yield f"  no file     {keys_text} ('{pattern}') matches no file, {follows_text}{hint}"
+        follows = " and ".join(PATTERNS[key] for key in keys)
+        yield f"  no file     {' and '.join(keys)} ('{pattern}') matches no file, {follows}{hint}"
 
 
 def _copies(table: pd.DataFrame) -> Iterator[str]:
@@ -106,17 +141,19 @@ def _copies(table: pd.DataFrame) -> Iterator[str]:
             yield f"  the same    {len(first)} subjects share one label image ({shown}), such as {rows['file'].iloc[0]}"
 
 
-def nearest_file(pattern: str, scan: str, root: Path) -> str | None:
-    """Return the image of a scan that a pattern without any match may mean.
+def nearest_file(pattern: str, scan: str, root: Path, endings: tuple[str, ...] = NIFTI) -> str | None:
+    """Return the file of a scan that a pattern without any match may mean.
 
     Parameters
     ----------
     pattern : str
         See `popatlas.cohort.labelfiles.resolve_pattern`.
     scan : str
-        Scan that has the image.
+        Scan that has the file.
     root : Path
         Dataset.
+    endings : tuple of str
+        How names of such files end.
 
     Returns
     -------
@@ -129,7 +166,7 @@ def nearest_file(pattern: str, scan: str, root: Path) -> str | None:
     if start is None or not start.is_relative_to(base):
         return None
     subject = next(part for part in scan.split("/") if part.startswith("sub-"))
-    names = [str(file.relative_to(base)) for file in _images_near(start, subject)]
+    names = [str(file.relative_to(base)) for file in _files_near(start, subject, endings)]
     raw = f"{scan}_"  # the scan's own images are no labels
     close = difflib.get_close_matches(
         str(path.relative_to(base)), [name for name in names if not name.startswith(raw)], 1, ALIKE
@@ -137,12 +174,14 @@ def nearest_file(pattern: str, scan: str, root: Path) -> str | None:
     return close[0] if close else None
 
 
-def _images_near(start: Path, subject: str) -> Iterator[Path]:
-    """Yield the images of a subject below a folder; folders of other subjects are not entered."""
+def _files_near(start: Path, subject: str, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Yield the files of a subject below a folder; folders of other subjects are not entered."""
     seen = 0
     for folder, folders, files in os.walk(start):
         folders[:] = [name for name in sorted(folders) if name == subject or not SUBJECT_FOLDER.fullmatch(name)]
         seen += len(folders) + len(files)
-        yield from (Path(folder) / name for name in sorted(files) if name.endswith(NIFTI) and subject in f"{folder}/{name}")
+        yield from (
+            Path(folder) / name for name in sorted(files) if name.endswith(endings) and subject in f"{folder}/{name}"
+        )
         if seen > MOST_ENTRIES:
             return
