@@ -126,13 +126,22 @@ def say_choices(table: pd.DataFrame, former: pd.DataFrame) -> None:
             "cohort/index.tsv, tells which and why",
             file=sys.stderr,
         )
-    changed = [row for row in usable.to_dict("records") if before["t1w"].get(row["scan"], row["t1w"]) != row["t1w"]]
+    last = before[["t1w", "sha256"]].to_dict("index")
+    changed = [row for row in usable.to_dict("records") if row["scan"] in last and _is_another(row, last[row["scan"]])]
     for row in changed[:MOST_CHANGES]:
-        names = Path(before["t1w"][row["scan"]]).name, Path(row["t1w"]).name
+        paths = last[row["scan"]]["t1w"], row["t1w"]
+        names = [Path(path).name for path in paths]
+        names = list(paths) if names[0] == names[1] else names
         why = f" ({row['choice']})" if row["choice"] else ""
         print(f"popatlas: {row['scan']}: the T1w was {names[0]} and is now {names[1]}{why}", file=sys.stderr)
     if len(changed) > MOST_CHANGES:
         print(f"popatlas: and {len(changed) - MOST_CHANGES} more scans have another T1w now", file=sys.stderr)
+
+
+def _is_another(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Tell whether a scan has another T1w than before, which neither a dataset that was moved nor a copy is."""
+    places = [path.rpartition(f"/{row['subject']}/")[2] for path in (str(before["t1w"]), str(row["t1w"]))]
+    return places[0] != places[1] and before["sha256"] != row["sha256"]
 
 
 def former_inspections(former: pd.DataFrame, options: Mapping[str, Any]) -> dict[Key, Inspection]:
