@@ -14,6 +14,7 @@ from popatlas.cohort.plan import describe_changes, read_index
 from popatlas.config import load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, write_text
+from popatlas.measures.truth import truth_files
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import GATE_REVISION
 
@@ -151,6 +152,21 @@ def test_results_of_an_earlier_run_are_not_named_as_those_of_this_one(cohort):
     leave(whole.study, "all")
     whole = stock(cohort)
     assert whole.stale(wanted) == set() and list(out_of_date(whole, [])) == []
+
+
+@pytest.mark.parametrize("file", truth_files([SCAN]))
+def test_another_truth_is_scored_again(tmp_path, file):
+    """Only simulation.json was looked at."""
+    noise_cohort(tmp_path / "bids", NAMES[:3])
+    truth = tmp_path / "bids/derivatives/truth"
+    for name in truth_files([SCAN]):
+        write_text(truth / name, "{}")
+    leave(opened(tmp_path, SETTINGS), "all")
+    assert left(stock(tmp_path)) == {}
+    write_text(truth / file, "another")
+    found = left(stock(tmp_path))
+    assert found["score_truth", ""] == OUTDATED
+    assert {rule for rule, _ in found} == {"score_truth", "tabulate_cohort", "write_report"}
 
 
 def test_one_method_more_leaves_the_others_and_renews_the_group(cohort):

@@ -183,9 +183,11 @@ class MadeOf:
 
     def score_truth(self) -> Any:
         """Return what the truth scores are made of."""
-        folder = self.study.truth_folder()
-        truth = sha256(folder / "simulation.json") if folder else ""
-        return [{scan: self("register_to_template", scan=scan) for scan in self.study.own}, truth, self.study.outside]
+        from popatlas.measures.truth import truth_files
+
+        study, folder = self.study, self.study.truth_folder()
+        truth = {name: study.digests.of(folder / name) for name in truth_files(study.own)} if folder else {}
+        return [{scan: self("register_to_template", scan=scan) for scan in study.own}, truth, study.outside]
 
     def tabulate_cohort(self) -> Any:
         """Return what the group tables are made of."""

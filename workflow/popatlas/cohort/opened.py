@@ -126,10 +126,11 @@ def say_choices(table: pd.DataFrame, former: pd.DataFrame) -> None:
             "cohort/index.tsv, tells which and why",
             file=sys.stderr,
         )
-    last = before[["t1w", "sha256"]].to_dict("index")
-    changed = [row for row in usable.to_dict("records") if row["scan"] in last and _is_another(row, last[row["scan"]])]
+    last = dict(zip(before.index, zip(before["t1w"], before["sha256"], strict=True), strict=True))
+    rows = [{str(key): value for key, value in row.items()} for row in usable.to_dict("records")]
+    changed = [row for row in rows if row["scan"] in last and _is_another(row, *last[row["scan"]])]
     for row in changed[:MOST_CHANGES]:
-        paths = last[row["scan"]]["t1w"], row["t1w"]
+        paths = last[row["scan"]][0], row["t1w"]
         names = [Path(path).name for path in paths]
         names = list(paths) if names[0] == names[1] else names
         why = f" ({row['choice']})" if row["choice"] else ""
@@ -138,10 +139,10 @@ def say_choices(table: pd.DataFrame, former: pd.DataFrame) -> None:
         print(f"popatlas: and {len(changed) - MOST_CHANGES} more scans have another T1w now", file=sys.stderr)
 
 
-def _is_another(row: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+def _is_another(row: Mapping[str, Any], t1w: str, digest: str) -> bool:
     """Tell whether a scan has another T1w than before, which neither a dataset that was moved nor a copy is."""
-    places = [path.rpartition(f"/{row['subject']}/")[2] for path in (str(before["t1w"]), str(row["t1w"]))]
-    return places[0] != places[1] and before["sha256"] != row["sha256"]
+    places = [path.rpartition(f"/{row['subject']}/")[2] for path in (t1w, row["t1w"])]
+    return bool(places[0] != places[1] and digest != row["sha256"])
 
 
 def former_inspections(former: pd.DataFrame, options: Mapping[str, Any]) -> dict[Key, Inspection]:

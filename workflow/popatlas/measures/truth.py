@@ -33,6 +33,8 @@ from popatlas.measures.landmarks import RAS_TO_LPS
 from popatlas.measures.overlap import dice
 from popatlas.measures.scan import resample_labels, split_scan
 
+FIELD, TRUE_MASK = "{scan}_from-T1w_to-MNI152_mode-points_xfm.nii.gz", "{scan}_desc-truth_mask.nii.gz"
+ANATOMY, SOURCE = "tpl-MNI152_desc-meananatomy_xfm.nii.gz", "tpl-MNI152_desc-brain_T1w.nii.gz"
 Points = npt.NDArray[np.float64]
 
 
@@ -188,16 +190,22 @@ def score_truth(
     return table[COLUMNS]
 
 
+def truth_files(scans: Sequence[str]) -> list[str]:
+    """Return the files of the truth that the scores of scans are made from, relative to its folder."""
+    own = [ending.format(scan=scan) for scan in scans for ending in (FIELD, TRUE_MASK)]
+    return ["simulation.json", ANATOMY, SOURCE, *own]
+
+
 TruthRow = tuple[str, str, str, str, float]  # subject, session, method, metric, value
 
 
 def _paths(scan: str, derivatives: Path, truth: Path, label: str) -> tuple[Path, Path]:
     forward = derivatives / f"{scan}_from-T1w_to-{label}_mode-image_xfm.nii.gz"
-    return forward, truth / f"{scan}_from-T1w_to-MNI152_mode-points_xfm.nii.gz"
+    return forward, truth / FIELD.format(scan=scan)
 
 
 def _mask_row(scan: str, derivatives: Path, truth: Path) -> list[TruthRow]:
-    estimate, true = derivatives / f"{scan}_desc-brain_mask.nii.gz", truth / f"{scan}_desc-truth_mask.nii.gz"
+    estimate, true = derivatives / f"{scan}_desc-brain_mask.nii.gz", truth / TRUE_MASK.format(scan=scan)
     if not estimate.exists() or not true.exists():
         return []
     found = read_mask(estimate)
@@ -218,10 +226,10 @@ def _field_rows(scans: Sequence[str], mapped: npt.NDArray[np.float32]) -> list[T
 
 def _template_rows(points: Points, consensus: Points, folder: Path, truth: Path, label: str) -> list[TruthRow]:
     rows: list[TruthRow] = []
-    anatomy = truth / "tpl-MNI152_desc-meananatomy_xfm.nii.gz"
+    anatomy = truth / ANATOMY
     if anatomy.exists():
         rows.append((GROUP, "", TRUTH, "template_error", template_error(points, consensus, read_field(anatomy))))
-    source, built = truth / "tpl-MNI152_desc-brain_T1w.nii.gz", folder / f"tpl-{label}_T1w.nii.gz"
+    source, built = truth / SOURCE, folder / f"tpl-{label}_T1w.nii.gz"
     if source.exists() and built.exists():
         true, found = _read_image(source).at(consensus), _read_image(built).at(points)
         both = np.isfinite(true) & np.isfinite(found)
