@@ -6,7 +6,7 @@ import yaml
 
 from popatlas.images.io import read_table, write_text
 
-from ..cohorts import noise_cohort, noise_image, popatlas
+from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
 
 
@@ -19,8 +19,8 @@ def commands(folder, settings, step):
 
 def test_every_scan_is_measured_with_the_names_of_the_atlases(tmp_path):
     noise_cohort(tmp_path / "bids", NAMES[:3], labels=False)
-    for name in ("a_T1w", "a_dseg"):
-        noise_image(tmp_path / "set" / f"{name}.nii.gz", seed=len(name))
+    noise_image(tmp_path / "set" / "a_T1w.nii.gz", seed=5)
+    noise_labels(tmp_path / "set" / "a_dseg.nii.gz", seed=6)
     write_text(tmp_path / "set" / "dseg.tsv", "index\tname\n17\thippocampus\n")
     write_text(tmp_path / "set" / "atlases.tsv", "atlas\tt1w\tdseg\na\ta_T1w.nii.gz\ta_dseg.nii.gz\n")
     settings = {"fuse": {"atlases": str(tmp_path / "set" / "atlases.tsv"), "methods": ["majority"]}}
