@@ -157,6 +157,7 @@ def assert_documented(table: pd.DataFrame) -> None:
 def test_schema_lists_the_metrics_of_the_dictionary() -> None:
     schema = yaml.safe_load(schema_path("metrics").read_text())
     assert schema["properties"]["metric"]["enum"] == list(METRICS)
+    assert set(schema["properties"]["unit"]["enum"]) == {about.unit for about in METRICS.values()}
     assert schema["required"] == COLUMNS
 
 
