@@ -97,7 +97,9 @@ def to_markdown(result: dict[str, Any]) -> str:
 
 
 def table_markdown(table: pd.DataFrame) -> str:
-    """Return a table as Markdown, numbers with four significant digits."""
+    """Return a table as Markdown, numbers with four significant digits; "none" for no row."""
+    if table.empty:
+        return "none"
     show: Callable[[Any], str] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
     rows = [[show(value) for value in row] for row in table.itertuples(index=False)]
     head = [list(map(str, table.columns)), ["---"] * len(table.columns)]
