@@ -16,8 +16,9 @@ from popatlas.cohort.freeze import (
 )
 from popatlas.cohort.index import index_cohort
 from popatlas.config import load_config
-from popatlas.errors import ConfigError
-from popatlas.images.io import write_json
+from popatlas.errors import ConfigError, InputError
+from popatlas.images.io import sha256, write_json
+from popatlas.receipts import FOLDER, Receipt
 from tests.cohorts import noise_cohort, noise_image, noise_labels
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
@@ -46,6 +47,64 @@ def test_members_follow_the_usable_scans_until_a_template_is_built(study):
     frozen = freeze_atlas_members(config, index, scans, out_dir)
     assert list(frozen["scan"]) == scans[:4]
     assert list(read_members(config, out_dir)["scan"]) == scans[:4]
+
+
+def build(config, members, out_dir):
+    """Leave what the publication of a template leaves: description and receipt."""
+    listed = "cohort/atlas-popatlas.tsv"
+    rows = members.to_dict("records")
+    write_json(out_dir / "tpl-popatlas/template_description.json", {"Name": "popatlas", "Members": rows})
+    Receipt("x", {listed: sha256(out_dir / listed)}).write(out_dir / FOLDER / "atlas/popatlas/publish_template.json")
+
+
+LIST, NOTE = "cohort/atlas-popatlas.tsv", "cohort/atlas-popatlas.json"
+DESCRIPTION = "tpl-popatlas/template_description.json"
+PUBLISHED = f"{FOLDER}/atlas/popatlas/publish_template.json"
+
+
+def cut(path):
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def garble(path):
+    path.write_bytes(b"\xff\x00garbage")
+
+
+LOST = [
+    [DESCRIPTION],
+    [DESCRIPTION, PUBLISHED],
+    [DESCRIPTION, NOTE],
+    [NOTE, PUBLISHED],
+    [LIST],
+    [LIST, NOTE],
+    [LIST, PUBLISHED],
+]
+
+
+@pytest.mark.parametrize("away", [cut, garble, lambda path: path.unlink()], ids=["cut", "garbage", "lost"])
+@pytest.mark.parametrize("paths", LOST, ids=lambda paths: "-".join(path.rsplit("/", 1)[-1] for path in paths))
+def test_frozen_members_stay_whatever_is_lost_of_the_template(study, paths, away):
+    config, index, scans, out_dir = study
+    members = freeze_atlas_members(config, index, scans, out_dir)
+    build(config, members, out_dir)
+    freeze_atlas_members(config, index, scans, out_dir)
+    text = (out_dir / LIST).read_text()
+    for path in paths:
+        away(out_dir / path)
+    for _ in range(2):
+        assert list(freeze_atlas_members(config, index, scans[:3], out_dir)["scan"]) == scans
+    assert (out_dir / LIST).read_text() == text
+
+
+@pytest.mark.parametrize("away", [cut, garble, lambda path: path.unlink()], ids=["cut", "garbage", "lost"])
+def test_a_list_of_frozen_members_that_cannot_be_restored_is_refused(study, away):
+    config, index, scans, out_dir = study
+    build(config, freeze_atlas_members(config, index, scans, out_dir), out_dir)
+    away(out_dir / LIST)
+    (out_dir / DESCRIPTION).write_text('{"Members": [{"scan": "a", "subject": "a", "session": "", "sha256": ""}]}')
+    with pytest.raises(InputError, match=r"frozen members.*atlas-popatlas\.tsv.*put the file back.*atlas\.label to"):
+        freeze_atlas_members(config, index, scans[:3], out_dir)
+    assert len(freeze_atlas_members(load_config({"atlas": {"label": "new"}}), index, scans[:3], out_dir)) == 3
 
 
 def test_a_changed_image_of_a_frozen_member_stops_the_study(study, tmp_path):

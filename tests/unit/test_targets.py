@@ -13,8 +13,9 @@ from popatlas.cohort.targets import (
     training_settings,
 )
 from popatlas.config import load_config
-from popatlas.errors import ConfigError
+from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, read_table, write_text
+from popatlas.receipts import FOLDER, Receipt
 from tests.cohorts import noise_cohort, noise_image, noise_labels
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
@@ -76,6 +77,41 @@ def test_targets_follow_the_usable_scans_until_the_network_is_trained(setup):
     assert setup.freeze(failed=[scan("04")])["trust"].is_trained
 
 
+LIST, NOTE = "cohort/trust-targets.tsv", "cohort/trust-targets.json"
+
+
+@pytest.mark.parametrize("lost", ["curve.tsv", "network.safetensors", LIST, NOTE, "cut"])
+def test_what_is_lost_of_a_trained_network_does_not_draw_other_targets(setup, lost):
+    setup.train()
+    trained = setup.freeze()["trust"]
+    Receipt(made_of="x").write(setup.out / FOLDER / f"train/trust-{trained.version}.json")
+    if lost == "cut":
+        write_text(setup.out / LIST, "".join((setup.out / LIST).read_text().splitlines(keepends=True)[:-1]))
+    else:
+        (setup.out / (lost if "/" in lost else trained.file(lost))).unlink()
+    # a lost list is drawn again, and is the former one as long as nobody joins
+    for name in () if lost in (LIST, "cut") else ("07", "08"):
+        noise_image(setup.bids / f"{scan(name)}_T1w.nii.gz", seed=int(name))
+    assert setup.freeze() == {"trust": trained}
+    assert read_json(setup.out / NOTE)["trained"] and len(read_table(setup.out / LIST)) == 3
+
+
+def test_a_lost_list_or_network_that_cannot_be_had_again_is_refused(setup):
+    setup.train()
+    trained = setup.freeze()["trust"]
+    kept = (setup.out / LIST).read_text()
+    (setup.out / LIST).unlink()
+    with pytest.raises(InputError, match=r"trust-\w+ was trained on is lost.*trust-targets\.tsv.*put the file back.*json"):
+        setup.freeze(failed=[scan("04")])
+    write_text(setup.out / LIST, kept)
+    (setup.out / trained.file("curve.tsv")).unlink()
+    with pytest.raises(ConfigError, match=r"gone, and 1 scan.*not used any more: sub-04/anat/sub-04\. Remedy: put"):
+        setup.freeze(failed=[scan("04")])
+    (setup.out / LIST).unlink()
+    (setup.out / NOTE).unlink()
+    assert setup.freeze(failed=[scan("04")])["trust"].version != trained.version, "as the remedy says"
+
+
 def test_new_subjects_and_other_settings_of_fusion_change_nothing(setup):
     setup.train()
     trained = setup.freeze()["trust"]
@@ -134,9 +170,9 @@ def atlas(name):
 
 
 def recorded(out):
-    return [
-        (out / "cohort" / name).read_bytes() for name in ("trust-targets.tsv", "trust-targets.json", "trust-atlases.json")
-    ]
+    """What is drawn; whether the network has been trained is noted at the next opening."""
+    note = {key: value for key, value in read_json(out / "cohort/trust-targets.json").items() if key != "trained"}
+    return [note, *((out / "cohort" / name).read_bytes() for name in ("trust-targets.tsv", "trust-atlases.json"))]
 
 
 @pytest.mark.parametrize("failed_first", [True, False])

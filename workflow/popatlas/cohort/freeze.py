@@ -14,6 +14,7 @@ import pandas as pd
 
 from popatlas.cohort.labelfiles import ATLAS, atlas_key, inspect_label_files, say, say_left_out, used_as, wants_atlases
 from popatlas.cohort.labelfiles import resolve_pattern as resolve_pattern
+from popatlas.cohort.members import COLUMNS, MemberList
 from popatlas.cohort.participants import known_ages, read_people
 from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
@@ -21,7 +22,7 @@ from popatlas.config import Config, registration_settings
 from popatlas.errors import ConfigError, first_few
 from popatlas.images.io import mask_beside, read_table, sha256, table_text, write_if_changed
 
-MEMBER_COLUMNS = ["scan", "subject", "session", "sha256"]
+MEMBER_COLUMNS = COLUMNS
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
 
 
@@ -46,11 +47,11 @@ def draw_evenly(table: pd.DataFrame, count: int, by: str) -> pd.DataFrame:
 
 def members_file(config: Config, out_dir: Path) -> Path:
     """Return the path of the frozen cohort file."""
-    return out_dir / "cohort" / f"atlas-{config['atlas']['label']}.tsv"
+    return MemberList(out_dir, config["atlas"]["label"]).path
 
 
 def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
-    """Return the members of the template; draw and write them unless a template has been built from them.
+    """Return the members of the template; draw and write them unless a template has once been built from them.
 
     Parameters
     ----------
@@ -72,16 +73,17 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     ------
     ConfigError
         When a listed subject is not usable, fewer than two are left, or the image of a frozen member has changed.
+    InputError
+        When the list of frozen members is lost or changed, and cannot be restored.
     """
-    path, label = members_file(config, out_dir), config["atlas"]["label"]
-    stamp, request = path.with_suffix(".json"), json.dumps({"members": config["atlas"]["members"]})
-    if path.is_file() and (out_dir / f"tpl-{label}" / "template_description.json").is_file():
-        frozen = read_table(path, dtype=str).fillna("")
-        _require_same_images(frozen, index, path)
-        if stamp.is_file() and stamp.read_text(encoding="utf-8") != request:
+    listed, request = MemberList(out_dir, config["atlas"]["label"]), config["atlas"]["members"]
+    frozen = listed.frozen()
+    if frozen is not None:
+        _require_same_images(frozen, index, listed.path)
+        if listed.note.get("members") not in (None, request):
             print(
-                f"popatlas: atlas.members was changed, but template {label} is built and its members are frozen ({path}); "
-                "to build a new version beside it, set atlas.label to a new name",
+                f"popatlas: atlas.members was changed, but template {listed.label} is built and its members are frozen "
+                f"({listed.path}); to build a new version beside it, set atlas.label to a new name",
                 file=sys.stderr,
             )
         return frozen
@@ -97,8 +99,7 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
             f"(atlas.template), or run more subjects first, then these; why scans cannot be used: popatlas status {out_dir}"
         )
     members = chosen.sort_values("scan")[MEMBER_COLUMNS]
-    write_if_changed(path, table_text(members))
-    write_if_changed(stamp, request)
+    listed.write(members, request)
     return members
 
 

@@ -44,19 +44,12 @@ def set_aside(out_dir: Path, path: str, why: str) -> None:
 def set_aside_garbage(out_dir: Path) -> None:
     """Set aside the tables of ``cohort/`` that cannot be read, so that they are made again.
 
-    Raises
-    ------
-    InputError
-        When the frozen members of a template that is built cannot be read: drawn again they might be others.
+    Lists of frozen members are not among them: whether they may be drawn again is told by `popatlas.cohort.members`.
     """
     for path in sorted((out_dir / "cohort").glob("*")):
-        if not path.is_file() or _is_readable(path):
-            continue
-        label = path.stem.removeprefix("atlas-")
-        if path.name.startswith("atlas-") and (out_dir / f"tpl-{label}" / "template_description.json").is_file():
-            remedy = f"put the file back; its scans stand under Members in tpl-{label}/template_description.json"
-            raise InputError("the frozen members of the template cannot be read", file=path, remedy=remedy)
-        set_aside(out_dir, f"cohort/{path.name}", "cannot be read")
+        is_members = path.name.startswith("atlas-") and path.suffix == ".tsv"
+        if path.is_file() and not is_members and not _is_readable(path):
+            set_aside(out_dir, f"cohort/{path.name}", "cannot be read")
 
 
 def _is_readable(path: Path) -> bool:

@@ -7,7 +7,6 @@ and neither does an atlas that fails, is excluded or is tried again. Asking for 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from typing import Any
 
 import pandas as pd
 
+from popatlas.cohort.drawn import Drawn
+from popatlas.cohort.drawn import digest_of as digest_of
 from popatlas.cohort.freeze import (
     MEMBER_COLUMNS,
     atlas_request,
@@ -28,7 +29,7 @@ from popatlas.cohort.freeze import (
 )
 from popatlas.config import Config, registration_settings
 from popatlas.errors import ConfigError
-from popatlas.images.io import read_json, read_table, sha256, table_text, write_if_changed
+from popatlas.images.io import sha256, write_if_changed
 
 # network -> section of the configuration, what it does not learn from, and what training leaves behind
 SECTIONS = {"trust": "dataparams", "segmenter": "segmenter"}
@@ -55,7 +56,7 @@ class Training:
     scans : tuple of str
         Training targets.
     is_trained : bool
-        The files of this version are there.
+        This version has been trained, whether all its files are there or not.
     """
 
     name: str
@@ -66,6 +67,10 @@ class Training:
     def file(self, name: str) -> str:
         """Return the path of one of its files, relative to the output folder."""
         return f"networks/{self.name}-{self.version}/{name}"
+
+    def is_there(self, out_dir: Path) -> bool:
+        """Tell whether all its files lie in an output folder."""
+        return all((out_dir / self.file(file)).is_file() for file in FILES[self.name])
 
 
 def wanted_networks(config: Config) -> list[str]:
@@ -123,7 +128,10 @@ def freeze_targets(
     Raises
     ------
     ConfigError
-        When no scan has two labelled atlases of other subjects.
+        When no scan has two labelled atlases of other subjects, or a trained network has to be trained again and some of its
+        targets cannot be used any more.
+    InputError
+        When the list of targets of a trained network is lost or changed, and would be drawn otherwise today.
     """
     served = atlases[atlases["atlas"].isin(usable)]
     names = wanted_networks(config) if len(served) else []
@@ -136,8 +144,15 @@ def _freeze(
     request = {"settings": training_settings(config, name), "labels": label_request(config, out_dir)}
     if name == "segmenter":
         request["fusion"] = fusion_request(config, config["fuse"]["segmenter"]["labels"])
-    files, found = atlas_files(index, atlases), read_targets(name, out_dir)
-    if found is not None and found.is_trained and _is_same(name, request, files, index, out_dir):
+    files, written = atlas_files(index, atlases), drawn_list(name, out_dir)
+    made_of = {"request": request, "atlases": files}
+    written.mend(made_of)
+    found = read_targets(name, out_dir)
+    is_kept = found is not None and found.is_trained and _is_same(written, request, files, index)
+    if found is not None and is_kept and written.is_whole():
+        written.note_trained()
+        if not found.is_there(out_dir):
+            written.require_usable(found.scans, usable)
         return found
     own = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
     served = {scan: atlases_for(scan, list(atlases["atlas"])) for scan in own["scan"]}
@@ -149,21 +164,25 @@ def _freeze(
         )
     drawn = draw_evenly(*with_age(candidates, out_dir, request["settings"]["targets"]))
     targets = drawn.sort_values("scan", ignore_index=True)[MEMBER_COLUMNS]
-    made_of = {"request": request, "atlases": files}
-    version = digest_of({**made_of, "targets": targets.to_numpy().tolist()})
-    write_if_changed(out_dir / "cohort" / f"{name}-targets.tsv", table_text(targets))
+    if found is not None and is_kept and written.version(targets, made_of) != found.version:
+        raise written.refusal()
     if name == "trust":
         write_if_changed(out_dir / TRUST_ATLASES, json.dumps({scan: served[scan] for scan in targets["scan"]}))
-    write_if_changed(out_dir / "cohort" / f"{name}-targets.json", json.dumps({"version": version, **made_of}))
-    return _training(name, version, targets, out_dir)
+    return _training(name, written.write(targets, made_of), targets, out_dir)
+
+
+def drawn_list(name: str, out_dir: Path) -> Drawn:
+    """Return the list of the training targets of a network, with the note beside it."""
+    return Drawn(out_dir, f"cohort/{name}-targets.tsv", name, "targets")
 
 
 def read_targets(name: str, out_dir: Path) -> Training | None:
-    """Return the network's training targets as they were written, None when there are none."""
-    path = out_dir / "cohort" / f"{name}-targets.tsv"
-    if not path.is_file():
+    """Return the network's training targets as they were written, None when there is no note of any."""
+    written = drawn_list(name, out_dir)
+    if not written.note:
         return None
-    return _training(name, read_json(path.with_suffix(".json"))["version"], read_table(path, dtype=str), out_dir)
+    rows = written.rows()
+    return _training(name, written.note["version"], pd.DataFrame(columns=MEMBER_COLUMNS) if rows is None else rows, out_dir)
 
 
 def read_trainings(config: Config, out_dir: Path) -> dict[str, Training]:
@@ -174,20 +193,17 @@ def read_trainings(config: Config, out_dir: Path) -> dict[str, Training]:
 
 def _training(name: str, version: str, targets: pd.DataFrame, out_dir: Path) -> Training:
     training = Training(name, version, tuple(targets["scan"]), is_trained=False)
-    there = all((out_dir / training.file(file)).is_file() for file in FILES[name])
-    return Training(name, version, training.scans, there)
+    trained = training.is_there(out_dir) or drawn_list(name, out_dir).is_trained(version)
+    return Training(name, version, training.scans, trained)
 
 
-def _is_same(
-    name: str, request: Mapping[str, Any], files: Mapping[str, list[str]], index: pd.DataFrame, out_dir: Path
-) -> bool:
+def _is_same(written: Drawn, request: Mapping[str, Any], files: Mapping[str, list[str]], index: pd.DataFrame) -> bool:
     """Tell whether nothing that a network was trained with has changed; targets and atlases that are gone do not count."""
-    path = out_dir / "cohort" / f"{name}-targets.tsv"
-    targets = read_table(path, dtype=str).fillna("")
-    good = index[index["state"] == "ok"]
+    rows, made_of, good = written.rows(), written.note, index[index["state"] == "ok"]
     now = dict(zip(good["scan"], good["sha256"], strict=True))
-    same = all(now.get(scan, digest) == digest for scan, digest in zip(targets["scan"], targets["sha256"], strict=True))
-    made_of = read_json(path.with_suffix(".json"))
+    targets = [] if rows is None else zip(rows["scan"], rows["sha256"], strict=True)
+    # of a list that was cut the last checksum may be a part of one
+    same = not written.is_whole() or all(now.get(scan, digest) == digest for scan, digest in targets)
     if not same or made_of["request"] != json.loads(json.dumps(request)):
         return False
     # one that had failed then and is tried again is not among those of the training
@@ -215,8 +231,3 @@ def fusion_request(config: Config, method: str) -> dict[str, Any]:
     """Return what the labels of a method depend on, beside the candidates."""
     trained = {"trained": training_settings(config, "trust")} if method == "dataparams" else {}
     return {"method": method, **fusion_settings(config, method), **trained}
-
-
-def digest_of(content: Mapping[str, Any]) -> str:
-    """Return a version: 8 hexadecimal digits of a hash over content."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

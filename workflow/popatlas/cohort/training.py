@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from popatlas.cohort.drawn import Drawn
 from popatlas.cohort.freeze import (
     MEMBER_COLUMNS,
     atlases_for,
@@ -25,10 +26,10 @@ from popatlas.cohort.freeze import (
 )
 from popatlas.cohort.labelfiles import REFERENCE as REFERENCE
 from popatlas.cohort.labelfiles import read_label_files, used_as
-from popatlas.cohort.targets import atlas_files, digest_of, fusion_request, label_request
+from popatlas.cohort.targets import atlas_files, fusion_request, label_request
 from popatlas.config import Config, registration_settings
 from popatlas.errors import ConfigError
-from popatlas.images.io import read_json, read_table, sha256, table_text, write_if_changed
+from popatlas.images.io import sha256
 from popatlas.training.recipe import Recipe, load_recipe
 
 SCANS = "cohort/network-scans.tsv"
@@ -51,7 +52,7 @@ class NetworkTraining:
     scans : tuple of str
         Frozen scans; none for a recipe that needs no data.
     is_trained : bool
-        All its files are there.
+        It has been trained, whether all its files are there or not.
     """
 
     name: str
@@ -68,6 +69,10 @@ class NetworkTraining:
     def files(self) -> dict[str, str]:
         """Return the network's files by what they are, relative to the output folder."""
         return {key: f"networks/{self.name}-{self.version}/{file}" for key, file in FILES.items()}
+
+    def is_there(self, out_dir: Path) -> bool:
+        """Tell whether all its files lie in an output folder."""
+        return all((out_dir / file).is_file() for file in self.files().values())
 
 
 def freeze_network(
@@ -97,9 +102,10 @@ def freeze_network(
     Raises
     ------
     ConfigError
-        When too few scans are usable, or have labels.
+        When too few scans are usable, or have labels; when a trained network has to be trained again and some of its scans
+        cannot be used any more.
     InputError
-        From the recipe.
+        From the recipe; when the list of scans of a trained network is lost or changed, and would be drawn otherwise today.
     """
     if config["train"]["recipe"] is None:
         return None
@@ -108,14 +114,21 @@ def freeze_network(
     request = _request(config, recipe, out_dir)
     files = atlas_files(index, served) if "fusion" in request else {}
     candidates = _candidates(config, recipe, index, usable, list(served["atlas"]), out_dir)
+    made_of = {"request": request, "atlases": files}
+    written = drawn_scans(config["train"]["name"] or recipe["name"], out_dir)
+    written.mend(made_of)
     found = read_network(config, out_dir)
-    if found is not None and _is_same(request, files, candidates, index, out_dir) and _is_kept(found, usable, out_dir):
+    is_same = found is not None and _is_same(written, request, files, candidates, index)
+    if found is not None and is_same and written.is_whole() and _is_kept(found, usable, out_dir):
+        if found.is_trained:
+            written.note_trained()
+            if not found.is_there(out_dir):
+                written.require_usable(found.scans, usable)
         return found
     scans = _draw(config, candidates, out_dir) if needs_scans(recipe) else candidates
-    made_of = {"request": request, "atlases": files}
-    version = digest_of({**made_of, "scans": scans.to_numpy().tolist()})
-    write_if_changed(out_dir / SCANS, table_text(scans))
-    write_if_changed((out_dir / SCANS).with_suffix(".json"), json.dumps({"version": version, **made_of}))
+    if found is not None and is_same and found.is_trained and written.version(scans, made_of) != found.version:
+        raise written.refusal()
+    written.write(scans, made_of)
     return read_network(config, out_dir)
 
 
@@ -124,17 +137,22 @@ def needs_scans(recipe: Recipe) -> bool:
     return bool(recipe["data"]["source"] != "shapes")
 
 
+def drawn_scans(name: str, out_dir: Path) -> Drawn:
+    """Return the list of the scans of a network, with the note beside it."""
+    return Drawn(out_dir, SCANS, name, "scans")
+
+
 def read_network(config: Config, out_dir: Path) -> NetworkTraining | None:
-    """Return the training as it was written, None when none is wanted or written."""
-    path = out_dir / SCANS
-    if config["train"]["recipe"] is None or not path.is_file():
+    """Return the training as it was written, None when none is wanted or there is no note of one."""
+    written = drawn_scans(config["train"]["name"] or "", out_dir)
+    if config["train"]["recipe"] is None or not written.note:
         return None
-    written, scans = read_json(path.with_suffix(".json")), read_table(path, dtype=str)["scan"]
-    recipe = written["request"]["recipe"]
+    note, rows = written.note, written.rows()
+    recipe = note["request"]["recipe"]
     name = config["train"]["name"] or recipe["name"]
-    plan = NetworkTraining(name, written["version"], recipe, tuple(scans))
-    there = all((out_dir / file).is_file() for file in plan.files().values())
-    return NetworkTraining(name, plan.version, recipe, plan.scans, is_trained=there)
+    plan = NetworkTraining(name, note["version"], recipe, () if rows is None else tuple(rows["scan"]))
+    trained = plan.is_there(out_dir) or drawn_scans(name, out_dir).is_trained(plan.version)
+    return NetworkTraining(name, plan.version, recipe, plan.scans, is_trained=trained)
 
 
 def _request(config: Config, recipe: Recipe, out_dir: Path) -> dict[str, Any]:
@@ -192,30 +210,35 @@ def _split(scans: pd.DataFrame, share: float, by: str) -> pd.DataFrame:
 
 
 def _is_kept(found: NetworkTraining, usable: Sequence[str], out_dir: Path) -> bool:
-    """Tell whether the scans stay as they are: the network is there, or its training has begun and can go on."""
+    """Tell whether the scans stay as they are: the network was trained, or its training has begun and can go on."""
     begun = (out_dir / found.work_folder / "checkpoint.pt").is_file()
     return found.is_trained or (begun and set(found.scans) <= set(usable))
 
 
 def _is_same(
+    written: Drawn,
     request: Mapping[str, Any],
     files: Mapping[str, list[str]],
     candidates: pd.DataFrame,
     index: pd.DataFrame,
-    out_dir: Path,
 ) -> bool:
     """Tell whether nothing that a network is trained with has changed; scans and atlases that are gone do not count."""
-    frozen = read_table(out_dir / SCANS, dtype=str).fillna("")
-    made_of = read_json((out_dir / SCANS).with_suffix(".json"))
+    made_of = written.note
     if json.dumps(made_of["request"], sort_keys=True) != json.dumps(request, sort_keys=True):  # false is not 0
         return False
+    if written.is_whole() and not _has_same_images(written.rows(), candidates, index):
+        return False
+    # an atlas that had failed then and is tried again is not among those of the training
+    return all(made_of["atlases"].get(atlas, digests) == digests for atlas, digests in files.items())
+
+
+def _has_same_images(frozen: pd.DataFrame | None, candidates: pd.DataFrame, index: pd.DataFrame) -> bool:
     good = index[index["state"] == "ok"]
     images = dict(zip(good["scan"], good["sha256"], strict=True))
     labels = dict(zip(candidates["scan"], candidates["dseg"], strict=True))
-    for row in frozen.to_dict("records"):
+    for row in [] if frozen is None else frozen.to_dict("records"):
         if images.get(row["scan"], row["sha256"]) != row["sha256"]:
             return False
         if row["labels"] and row["scan"] in labels and sha256(labels[row["scan"]]) != row["labels"]:
             return False
-    # an atlas that had failed then and is tried again is not among those of the training
-    return all(made_of["atlases"].get(atlas, digests) == digests for atlas, digests in files.items())
+    return True
