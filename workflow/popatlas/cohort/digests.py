@@ -1,19 +1,22 @@
-"""SHA-256 of files by path, remembered with their size and time, so that a file is read once for each change of it."""
+"""SHA-256 of files by path, remembered with their stamps, so that a file is read once for each change of it.
+
+A stamp holds the time of the last change (ctime) too: copying tools put size and time of modification back. The inode is not
+in it, for it differs between mounts of one folder. A file that is only moved or gets other rights is read once more.
+"""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pandas as pd
 
+from popatlas.cohort.inspect import NO_FILE, Stamp, stamp_of
 from popatlas.errors import InputError
 from popatlas.images.io import read_table, sha256, write_table
 
 TABLE = "cohort/digests.parquet"
-COLUMNS = ["path", "bytes", "mtime_ns", "sha256"]
+COLUMNS = ["path", "bytes", "mtime_ns", "ctime_ns", "sha256"]
 MISSING = ""
-Stamp = tuple[int, int]
 
 
 class Digests:
@@ -33,17 +36,14 @@ class Digests:
         if path.is_file():
             try:
                 rows = read_table(path)[COLUMNS].to_numpy().tolist()
-                self.known = {str(name): ((int(size), int(time)), str(digest)) for name, size, time, digest in rows}
+                self.known = {str(name): (_stamp(*numbers), str(digest)) for name, *numbers, digest in rows}
             except (InputError, KeyError, ValueError, TypeError):  # it only saves time: files are read again
                 self.is_changed = True
 
     def stamp(self, path: str) -> Stamp | None:
-        """Return size and time (ns) of a file; None where there is none."""
-        try:
-            status = os.stat(self.out_dir / path)  # noqa: PTH116
-        except OSError:
-            return None
-        return status.st_size, status.st_mtime_ns
+        """Return the stamp of a file; None where there is none."""
+        found = stamp_of(self.out_dir / path)
+        return None if found == NO_FILE else found
 
     def of(self, path: str | Path) -> str:
         """Return the SHA-256 of a file; `MISSING` where it is not there or cannot be read."""
@@ -72,3 +72,7 @@ class Digests:
             rows = [(path, *stamp, digest) for path, (stamp, digest) in sorted(self.known.items())]
             write_table(pd.DataFrame(rows, columns=COLUMNS), self.out_dir / TABLE)
             self.is_changed = False
+
+
+def _stamp(size: float, modified: float, changed: float) -> Stamp:
+    return int(size), int(modified), int(changed)

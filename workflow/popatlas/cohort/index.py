@@ -48,7 +48,7 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
     -------
     DataFrame
         One row per scan with the columns `COLUMNS`, sorted by scan. Images that cannot be used are `unavailable`, scans
-        that are not selected `excluded`, both with the reason. Files whose size and time have not changed since the
+        that are not selected `excluded`, both with the reason. Files whose size and times have not changed since the
         last index are not opened again.
 
     Raises

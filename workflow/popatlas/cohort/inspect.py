@@ -23,6 +23,8 @@ from popatlas.paths import unworkable
 
 PROGRESS_FILES, PROGRESS_SECONDS = 100, 5.0
 LARGEST = float(np.finfo(np.float32).max)  # voxels are computed with in 32 bits
+Stamp = tuple[int, int, int]
+NO_FILE: Stamp = (-1, -1, -1)
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -191,10 +193,10 @@ def in_threads(look: Callable[[Item], Found], items: Sequence[Item], what: str) 
     return found
 
 
-def stamp_of(path: Path | str) -> tuple[int, int]:
-    """Return size in bytes and time of modification in nanoseconds of a file; -1 and -1 where there is none."""
+def stamp_of(path: Path | str) -> Stamp:
+    """Return size in bytes and times of modification and of change (ns) of a file; `NO_FILE` where there is none."""
     try:
-        status = Path(path).stat()
+        status = os.stat(path)  # noqa: PTH116
     except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+        return NO_FILE
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -1,7 +1,7 @@
 """The label files of a study: every one that the configuration names is opened, and what is wrong with it is noted.
 
 They are the label images of the atlases (`fuse.labels`, or the table that `fuse.atlases` names) and the reference labels
-(`measure.reference`). The findings stand in `cohort/label-files.tsv`. A file that was good and whose size and time have not
+(`measure.reference`). The findings stand in `cohort/label-files.tsv`. A file that was good and whose size and times have not
 changed is not opened again, unless its scan, the brain mask of its scan, or popatlas itself has changed.
 """
 
@@ -21,7 +21,7 @@ import pandas as pd
 
 import popatlas
 from popatlas.cohort.index import scan_key
-from popatlas.cohort.inspect import in_threads, stamp_of
+from popatlas.cohort.inspect import Stamp, in_threads, stamp_of
 from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
 from popatlas.config import Config
@@ -33,10 +33,10 @@ from popatlas.images.place import check_place
 
 LABEL_FILES = "cohort/label-files.tsv"
 ATLAS, REFERENCE = "atlas", "reference"
-NUMBERS = ["bytes", "mtime_ns", "labels", "smallest", "largest"]
+NUMBERS = ["bytes", "mtime_ns", "ctime_ns", "labels", "smallest", "largest"]
 COLUMNS = ["scan", "use", "state", "reason", "file", "sha256", *NUMBERS, "judged_by"]
 FOUND = ["state", "reason", "sha256", "labels", "smallest", "largest"]  # by opening the file
-SAME = ["bytes", "mtime_ns", "judged_by"]  # of a file that is not opened again
+SAME = ["bytes", "mtime_ns", "ctime_ns", "judged_by"]  # of a file that is not opened again
 USES = {ATLAS: "it is no atlas", REFERENCE: "the scan is measured without reference"}
 NAMED = 5  # files that are named in messages
 _FIELD = re.compile(r"\{(scan|subject|session)\}")
@@ -124,19 +124,19 @@ def inspect_label_files(config: Config, index: pd.DataFrame, usable: Sequence[st
     -------
     DataFrame
         Columns `COLUMNS`, one row for each scan and file: scan, use (atlas, reference), state, reason, file, sha256, bytes,
-        mtime_ns, labels (number of them), smallest, largest, judged_by (a hash of what else the finding depends on). Scans
-        without a label file have no row.
+        mtime_ns, ctime_ns, labels (number of them), smallest, largest, judged_by (a hash of what else the finding depends
+        on). Scans without a label file have no row.
     """
     former = {(row["scan"], row["file"]): row for row in read_label_files(out_dir).to_dict("records")}
     images = index[index["state"] == "ok"].set_index("scan")[["t1w", "sha256"]].to_dict("index")
     limits = config["cohort"]["spacing_mm"]
     rows = []
     for (scan, file), uses in _wanted(config, index, usable).items():
-        size, changed = stamp_of(file)
+        size, modified, changed = stamp_of(file)
         depends = [popatlas.__version__, images.get(scan, {}).get("sha256"), *stamp_of(_mask_of(scan, out_dir)), limits]
         judged = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
-        row = {"scan": scan, "use": " ".join(uses), "file": file, "bytes": size, "mtime_ns": changed, "judged_by": judged}
-        rows.append(row)
+        stamp = {"bytes": size, "mtime_ns": modified, "ctime_ns": changed}
+        rows.append({"scan": scan, "use": " ".join(uses), "file": file, **stamp, "judged_by": judged})
 
     def look(row: Mapping[str, Any]) -> LabelFinding:
         image = images.get(row["scan"], {}).get("t1w")
@@ -176,10 +176,9 @@ def used_as(table: pd.DataFrame, use: str, *, good: bool | None = None) -> pd.Da
 
 
 def label_digest(out_dir: Path, file: Path | str) -> str:
-    """Return the SHA-256 of a label file, without reading it where the findings have it and size and time are the same."""
-    size, time = stamp_of(file)
-    table = read_label_files(out_dir)
-    known = table[(table["file"] == str(file)) & (table["bytes"] == size) & (table["mtime_ns"] == time)]
+    """Return the SHA-256 of a label file, without reading it where the findings have it and its stamp is the same."""
+    table, stamp = read_label_files(out_dir), stamp_of(file)
+    known = table[(table["file"] == str(file)) & (table[["bytes", "mtime_ns", "ctime_ns"]] == list(stamp)).all(axis=1)]
     digests = [digest for digest in known["sha256"] if digest]
     return digests[0] if digests else sha256(file)
 
@@ -191,7 +190,7 @@ def left_out(out_dir: Path, scan: str, file: Path | str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _reasons(path: Path, stamp: tuple[int, int]) -> dict[tuple[str, str], str]:
+def _reasons(path: Path, stamp: Stamp) -> dict[tuple[str, str], str]:
     table = read_label_files(path.parents[1])
     bad = table[table["state"] != "ok"]
     return {(row["scan"], row["file"]): row["reason"] for row in bad.to_dict("records")}

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from popatlas.cohort.choice import Choice, Rules, choose, judged
-from popatlas.cohort.inspect import Inspection
+from popatlas.cohort.inspect import NO_FILE, Inspection, Stamp
 
 COLUMNS = (
     "scan", "subject", "session", "role", "state", "reason", "t1w", "channels", "runs", "unused_runs",
@@ -20,7 +20,7 @@ COLUMNS = (
 )  # fmt: skip
 MOST_CHANGES = 10  # scans with another image than before that are named
 FACTS = {item.name for item in fields(Inspection)}
-Key = tuple[str, int, int]
+Key = tuple[str, int, int, int]
 
 
 class Opened:
@@ -31,7 +31,7 @@ class Opened:
     found : mapping
         Path to inspection.
     stamps : mapping
-        Path to size in bytes and time stamp in ns.
+        Path to stamp.
     before : mapping
         Scan to the T1w taken last time.
     rules : Rules
@@ -41,7 +41,7 @@ class Opened:
     def __init__(
         self,
         found: Mapping[str, Inspection],
-        stamps: Mapping[str, tuple[int, int]],
+        stamps: Mapping[str, Stamp],
         before: Mapping[str, str],
         rules: Rules,
     ) -> None:
@@ -60,7 +60,7 @@ class Opened:
         t1w = chosen.pop("T1w")
         path = t1w.best.path
         facts = {key: value for key, value in asdict(self.found[path]).items() if key in COLUMNS}
-        row |= facts | dict(zip(("bytes", "mtime_ns"), self.stamps[path], strict=True))
+        row |= facts | dict(zip(("bytes", "mtime_ns"), self.stamps[path][:2], strict=True))
         others = [one for one in (*t1w.why_not, *filtered.get("T1w", {})) if one != path]
         row |= {
             "t1w": path,
@@ -146,12 +146,14 @@ def _is_another(row: Mapping[str, Any], t1w: str, digest: str) -> bool:
 
 
 def former_inspections(former: pd.DataFrame, options: Mapping[str, Any]) -> dict[Key, Inspection]:
-    """Return what the last index knows of images by (path, bytes, time), as far as it would be found again."""
+    """Return what the last index knows of images by path and stamp, as far as it would be found again."""
     found: dict[Key, Inspection] = {}
     for text in former["inspected"]:
-        for path, (size, stamp, facts) in json.loads(text).items():
-            if set(facts) == FACTS and _holds(inspection := Inspection(**facts), options):
-                found[path, size, stamp] = inspection
+        for path, (*stamp, facts) in json.loads(text).items():
+            # an index of before may lack a time: its files are opened again
+            if len(stamp) == len(NO_FILE) and set(facts) == FACTS and _holds(inspection := Inspection(**facts), options):
+                size, modified, changed = stamp
+                found[path, size, modified, changed] = inspection
     return found
 
 
@@ -171,4 +173,4 @@ def _within(found: Inspection, limits: Mapping[str, Any]) -> bool:
 
 def inspected_digests(row: Mapping[str, Any]) -> dict[str, str]:
     """Return the SHA-256 of each image of a scan by its path, from the scan's row of the index."""
-    return {path: facts["sha256"] for path, (_, _, facts) in json.loads(row["inspected"] or "{}").items()}
+    return {path: facts["sha256"] for path, (*_, facts) in json.loads(row["inspected"] or "{}").items()}
