@@ -7,8 +7,10 @@ import shutil
 import pytest
 
 from popatlas.cli.notes import out_of_date
+from popatlas.cohort.bench import CONFIG, bench_config
 from popatlas.cohort.inventory import BROKEN, LOST, MADE, NEVER, OUTDATED, REFUSED, SUPERSEDED, Inventory
 from popatlas.cohort.opening import begin, forced
+from popatlas.cohort.orphans import kept_results
 from popatlas.cohort.outputs import RULES
 from popatlas.cohort.plan import describe_changes, read_index
 from popatlas.config import load_config
@@ -423,3 +425,62 @@ def test_what_an_earlier_gate_did_not_look_at_is_made_again(cohort):
     assert left(gated(cohort, revision=GATE_REVISION - 1)) == {}, "all numbers are there, and good"
     found = left(gated(cohort, scans=[SCAN], revision=GATE_REVISION - 1, edges=None))
     assert [place for place, verdict in found.items() if verdict == REFUSED] == [("register_to_template", SCAN)]
+
+
+# What nothing asks for any more
+
+
+def cleared(folder, settings):
+    """Clear a study for its group results, as the last pass of a run does."""
+    inventory = stock(folder, settings)
+    inventory.clear("all")
+    return inventory
+
+
+def there(folder, pattern):
+    return sorted(path.relative_to(folder / "out").as_posix() for path in (folder / "out").glob(pattern))
+
+
+def test_group_results_of_methods_that_are_not_asked_for_are_taken_away(cohort, capsys):
+    assert there(cohort, "group/trust.*") and there(cohort, f"{FOLDER}/group/tabulate_trust.json")
+    inventory = cleared(cohort, changed(methods=[]))
+    assert there(cohort, "group/trust.*") == there(cohort, "report/figures/trust.png") == []
+    assert there(cohort, f"{FOLDER}/group/tabulate_trust.json") == []
+    assert "taken away, for nothing asks for it any more: group/trust.json" in capsys.readouterr().err
+    assert (cohort / "out" / f"{SCAN}_desc-jlf_dseg.nii.gz").is_file(), "labels of scans are kept"
+    assert kept_results(inventory) == [
+        "8 results that the settings no longer ask for are kept: jlf (4), majority (4)",
+    ]
+    assert kept_results(stock(cohort)) == []
+
+
+def test_pages_of_scans_that_are_left_out_are_taken_away(cohort):
+    page = "report/thumbnails/sub-04/anat/sub-04.png"
+    inventory = cleared(cohort, SETTINGS | {"cohort": {"exclude": ["04"]}})
+    assert not (cohort / "out" / page).exists() and there(cohort, "report/thumbnails/*") == [
+        f"report/thumbnails/sub-0{number}" for number in (1, 2, 3)
+    ]
+    assert (cohort / "out" / "sub-04/anat/sub-04_desc-jlf_dseg.nii.gz").is_file()
+    assert kept_results(inventory) == [], "of scans that are left out the run tells otherwise"
+
+
+def test_truth_scores_that_are_not_asked_for_are_taken_away(cohort):
+    write_text(cohort / "bids/derivatives/truth/simulation.json", "{}")
+    leave(opened(cohort, SETTINGS), "all")
+    assert left(cleared(cohort, SETTINGS)) == {} and there(cohort, "group/truth.tsv")
+    cleared(cohort, SETTINGS | {"measure": {"truth": ""}})
+    assert there(cohort, "group/truth.tsv") == []
+
+
+def test_a_bench_stays_while_it_is_what_it_would_be_today(cohort):
+    methods = ["majority", "staple"]
+    settings = bench_config(opened(cohort, SETTINGS).config, methods)
+    leave(opened(cohort, settings), "fusion_bench")
+    write_text(cohort / "out" / CONFIG, json.dumps(settings))
+    for other in (changed(methods=[]), SETTINGS):
+        inventory = cleared(cohort, other)
+        assert len(there(cohort, "group/fusion-bench.*")) == 3 and there(cohort, f"{FOLDER}/group/bench_fusion.json")
+        assert not any("staple" in line for line in kept_results(inventory)), "the bench has asked for it"
+    noise_image(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz", seed=99)
+    cleared(cohort, SETTINGS)
+    assert there(cohort, "group/fusion-bench.*") == there(cohort, f"{FOLDER}/group/bench_fusion.json") == []

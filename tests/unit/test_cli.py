@@ -3,9 +3,9 @@ import sys
 
 import pytest
 
-from popatlas.cli.fuse import bench_config
 from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
 from popatlas.cli.snake import check_options, command, is_dry_run, profile_folder
+from popatlas.cohort.bench import bench_config
 from popatlas.cohort.opening import only_looks
 from popatlas.cohort.view import hide, view_of
 from popatlas.config import load_config

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from popatlas.cohort.bench import CONFIG, bench_config
 from popatlas.config import Config
 from popatlas.fusion.names import METHODS
 
 SLOW = "jlfants"  # the same method as jlf, by ANTs: for comparison
 RESULTS = (("scores", "group/fusion-bench.tsv"), ("page", "report/fusion.html"))
-CONFIG = "fuse-bench.yaml"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -57,23 +56,6 @@ def main(args: argparse.Namespace) -> int:
         check_atlases(config, out_dir)
         print(f"\n{read_json(out_dir / 'group' / 'fusion-bench.json')['sentence']}")
     return code
-
-
-def bench_config(config: Config, methods: Sequence[str]) -> Config:
-    """Return a configuration that fuses by the methods of a bench.
-
-    Raises
-    ------
-    ConfigError
-        When its settings contradict each other, for example fewer than two labelled atlases.
-    """
-    from popatlas.config import load_config
-
-    fuse = config["fuse"] | {"methods": list(methods), "bench": True, "maps": True}
-    fuse["segmenter"] = fuse["segmenter"] | {"enabled": False}  # it is no fusion method
-    if "dataparams" not in methods:
-        fuse["select_by"] = "similarity"
-    return load_config(config | {"fuse": fuse})
 
 
 def check_atlases(config: Config, out_dir: Path) -> None:

@@ -110,6 +110,7 @@ def run_passes(
     from popatlas.cli.snake import check_folders, dry_run, forget_notes, is_dry_run
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
+    from popatlas.cohort.orphans import kept_results
     from popatlas.images.io import write_if_changed
 
     started = time.monotonic()
@@ -133,7 +134,9 @@ def run_passes(
             print(f"  Logs: {out_dir / 'logs'}; state of each scan: popatlas status {out_dir}")
             return code
         print(f"\npopatlas: finished after {minutes:.1f} min")
-        said += mixed_versions(passes.inventory.versions() if passes.inventory else {})
+        if passes.inventory:
+            said += mixed_versions(passes.inventory.versions())
+            said += kept_results(passes.inventory) if targets[-1] == "all" else []
         return closing_notes(config, results, passes.failed, said, passes.inventory)
     finally:
         lock.release()

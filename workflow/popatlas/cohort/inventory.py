@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from popatlas.cohort.garbage import set_aside
 from popatlas.cohort.jobs import BATCHES, Job, JobList
+from popatlas.cohort.orphans import take_away_orphans
 from popatlas.cohort.outputs import RULES, fill, made_files
 from popatlas.errors import InputError
 from popatlas.images.io import read_json
@@ -217,6 +218,8 @@ class Inventory:
         for folder in folders:
             for left in folder.glob(".tmp-*"):
                 left.unlink(missing_ok=True)
+        if target == "all":
+            take_away_orphans(self)
 
     def explain(self, target: str) -> Iterator[str]:
         """Yield a line for each kind of reason why finished results are made again."""
