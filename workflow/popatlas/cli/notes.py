@@ -29,7 +29,7 @@ def opening_notes(config: Config, config_file: Path) -> list[str]:
 
     try:
         before = yaml.safe_load(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return []
     found = list(changes(before, config)) if isinstance(before, dict) else []
     if not found:

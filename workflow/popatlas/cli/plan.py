@@ -23,6 +23,7 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print the changes of the cohort and the jobs per rule."""
     from popatlas.cli.snake import check_folders, study_config
+    from popatlas.cohort.garbage import hide_garbage
     from popatlas.cohort.inventory import Inventory
     from popatlas.cohort.ledger import forget_failures, read_failures
     from popatlas.cohort.plan import cohort_changes, format_plan
@@ -34,11 +35,12 @@ def main(args: argparse.Namespace) -> int:
     check_folders(config, make=False)
     out_dir = Path(config["out_dir"])
     with view_of(out_dir) as view:
+        garbage = hide_garbage(view)
         index_file = view / "cohort" / "index.parquet"
         before = read_table(index_file) if index_file.is_file() else None
         here = config | {"out_dir": str(view)}
         inventory = Inventory(open_study(here, main=True))
-        jobs, reasons = inventory.count("all"), list(inventory.explain("all"))
+        jobs, reasons = inventory.count("all"), [*garbage, *inventory.explain("all")]
         changes = cohort_changes(before, read_table(index_file))
         failed, again = read_failures(view)["scan"].nunique(), 0
         if failed:

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from popatlas.cohort.garbage import set_aside
+from popatlas.cohort.garbage import set_aside, take_away
 from popatlas.cohort.jobs import BATCHES, Job, JobList
 from popatlas.cohort.orphans import take_away_orphans
 from popatlas.cohort.outputs import RULES, fill, made_files
@@ -211,9 +211,8 @@ class Inventory:
             files = dict.fromkeys(self.files(job))
             if receipt is not None and job.rule not in BATCHES:
                 files |= dict.fromkeys(receipt.outputs)
-            self.receipt_path(name).unlink(missing_ok=True)
-            for path in files if job.rule not in SHARED else ():
-                (self.study.out_dir / path).unlink(missing_ok=True)
+            for path in (f"{FOLDER}/{name}.json", *(files if job.rule not in SHARED else ())):
+                take_away(self.study.out_dir, path)
             folders |= {(self.study.out_dir / path).parent for path in files}
         for folder in folders:
             for left in folder.glob(".tmp-*"):

@@ -64,7 +64,8 @@ class MemberList:
         """
         note, described = self.note, self._described()
         known = {digest for digest in (note.get("sha256"), self._published()) if digest}
-        has_description = self._description.is_file() and (self.path.is_file() or described is not None)
+        # an existing template (atlas.template) has a description too, but no list, no note and no members in it
+        has_description = self._description.is_file() and (self.path.is_file() or bool(note) or described is not None)
         if not (note.get("built") or self._published() or has_description):
             return None
         if not known and described is not None:

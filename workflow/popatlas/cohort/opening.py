@@ -11,7 +11,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from popatlas.cohort.garbage import set_aside_garbage
+from popatlas.cohort.garbage import hide_garbage, set_aside_garbage
 from popatlas.cohort.inventory import Inventory
 from popatlas.cohort.lock import take_over
 from popatlas.cohort.places import check_places
@@ -19,7 +19,7 @@ from popatlas.cohort.plan import describe_changes, read_index
 from popatlas.cohort.prepare import simulate_if_missing
 from popatlas.cohort.space import check_space
 from popatlas.cohort.study import PARTS, Study, open_study
-from popatlas.cohort.view import hide, view_of
+from popatlas.cohort.view import hide, silent_view_of, speaking_of
 from popatlas.config import load_config, make_absolute
 from popatlas.errors import ConfigError
 
@@ -101,12 +101,15 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
         inventory.clear(target)
         study.digests.write()
         return with_inventory(study, inventory)
-    view = view_of(Path(config["out_dir"]))
+    view = silent_view_of(Path(config["out_dir"]))
     folder = view.__enter__()
     atexit.register(view.__exit__, None, None, None)
-    study = open_study(config | {"out_dir": str(folder)}, main=True)
-    inventory = Inventory(study)
-    inventory.force(forced(arguments, inventory))
+    with speaking_of(folder, Path(config["out_dir"])):
+        for line in hide_garbage(folder):
+            print(f"popatlas: {line}", file=sys.stderr)
+        study = open_study(config | {"out_dir": str(folder)}, main=True)
+        inventory = Inventory(study)
+        inventory.force(forced(arguments, inventory))
     for name in inventory.needed(target):
         for path in inventory.files(inventory.jobs.jobs[name]):
             hide(folder, path)

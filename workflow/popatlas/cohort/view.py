@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from popatlas.errors import PopatlasError
 
@@ -19,8 +21,15 @@ NOT_SHOWN = (".snakemake", "snakemake", "logs")
 def view_of(out_dir: Path) -> Iterator[Path]:
     """Yield a temporary folder that shows OUT_DIR: the tables of ``cohort/`` are copies, all else are links.
 
-    OUT_DIR need not exist, and nothing in it is touched. Errors name OUT_DIR.
+    OUT_DIR need not exist, and nothing in it is touched. Errors and what is said on stderr name OUT_DIR.
     """
+    with silent_view_of(out_dir) as folder, speaking_of(folder, out_dir):
+        yield folder
+
+
+@contextmanager
+def silent_view_of(out_dir: Path) -> Iterator[Path]:
+    """Yield a view that outlives what is said while it is opened (`speaking_of`)."""
     with tempfile.TemporaryDirectory(prefix="popatlas-view-") as name:
         folder = Path(name).resolve()
         if out_dir.is_dir():
@@ -28,11 +37,35 @@ def view_of(out_dir: Path) -> Iterator[Path]:
         (folder / COHORT).mkdir(exist_ok=True)
         if (out_dir / COHORT).is_dir():
             _link(out_dir / COHORT, folder / COHORT, copy=True)
-        try:
-            yield folder
-        except PopatlasError as error:
-            error.args = tuple(str(part).replace(str(folder), str(out_dir)) for part in error.args)
-            raise
+        yield folder
+
+
+@contextmanager
+def speaking_of(folder: Path, out_dir: Path) -> Iterator[None]:
+    """Name OUT_DIR instead of its view in errors and on stderr."""
+    try:
+        with redirect_stderr(cast("TextIO", _Renamed(sys.stderr, str(folder), str(out_dir)))):
+            yield
+    except PopatlasError as error:
+        error.args = tuple(str(part).replace(str(folder), str(out_dir)) for part in error.args)
+        for name in ("message", "file", "remedy"):
+            if (text := getattr(error, name, None)) is not None:
+                setattr(error, name, str(text).replace(str(folder), str(out_dir)))
+        raise
+
+
+class _Renamed:
+    """A stream in which one path stands for another."""
+
+    def __init__(self, stream: TextIO, path: str, instead: str) -> None:
+        self.stream, self.path, self.instead = stream, path, instead
+
+    def write(self, text: str) -> int:
+        """Write a text with the path replaced."""
+        return self.stream.write(text.replace(self.path, self.instead))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def hide(folder: Path, path: str) -> None:
