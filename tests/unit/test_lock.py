@@ -175,6 +175,32 @@ def test_when_the_run_is_killed_snakemake_is_asked_to_stop(tmp_path):
         time.sleep(0.1)
 
 
+def test_a_lock_that_was_taken_by_force_is_left_to_its_new_owner(tmp_path, capsys):
+    lock = acquire(tmp_path)
+    other = acquire(tmp_path, force=True)
+    text = (tmp_path / NAME).read_text()
+    os.utime(tmp_path / NAME, (1, 1))
+    for use in (lock.beat, lambda: lock.adopt(os.getpid())):
+        with pytest.raises(
+            InputError, match=r"another run has taken this output folder by force .*Remedy: let the other run"
+        ):
+            use()
+    assert (tmp_path / NAME).read_text() == text and (tmp_path / NAME).stat().st_mtime == 1
+    other.release()
+    lock.beat()
+    assert f'"token": "{lock.holder.token}"' in (tmp_path / NAME).read_text(), "one that was deleted is ours again"
+
+
+def test_a_run_whose_lock_is_taken_ends_its_snakemake(tmp_path, capsys):
+    began = time.time()
+    with pytest.raises(InputError, match="another run has taken this output folder"):
+        run(tmp_path, TREE, after=lambda: acquire(tmp_path, force=True))
+    assert time.time() - began < 30
+    (child,) = (int(line.split()[-1]) for line in capsys.readouterr().err.splitlines() if line.startswith("child"))
+    assert not is_alive(child)
+    assert (tmp_path / NAME).is_file(), "of the new owner"
+
+
 def test_a_lock_shows_signs_of_life(tmp_path):
     lock = acquire(tmp_path)
     old = time.time() - 3600

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from popatlas.cohort.lock import Lock
+from popatlas.errors import InputError
 
 if TYPE_CHECKING:
     import psutil
@@ -67,6 +68,11 @@ def supervise(
         Lock of the output folder, which tells of the command and gets signs of life.
     said : set of str, optional
         Notes of popatlas that have been handed on before, and need not be again; those of this command are added.
+
+    Raises
+    ------
+    InputError
+        When another run has taken the lock by force; the command and its jobs have ended then.
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # jobs of a Snakemake that is killed become our children
     before = {child.pid for child in _children()}
@@ -75,20 +81,33 @@ def supervise(
         preexec_fn=_end_with_parent,
     )  # fmt: skip
     assert process.stderr is not None
-    lock.adopt(process.pid)
     lines: deque[str] = deque(maxlen=KEPT_LINES)
     reader = threading.Thread(target=_hand_on, args=(process.stderr, lines, set() if said is None else said), daemon=True)
     reader.start()
     stopped = _Stop(process.pid)
+    lost: InputError | None = None
     with stopped.listening():
+        lost = _is_lost(lambda: lock.adopt(process.pid), stopped)
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(TICK)
-            lock.beat()
+            lost = lost or _is_lost(lock.beat, stopped)
             stopped.insist()
         _end_orphans(before)
     reader.join(timeout=5)
+    if lost is not None:
+        raise lost
     return Outcome(process.returncode, stopped.signal, "".join(lines))
+
+
+def _is_lost(look: Callable[[], None], stopped: _Stop) -> InputError | None:
+    """Look at the lock; when it is another's ask the command to stop, and return why."""
+    try:
+        look()
+    except InputError as error:
+        stopped.stop(signal.SIGTERM)
+        return error
+    return None
 
 
 def _hand_on(stream: IO[str], lines: deque[str], said: set[str]) -> None:
@@ -121,6 +140,10 @@ class _Stop:
                 signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
+        self.stop(number)
+
+    def stop(self, number: int) -> None:
+        """Ask the process group to stop, for a signal that was heard or would be."""
         if not self.signal:
             self.signal = number
             print("popatlas: stopping; the jobs that run are ended, finished work is kept", file=sys.stderr, flush=True)

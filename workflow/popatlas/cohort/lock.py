@@ -109,13 +109,34 @@ class Lock:
 
     def adopt(self, pid: int) -> None:
         """Note a process that belongs to this run, and that must end before another run begins."""
+        self.require()
         self.holder = replace(self.holder, helpers=[[pid, _born(pid)]])
         write_text(self.path, json.dumps(asdict(self.holder)))
 
     def beat(self) -> None:
         """Give a sign of life: the time of the file."""
+        self.require()
         if time.time() - self.path.stat().st_mtime > BEAT:
             os.utime(self.path)
+
+    def require(self) -> None:
+        """Make sure that the lock is still ours; one that was deleted is written again.
+
+        Raises
+        ------
+        InputError
+            When another run has taken it by force: two runs in one folder would mix their results.
+        """
+        found = _read(self.path)
+        if found is None and not self.path.exists():
+            found = self.holder if _create(self.path, self.holder) else _read(self.path)
+        # what cannot be read for a moment (a network folder) is no other's
+        if found is not None and found.token != self.holder.token:
+            raise InputError(
+                f"another run has taken this output folder by force ({_words(self.path, found)}), so this one stops",
+                file=self.path,
+                remedy="let the other run finish, or stop it, and run again; finished work is kept",
+            )
 
     def release(self) -> None:
         """Give the lock back, unless somebody else has taken it by force."""
