@@ -7,7 +7,7 @@ from nipype.interfaces.base import File, TraitedSpec, traits
 from popatlas.cli.main import main as popatlas_main
 from popatlas.cli.step import main, parse_traits
 from popatlas.errors import InputError
-from popatlas.images.io import atomic_path, read_json, write_if_changed
+from popatlas.images.io import atomic_path, read_json, sha256, write_if_changed
 from popatlas.interfaces import STEPS, load_interface
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
@@ -39,6 +39,13 @@ class Copy(PopatlasInterface):
             temporary.write_text(text.upper() if self.inputs.loud else text)
 
 
+class Size(Copy):
+    """Write the size of a file."""
+
+    def _execute(self):
+        Path(self.inputs.out_file).write_text(str(Path(self.inputs.in_file).stat().st_size))
+
+
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "in.txt"
@@ -55,6 +62,16 @@ def test_a_step_records_what_it_did(source, tmp_path):
     assert content["inputs"]["in_file"]["sha256"]
     assert content["inputs"]["loud"] is True
     assert content["versions"]["numpy"]
+
+
+def test_a_receipt_tells_of_inputs_of_any_size(source, tmp_path):
+    """Without its checksum nobody would see that a large input is another one now."""
+    with source.open("r+b") as stream:
+        stream.truncate((256 << 20) + 1)
+    receipt = tmp_path / "receipt.json"
+    Size(in_file=str(source), out_file=str(tmp_path / "out.txt"), receipt=str(receipt), made_of="x").run()
+    (digest,) = read_json(receipt)["inputs"].values()
+    assert digest == sha256(source)
 
 
 def test_values_that_are_too_many_for_a_command_line_come_from_a_file(tmp_path):

@@ -33,8 +33,6 @@ from popatlas.errors import InputError, PopatlasError
 from popatlas.images.io import sha256, write_json
 from popatlas.receipts import Receipt, read_attempt
 
-# Larger inputs are described by their size only: hashing them again in each step would double the reading.
-MAX_HASHED_BYTES = 256 << 20
 RECORDED_PACKAGES = ("antspyx", "deepbet", "monai", "nibabel", "nipype", "numpy", "SimpleITK", "scipy", "torch")
 
 
@@ -138,7 +136,7 @@ class PopatlasInterface(BaseInterface):
 
     def _write_receipt(self, path: Path, described: dict[str, Any]) -> None:
         content = [value for name, value in described.items() if name.startswith("in_") and name not in self.not_content]
-        inputs = {file: digest for value in content for file, digest in _digests(value) if digest}
+        inputs = {file: digest for value in content for file, digest in _digests(value)}
         inputs |= {place(file): sha256(file) for file in self.also_read}
         outputs = [place(file) for file in (*self._output_files(), *self.also_made)]
         facts = {"popatlas": popatlas.__version__} | ({"said": self.said} if self.said else {})
@@ -237,5 +235,4 @@ def _describe(value: Any) -> Any:
     path = Path(value) if isinstance(value, str | os.PathLike) else None
     if path is None or not path.is_file():
         return value
-    size = path.stat().st_size
-    return {"file": str(path), "bytes": size, "sha256": sha256(path) if size <= MAX_HASHED_BYTES else None}
+    return {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
