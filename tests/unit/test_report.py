@@ -15,7 +15,7 @@ from PIL import Image
 
 from popatlas.cli.step import parse_traits
 from popatlas.config import default_config
-from popatlas.images.io import write_json, write_table
+from popatlas.images.io import read_json, write_json, write_table
 from popatlas.interfaces.report import DrawSubject, WriteReport
 from popatlas.report.cohort import write_report
 from popatlas.report.figures import Cut, View, draw_sheet, label_hex, planes, symmetric_limit, under
@@ -408,3 +408,15 @@ def test_steps_can_be_called_from_the_command_line():
     assert parse_traits(DrawSubject, options)["methods"] == ["a", "b"]
     options = ["--out_dir", ".", "--ledger", "l", "--template_label", "t", "--per_page", "7", "--out_page", "p"]
     assert parse_traits(WriteReport, options)["per_page"] == 7
+
+
+def test_the_receipt_of_the_report_holds_all_that_was_written(out, monkeypatch):
+    """A file without a receipt could be lost without anybody's notice."""
+    monkeypatch.chdir(out)
+    before = {path for path in Path("report").rglob("*") if path.is_file()}
+    (out / "report/subjects/order.js").unlink()
+    report(Path(), receipt="receipt.json")
+    written = {str(path) for path in before if path.parent == Path("report")}
+    receipt = read_json("receipt.json")
+    assert set(receipt["outputs"]) == written | {"report/figures/template.webp", "report/subjects/order.js"}
+    assert {"report/index.html", "report/methods.bib"} <= written

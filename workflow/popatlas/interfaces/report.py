@@ -12,6 +12,9 @@ from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 GROUP_FILES = ("group/metrics.parquet", "group/volumes.tsv", "group/trust.parquet", "group/fusion-bench.json",
                "cohort/remarks.tsv")  # fmt: skip
 
+# what is written beside the pages of the cohort
+BESIDE = ("methods.bib", "figures/template.webp", "subjects/order.js")
+
 
 class DrawSubjectInputSpec(PopatlasInputSpec):
     """Inputs of DrawSubject; images are found in `out_dir` by their names and may be missing."""
@@ -88,7 +91,8 @@ class WriteReport(PopatlasInterface):
             page=page,
         )
         self.notes = {"pages": pages}
-        self.also_made = [*page.parent.glob("page-*.html"), page.parent / "methods.bib"]
+        drawn = [page.parent / file for file in BESIDE]
+        self.also_made = [*page.parent.glob("page-*.html"), *(file for file in drawn if file.is_file())]
         self.also_read = _there(Path(inputs.out_dir), *GROUP_FILES)
 
 
