@@ -3,19 +3,14 @@
 import json
 import os
 import shutil
-import sys
 
 import pytest
 
-from popatlas.cli.main import main
 from popatlas.cli.notes import out_of_date
-from popatlas.cohort.bench import CONFIG, bench_config
 from popatlas.cohort.inventory import BROKEN, LOST, MADE, NEVER, OUTDATED, REFUSED, SUPERSEDED, Inventory
 from popatlas.cohort.opening import begin, forced
-from popatlas.cohort.orphans import kept_results
 from popatlas.cohort.outputs import RULES
 from popatlas.cohort.plan import describe_changes, read_index
-from popatlas.cohort.view import view_of
 from popatlas.config import load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, read_table, write_table, write_text
@@ -428,124 +423,3 @@ def test_what_an_earlier_gate_did_not_look_at_is_made_again(cohort):
     assert left(gated(cohort, revision=GATE_REVISION - 1)) == {}, "all numbers are there, and good"
     found = left(gated(cohort, scans=[SCAN], revision=GATE_REVISION - 1, edges=None))
     assert [place for place, verdict in found.items() if verdict == REFUSED] == [("register_to_template", SCAN)]
-
-
-# What nothing asks for any more
-
-
-def cleared(folder, settings):
-    """Clear a study for its group results, as the last pass of a run does."""
-    inventory = stock(folder, settings)
-    inventory.clear("all")
-    return inventory
-
-
-def there(folder, pattern):
-    return sorted(path.relative_to(folder / "out").as_posix() for path in (folder / "out").glob(pattern))
-
-
-def test_group_results_of_methods_that_are_not_asked_for_are_taken_away(cohort, capsys):
-    assert there(cohort, "group/trust.*") and there(cohort, f"{FOLDER}/group/tabulate_trust.json")
-    inventory = cleared(cohort, changed(methods=[]))
-    assert there(cohort, "group/trust.*") == there(cohort, "report/figures/trust.png") == []
-    assert there(cohort, f"{FOLDER}/group/tabulate_trust.json") == []
-    assert "taken away, for nothing asks for it any more: group/trust.json" in capsys.readouterr().err
-    assert (cohort / "out" / f"{SCAN}_desc-jlf_dseg.nii.gz").is_file(), "labels of scans are kept"
-    assert kept_results(inventory) == [
-        "8 results that the settings no longer ask for are kept: jlf (4), majority (4)",
-    ]
-    assert kept_results(stock(cohort)) == []
-
-
-def test_pages_of_scans_that_are_left_out_are_taken_away(cohort):
-    page = "report/thumbnails/sub-04/anat/sub-04.png"
-    inventory = cleared(cohort, SETTINGS | {"cohort": {"exclude": ["04"]}})
-    assert not (cohort / "out" / page).exists() and there(cohort, "report/thumbnails/*") == [
-        f"report/thumbnails/sub-0{number}" for number in (1, 2, 3)
-    ]
-    assert (cohort / "out" / "sub-04/anat/sub-04_desc-jlf_dseg.nii.gz").is_file()
-    assert kept_results(inventory) == [], "of scans that are left out the run tells otherwise"
-
-
-def test_truth_scores_that_are_not_asked_for_are_taken_away(cohort):
-    write_text(cohort / "bids/derivatives/truth/simulation.json", "{}")
-    leave(opened(cohort, SETTINGS), "all")
-    assert left(cleared(cohort, SETTINGS)) == {} and there(cohort, "group/truth.tsv")
-    cleared(cohort, SETTINGS | {"measure": {"truth": ""}})
-    assert there(cohort, "group/truth.tsv") == []
-
-
-def test_a_bench_stays_while_it_is_what_it_would_be_today(cohort):
-    methods = ["majority", "staple"]
-    settings = bench_config(opened(cohort, SETTINGS).config, methods)
-    leave(opened(cohort, settings), "fusion_bench")
-    write_text(cohort / "out" / CONFIG, json.dumps(settings))
-    for other in (changed(methods=[]), SETTINGS):
-        inventory = cleared(cohort, other)
-        assert len(there(cohort, "group/fusion-bench.*")) == 3 and there(cohort, f"{FOLDER}/group/bench_fusion.json")
-        assert not any("staple" in line for line in kept_results(inventory)), "the bench has asked for it"
-    noise_image(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz", seed=99)
-    cleared(cohort, SETTINGS)
-    assert there(cohort, "group/fusion-bench.*") == there(cohort, f"{FOLDER}/group/bench_fusion.json") == []
-
-
-# Garbage, in a run and in a look ahead
-
-TABLES = ["index.parquet", "index.tsv", "batches.tsv", "label-atlases.tsv", "label-atlases.json", "atlas-popatlas.json"]
-
-
-def ahead(folder):
-    """Return what a plan prints, in this process."""
-    return main(["plan", str(folder / "bids"), str(folder / "out"), "--config", str(folder / "config.yaml")])
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_a_plan_tells_of_garbage_and_leaves_it(cohort, name, capsys):
-    path = cohort / "out/cohort" / name
-    path.write_bytes(b"\xff\x00garbage")
-    assert ahead(cohort) == 0
-    told = capsys.readouterr()
-    assert f"cohort/{name} cannot be read: a run sets it aside and makes it again" in told.out
-    assert "popatlas-view" not in told.out + told.err
-    assert path.read_bytes() == b"\xff\x00garbage" and not (cohort / "out/broken").exists()
-
-
-@pytest.mark.parametrize("name", ["batches.tsv", "label-atlases.tsv"])
-def test_a_table_that_is_cut_in_a_line_is_made_again(cohort, name, capsys):
-    path = cohort / "out/cohort" / name
-    text = path.read_text()
-    path.write_text(text[: text.rindex("\t")])
-    if name == "label-atlases.tsv":
-        path.write_text(text[: text.index("\t", text.rindex("sub-03/anat"))])
-    assert ahead(cohort) == 0 and f"cohort/{name} cannot be read" in capsys.readouterr().out
-    config = load_config(SETTINGS, bids_dir=str(cohort / "bids"), out_dir=str(cohort / "out"))
-    assert begin(config, ["all"], main=True).to_make["all"] == []
-    assert path.read_text() == text
-
-
-def test_a_look_ahead_names_the_output_folder_in_what_it_refuses_and_says(cohort, capsys):
-    (cohort / "out/cohort/atlas-popatlas.tsv").unlink()
-    config = load_config(SETTINGS, bids_dir=str(cohort / "bids"), out_dir=str(cohort / "out"))
-    with pytest.raises(InputError, match=r"members of the template are lost \[file: ") as caught:
-        begin(config, ["all", "-n"], main=True)
-    assert str(cohort / "out/cohort/atlas-popatlas.tsv") in str(caught.value) and "popatlas-view" not in str(caught.value)
-    assert "popatlas-view" not in str(caught.value.file)
-    with view_of(cohort / "out") as view:
-        print(f"see {view}/cohort", file=sys.stderr)
-    assert capsys.readouterr().err.endswith(f"see {cohort / 'out'}/cohort\n")
-
-
-def test_a_folder_in_the_place_of_a_receipt_or_result_is_set_aside(cohort, capsys):
-    receipt = f"{FOLDER}/measure/{SCAN}_measure.json"
-    (cohort / "out" / receipt).unlink()
-    (cohort / "out" / receipt).mkdir()
-    page = "report/thumbnails/sub-02/anat/sub-02.png"
-    (cohort / "out" / page).unlink()
-    write_text(cohort / "out" / page / "mine.txt", "mine")
-    inventory = stock(cohort)
-    assert {"measure_scan", "draw_subject"} <= {rule for rule, _ in left(inventory)}
-    inventory.clear("all")
-    said = capsys.readouterr().err
-    assert f"{receipt} is a folder where a file should be" in said
-    assert not (cohort / "out" / receipt).exists() and not (cohort / "out" / page).exists()
-    assert [path.read_text() for path in (cohort / "out/broken").rglob("mine.txt")] == ["mine"]

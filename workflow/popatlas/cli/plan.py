@@ -40,6 +40,7 @@ def main(args: argparse.Namespace) -> int:
         before = read_table(index_file) if index_file.is_file() else None
         here = config | {"out_dir": str(view)}
         inventory = Inventory(open_study(here, main=True))
+        inventory.require_members("all")
         jobs, reasons = inventory.count("all"), [*garbage, *inventory.explain("all")]
         changes = cohort_changes(before, read_table(index_file))
         failed, again = read_failures(view)["scan"].nunique(), 0

@@ -18,7 +18,7 @@ from popatlas.cohort.garbage import set_aside, take_away
 from popatlas.cohort.jobs import BATCHES, Job, JobList
 from popatlas.cohort.orphans import take_away_orphans
 from popatlas.cohort.outputs import RULES, fill, made_files
-from popatlas.errors import InputError
+from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_json
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import judge_again
@@ -39,6 +39,7 @@ WORDS = {
 # rules whose results have passed a gate, and are judged again when its limits are others. Not those of the template's
 # members: what was averaged stays as it is until the template is another one
 GATED = ("register_to_template", "register_atlas_to_target")
+OF_MEMBERS = ("align_to_reference", "register_member")
 # written by the main process too, whenever a scan has failed: its content is no job's alone
 SHARED = ("settle_ledger",)
 NAMED = 5
@@ -100,6 +101,25 @@ class Inventory:
     def needed(self, target: str) -> list[str]:
         """Return the names of the jobs that a part of the pipeline needs to run."""
         return self.jobs.needed(self.jobs.wanted(target), self.made)
+
+    def require_members(self, target: str) -> None:
+        """Refuse to build a template again when some of its frozen members cannot be used any more.
+
+        Raises
+        ------
+        ConfigError
+            With their names and what can be done.
+        """
+        study = self.study
+        gone = [scan for scan in study.members if scan not in study.images]
+        jobs = [self.jobs.jobs[name] for name in self.needed(target)] if gone else []
+        lost = sorted({job.wildcards["scan"] for job in jobs if job.rule in OF_MEMBERS} & set(gone))
+        if lost:
+            raise ConfigError(
+                f"the template {study.label} has to be built again, and {len(lost)} of its frozen members are not used any "
+                f"more: {first_few(scan.rsplit('/', 1)[-1] for scan in lost)}. Remedy: select these scans again, put the "
+                f"files of tpl-{study.label}/ back, or set atlas.label to a new name, so that a new template is built"
+            )
 
     def count(self, target: str) -> dict[str, int]:
         """Return the number of jobs of each rule that a part of the pipeline needs to run, in the order of the pipeline."""

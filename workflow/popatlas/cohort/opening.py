@@ -96,6 +96,7 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
             check_space(config, after, out_dir)
         inventory = Inventory(study)
         inventory.force(forced(arguments, inventory))
+        inventory.require_members(target)
         for line in inventory.explain(target):
             print(f"popatlas: {line}", file=sys.stderr)
         inventory.clear(target)
@@ -110,6 +111,7 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
         study = open_study(config | {"out_dir": str(folder)}, main=True)
         inventory = Inventory(study)
         inventory.force(forced(arguments, inventory))
+        inventory.require_members(target)
     for name in inventory.needed(target):
         for path in inventory.files(inventory.jobs.jobs[name]):
             hide(folder, path)
