@@ -1,0 +1,60 @@
+"""When a file counts as unchanged: by size, time of modification and time of change."""
+
+import os
+import shutil
+
+from popatlas.cohort.inventory import BROKEN, OUTDATED
+from popatlas.images.io import read_table, write_table
+
+from .test_dag import opened
+from .test_fusion import leave
+from .test_inventory import SCAN, SETTINGS, cohort, left, stock
+
+__all__ = ["cohort"]  # a fixture
+
+
+def replace_quietly(path):
+    """Give a compressed file another content with size and time of modification put back, as rsync -t and cp -p do."""
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[4] ^= 1  # a time in the header of gzip: the checksum of the file is another one
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_files_with_the_same_size_and_time_are_not_taken_for_the_same(cohort):
+    stock(cohort).study.digests.write()
+    replace_quietly(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz")
+    found = left(stock(cohort))
+    assert found["measure_scan", "sub-03/anat/sub-03"] == found["propagate_labels", SCAN] == OUTDATED
+    replace_quietly(cohort / f"bids/{SCAN}_T1w.nii.gz")
+    found = left(stock(cohort))
+    assert found["conform_image", SCAN] == OUTDATED
+    assert ("conform_image", "sub-01/anat/sub-01") not in found
+
+
+def test_a_result_with_the_size_and_time_of_the_former_one_is_not_taken_for_it(cohort):
+    shutil.rmtree(cohort / "out")
+    leave(opened(cohort, SETTINGS), "all", lambda path: "one")
+    stock(cohort).study.digests.write()
+    path = cohort / "out" / f"{SCAN}_desc-brain_T1w.nii.gz"
+    status = path.stat()
+    path.write_text("two")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert left(stock(cohort))["normalise_brain", SCAN] == BROKEN
+
+
+def test_other_rights_or_places_cost_one_reading_and_make_nothing_again(cohort, monkeypatch):
+    stock(cohort).study.digests.write()
+    for path in [*(cohort / "bids").rglob("*.nii.gz"), *(cohort / "out").rglob("*.nii.gz")]:
+        path.chmod(0o640)
+    inventory = stock(cohort)
+    assert left(inventory) == {}
+    inventory.study.digests.write()
+    read = []
+    for place in ("cohort.digests.sha256", "cohort.index.inspect_image", "cohort.labelfiles.inspect_labels"):
+        monkeypatch.setattr(f"popatlas.{place}", lambda *given: read.append(given))
+    assert left(stock(cohort)) == {} and read == []
+    table = cohort / "out/cohort/digests.parquet"  # of a popatlas that knew no time of change
+    monkeypatch.undo()
+    write_table(read_table(table).drop(columns="ctime_ns"), table)
+    assert left(stock(cohort)) == {}
