@@ -14,7 +14,7 @@ from popatlas.errors import ConfigError
 from popatlas.images.io import write_text
 from popatlas.receipts import FOLDER
 
-from ..cohorts import noise_image
+from ..cohorts import noise_labels
 from .test_dag import opened
 from .test_fusion import leave
 from .test_inventory import SCAN, SETTINGS, changed, cohort, left, stock
@@ -73,7 +73,7 @@ def test_a_bench_stays_while_it_is_what_it_would_be_today(cohort):
         inventory = cleared(cohort, other)
         assert len(there(cohort, "group/fusion-bench.*")) == 3 and there(cohort, f"{FOLDER}/group/bench_fusion.json")
         assert not any("staple" in line for line in kept_results(inventory)), "the bench has asked for it"
-    noise_image(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz", seed=99)
+    noise_labels(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz", seed=99)
     cleared(cohort, SETTINGS)
     assert there(cohort, "group/fusion-bench.*") == there(cohort, f"{FOLDER}/group/bench_fusion.json") == []
 
