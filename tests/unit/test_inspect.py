@@ -32,6 +32,15 @@ def path(tmp_path):
     return tmp_path / "T1w.nii.gz"
 
 
+def test_what_is_wrong_with_a_file_is_told_whole_however_long_its_path(tmp_path):
+    """nibabel names the whole path, and what it says of it was cut away."""
+    folder = tmp_path / ("deep" * 40)
+    folder.mkdir()
+    (folder / "sub-1_T1w.nii.gz").write_bytes(b"no gzip file at all")
+    detail = inspect_image(folder / "sub-1_T1w.nii.gz", LIMITS).detail
+    assert "sub-1_T1w.nii.gz is not a gzip file" in detail and "deep" not in detail
+
+
 @pytest.mark.parametrize("shape", [SHAPE, (*SHAPE, 1)])
 def test_a_good_image_has_facts_and_no_problem(path, shape):
     found = inspect_image(write(path, noise(shape)), LIMITS)

@@ -17,7 +17,7 @@ import nibabel as nib
 import numpy as np
 
 from popatlas.images.bounds import SizeError, read_announced, voxel_pieces
-from popatlas.images.header import FAULTS, Finding, file_fault, geometry_fault, orientation, type_fault
+from popatlas.images.header import FAULTS, Finding, file_fault, geometry_fault, orientation, told, type_fault
 from popatlas.images.io import sha256
 from popatlas.paths import unworkable
 
@@ -106,8 +106,7 @@ def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
         return Inspection("denied", file.name, lasting=False)
     except Exception as error:  # nibabel and zlib raise many kinds on damaged files
         lasting = not isinstance(error, (OSError, MemoryError)) or isinstance(error, gzip.BadGzipFile)
-        detail = " ".join(f"{type(error).__name__}: {str(error)[:120]}".split())
-        return Inspection("unreadable", detail, lasting=lasting)
+        return Inspection("unreadable", told(error, file), lasting=lasting)
 
 
 def _judge(file: Path, limits: Mapping[str, Any]) -> Inspection:

@@ -21,6 +21,7 @@ from popatlas.images.io import SHEAR_COSINE, PathLike
 SPACING_SHARE = 0.02  # ITK takes the spacing from pixdim, nibabel from the affine: they may differ by rounding only
 HALF_A_VOXEL = 0.5  # sform and qform may differ by rounding; beyond, programs place the image differently
 NIFTI = (".nii", ".nii.gz")
+MOST_WORDS = 120  # characters of an error of another library
 NIFTI2_BYTES = 540  # size of a NIfTI-2 header
 Finding = tuple[str, str]  # a key of FAULTS and what is special; two empty texts: nothing is wrong
 
@@ -60,6 +61,12 @@ def file_fault(file: Path) -> Finding:
         return "format", file.name
     fault = size_fault(file)
     return ("size", fault) if fault else ("", "")
+
+
+def told(error: Exception, file: Path) -> str:
+    """Return what an error of zlib or nibabel says, in a line, cut where it gets long; its file by name alone."""
+    words = str(error).replace(str(file), file.name)
+    return " ".join(f"{type(error).__name__}: {words[:MOST_WORDS]}".split())
 
 
 def load_whole(file: Path) -> tuple[nib.Nifti1Image, str]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Array, Grid
-from popatlas.images.header import FAULTS, file_fault, geometry_fault, load_whole, refuse, type_fault
+from popatlas.images.header import FAULTS, file_fault, geometry_fault, load_whole, refuse, told, type_fault
 from popatlas.images.io import PathLike
 
 LARGEST_LABEL = int(np.iinfo(np.int32).max)  # label images are int32
@@ -191,8 +191,7 @@ def _opened(path: PathLike, axes: tuple[int, ...], what: str) -> tuple[Any, npt.
     except InputError:
         raise
     except Exception as error:  # nibabel and zlib raise many kinds on damaged files
-        detail = " ".join(f"{type(error).__name__}: {str(error)[:120]}".split())
-        raise UnreadableError(f"cannot read image: {detail}", remedy=MAKE_AGAIN) from error
+        raise UnreadableError(f"cannot read image: {told(error, file)}", remedy=MAKE_AGAIN) from error
     refuse(type_fault(image.get_data_dtype()), what)
     least = 3 if 3 in axes else 2  # a single slice of a volume stays one
     while data.ndim > least and data.shape[-1] == 1:
