@@ -169,6 +169,16 @@ def test_another_truth_is_scored_again(tmp_path, file):
     assert {rule for rule, _ in found} == {"score_truth", "tabulate_cohort", "write_report"}
 
 
+def test_the_ledger_is_nobodys_alone_and_its_receipt_holds_up_no_group_result(cohort):
+    """The main process writes it too: a receipt of the job that wrote it once made the group tables superseded for ever."""
+    path = stock(cohort).receipt_path("group/settle_ledger")
+    receipt = read_json(path)
+    receipt["outputs"] = {name: [size + 1, "0" * 64] for name, (size, _) in receipt["outputs"].items()}
+    assert "cohort/ledger.tsv" in receipt["outputs"]
+    write_text(path, json.dumps(receipt))
+    assert left(stock(cohort)) == {}
+
+
 def test_one_method_more_leaves_the_others_and_renews_the_group(cohort):
     inventory = stock(cohort, changed(methods=["majority", "jlf", "staple"]))
     jobs = [inventory.jobs.jobs[name] for name in inventory.needed("all")]

@@ -74,7 +74,7 @@ class Inventory:
         self._content = {
             path: digest
             for name, receipt in self.receipts.items()
-            if receipt is not None
+            if receipt is not None and self.jobs.jobs[name].rule not in SHARED
             for path, (_, digest) in receipt.outputs.items()
         }
         self.verdicts = {name: self._judge(job) for name, job in self.jobs.jobs.items()}
