@@ -17,9 +17,9 @@ import pandas as pd
 from benchmarks.common import parser
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, save_image, write_table, write_text
-from popatlas.registration.engines import Rung
 from popatlas.registration.linear import align
 from popatlas.registration.pair import Pair
+from popatlas.registration.types import Rung
 
 # never seen in training; fixed once and for all
 HELD_OUT = ("IXI057", "IXI126", "IXI239", "IXI277", "IXI441", "IXI485", "IXI577", "IXI636")

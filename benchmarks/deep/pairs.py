@@ -17,9 +17,9 @@ from benchmarks.registration.cohort import Brain, paired
 from popatlas.errors import InputError
 from popatlas.images.labels import read_mask
 from popatlas.measures.scan import resample_labels
-from popatlas.registration.engines import Rung
 from popatlas.registration.linear import align
 from popatlas.registration.pair import Pair
+from popatlas.registration.types import Rung
 from popatlas.training.table import TrainingScan, read_training_table
 from popatlas.transforms.affine import read_affine
 

@@ -23,9 +23,9 @@ from popatlas.errors import InputError
 from popatlas.images.io import read_json, write_json, write_table
 from popatlas.measures.overlap import overlap
 from popatlas.networks.registration import RegistrationNetwork, load_registration_network
-from popatlas.registration.engines import Rung
 from popatlas.registration.linear import align, find_start
 from popatlas.registration.pair import Pair
+from popatlas.registration.types import Rung
 from popatlas.training.conform import Volume, load_scan
 from popatlas.training.recipe import Recipe, load_recipe
 from popatlas.training.sources import training_grid

@@ -18,7 +18,7 @@ from popatlas.errors import PopatlasError
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
 from popatlas.registration.ants import deterministic_ants, register_linear
-from popatlas.registration.engines import Rung
+from popatlas.registration.engines.registry import planned_rung
 from popatlas.registration.linear import ANTS_ITERATIONS
 from popatlas.registration.pair import Pair
 
@@ -74,7 +74,7 @@ def ours(fixed: Path, moving: Path, out: Path) -> Outcome:
 
 def old(fixed: Path, moving: Path, out: Path) -> Outcome:
     """Run the first attempt as it was, with the gate that it had."""
-    rung = Rung.from_config(resolve_rung(CONFIG, "default"))
+    rung = planned_rung(resolve_rung(CONFIG, "default"))
     started = time.process_time()
     with _quiet():
         reasons = first_attempt(_load(fixed, moving), rung, GATE, out)

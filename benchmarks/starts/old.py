@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from popatlas.registration.affine_engine import register
-from popatlas.registration.engines import Rung, deform
+from popatlas.registration.engines.registry import deform
 from popatlas.registration.gate import correlation, gate_metrics, judge
 from popatlas.registration.pair import Pair
 from popatlas.registration.starts import centre_of_mass
+from popatlas.registration.types import Rung
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.displacement import apply_chain, compose, write_jacobian
 from popatlas.transforms.fields import compose as compose_fields

@@ -14,7 +14,7 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image, save_image
 from popatlas.networks.memory import is_out_of_memory
 from popatlas.networks.registration import Prediction, build_registration_network
-from popatlas.registration.engines import Rung, find_engine, register
+from popatlas.registration.engines.registry import find_engine, planned_rung, register
 from popatlas.registration.network import back, conform, load_planned, predict, set_passes
 from popatlas.registration.pair import Pair, attempt
 from popatlas.transforms.affine import read_affine
@@ -47,7 +47,7 @@ def fields(files):
 
 def test_a_network_that_moves_nothing_gives_the_affine(pair, tmp_path):
     lock_network(tmp_path, tiny_network())
-    files = register(load(pair), Rung.from_config(rung()), tmp_path)
+    files = register(load(pair), planned_rung(rung()), tmp_path)
     for field in fields(files):
         assert not field.any()
     matrix = read_affine(files.affine)
@@ -84,7 +84,7 @@ def test_a_constant_shift_keeps_its_millimetres_on_a_turned_grid(transform, tmp_
 def test_forward_and_inverse_undo_each_other(pair, tmp_path, transform):
     lock_network(tmp_path, tiny_network(spread=0.02, transform=transform))
     fixed = load(pair)
-    tried = attempt(fixed, Rung.from_config(rung()), GATE, tmp_path)
+    tried = attempt(fixed, planned_rung(rung()), GATE, tmp_path)
     moved = fields(tried.files)[0].norm(dim=1)[0].numpy()[fixed.fixed_mask.numpy() > 0].mean()
     assert moved > 0.2
     assert tried.metrics["inverse_error"] < 0.2 * moved
@@ -96,7 +96,7 @@ def test_refinement_brings_the_brains_closer(pair, tmp_path):
     tried = {}
     for preset in ("quick", "default", "accurate"):
         (tmp_path / preset).mkdir()
-        tried[preset] = attempt(load(pair), Rung.from_config(rung(preset)), GATE, tmp_path / preset)
+        tried[preset] = attempt(load(pair), planned_rung(rung(preset)), GATE, tmp_path / preset)
     ncc = {preset: one.metrics["ncc"] for preset, one in tried.items()}
     assert ncc["quick"] < ncc["default"] < ncc["accurate"]
     assert ncc["accurate"] > tried["quick"].metrics["ncc_affine"] + 0.05
@@ -109,7 +109,7 @@ def test_refinement_starts_where_the_network_ended(pair, tmp_path):
     lock_network(tmp_path, tiny_network(spread=0.01))
     still = rung("fast")
     still["preset"] |= {"step": 1e-6, "elastic": 0.0, "shrink": [1], "iterations": [1], "field_shrink": [1]}
-    quick, refined = (register(load(pair), Rung.from_config(one), tmp_path / name) for name, one in folders(tmp_path, still))
+    quick, refined = (register(load(pair), planned_rung(one), tmp_path / name) for name, one in folders(tmp_path, still))
     assert (fields(quick)[0] - fields(refined)[0]).abs().max() < 0.02
     assert compose(*fields(refined)).norm(dim=1).mean() < 0.05
 
@@ -123,7 +123,7 @@ def folders(tmp_path, still):
 def test_a_brain_outside_the_contract_names_file_subject_and_remedy(pair, tmp_path):
     lock_network(tmp_path, tiny_network(), spacing_mm=(0.5, 0.5, 0.5))
     with pytest.raises(InputError, match=r"4 x 4 x 4 mm.*trained with 0\.5.*fixed\.nii\.gz.*sub-07.*Remedy: use images"):
-        register(load(pair), Rung.from_config(rung()), tmp_path)
+        register(load(pair), planned_rung(rung()), tmp_path)
 
 
 def test_weights_for_whole_heads_are_refused_by_the_engine(pair, tmp_path):
@@ -132,7 +132,7 @@ def test_weights_for_whole_heads_are_refused_by_the_engine(pair, tmp_path):
     planned["preset"]["weights"] = "heads"
     planned["preset"]["sha256"] = lock_network(tmp_path, tiny_network(), "heads", stripped=False).sha256
     with pytest.raises(InputError, match=r"weights heads are for whole heads.*Remedy: use weights for brains"):
-        register(load(pair), Rung.from_config(planned), tmp_path)
+        register(load(pair), planned_rung(planned), tmp_path)
 
 
 COARSE = {"encoder": [4, 4], "decoder": [4, 4], "final": [4], "transform": "velocity", "shrink": True}
@@ -258,7 +258,7 @@ def test_the_way_tells_the_weights_and_their_digest_but_no_gpu(tmp_path):
     assert one == rung()
     assert (one["engine"], one["preset"]["weights"], one["preset"]["sha256"]) == ("network", "tiny", entry.sha256)
     assert rung(weights=str(entry.path))["preset"]["sha256"] == entry.sha256
-    assert Rung.from_config(one, gpu=2).preset["gpu"] == 2
+    assert planned_rung(one, gpu=2).preset["gpu"] == 2
     lock_network(tmp_path, tiny_network(seed=1))
     assert rung()["preset"]["sha256"] != entry.sha256
 

@@ -13,7 +13,7 @@ from popatlas.config import load_config, registration_settings, resolve_rung
 from popatlas.errors import InputError
 from popatlas.images.io import load_image, read_json, save_image, sha256, write_json
 from popatlas.interfaces import load_interface
-from popatlas.registration.engines import Rung
+from popatlas.registration.engines.registry import planned_rung
 from popatlas.registration.prediction import FILES, Predictor, Request
 
 from ..zoo import lock_network, tiny_network
@@ -185,7 +185,7 @@ class Narrow(torch.nn.Module):
 @pytest.mark.parametrize(("room", "sizes", "good"), [(2, [2], 2), (1, [2, 1, 1], 2), (0, [2, 1, 1, 1], 0)])
 def test_a_group_that_does_not_fit_goes_one_by_one_and_then_each_error_is_its_own(cohort, room, sizes, good, capsys):
     """Two of three scans can be read; at once, halved, and at last alone."""
-    predictor = Predictor(Rung.from_config(rung()), str(cohort / "fixed.nii.gz"), str(cohort / "fixed_mask.nii.gz"), "cpu")
+    predictor = Predictor(planned_rung(rung()), str(cohort / "fixed.nii.gz"), str(cohort / "fixed_mask.nii.gz"), "cpu")
     predictor.net = Narrow(predictor.net, room)
     requests = [
         Request(scan, cohort / f"{scan}.nii.gz", cohort / f"{scan}_mask.nii.gz", cohort / "out" / scan) for scan in SCANS

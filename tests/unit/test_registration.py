@@ -11,7 +11,6 @@ from popatlas.errors import InputError
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import load_image, read_json, save_image, sha256
 from popatlas.interfaces import load_interface
-from popatlas.registration import engines
 from popatlas.registration.pair import Pair
 from popatlas.transforms.affine import read_affine
 
@@ -174,8 +173,8 @@ def broken_engine(monkeypatch):
         def deform(*_):
             raise error
 
-        find = engines.find_engine
-        monkeypatch.setattr(engines, "find_engine", lambda name: deform if name == "greedy" else find(name))
+        find = registry.find_engine
+        monkeypatch.setattr(registry, "find_engine", lambda name: deform if name == "greedy" else find(name))
         return rung("greedy", "ants", "quick")
 
     return make

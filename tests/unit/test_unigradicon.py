@@ -23,7 +23,7 @@ from popatlas.networks.registration import (
     save_registration_network,
 )
 from popatlas.networks.unigradicon import INSTALL, SMALLEST, displacement_of
-from popatlas.registration.engines import Rung, register
+from popatlas.registration.engines.registry import planned_rung, register
 from popatlas.registration.inputs import Scan
 from popatlas.registration.unigradicon import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
@@ -177,7 +177,7 @@ def test_jobs_know_the_digest_and_the_memory_of_the_weights(unasked, tmp_path):
     rung = using()
     assert (rung["engine"], rung["preset"]["weights"]) == ("unigradicon", "unigradicon")
     assert rung["preset"]["sha256"] == entry.sha256
-    assert Rung.from_config(rung, gpu=1).preset["gpu"] == 1
+    assert planned_rung(rung, gpu=1).preset["gpu"] == 1
     own, plain = (registration_memory(merge(default_config(), {"register": {"engine": e}})) for e in ("unigradicon", "ants"))
     assert plain == REGISTRATION and own > REGISTRATION + entry.memory.of(175**3) / 1e6
     ladder = load_config({"register": {"ladder": [{"start": "mass", "engine": "unigradicon"}]}})["register"]["ladder"]
@@ -280,7 +280,7 @@ def test_a_known_shift_reaches_the_files_in_millimetres(pair, tmp_path):
     told = Description("shift", "Apache-2.0", contract=contract, training=TrainingFacts("nothing"))
     add_weights(tmp_path / "shift.safetensors", told)
     rung = using(unigradicon={"weights": "shift"})
-    files = register(load(pair), Rung.from_config(rung), tmp_path)
+    files = register(load(pair), planned_rung(rung), tmp_path)
     assert not files.diverged and np.allclose(read_affine(files.affine), np.eye(4), atol=5)
     # along S, A and L of the network to L, P and S
     up, front, left = (4 * 0.1 * shift * 64 * torch.tensor(contract.spacing_mm)).tolist()

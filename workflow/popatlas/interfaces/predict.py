@@ -15,7 +15,8 @@ from popatlas.images.io import read_json, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
-from popatlas.registration.engines import RECEIPT
+from popatlas.registration.engines.registry import planned_rung
+from popatlas.registration.types import RECEIPT
 
 if TYPE_CHECKING:
     from popatlas.registration.prediction import Outcome, Predictor, Request
@@ -72,12 +73,11 @@ class PredictDeformations(PopatlasInterface):
         write_json(inputs.out_receipt, self.notes["scans"])
 
     def _predictor(self, device: str) -> Predictor:
-        from popatlas.registration.engines import Rung
         from popatlas.registration.prediction import Predictor
 
         inputs = self.inputs
         way = with_weights(inputs.rung, load_config(inputs.settings)) if isdefined(inputs.settings) else inputs.rung
-        rung = Rung.from_config(way, inputs.gpu)
+        rung = planned_rung(way, inputs.gpu)
         return Predictor(rung, inputs.in_fixed, inputs.in_fixed_mask, device, inputs.threads)
 
     def _settings(self) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.registration.gate import GATE_REVISION
 
 if TYPE_CHECKING:
-    from popatlas.registration.engines import Registration, Rung
     from popatlas.registration.linear import Aligned
     from popatlas.registration.pair import Pair
+    from popatlas.registration.types import Registration, Rung
 
 REMEDY = (
     "look at the brain mask and at the orientation in the header (sform, qform): convert the scan again, exclude it, or "
@@ -59,14 +59,14 @@ class RegisterRigid(PopatlasInterface):
     output_spec = RegisterRigidOutputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.engines import Rung
+        from popatlas.registration.engines.registry import planned_rung
         from popatlas.registration.linear import find_affine, write_aligned
         from popatlas.registration.pair import Pair
 
         inputs = self.inputs
         pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
         with tempfile.TemporaryDirectory() as folder:
-            found = find_affine(pair, Rung.from_config(inputs.rung), Path(folder), kinds=("rigid",))
+            found = find_affine(pair, planned_rung(inputs.rung), Path(folder), kinds=("rigid",))
             self._judge(pair, found)
             publish(write_aligned(found, Path(folder)), inputs.out_affine)
         warped = pair.ants.apply_transforms(pair.fixed, pair.moving, [inputs.out_affine])
@@ -144,7 +144,7 @@ class RegisterImages(PopatlasInterface):
     output_spec = RegisterImagesOutputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.engines import Rung
+        from popatlas.registration.engines.registry import planned_rung
         from popatlas.registration.pair import Pair
 
         inputs = self.inputs
@@ -154,7 +154,7 @@ class RegisterImages(PopatlasInterface):
         self.notes["attempts"] = attempts
         for number, rung in enumerate(rungs):
             take_prediction = number == 0 and isdefined(inputs.in_prediction)
-            attempts.append(self._try(pair, Rung.from_config(rung, inputs.gpu), gate, take_prediction))
+            attempts.append(self._try(pair, planned_rung(rung, inputs.gpu), gate, take_prediction))
             if not attempts[-1]["reasons"] or attempts[-1].get("beyond_repair", False):
                 break
         judged = [row for row in attempts if row["metrics"]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popatlas.images.io import require_whole
-from popatlas.registration.engines import Deformation
+from popatlas.registration.types import Deformation
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair

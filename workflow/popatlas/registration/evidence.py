@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from popatlas.images.grid import Grid
-from popatlas.registration.engines import Rung, assumes_one_contrast
 from popatlas.registration.gate import affine_metrics, correlation
 from popatlas.registration.inputs import Scan
 from popatlas.registration.pose import Pose, PoseJudge, Structure, coverage, turn_of
 from popatlas.registration.sides import laterality
+from popatlas.registration.types import Rung, assumes_one_contrast
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import compose as compose_fields
 from popatlas.transforms.fields import coordinates, sample

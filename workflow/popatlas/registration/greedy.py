@@ -27,8 +27,8 @@ from torch import Tensor
 from popatlas.registration.inputs import check_pair
 
 if TYPE_CHECKING:
-    from popatlas.registration.engines import Deformation
     from popatlas.registration.pair import Pair
+    from popatlas.registration.types import Deformation
 
 METRICS = ("WNCC", "NCC", "SSD", "NMI")
 RUNNERS = {2: picsl_greedy.Greedy2D, 3: picsl_greedy.Greedy3D}

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
-from popatlas.registration.engines import Deformation
 from popatlas.registration.gate import WHOLE
 from popatlas.registration.inputs import check_scans
 from popatlas.registration.instance import Settings, register, rescaled
 from popatlas.registration.pose import coverage
+from popatlas.registration.types import Deformation
 from popatlas.similarity.registry import make
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.itk import write_displacement

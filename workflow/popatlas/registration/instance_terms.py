@@ -15,9 +15,9 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
-from popatlas.registration.engines import Deformation
 from popatlas.registration.instance import InstanceResult, Settings, register
 from popatlas.registration.instance_files import between_voxels, check_isotropic, write_fields
+from popatlas.registration.types import Deformation
 from popatlas.transforms.itk import read_displacement
 from popatlas.transforms.linear import voxel_matrix
 

@@ -17,10 +17,10 @@ import numpy as np
 from popatlas.transforms.affine import Matrix, read_affine
 
 if TYPE_CHECKING:
-    from popatlas.registration.engines import Rung
     from popatlas.registration.inputs import Scan
     from popatlas.registration.pair import Pair
     from popatlas.registration.pose import Pose
+    from popatlas.registration.types import Rung
 
 # iterations of ANTs' rigid and affine stages at shrink factors 6, 4, 2, 1
 ANTS_ITERATIONS = (200, 100, 50, 20)

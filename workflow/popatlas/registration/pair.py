@@ -15,9 +15,10 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
 from popatlas.images.place import read_mask_on
 from popatlas.registration.ants import deterministic_ants
-from popatlas.registration.engines import Registration, Rung, deform
+from popatlas.registration.engines.registry import deform
 from popatlas.registration.gate import beyond_repair, doubts, gate_metrics, judge
 from popatlas.registration.linear import find_affine, write_aligned
+from popatlas.registration.types import Registration, Rung
 from popatlas.transforms.affine import Matrix, read_affine
 from popatlas.transforms.displacement import write_jacobian
 

@@ -16,8 +16,8 @@ from popatlas.zoo.lock import Entry
 from popatlas.zoo.store import find_weights
 
 if TYPE_CHECKING:
-    from popatlas.registration.engines import Deformation
     from popatlas.registration.pair import Pair
+    from popatlas.registration.types import Deformation
 
 IMPORT = (
     "fetch Step_2_final.trch of the release unigradicon_weights at github.com/uncbiag/uniGradICON/releases, then run"

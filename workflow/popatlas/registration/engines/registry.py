@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popatlas.errors import InputError
+from popatlas.registration.types import Deformation, Registration, Rung
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
@@ -28,62 +28,14 @@ ENGINES: dict[str, str] = {
     "unigradicon": "popatlas.registration.unigradicon",
 }
 ON_GPU = ("instance", "network", "unigradicon")  # engines that can use a GPU
-ONE_CONTRAST = ("lncc", "ncc", "ssd", "cc", "wncc")  # similarities and metrics that need two images of one contrast
-RECEIPT = "receipt.json"  # in the folder of a scan, beside the files that a batch predicted
-
-
-@dataclass(frozen=True)
-class Deformation:
-    """Files of a deformable stage, and whether its optimisation diverged (the fields are then the last good ones)."""
-
-    warp: Path
-    inverse_warp: Path
-    diverged: bool = False
-
-
-@dataclass(frozen=True)
-class Registration:
-    """Files of one registration."""
-
-    affine: Path
-    warp: Path
-    inverse_warp: Path
-    diverged: bool = False
-
-
-@dataclass(frozen=True)
-class Rung:
-    """One way to try: where to start, and which engine with which preset.
-
-    Attributes
-    ----------
-    start : str
-        "mass" (centres of mass), "moments" (and principal axes), "global" (search over rotations and shifts) or "search"
-        (ANTs' multi-start search).
-    linear : str
-        Engine of the rigid and affine stage: "affine" (ours) or "ants".
-    engine : str
-        Name in `ENGINES`.
-    preset : mapping
-        Settings of the engine.
-    """
-
-    start: str
-    linear: str
-    engine: str
-    preset: Mapping[str, Any]
-
-    @classmethod
-    def from_config(cls, rung: Mapping[str, Any], gpu: int = 0) -> Rung:
-        """Build from an entry of a ladder that the configuration resolved, and the GPUs that the job has."""
-        used = {"gpu": gpu} if rung["engine"] in ON_GPU else {}
-        return cls(rung["start"], rung["linear"], rung["engine"], {**rung["preset"], **used})
-
-    def __str__(self) -> str:
-        return f"{self.engine} from {self.start}"
-
 
 Deform = Callable[["Pair", Mapping[str, Any], Path, Path, int], Deformation]
+
+
+def planned_rung(rung: Mapping[str, Any], gpu: int = 0) -> Rung:
+    """Return a rung from an entry of a ladder that the configuration resolved, and the GPUs that the job has."""
+    used = {"gpu": gpu} if rung["engine"] in ON_GPU else {}
+    return Rung(rung["start"], rung["linear"], rung["engine"], {**rung["preset"], **used})
 
 
 def find_engine(name: str) -> Deform:
@@ -122,13 +74,3 @@ def deform(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int = 1)
     """Run the deformable stage of a rung from an affine; see `register`."""
     found = find_engine(rung.engine)(pair, rung.preset, affine, folder, threads)
     return Registration(affine, found.warp, found.inverse_warp, found.diverged)
-
-
-def assumes_one_contrast(rung: Rung) -> bool:
-    """Tell whether the deformable stage compares intensities in a way that needs them to go together.
-
-    A local correlation is squared, but at the border of the brain, where the background is dark in every contrast, it needs
-    the same sign as within. What a network learnt is not known: its refinement tells what it is meant for.
-    """
-    similarity = rung.preset.get("similarity", rung.preset.get("metric", ""))
-    return str(similarity).lower() in ONE_CONTRAST

@@ -1,0 +1,66 @@
+"""What a registration is asked to do and what it gives: rungs of the ladder, and files of transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ONE_CONTRAST = ("lncc", "ncc", "ssd", "cc", "wncc")  # similarities and metrics that need two images of one contrast
+RECEIPT = "receipt.json"  # in the folder of a scan, beside the files that a batch predicted
+
+
+@dataclass(frozen=True)
+class Deformation:
+    """Files of a deformable stage, and whether its optimisation diverged (the fields are then the last good ones)."""
+
+    warp: Path
+    inverse_warp: Path
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Registration:
+    """Files of one registration."""
+
+    affine: Path
+    warp: Path
+    inverse_warp: Path
+    diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to try: where to start, and which engine with which preset.
+
+    Attributes
+    ----------
+    start : str
+        "mass" (centres of mass), "moments" (and principal axes), "global" (search over rotations and shifts) or "search"
+        (ANTs' multi-start search).
+    linear : str
+        Engine of the rigid and affine stage: "affine" (ours) or "ants".
+    engine : str
+        Name in `popatlas.registration.engines.registry.ENGINES`.
+    preset : mapping
+        Settings of the engine.
+    """
+
+    start: str
+    linear: str
+    engine: str
+    preset: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.engine} from {self.start}"
+
+
+def assumes_one_contrast(rung: Rung) -> bool:
+    """Tell whether the deformable stage compares intensities in a way that needs them to go together.
+
+    A local correlation is squared, but at the border of the brain, where the background is dark in every contrast, it needs
+    the same sign as within. What a network learnt is not known: its refinement tells what it is meant for.
+    """
+    similarity = rung.preset.get("similarity", rung.preset.get("metric", ""))
+    return str(similarity).lower() in ONE_CONTRAST
