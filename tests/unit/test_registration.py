@@ -11,6 +11,7 @@ from popatlas.errors import InputError
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import load_image, read_json, save_image, sha256
 from popatlas.interfaces import load_interface
+from popatlas.registration.engines import registry
 from popatlas.registration.pair import Pair
 from popatlas.transforms.affine import read_affine
 
