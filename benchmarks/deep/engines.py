@@ -39,7 +39,7 @@ def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
     import torch
 
     from popatlas.images.grid import Grid
-    from popatlas.registration.inputs import Scan
+    from popatlas.images.scan import Scan
     from popatlas.registration.instance import register
     from popatlas.registration.instance_files import settings_from_config
     from popatlas.registration.network import back, predict, set_passes

@@ -19,9 +19,9 @@ from torch import Tensor
 from popatlas.fusion.candidates import Candidates
 from popatlas.images.grid import Grid
 from popatlas.images.io import atomic_path
+from popatlas.images.scan import Scan
 from popatlas.measures.scan import resample_labels
 from popatlas.registration import affine_engine, instance
-from popatlas.registration.inputs import Scan
 from popatlas.transforms.fields import displaced, sample
 from popatlas.transforms.linear import move, voxel_matrix
 

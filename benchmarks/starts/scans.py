@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.starts.brains import Brain
 from popatlas.images.grid import Grid
-from popatlas.registration.inputs import Scan
+from popatlas.images.scan import Scan
 
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from popatlas.images.grid import Grid
-from popatlas.registration.inputs import Scan
+from popatlas.images.scan import Scan
 from popatlas.transforms.fields import coordinates, sample
 from popatlas.transforms.linear import move, voxel_matrix
 

@@ -7,9 +7,9 @@ from scipy.spatial.transform import Rotation
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
+from popatlas.images.scan import Scan
 from popatlas.registration import affine_engine
 from popatlas.registration.affine_engine import AffineSettings, register
-from popatlas.registration.inputs import Scan
 from popatlas.similarity.lncc import LNCC
 from popatlas.similarity.mi import NMI, MattesMI
 from popatlas.similarity.ncc import NCC

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
-from popatlas.registration.inputs import Scan
+from popatlas.images.scan import Scan
 from popatlas.transforms.fields import coordinates, sample
 from popatlas.zoo.contract import _cut, conform_pair, field_to_grid, reoriented, to_contract
 from popatlas.zoo.metadata import InputContract, Intensity

@@ -11,8 +11,8 @@ from scipy.stats import kstest
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
+from popatlas.images.scan import Scan
 from popatlas.registration.csngf import SCHEDULES, GlobalSchedule, Level, search, without_background
-from popatlas.registration.inputs import Scan
 from popatlas.registration.rotations import angle_between, cube_rotations, perturbed, uniform_rotations
 from popatlas.registration.shiftmap import erode, padded, similarity_map, spectra
 from popatlas.similarity.ngf import normalised_gradient

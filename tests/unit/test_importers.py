@@ -351,7 +351,7 @@ def test_the_command_line_knows_the_importers():
 @torch.no_grad()
 def test_published_checkpoints_bring_a_shifted_brain_back(folder):
     """Each network moves a brain-like image back in the direction that it came from, most of the way, and hardly folds."""
-    from popatlas.registration.inputs import Scan
+    from popatlas.images.scan import Scan
     from popatlas.zoo.contract import conform_pair
 
     files = {

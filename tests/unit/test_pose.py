@@ -7,8 +7,8 @@ from benchmarks.starts.scans import scan_of
 from scipy.spatial.transform import Rotation
 
 from popatlas.images.grid import Grid
+from popatlas.images.scan import Scan
 from popatlas.registration.affine_engine import register
-from popatlas.registration.inputs import Scan
 from popatlas.registration.pose import CLEAR, PoseJudge, Structure, common_spacing, coverage, relation, turn_of
 
 from .damaged import brain, random_turn

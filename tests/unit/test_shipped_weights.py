@@ -16,7 +16,7 @@ from torch import Tensor
 
 from popatlas.images.grid import Grid
 from popatlas.images.phantom import head_model
-from popatlas.registration.inputs import Scan
+from popatlas.images.scan import Scan
 from popatlas.registration.network import predict
 from popatlas.training.motion import flow, random_velocity
 from popatlas.training.recipe import load_recipe

@@ -7,10 +7,10 @@ from scipy.ndimage import gaussian_filter, uniform_filter
 from torch.utils.flop_counter import FlopCounterMode
 
 from popatlas.errors import InputError
+from popatlas.images.filters import box_mean, box_sum, gaussian_smooth
 from popatlas.similarity.base import masked_mean
 from popatlas.similarity.lncc import LNCC
 from popatlas.similarity.registry import SIMILARITIES, make
-from popatlas.similarity.windows import box_mean, box_sum, gaussian_smooth
 from tests.unit.similarity_images import noise, scene
 
 SHAPES = {2: (16, 13), 3: (16, 9, 11)}

@@ -15,6 +15,7 @@ from popatlas.cohort.register_study import REGISTRATION, registration_memory
 from popatlas.config import default_config, load_config, make_absolute, merge, resolve_rung
 from popatlas.errors import ConfigError, InputError, PackageError
 from popatlas.images.grid import Grid
+from popatlas.images.scan import Scan
 from popatlas.networks import unigradicon as network
 from popatlas.networks.files import write_network
 from popatlas.networks.registration import (
@@ -24,7 +25,6 @@ from popatlas.networks.registration import (
 )
 from popatlas.networks.unigradicon import INSTALL, SMALLEST, displacement_of
 from popatlas.registration.engines.registry import planned_rung, register
-from popatlas.registration.inputs import Scan
 from popatlas.registration.unigradicon import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
 from popatlas.transforms.affine import read_affine

@@ -18,7 +18,7 @@ from popatlas.errors import InputError
 from popatlas.preprocess.head import CoarseHead, Values
 
 if TYPE_CHECKING:
-    from popatlas.registration.inputs import Scan
+    from popatlas.images.scan import Scan
 
 Matrix = npt.NDArray[np.float64]
 
@@ -108,7 +108,7 @@ def _scan(data: Values, affine: Matrix, mask: npt.NDArray[np.bool_]) -> Scan:
     import torch
 
     from popatlas.images.grid import Grid
-    from popatlas.registration.inputs import Scan
+    from popatlas.images.scan import Scan
 
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
     image, inside = (torch.as_tensor(np.ascontiguousarray(part, dtype=np.float32))[None, None] for part in (data, mask))

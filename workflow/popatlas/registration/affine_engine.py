@@ -18,8 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from popatlas.registration.inputs import Scan, check_scans
-from popatlas.registration.pyramid import coarsen, filled
+from popatlas.images.pyramid import coarsen, filled
+from popatlas.images.scan import Scan, check_scans
 from popatlas.registration.starts import centre_of_mass
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.mi import NMI, MattesMI

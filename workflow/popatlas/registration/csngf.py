@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.registration.inputs import Scan, check_scans
-from popatlas.registration.pyramid import coarsen
+from popatlas.images.pyramid import coarsen
+from popatlas.images.scan import Scan, check_scans
 from popatlas.registration.rotations import Array, angle_between, cube_rotations, perturbed, uniform_rotations
 from popatlas.registration.shiftmap import erode, padded, similarity_map, spectra
 from popatlas.similarity.ngf import normalised_gradient

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.registration.inputs import check_pair
-from popatlas.registration.pyramid import ANTIALIAS, shrink
+from popatlas.images.pyramid import ANTIALIAS, shrink
+from popatlas.images.scan import check_pair
 from popatlas.regularity.bending import bending
 from popatlas.regularity.diffusion import diffusion, magnitude
 from popatlas.regularity.tv import total_variation

@@ -24,7 +24,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
-from popatlas.registration.inputs import check_pair
+from popatlas.images.scan import check_pair
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair

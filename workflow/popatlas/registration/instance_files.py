@@ -13,8 +13,8 @@ from torch import Tensor
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
+from popatlas.images.scan import check_scans
 from popatlas.registration.gate import WHOLE
-from popatlas.registration.inputs import check_scans
 from popatlas.registration.instance import Settings, register, rescaled
 from popatlas.registration.pose import coverage
 from popatlas.registration.types import Deformation

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.registration.inputs import check_pair
+from popatlas.images.scan import check_pair
 
 Labels = tuple[Tensor, Tensor]
 Points = tuple[Tensor, Tensor]

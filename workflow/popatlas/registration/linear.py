@@ -17,7 +17,7 @@ import numpy as np
 from popatlas.transforms.affine import Matrix, read_affine
 
 if TYPE_CHECKING:
-    from popatlas.registration.inputs import Scan
+    from popatlas.images.scan import Scan
     from popatlas.registration.pair import Pair
     from popatlas.registration.pose import Pose
     from popatlas.registration.types import Rung

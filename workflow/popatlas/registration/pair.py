@@ -23,7 +23,7 @@ from popatlas.transforms.affine import Matrix, read_affine
 from popatlas.transforms.displacement import write_jacobian
 
 if TYPE_CHECKING:
-    from popatlas.registration.inputs import Scan
+    from popatlas.images.scan import Scan
     from popatlas.registration.pose import PoseJudge, Structure
     from popatlas.transforms.chain import Chain, Field
 
@@ -71,7 +71,7 @@ class Pair:
         """Return fixed and moving as tensors with their grids and masks, for the engines that are not ANTs."""
         import torch
 
-        from popatlas.registration.inputs import Scan
+        from popatlas.images.scan import Scan
 
         def tensor(image: Any) -> Any:
             return torch.from_numpy(np.ascontiguousarray(image.numpy(), dtype=np.float32))[None, None]

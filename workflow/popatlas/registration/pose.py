@@ -16,10 +16,10 @@ from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from popatlas.images.pyramid import coarsen
+from popatlas.images.scan import Scan
 from popatlas.registration.csngf import mask_extent
-from popatlas.registration.inputs import Scan
 from popatlas.registration.instance import rescaled
-from popatlas.registration.pyramid import coarsen
 from popatlas.registration.rotations import Array, cube_rotations
 from popatlas.registration.shiftmap import erode
 from popatlas.transforms.affine import Matrix

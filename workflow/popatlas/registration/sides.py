@@ -20,17 +20,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from popatlas.images.filters import gaussian_smooth
 from popatlas.images.grid import Grid
+from popatlas.images.pyramid import coarsen
+from popatlas.images.scan import Scan
 from popatlas.registration.affine_engine import AffineSettings
 from popatlas.registration.affine_engine import register as register_affine
 from popatlas.registration.fieldops import ops_for
-from popatlas.registration.inputs import Scan
 from popatlas.registration.instance import Settings, register
 from popatlas.registration.pose import PoseJudge, Structure, coverage
-from popatlas.registration.pyramid import coarsen
 from popatlas.registration.starts import mass_moments, rigid
 from popatlas.similarity.mi import MattesMI
-from popatlas.similarity.windows import gaussian_smooth
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.linear import voxel_matrix
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from popatlas.registration.inputs import Scan, check_scans
-from popatlas.registration.pyramid import coarsen
+from popatlas.images.pyramid import coarsen
+from popatlas.images.scan import Scan, check_scans
 from popatlas.registration.rotations import Array, cube_rotations
 from popatlas.similarity.mi import MattesMI
 from popatlas.transforms.affine import Matrix

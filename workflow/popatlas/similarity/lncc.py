@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from popatlas.images.filters import box_sum
 from popatlas.similarity.base import Similarity, check_pair, masked_mean, spread_out
-from popatlas.similarity.windows import box_sum
 
 FLOOR = 1e-5
 TINY = 1e-30

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from popatlas.images.filters import box_mean, gaussian_smooth
 from popatlas.similarity.base import Similarity, masked_mean, spread_out
-from popatlas.similarity.windows import box_mean, gaussian_smooth
 
 LOWEST, HIGHEST = 1e-3, 1e3  # limits of the local variance, in means of it over the image
 TINY = 1e-30

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from popatlas.images.filters import gaussian_smooth
 from popatlas.similarity.base import Similarity, quotient
-from popatlas.similarity.windows import gaussian_smooth
 
 
 @dataclass(frozen=True)

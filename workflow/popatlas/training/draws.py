@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from popatlas.similarity.windows import gaussian_smooth
+from popatlas.images.filters import gaussian_smooth
 from popatlas.transforms.ffd import control_shape, dense_from_control
 
 Range = tuple[float, float]

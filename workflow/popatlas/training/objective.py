@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from popatlas.errors import InputError
+from popatlas.images.filters import gaussian_smooth
 from popatlas.networks.registration import Prediction
 from popatlas.regularity.affine import determinant_penalty, orthogonality_penalty
 from popatlas.regularity.bending import bending
 from popatlas.regularity.diffusion import diffusion, magnitude
 from popatlas.similarity.overlap import MultiscaleDice
 from popatlas.similarity.registry import make
-from popatlas.similarity.windows import gaussian_smooth
 from popatlas.training.boxes import box_maps
 from popatlas.training.pairs import one_hot, renumbered, sample_labels
 from popatlas.training.recipe import Recipe

@@ -15,9 +15,9 @@ from torch.nn import functional
 from popatlas.errors import InputError
 from popatlas.images.grid import Array, Grid
 from popatlas.images.io import PathLike
+from popatlas.images.pyramid import shrink
+from popatlas.images.scan import Scan
 from popatlas.preprocess.conform import antialias_sigmas
-from popatlas.registration.inputs import Scan
-from popatlas.registration.pyramid import shrink
 from popatlas.transforms.fields import Mode, sample
 from popatlas.zoo.metadata import InputContract, Intensity
 

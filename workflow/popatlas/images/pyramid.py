@@ -14,8 +14,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from popatlas.registration.inputs import Scan
-from popatlas.similarity.windows import gaussian_matrix, gaussian_smooth
+from popatlas.images.filters import gaussian_matrix, gaussian_smooth
+from popatlas.images.scan import Scan
 
 # A Gaussian of this many output voxels before subsampling leaves a few percent of the energy above the new Nyquist frequency
 ANTIALIAS = 0.5

@@ -4,8 +4,8 @@ import torch
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
-from popatlas.registration.inputs import Scan, check_pair, check_scans
-from popatlas.registration.pyramid import coarsen, shrink
+from popatlas.images.pyramid import coarsen, shrink
+from popatlas.images.scan import Scan, check_pair, check_scans
 from tests.unit.pairs import ball, texture
 
 GOOD = texture((8, 9, 7))

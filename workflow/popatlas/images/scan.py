@@ -1,4 +1,4 @@
-"""Images that go into a registration: one type for them, and the checks that every engine makes before it starts."""
+"""Images as tensors: one type for an image with its grid and mask, and the checks of a pair of them."""
 
 from __future__ import annotations
 
