@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from popatlas.similarity.precision import full_precision
+from popatlas.images.precision import full_precision
 
 
 @lru_cache(maxsize=256)

@@ -9,12 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.antialias import ANTIALIAS_FWHM, FWHM
 from popatlas.images.bounds import SizeError, size_fault
-
-# A Gaussian of this many new voxels (minus the old resolution) keeps what the new grid can carry
-ANTIALIAS_FWHM = 1.0
-FWHM = float(np.sqrt(8 * np.log(2)))  # full width at half maximum of a Gaussian of deviation 1
-SIGMA_STEP = 0.05  # voxels; few different widths keep the cache of smoothing matrices useful
 
 
 def load_single_volume(path: Path | str, subject: str = "") -> nib.Nifti1Image:
@@ -128,24 +124,7 @@ def resample_isotropic(image: nib.Nifti1Image, resolution_mm: float) -> nib.Nift
     data = np.asarray(image.dataobj, dtype=np.float32)
     spacing = np.linalg.norm(image.affine[:3, :3], axis=0)
     growth = np.sqrt(np.maximum((ANTIALIAS_FWHM * resolution_mm) ** 2 - spacing**2, 0)) / spacing
-    smoothed = gaussian_filter(data, growth / np.sqrt(8 * np.log(2))) if growth.any() else data
+    smoothed = gaussian_filter(data, growth / FWHM) if growth.any() else data
     resampled = resample_from_to(nib.Nifti1Image(smoothed, image.affine), (shape, affine), order=3, mode="nearest")
     values = np.clip(np.asarray(resampled.dataobj, dtype=np.float32), data.min(), data.max())
     return nib.Nifti1Image(values, affine)
-
-
-def antialias_sigmas(steps: npt.NDArray[np.float64]) -> list[float]:
-    """Return the Gaussians that widen voxels to those of a coarser grid.
-
-    Parameters
-    ----------
-    steps : (D,) ndarray
-        Distance of neighbours of the new grid along each axis of the old one, old voxels.
-
-    Returns
-    -------
-    list of float
-        Standard deviations, old voxels; 0 where the new voxels are no larger.
-    """
-    sigmas = np.sqrt(np.maximum((ANTIALIAS_FWHM * steps) ** 2 - 1, 0)) / FWHM
-    return [float(value) for value in np.round(sigmas / SIGMA_STEP) * SIGMA_STEP]

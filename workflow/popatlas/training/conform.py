@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
+from popatlas.images.antialias import antialias_sigmas
 from popatlas.images.filters import gaussian_smooth
 from popatlas.images.grid import SAME_DIRECTION, Grid
 from popatlas.images.io import load_image
 from popatlas.images.labels import read_labels, read_mask
 from popatlas.images.place import check_place
-from popatlas.preprocess.conform import antialias_sigmas
 from popatlas.training.grid import RAS, TrainingGrid
 from popatlas.training.table import TrainingScan
 from popatlas.transforms.affine import read_affine

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from popatlas.errors import InputError
+from popatlas.images.antialias import antialias_sigmas
 from popatlas.images.grid import Array, Grid
 from popatlas.images.io import PathLike
 from popatlas.images.pyramid import shrink
 from popatlas.images.scan import Scan
-from popatlas.preprocess.conform import antialias_sigmas
 from popatlas.transforms.fields import Mode, sample
 from popatlas.zoo.metadata import InputContract, Intensity
 
