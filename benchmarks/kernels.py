@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from benchmarks.common import at_most, parser, report
-from popatlas.registration.fieldops import CompiledOps, TensorOps, coarse_shape
 from popatlas.similarity.lncc import LNCC
+from popatlas.transforms.fieldops import CompiledOps, TensorOps, coarse_shape
 
 SHAPE, QUICK = (160, 192, 160), (64, 64, 64)
 

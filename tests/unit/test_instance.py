@@ -14,10 +14,10 @@ from popatlas.config import default_config
 from popatlas.errors import InputError
 from popatlas.registration import instance
 from popatlas.registration.compositive import Stop
-from popatlas.registration.fieldops import CompiledOps, TensorOps
 from popatlas.registration.instance import PRESETS, InstanceResult, Settings, level_matrix, preset, register
 from popatlas.registration.instance_files import settings_from_config
 from popatlas.registration.instance_inputs import prepare
+from popatlas.transforms.fieldops import CompiledOps, TensorOps
 from popatlas.transforms.fields import compose, coordinates, invert, jacobian_determinant, sample, warp
 
 SHAPES = {2: (64, 56), 3: (36, 40, 32)}

@@ -16,9 +16,9 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.registration import instance
 from popatlas.registration.allocation import kept_memory
-from popatlas.registration.fieldops import CompiledOps, TensorOps
 from popatlas.registration.instance import InstanceResult, register
 from popatlas.registration.instance_inputs import prepare
+from popatlas.transforms.fieldops import CompiledOps, TensorOps
 from popatlas.transforms.fields import compose, coordinates, jacobian_determinant, warp
 
 from .test_instance import SHAPES, SMALL, error, inner, pair, texture

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from popatlas.registration import kernels
-from popatlas.registration.fieldops import CompiledOps, TensorOps, coarse_shape, gaussian_weights
-from popatlas.registration.kernels_lncc import lncc_force
+from popatlas.similarity.kernels_lncc import lncc_force
+from popatlas.transforms import kernels
+from popatlas.transforms.fieldops import CompiledOps, TensorOps, coarse_shape, gaussian_weights
 
 Array = npt.NDArray[np.float32]
 SHAPE = (9, 12, 11)

@@ -7,8 +7,8 @@ from popatlas.networks import forces
 from popatlas.networks.fast import SHARE
 from popatlas.networks.forces import descriptor_force, image_force, tempered
 from popatlas.networks.registration import build_registration_network, load_registration_network, save_registration_network
-from popatlas.registration.fieldops import TensorOps
 from popatlas.similarity.lncc import LNCC
+from popatlas.transforms.fieldops import TensorOps
 from popatlas.transforms.fields import warp
 
 SHAPES = {2: (32, 40), 3: (24, 32, 28)}

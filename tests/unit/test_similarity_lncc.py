@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from popatlas.registration.fieldops import CompiledOps, TensorOps
 from popatlas.similarity.lncc import LNCC, lncc_value_and_force
 from popatlas.similarity.ncc import NCC
+from popatlas.transforms.fieldops import CompiledOps, TensorOps
 from tests.unit.similarity_images import noise
 
 SHAPES = [(9, 7), (6, 7, 5)]

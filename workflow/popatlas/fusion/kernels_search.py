@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.registration.kernels import Integers, Volume, compiled
+from popatlas.transforms.kernels import Integers, Volume, compiled
 
 Choices = npt.NDArray[np.uint16]
 # more than any mean of squares

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from popatlas.images.precision import full_precision
-from popatlas.registration.fieldops import CompiledOps, TensorOps, gradient, ops_for
 from popatlas.similarity.lncc import LNCC, lncc_value_and_force
+from popatlas.transforms.fieldops import CompiledOps, TensorOps, gradient, ops_for
 
 WINDOW, FLOOR = 2, 1e-3  # radius in voxels and floor of the variances of the local correlation, images in [0, 1]
 SIGMA = 0.7  # voxels that a force is smoothed by

@@ -88,7 +88,7 @@ def composed(first: Tensor, second: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled():
         return compose(first, second)
-    from popatlas.registration.fieldops import CompiledOps, ops_for
+    from popatlas.transforms.fieldops import CompiledOps, ops_for
 
     both = first.contiguous(), second.contiguous()
     ops = ops_for(both, torch.get_num_threads())

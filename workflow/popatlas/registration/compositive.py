@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from popatlas.registration.fieldops import Loss, TensorOps, coarse_shape, double
 from popatlas.similarity.overlap import MultiscaleDice
+from popatlas.transforms.fieldops import Loss, TensorOps, coarse_shape, double
 
 PATIENCE = 3  # iterations without a better loss before the step is halved
 

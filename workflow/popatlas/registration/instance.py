@@ -25,8 +25,8 @@ from torch import Tensor
 
 from popatlas.registration.allocation import kept_memory
 from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
-from popatlas.registration.fieldops import TensorOps, block_mean, coarse_shape, double, ops_for
 from popatlas.registration.instance_inputs import Inputs, prepare, zero_border
+from popatlas.transforms.fieldops import TensorOps, block_mean, coarse_shape, double, ops_for
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FOLDED = 0.02  # a smaller Jacobian determinant is smoothed away

@@ -146,7 +146,7 @@ def _landmarks(landmarks: Points | None, ndim: int, check: _Check, plain: Any) -
 
 def _check_overlap(found: Inputs, subject: str | None) -> None:
     """Refuse masks that have no voxel in common when the optimisation starts."""
-    from popatlas.registration.fieldops import TensorOps
+    from popatlas.transforms.fieldops import TensorOps
 
     fixed, moving = found.masks
     if moving is None:

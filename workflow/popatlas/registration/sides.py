@@ -26,12 +26,12 @@ from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan
 from popatlas.registration.affine_engine import AffineSettings
 from popatlas.registration.affine_engine import register as register_affine
-from popatlas.registration.fieldops import ops_for
 from popatlas.registration.instance import Settings, register
 from popatlas.registration.pose import PoseJudge, Structure, coverage
 from popatlas.registration.starts import mass_moments, rigid
 from popatlas.similarity.mi import MattesMI
 from popatlas.transforms.affine import Matrix
+from popatlas.transforms.fieldops import ops_for
 from popatlas.transforms.linear import voxel_matrix
 
 Array = npt.NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""The compiled force of the squared local correlation; conventions as in `popatlas.registration.kernels`.
+"""The compiled force of the squared local correlation; conventions as in `popatlas.transforms.kernels`.
 
 Window sums are kept in a few planes that stay in the cache while the volume is read once; their cost hardly grows with the
 radius: along a row by doubling, from row to row and from plane to plane by adding what comes and taking off what goes.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from popatlas.registration.kernels import Volume, compiled
+from popatlas.transforms.kernels import Volume, compiled
 
 CHANNELS = 6  # window sums: weight, I, J, I*I, J*J, I*J
 

@@ -1,4 +1,4 @@
-"""Operations of the instance engine on images and displacement fields: tensors anywhere, compiled kernels on the CPU.
+"""Operations on images and displacement fields: tensors anywhere, compiled kernels on the CPU.
 
 Images are (B, C, *shape), fields (B, D, *coarse shape) in voxels of their own grid. A field grid is `shrink` times coarser
 than the image grid and cell-centred: coarse voxel ``c`` covers the fine voxels ``shrink * c .. shrink * c + shrink - 1``.
@@ -186,7 +186,8 @@ class CompiledOps(TensorOps):
     """
 
     def __init__(self, threads: int = 1) -> None:
-        from popatlas.registration import kernels, kernels_lncc
+        from popatlas.similarity import kernels_lncc
+        from popatlas.transforms import kernels
 
         self.kernels = kernels
         self.lncc_force = kernels_lncc.lncc_force
@@ -256,8 +257,8 @@ class CompiledOps(TensorOps):
         return out
 
     def invert(self, field: Tensor, tolerance: float = TOLERANCE) -> Tensor:
-        """Return the inverse of a displacement; see `popatlas.registration.kernels_inverse`."""
-        from popatlas.registration import kernels_inverse
+        """Return the inverse of a displacement; see `popatlas.transforms.kernels_inverse`."""
+        from popatlas.transforms import kernels_inverse
 
         out, rests = torch.empty_like(field), []
         for b in range(field.shape[0]):

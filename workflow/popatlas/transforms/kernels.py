@@ -5,7 +5,7 @@ images, cell-centred: coarse voxel ``c`` covers the fine voxels ``shrink * c .. 
 interpreter lock and work on a range of planes ``lo .. hi``, so that threads can share a volume.
 
 Why they exist: a warp, a composition or a Gaussian written as tensor operations reads and writes each volume many times.
-The force of the local correlation is in `popatlas.registration.kernels_lncc`.
+The force of the local correlation is in `popatlas.similarity.kernels_lncc`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from popatlas.registration.kernels import EDGE, Volume, compiled
+from popatlas.transforms.kernels import EDGE, Volume, compiled
 
 NEWTON, MOST = 12, 60  # steps; after the first ones shorter steps along the residual, which cannot jump back and forth
 FLAT = 0.05  # a smaller determinant says nothing about where to go
