@@ -5,10 +5,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from popatlas.regularity.bending import bending
-from popatlas.regularity.diffusion import diffusion, magnitude
-from popatlas.regularity.folding import folding_penalty
-from popatlas.regularity.tv import total_variation
+from popatlas.regularisers.bending import bending
+from popatlas.regularisers.diffusion import diffusion, magnitude
+from popatlas.regularisers.folding import folding_penalty
+from popatlas.regularisers.tv import total_variation
 from popatlas.similarity.registry import SIMILARITIES, make
 
 SOME = settings(max_examples=40, deadline=None)

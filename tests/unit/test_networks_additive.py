@@ -14,7 +14,7 @@ from popatlas.networks.registration import (
     load_registration_network,
     save_registration_network,
 )
-from popatlas.regularity.bending import bending
+from popatlas.regularisers.bending import bending
 from popatlas.similarity.registry import make
 from popatlas.transforms.fields import coordinates, warp
 

@@ -13,8 +13,8 @@ from popatlas.networks.registration import (
     load_registration_network,
     save_registration_network,
 )
-from popatlas.regularity.affine import EPSILON, determinant_penalty, orthogonality_penalty
-from popatlas.regularity.diffusion import diffusion
+from popatlas.regularisers.affine import EPSILON, determinant_penalty, orthogonality_penalty
+from popatlas.regularisers.diffusion import diffusion
 from popatlas.transforms.fields import compose, coordinates, warp
 
 SHAPES = {2: (16, 24), 3: (8, 16, 12)}

@@ -8,7 +8,7 @@ import torch
 from popatlas.networks.heads import refined
 from popatlas.networks.pyramid import correlate
 from popatlas.networks.registration import build_registration_network
-from popatlas.regularity.diffusion import diffusion
+from popatlas.regularisers.diffusion import diffusion
 from popatlas.transforms.fields import compose, coordinates, warp
 from popatlas.transforms.velocity import integrate_stationary
 

@@ -9,7 +9,7 @@ from popatlas.networks.registration import (
     load_registration_network,
     save_registration_network,
 )
-from popatlas.regularity.diffusion import diffusion
+from popatlas.regularisers.diffusion import diffusion
 from popatlas.similarity.registry import make
 from popatlas.training.boxes import box_maps
 from popatlas.transforms.fields import compose, coordinates, warp

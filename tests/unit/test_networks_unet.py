@@ -16,7 +16,7 @@ from popatlas.networks.registration import (
     save_registration_network,
 )
 from popatlas.networks.unet import Unit, resized
-from popatlas.regularity.diffusion import diffusion
+from popatlas.regularisers.diffusion import diffusion
 from popatlas.similarity.registry import make
 from popatlas.transforms.fields import coordinates, warp
 from popatlas.transforms.velocity import integrate_stationary

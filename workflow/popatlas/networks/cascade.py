@@ -27,7 +27,7 @@ class RecursiveCascade(RegistrationNetwork):
 
     Every cascade takes the fixed image and the moving image warped, always in one interpolation, by all that was found
     before it. The losses of the paper compare the images after the last one only, penalise the roughness of each cascade's
-    own field (`Prediction.smooth`), and the affine matrix (`popatlas.regularity.affine`).
+    own field (`Prediction.smooth`), and the affine matrix (`popatlas.regularisers.affine`).
 
     Parameters
     ----------

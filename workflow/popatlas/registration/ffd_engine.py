@@ -18,9 +18,9 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.pyramid import ANTIALIAS, shrink
 from popatlas.images.scan import check_pair
-from popatlas.regularity.bending import bending
-from popatlas.regularity.diffusion import diffusion, magnitude
-from popatlas.regularity.tv import total_variation
+from popatlas.regularisers.bending import bending
+from popatlas.regularisers.diffusion import diffusion, magnitude
+from popatlas.regularisers.tv import total_variation
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
 from popatlas.transforms.ffd import Kind, control_shape, dense_from_control

@@ -13,9 +13,9 @@ from torch.nn import functional
 from popatlas.errors import InputError
 from popatlas.images.filters import gaussian_smooth
 from popatlas.networks.registration import Prediction
-from popatlas.regularity.affine import determinant_penalty, orthogonality_penalty
-from popatlas.regularity.bending import bending
-from popatlas.regularity.diffusion import diffusion, magnitude
+from popatlas.regularisers.affine import determinant_penalty, orthogonality_penalty
+from popatlas.regularisers.bending import bending
+from popatlas.regularisers.diffusion import diffusion, magnitude
 from popatlas.similarity.overlap import MultiscaleDice
 from popatlas.similarity.registry import make
 from popatlas.training.boxes import box_maps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from popatlas.regularity.differences import check_field
+from popatlas.regularisers.differences import check_field
 from popatlas.transforms.fields import jacobian_determinant
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from popatlas.regularity.differences import check_field, physical, step
+from popatlas.regularisers.differences import check_field, physical, step
 
 
 def total_variation(displacement: Tensor, spacing: Sequence[float] | None = None, epsilon: float = 1e-3) -> Tensor:

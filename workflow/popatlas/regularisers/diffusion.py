@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from popatlas.regularity.differences import check_field, mean_square, physical, step
+from popatlas.regularisers.differences import check_field, mean_square, physical, step
 
 
 def diffusion(displacement: Tensor, spacing: Sequence[float] | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor
 
-from popatlas.regularity.differences import check_field, mean_square, physical, step
+from popatlas.regularisers.differences import check_field, mean_square, physical, step
 
 
 def bending(displacement: Tensor, spacing: Sequence[float] | None = None) -> Tensor:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from popatlas.regularity.bending import bending
-from popatlas.regularity.diffusion import diffusion, magnitude
-from popatlas.regularity.folding import folding_penalty
-from popatlas.regularity.sobolev import SobolevOperator
-from popatlas.regularity.tv import total_variation
+from popatlas.regularisers.bending import bending
+from popatlas.regularisers.diffusion import diffusion, magnitude
+from popatlas.regularisers.folding import folding_penalty
+from popatlas.regularisers.sobolev import SobolevOperator
+from popatlas.regularisers.tv import total_variation
 
 SHAPES = {2: (9, 7), 3: (7, 6, 8)}
 PENALTIES = [diffusion, magnitude, bending, total_variation, folding_penalty]
