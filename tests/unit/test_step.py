@@ -1,8 +1,9 @@
 import json
+import pickle
 from pathlib import Path
 
 import pytest
-from nipype.interfaces.base import File, TraitedSpec, traits
+from nipype.interfaces.base import Directory, File, isdefined, traits
 
 from popatlas.cli.main import main as popatlas_main
 from popatlas.cli.step import main, parse_traits
@@ -18,17 +19,15 @@ class CopyInputSpec(PopatlasInputSpec):
     options = traits.Dict(desc="options")
     loud = traits.Bool(False, usedefault=True, desc="upper case")
     out_file = File(mandatory=True, desc="copy")
-
-
-class CopyOutputSpec(TraitedSpec):
-    out_file = File(exists=True)
+    out_notes = File(desc="what was noted")
+    out_parts = traits.List(File(), desc="not one file")
+    out_folder = Directory(desc="not a file")
 
 
 class Copy(PopatlasInterface):
     """Copy a text file, or fail on the word `bad`."""
 
     input_spec = CopyInputSpec
-    output_spec = CopyOutputSpec
 
     def _execute(self):
         text = Path(self.inputs.in_file).read_text()
@@ -62,6 +61,18 @@ def test_a_step_records_what_it_did(source, tmp_path):
     assert content["inputs"]["in_file"]["sha256"]
     assert content["inputs"]["loud"] is True
     assert content["versions"]["numpy"]
+
+
+def test_the_outputs_of_a_step_are_the_files_among_its_inputs(source, tmp_path):
+    spec = Copy.output_spec
+    assert set(spec().copyable_trait_names()) == {"out_file", "out_notes"}
+    assert [spec.class_traits()[name].trait_type.exists for name in ("out_file", "out_notes")] == [True, False]
+    assert spec.class_traits()["out_file"].desc == "copy"
+    outputs = Copy(in_file=str(source), out_file=str(tmp_path / "out.txt"), out_folder=str(tmp_path)).run().outputs
+    assert outputs.out_file == str(tmp_path / "out.txt")
+    assert not isdefined(outputs.out_notes)
+    assert pickle.loads(pickle.dumps(outputs)).out_file == outputs.out_file  # as Nipype does with results
+    assert Size.output_spec is not spec  # each has its own, which is found by its name
 
 
 def test_a_receipt_tells_of_inputs_of_any_size(source, tmp_path):

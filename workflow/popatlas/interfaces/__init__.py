@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 from popatlas.surroundings import silence
+
+if TYPE_CHECKING:
+    from popatlas.interfaces.base import PopatlasInterface
 
 silence(os.environ)  # before Nipype is imported, whoever imports a step
 
@@ -45,6 +48,7 @@ TOOLS: dict[str, str] = {"DeformImages": "popatlas.interfaces.deform"}
 STEPS = INTERFACES | TOOLS
 
 
-def load_interface(name: str) -> Any:
+def load_interface(name: str) -> type[PopatlasInterface]:
     """Import and return the interface class `name`; only its own module is imported."""
-    return getattr(import_module(STEPS[name]), name)
+    interface: type[PopatlasInterface] = getattr(import_module(STEPS[name]), name)
+    return interface

@@ -1,7 +1,8 @@
 """The contract of a step: a Nipype interface with checked inputs, a JSON record, a receipt and readable failures.
 
 A rule calls ``popatlas step NAME --trait value ...``; the same class works inside a Nipype workflow.
-Output files are inputs named ``out_*`` and come back as outputs of the same names. Jobs run in OUT_DIR.
+Output files are inputs named ``out_*`` and come back as outputs of the same names, so a step lists them once, among its
+inputs. Jobs run in OUT_DIR.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, ClassVar
 from nipype.interfaces.base import (
     BaseInterface,
     BaseInterfaceInputSpec,
+    Bunch,
     File,
     Str,
     TraitedSpec,
@@ -47,13 +49,18 @@ class PopatlasInputSpec(BaseInterfaceInputSpec):
 
 
 class PopatlasInterface(BaseInterface):
-    """Base of all steps: subclasses set `input_spec`, `output_spec` and implement `_execute`."""
+    """Base of all steps: subclasses set `input_spec` and implement `_execute`; `output_spec` follows from the inputs."""
 
-    input_spec: ClassVar[Any] = PopatlasInputSpec
-    output_spec: ClassVar[Any] = TraitedSpec
+    input_spec: ClassVar[type[PopatlasInputSpec]] = PopatlasInputSpec
+    output_spec: ClassVar[type[TraitedSpec]] = TraitedSpec
     resource_monitor = False
     # inputs that tell about the others and are not what the outputs are made from
     not_content: ClassVar[tuple[str, ...]] = ("in_receipt",)
+
+    def __init_subclass__(cls) -> None:
+        """Give a step the outputs that its inputs name."""
+        super().__init_subclass__()
+        cls.output_spec = outputs_of(cls)
 
     def __init__(self, **inputs: Any) -> None:
         super().__init__(**inputs)
@@ -65,7 +72,7 @@ class PopatlasInterface(BaseInterface):
     def _execute(self) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not implement _execute")
 
-    def _run_interface(self, runtime: Any) -> Any:
+    def _run_interface(self, runtime: Bunch) -> Bunch:
         limit_threads(self.inputs.threads)
         started, cpu = time.time(), _cpu_seconds()
         receipt = Path(self.inputs.receipt) if isdefined(self.inputs.receipt) else None
@@ -106,7 +113,7 @@ class PopatlasInterface(BaseInterface):
         )
         return runtime
 
-    def _list_outputs(self) -> dict[str, Any]:
+    def _list_outputs(self) -> dict[str, object]:
         outputs = self.output_spec().get()
         for name in outputs:
             value = getattr(self.inputs, name, None)
@@ -134,7 +141,7 @@ class PopatlasInterface(BaseInterface):
             if path.is_file() and path.stat().st_size == 0:
                 raise InputError("the step wrote an empty file", file=path, **named)
 
-    def _write_receipt(self, path: Path, described: dict[str, Any]) -> None:
+    def _write_receipt(self, path: Path, described: dict[str, object]) -> None:
         content = [value for name, value in described.items() if name.startswith("in_") and name not in self.not_content]
         inputs = {file: digest for value in content for file, digest in _digests(value)}
         inputs |= {place(file): sha256(file) for file in self.also_read}
@@ -143,15 +150,15 @@ class PopatlasInterface(BaseInterface):
         Receipt.of(self.inputs.made_of, inputs, outputs, facts).write(path)
         _tame_times([*inputs, *outputs])
 
-    def _describe_inputs(self) -> dict[str, Any]:
-        described: dict[str, Any] = {}
+    def _describe_inputs(self) -> dict[str, object]:
+        described: dict[str, object] = {}
         for name in sorted(self.inputs.copyable_trait_names()):
             value = getattr(self.inputs, name)
             if isdefined(value) and name not in ("record", "made_of", "receipt"):
                 described[name] = _describe(value) if name.startswith("in_") else value
         return described
 
-    def _record_failure(self, content: dict[str, Any]) -> None:
+    def _record_failure(self, content: dict[str, object]) -> None:
         """Write the record; where a full disk takes no second file, over the one that says `running`."""
         try:
             self._write_record(content)
@@ -159,13 +166,27 @@ class PopatlasInterface(BaseInterface):
             with suppress(OSError):
                 Path(self.inputs.record).write_text(json.dumps(self._head() | content, default=str))
 
-    def _write_record(self, content: dict[str, Any]) -> None:
+    def _write_record(self, content: dict[str, object]) -> None:
         if isdefined(self.inputs.record):
             write_json(self.inputs.record, self._head() | content)
 
-    def _head(self) -> dict[str, Any]:
+    def _head(self) -> dict[str, object]:
         head = {"step": type(self).__name__, "subject": self.inputs.subject, "popatlas": popatlas.__version__}
         return head | {"attempt": read_attempt()}
+
+
+def outputs_of(step: type[PopatlasInterface]) -> type[TraitedSpec]:
+    """Return the outputs of a step: the files among its inputs that are named ``out_*``; what it must be given must exist.
+
+    Nipype pickles results, so the class is told where it is found: as `output_spec` of its step.
+    """
+    named = {name: trait for name, trait in step.input_spec.class_traits().items() if name.startswith("out_")}
+    files = {name: trait for name, trait in named.items() if isinstance(trait.trait_type, File)}
+    outputs = {name: File(exists=bool(trait.mandatory), desc=trait.desc) for name, trait in files.items()}
+    place_of = {"__module__": step.__module__, "__qualname__": f"{step.__qualname__}.output_spec"}
+    about = {"__doc__": f"Outputs of {step.__name__}."} | place_of
+    spec: type[TraitedSpec] = type(TraitedSpec)(f"{step.__name__}OutputSpec", (TraitedSpec,), outputs | about)
+    return spec
 
 
 def place(path: str | os.PathLike[str]) -> str:
@@ -174,7 +195,7 @@ def place(path: str | os.PathLike[str]) -> str:
     return str(Path(path)) if relative.startswith(os.pardir) else relative
 
 
-def _digests(described: Any) -> Iterator[tuple[str, str]]:
+def _digests(described: object) -> Iterator[tuple[str, str]]:
     """Yield file and SHA-256 of what `_describe` returned for a value."""
     if isinstance(described, list):
         for item in described:
@@ -225,11 +246,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _resolved(value: Any) -> Any:
+def _resolved(value: object) -> object:
     return str(Path(value).resolve()) if isinstance(value, str | os.PathLike) else value
 
 
-def _describe(value: Any) -> Any:
+def _describe(value: object) -> object:
     if isinstance(value, list):
         return [_describe(item) for item in value]
     path = Path(value) if isinstance(value, str | os.PathLike) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import Directory, File, Str, isdefined, traits
 
 from popatlas.images.io import write_json, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
@@ -22,20 +22,10 @@ class TabulateTrustInputSpec(PopatlasInputSpec):
     out_figure = File(mandatory=True, desc="report/figures/trust.png, distribution of the trust in each atlas")
 
 
-class TabulateTrustOutputSpec(TraitedSpec):
-    """Outputs of TabulateTrust."""
-
-    out_parquet = File(exists=True)
-    out_tsv = File(exists=True)
-    out_dictionary = File(exists=True)
-    out_figure = File(exists=True)
-
-
 class TabulateTrust(PopatlasInterface):
     """Stack the trust tables of all scans, beside the quality of the registrations, and draw them."""
 
     input_spec = TabulateTrustInputSpec
-    output_spec = TabulateTrustOutputSpec
 
     def _execute(self) -> None:
         from popatlas.fusion.trusttable import tabulate_trust
@@ -67,20 +57,10 @@ class BenchFusionInputSpec(PopatlasInputSpec):
     out_page = File(mandatory=True, desc="report/fusion.html; pictures go to figures/ beside it")
 
 
-class BenchFusionOutputSpec(TraitedSpec):
-    """Outputs of BenchFusion."""
-
-    out_table = File(exists=True)
-    out_tsv = File(exists=True)
-    out_summary = File(exists=True)
-    out_page = File(exists=True)
-
-
 class BenchFusion(PopatlasInterface):
     """Score every fusion method on the held-out atlases, test the differences, and recommend one."""
 
     input_spec = BenchFusionInputSpec
-    output_spec = BenchFusionOutputSpec
 
     def _execute(self) -> None:
         from popatlas.fusion.bench import run_bench, summarise

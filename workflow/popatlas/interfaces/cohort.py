@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nipype.interfaces.base import Directory, File, TraitedSpec
+from nipype.interfaces.base import Directory, File
 
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
@@ -18,17 +18,10 @@ class SettleLedgerInputSpec(PopatlasInputSpec):
     out_ledger = File(mandatory=True, desc="cohort/ledger.tsv of OUT_DIR")
 
 
-class SettleLedgerOutputSpec(TraitedSpec):
-    """Outputs of SettleLedger."""
-
-    out_ledger = File(exists=True)
-
-
 class SettleLedger(PopatlasInterface):
     """Write what became of each scan at each stage."""
 
     input_spec = SettleLedgerInputSpec
-    output_spec = SettleLedgerOutputSpec
 
     def _execute(self) -> None:
         from popatlas.cohort.books import settle_study

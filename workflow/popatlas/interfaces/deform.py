@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, Str, isdefined, traits
 
 from popatlas.config import default_config
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
@@ -32,18 +32,10 @@ class DeformImagesInputSpec(PopatlasInputSpec):
     out_inverse_warp = File(desc="displacement field of the way back, fixed grid")
 
 
-class DeformImagesOutputSpec(TraitedSpec):
-    """Outputs of DeformImages."""
-
-    out_warp = File(exists=True)
-    out_inverse_warp = File()
-
-
 class DeformImages(PopatlasInterface):
     """Run the instance engine on two images, with masks, labels, landmarks or a field to start from."""
 
     input_spec = DeformImagesInputSpec
-    output_spec = DeformImagesOutputSpec
 
     def _execute(self) -> None:
         from popatlas.registration.instance_files import settings_from_config

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, Str, isdefined, traits
 
 from popatlas.errors import InputError
 from popatlas.fusion.fuse import METHODS, fuse
@@ -49,18 +49,10 @@ class PropagateLabelsInputSpec(PopatlasInputSpec):
     out_images = File(mandatory=True, desc="candidate images, 4D float32, volume i is atlas i")
 
 
-class PropagateLabelsOutputSpec(TraitedSpec):
-    """Outputs of PropagateLabels."""
-
-    out_labels = File(exists=True)
-    out_images = File(exists=True)
-
-
 class PropagateLabels(PopatlasInterface):
     """Resample labels and images of all atlases onto the target grid, each with one composed transform."""
 
     input_spec = PropagateLabelsInputSpec
-    output_spec = PropagateLabelsOutputSpec
 
     def _execute(self) -> None:
         from popatlas.fusion.propagate import chain, propagate
@@ -118,16 +110,6 @@ class FuseLabelsInputSpec(PopatlasInputSpec):
     out_trust = File(desc="trust in each candidate, TSV")
 
 
-class FuseLabelsOutputSpec(TraitedSpec):
-    """Outputs of FuseLabels."""
-
-    out_file = File(exists=True)
-    out_probability = File()
-    out_agreement = File()
-    out_entropy = File()
-    out_trust = File()
-
-
 class FuseLabels(PopatlasInterface):
     """Fuse candidate labels into one label image, and say how sure it is and how much each candidate counted.
 
@@ -135,7 +117,6 @@ class FuseLabels(PopatlasInterface):
     """
 
     input_spec = FuseLabelsInputSpec
-    output_spec = FuseLabelsOutputSpec
 
     def _execute(self) -> None:
         from popatlas.fusion.trustscan import trust_table

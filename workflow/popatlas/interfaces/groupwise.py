@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, Str, isdefined, traits
 
 from popatlas.errors import InputError
 from popatlas.images.header import check_header
 from popatlas.images.io import atomic_path, load_image, read_json, save_image, save_plain, write_json, write_table
 from popatlas.images.place import read_mask_on
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 MOST_OUTSIDE = 0.25  # share of an existing template's intensity outside its mask: a soft rim, not a skull
 
@@ -24,18 +27,10 @@ class MakeReferenceInputSpec(PopatlasInputSpec):
     out_mask = File(mandatory=True, desc="its mask")
 
 
-class MakeReferenceOutputSpec(TraitedSpec):
-    """Outputs of MakeReference."""
-
-    out_file = File(exists=True)
-    out_mask = File(exists=True)
-
-
 class MakeReference(PopatlasInterface):
     """Write the reference brain that gives the template's pose and grid (MNI152, from the nilearn wheel)."""
 
     input_spec = MakeReferenceInputSpec
-    output_spec = MakeReferenceOutputSpec
 
     def _execute(self) -> None:
         from popatlas.groupwise.template import reference_brain
@@ -53,18 +48,10 @@ class InitialiseTemplateInputSpec(PopatlasInputSpec):
     out_mask = File(mandatory=True, desc="its brain mask")
 
 
-class InitialiseTemplateOutputSpec(TraitedSpec):
-    """Outputs of InitialiseTemplate."""
-
-    out_template = File(exists=True)
-    out_mask = File(exists=True)
-
-
 class InitialiseTemplate(PopatlasInterface):
     """Average the rigidly aligned members: the start of the template."""
 
     input_spec = InitialiseTemplateInputSpec
-    output_spec = InitialiseTemplateOutputSpec
 
     def _execute(self) -> None:
         import SimpleITK as sitk
@@ -93,19 +80,10 @@ class AverageTemplateInputSpec(PopatlasInputSpec):
     out_row = File(mandatory=True, desc="row of the convergence table, JSON")
 
 
-class AverageTemplateOutputSpec(TraitedSpec):
-    """Outputs of AverageTemplate."""
-
-    out_template = File(exists=True)
-    out_mask = File(exists=True)
-    out_row = File(exists=True)
-
-
 class AverageTemplate(PopatlasInterface):
     """Average the registered members and move the average to their mean shape."""
 
     input_spec = AverageTemplateInputSpec
-    output_spec = AverageTemplateOutputSpec
 
     def _execute(self) -> None:
         from popatlas.groupwise.template import update_template
@@ -138,20 +116,10 @@ class DescribeTemplateInputSpec(PopatlasInputSpec):
     out_description = File(mandatory=True, desc="template_description.json")
 
 
-class DescribeTemplateOutputSpec(TraitedSpec):
-    """Outputs of DescribeTemplate."""
-
-    out_template = File(exists=True)
-    out_mask = File(exists=True)
-    out_convergence = File(exists=True)
-    out_description = File(exists=True)
-
-
 class DescribeTemplate(PopatlasInterface):
     """Publish a template with its mask, convergence table and description."""
 
     input_spec = DescribeTemplateInputSpec
-    output_spec = DescribeTemplateOutputSpec
 
     def _execute(self) -> None:
         import pandas as pd
@@ -187,7 +155,7 @@ class DescribeTemplate(PopatlasInterface):
         )
 
 
-def positive_mask(image: Any) -> Any:
+def positive_mask(image: sitk.Image) -> sitk.Image:
     """Return the filled foreground of a skull-stripped image; an empty one raises InputError."""
     import SimpleITK as sitk
 
@@ -221,7 +189,7 @@ def save_mask(mask: str, template: str, out_file: str, *, is_judged: bool) -> No
     save_image(inside, load_image(template).affine, out_file, np.uint8)
 
 
-def write_images(images: dict[str, Any]) -> None:
+def write_images(images: dict[str, sitk.Image]) -> None:
     """Write SimpleITK images atomically."""
     import SimpleITK as sitk
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import Directory, File, Str, isdefined, traits
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_table, sha256, write_json, write_table
 from popatlas.images.tables import is_missing, read_text_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface, place
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # keys are text also where every value looks like a number or is empty
 KEY_KINDS = dict.fromkeys(["scan", "subject", "session", "participant_id", "stage", "state", "reason"], str)
@@ -40,17 +43,10 @@ class MeasureScanInputSpec(PopatlasInputSpec):
     out_table = File(mandatory=True, desc="tidy table (TSV)")
 
 
-class MeasureScanOutputSpec(TraitedSpec):
-    """Outputs of MeasureScan."""
-
-    out_table = File(exists=True)
-
-
 class MeasureScan(PopatlasInterface):
     """Measure everything that is available for one scan."""
 
     input_spec = MeasureScanInputSpec
-    output_spec = MeasureScanOutputSpec
 
     def _execute(self) -> None:
         from popatlas.measures.scan import ScanFiles, measure_scan
@@ -96,22 +92,10 @@ class TabulateCohortInputSpec(_CohortInputSpec):
     out_members = File(mandatory=True, desc="group/members.json, who is in, who is out and why")
 
 
-class TabulateCohortOutputSpec(TraitedSpec):
-    """Outputs of TabulateCohort."""
-
-    out_parquet = File(exists=True)
-    out_tsv = File(exists=True)
-    out_dictionary = File(exists=True)
-    out_volumes = File(exists=True)
-    out_summary = File(exists=True)
-    out_members = File(exists=True)
-
-
 class TabulateCohort(PopatlasInterface):
     """Combine the tables of all scans that the ledger lets in."""
 
     input_spec = TabulateCohortInputSpec
-    output_spec = TabulateCohortOutputSpec
 
     def _execute(self) -> None:
         from popatlas.measures.dictionary import dictionary
@@ -143,17 +127,10 @@ class ScoreTruthInputSpec(_CohortInputSpec):
     out_table = File(mandatory=True, desc="group/truth.tsv")
 
 
-class ScoreTruthOutputSpec(TraitedSpec):
-    """Outputs of ScoreTruth."""
-
-    out_table = File(exists=True)
-
-
 class ScoreTruth(PopatlasInterface):
     """Score registrations, masks and template of a simulated cohort against the truth."""
 
     input_spec = ScoreTruthInputSpec
-    output_spec = ScoreTruthOutputSpec
 
     def _execute(self) -> None:
         from popatlas.measures.table import members
@@ -176,16 +153,16 @@ class ScoreTruth(PopatlasInterface):
         write_table(table, inputs.out_table)
 
 
-def _path(value: Any) -> Path | None:
+def _path(value: str) -> Path | None:
     return Path(value) if isdefined(value) else None
 
 
-def _participants(path: str) -> Any:
+def _participants(path: str) -> pd.DataFrame:
     """Return the table as text, so that every cell comes out as it went in; missing values are NaN."""
     table = read_text_table(path)
     return table.where(~table.map(is_missing))
 
 
-def _read(path: str) -> Any:
+def _read(path: str) -> pd.DataFrame:
     options = {} if str(path).endswith(".parquet") else {"dtype": KEY_KINDS}
     return read_table(path, **options)

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import Directory, File, Str, isdefined, traits
 
 import popatlas
 from popatlas.config import load_config, with_weights
@@ -37,12 +37,6 @@ class PredictDeformationsInputSpec(PopatlasInputSpec):
     out_receipt = File(mandatory=True, desc="state and message of each scan, JSON")
 
 
-class PredictDeformationsOutputSpec(TraitedSpec):
-    """Outputs of PredictDeformations."""
-
-    out_receipt = File(exists=True)
-
-
 class PredictDeformations(PopatlasInterface):
     """Register a batch of brains by one loaded network; a scan that fails is noted, the others go on.
 
@@ -52,7 +46,6 @@ class PredictDeformations(PopatlasInterface):
     """
 
     input_spec = PredictDeformationsInputSpec
-    output_spec = PredictDeformationsOutputSpec
 
     def _execute(self) -> None:
         from popatlas.registration.prediction import Request

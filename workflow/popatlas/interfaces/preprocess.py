@@ -11,7 +11,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, Str, isdefined, traits
 
 import popatlas
 from popatlas.errors import InputError, describe
@@ -36,12 +36,6 @@ class CorrectAndConformInputSpec(PopatlasInputSpec):
     out_file = File(mandatory=True, desc="corrected image, RAS, isotropic")
 
 
-class OneFileOutputSpec(TraitedSpec):
-    """One output file."""
-
-    out_file = File(exists=True)
-
-
 class CorrectAndConform(PopatlasInterface):
     """Reorient to RAS, bring the background to 0, correct the bias field, resample to the isotropic grid.
 
@@ -49,7 +43,6 @@ class CorrectAndConform(PopatlasInterface):
     """
 
     input_spec = CorrectAndConformInputSpec
-    output_spec = OneFileOutputSpec
 
     def _execute(self) -> None:
         from popatlas.preprocess.bias import correct_bias
@@ -79,12 +72,6 @@ class ExtractBrainInputSpec(PopatlasInputSpec):
     out_receipt = File(mandatory=True, desc="state and message of each scan, JSON")
 
 
-class ExtractBrainOutputSpec(TraitedSpec):
-    """Outputs of ExtractBrain."""
-
-    out_receipt = File(exists=True)
-
-
 class ExtractBrain(PopatlasInterface):
     """Find the brains of a batch with one loaded network; a scan that fails is noted, the others go on.
 
@@ -94,7 +81,6 @@ class ExtractBrain(PopatlasInterface):
     """
 
     input_spec = ExtractBrainInputSpec
-    output_spec = ExtractBrainOutputSpec
 
     def _execute(self) -> None:
         receipt = {}
@@ -160,17 +146,10 @@ class ExtractBrainTemplateInputSpec(PopatlasInputSpec):
     out_mask = File(mandatory=True, desc="brain mask")
 
 
-class ExtractBrainTemplateOutputSpec(TraitedSpec):
-    """Outputs of ExtractBrainTemplate."""
-
-    out_mask = File(exists=True)
-
-
 class ExtractBrainTemplate(PopatlasInterface):
     """Find the brain by registering the MNI152 brain to the head (ANTs): the classical fallback."""
 
     input_spec = ExtractBrainTemplateInputSpec
-    output_spec = ExtractBrainTemplateOutputSpec
 
     def _execute(self) -> None:
         from popatlas.preprocess.brain import extract_by_template
@@ -192,19 +171,10 @@ class NormaliseBrainInputSpec(PopatlasInputSpec):
     out_qc = File(mandatory=True, desc="mask quality, JSON")
 
 
-class NormaliseBrainOutputSpec(TraitedSpec):
-    """Outputs of NormaliseBrain."""
-
-    out_brain = File(exists=True)
-    out_mask = File(exists=True)
-    out_qc = File(exists=True)
-
-
 class NormaliseBrain(PopatlasInterface):
     """Judge the brain mask, publish it, and scale the intensities of the brain."""
 
     input_spec = NormaliseBrainInputSpec
-    output_spec = NormaliseBrainOutputSpec
 
     def _execute(self) -> None:
         from popatlas.preprocess.intensity import normalise
@@ -271,18 +241,10 @@ class AlignChannelInputSpec(PopatlasInputSpec):
     out_transform = File(mandatory=True, desc="rigid transform, ITK, T1w to channel points")
 
 
-class AlignChannelOutputSpec(TraitedSpec):
-    """Outputs of AlignChannel."""
-
-    out_file = File(exists=True)
-    out_transform = File(exists=True)
-
-
 class AlignChannel(PopatlasInterface):
     """Align an extra channel rigidly to the T1w and resample it once onto its grid."""
 
     input_spec = AlignChannelInputSpec
-    output_spec = AlignChannelOutputSpec
 
     def _execute(self) -> None:
         from popatlas.preprocess.channel import align_channel

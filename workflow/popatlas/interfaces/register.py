@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nipype.interfaces.base import Directory, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import Directory, File, isdefined, traits
 
 from popatlas.config import default_config, load_config, resolve_fallback, with_weights
 from popatlas.diskspace import out_of_space
@@ -19,7 +19,7 @@ from popatlas.registration.gate import GATE_REVISION
 
 if TYPE_CHECKING:
     from popatlas.registration.linear import Aligned
-    from popatlas.registration.pair import Pair
+    from popatlas.registration.pair import Made, Pair
     from popatlas.registration.types import Registration, Rung
 
 REMEDY = (
@@ -41,13 +41,6 @@ class RegisterRigidInputSpec(PopatlasInputSpec):
     out_warped = File(mandatory=True, desc="moving image on the fixed grid")
 
 
-class RegisterRigidOutputSpec(TraitedSpec):
-    """Outputs of RegisterRigid."""
-
-    out_affine = File(exists=True)
-    out_warped = File(exists=True)
-
-
 class RegisterRigid(PopatlasInterface):
     """Bring a brain into the pose of a reference: rotation and translation only.
 
@@ -56,7 +49,6 @@ class RegisterRigid(PopatlasInterface):
     """
 
     input_spec = RegisterRigidInputSpec
-    output_spec = RegisterRigidOutputSpec
 
     def _execute(self) -> None:
         from popatlas.registration.engines.registry import planned_rung
@@ -119,20 +111,6 @@ class RegisterImagesInputSpec(PopatlasInputSpec):
     out_gate = File(mandatory=True, desc="gate metrics and verdict of each attempt, JSON")
 
 
-class RegisterImagesOutputSpec(TraitedSpec):
-    """Outputs of RegisterImages."""
-
-    out_affine = File(exists=True)
-    out_warp = File(exists=True)
-    out_inverse_warp = File()
-    out_composed = File()
-    out_inverse_composed = File()
-    out_warped = File(exists=True)
-    out_warped_mask = File()
-    out_logjacobian = File()
-    out_gate = File(exists=True)
-
-
 class RegisterImages(PopatlasInterface):
     """Register two brains and judge the result; when it fails the gate, climb the ladder.
 
@@ -141,7 +119,6 @@ class RegisterImages(PopatlasInterface):
     """
 
     input_spec = RegisterImagesInputSpec
-    output_spec = RegisterImagesOutputSpec
 
     def _execute(self) -> None:
         from popatlas.registration.engines.registry import planned_rung
@@ -183,10 +160,10 @@ class RegisterImages(PopatlasInterface):
                     traceback.print_exc()
                 print(f"{rung} raised an error: {describe(error)}", flush=True)
                 return attempt_row(rung, {}, [describe(error)])
-            if outcome.reasons:
+            if outcome.reasons or outcome.made is None:
                 print(f"{rung} failed the gate: {'; '.join(outcome.reasons)}", flush=True)
             else:
-                self._publish(outcome, pair)
+                self._publish(outcome.made, pair)
             return outcome.row()
 
     def _predicted(self) -> Registration:
@@ -224,8 +201,8 @@ class RegisterImages(PopatlasInterface):
         shipped = default_config()["register"]["gate"]  # a limit that is left out is no reason to let everything pass
         return [first, *(fallback or [])], {**shipped, **gate}
 
-    def _publish(self, outcome: Any, pair: Any) -> None:
-        made, files = outcome.made, outcome.files
+    def _publish(self, made: Made, pair: Pair) -> None:
+        files = made.files
         for name, source in (
             ("out_affine", files.affine),
             ("out_warp", files.warp),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from nipype.interfaces.base import Directory, File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import Directory, File, Str, isdefined, traits
 
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
@@ -27,18 +27,10 @@ class DrawSubjectInputSpec(PopatlasInputSpec):
     out_thumbnail = File(mandatory=True, desc="montage picture, PNG")
 
 
-class DrawSubjectOutputSpec(TraitedSpec):
-    """Outputs of DrawSubject."""
-
-    out_page = File(exists=True)
-    out_thumbnail = File(exists=True)
-
-
 class DrawSubject(PopatlasInterface):
     """Draw the QC figures and write the QC page of a scan."""
 
     input_spec = DrawSubjectInputSpec
-    output_spec = DrawSubjectOutputSpec
 
     def _execute(self) -> None:
         from popatlas.report.subject import draw_subject
@@ -65,17 +57,10 @@ class WriteReportInputSpec(PopatlasInputSpec):
     out_page = File(mandatory=True, desc="first HTML page")
 
 
-class WriteReportOutputSpec(TraitedSpec):
-    """Outputs of WriteReport."""
-
-    out_page = File(exists=True)
-
-
 class WriteReport(PopatlasInterface):
     """Write the QC pages of the cohort, the methods text and its BibTeX file."""
 
     input_spec = WriteReportInputSpec
-    output_spec = WriteReportOutputSpec
 
     def _execute(self) -> None:
         from popatlas.report.cohort import write_report

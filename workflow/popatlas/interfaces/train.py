@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, Str, isdefined, traits
 
 from popatlas.errors import InputError
 from popatlas.images.io import atomic_path, read_table, write_table, write_text
@@ -31,17 +31,10 @@ class WriteTrainingTableInputSpec(PopatlasInputSpec):
     out_table = File(mandatory=True, desc="training table, TSV; paths are relative to its folder")
 
 
-class WriteTrainingTableOutputSpec(TraitedSpec):
-    """Outputs of WriteTrainingTable."""
-
-    out_table = File(exists=True)
-
-
 class WriteTrainingTable(PopatlasInterface):
     """List the scans that a registration network is trained on."""
 
     input_spec = WriteTrainingTableInputSpec
-    output_spec = WriteTrainingTableOutputSpec
 
     def _execute(self) -> None:
         inputs = self.inputs
@@ -74,15 +67,6 @@ class TrainRegistrationInputSpec(PopatlasInputSpec):
     out_picture = File(mandatory=True, desc="the same as a picture, PNG")
 
 
-class TrainRegistrationOutputSpec(TraitedSpec):
-    """Outputs of TrainRegistration."""
-
-    out_weights = File(exists=True)
-    out_training = File(exists=True)
-    out_curve = File(exists=True)
-    out_picture = File(exists=True)
-
-
 class TrainRegistration(PopatlasInterface):
     """Train a registration network by a recipe, or go on with its training.
 
@@ -90,7 +74,6 @@ class TrainRegistration(PopatlasInterface):
     """
 
     input_spec = TrainRegistrationInputSpec
-    output_spec = TrainRegistrationOutputSpec
 
     def _execute(self) -> None:
         from popatlas.cohort.training import FILES

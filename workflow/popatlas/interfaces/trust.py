@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from nipype.interfaces.base import File, Str, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import File, Str, isdefined, traits
 
 from popatlas.errors import InputError
 from popatlas.images.io import load_image, save_image, write_table
@@ -51,14 +51,6 @@ class TrainTrustInputSpec(PopatlasInputSpec):
     out_curve = File(mandatory=True, desc="cross-entropy of each epoch, TSV")
 
 
-class TrainTrustOutputSpec(TraitedSpec):
-    """Outputs of TrainTrust."""
-
-    out_network = File(exists=True)
-    out_parameters = File(exists=True)
-    out_curve = File(exists=True)
-
-
 class TrainTrust(PopatlasInterface):
     """Train a network and the data parameters of all candidates of some targets, together.
 
@@ -66,7 +58,6 @@ class TrainTrust(PopatlasInterface):
     """
 
     input_spec = TrainTrustInputSpec
-    output_spec = TrainTrustOutputSpec
 
     def _execute(self) -> None:
         from popatlas.fusion.dataparams import train_trust
@@ -145,18 +136,10 @@ class TrainSegmenterInputSpec(PopatlasInputSpec):
     out_curve = File(mandatory=True, desc="cross-entropy of each epoch, TSV")
 
 
-class TrainSegmenterOutputSpec(TraitedSpec):
-    """Outputs of TrainSegmenter."""
-
-    out_network = File(exists=True)
-    out_curve = File(exists=True)
-
-
 class TrainSegmenter(PopatlasInterface):
     """Train a segmentation network on fused labels; targets without any label are left out."""
 
     input_spec = TrainSegmenterInputSpec
-    output_spec = TrainSegmenterOutputSpec
 
     def _execute(self) -> None:
         from popatlas.fusion.candidatefiles import read_pair
@@ -189,18 +172,10 @@ class SegmentScanInputSpec(PopatlasInputSpec):
     out_probability = File(desc="probability of the label, float32")
 
 
-class SegmentScanOutputSpec(TraitedSpec):
-    """Outputs of SegmentScan."""
-
-    out_file = File(exists=True)
-    out_probability = File()
-
-
 class SegmentScan(PopatlasInterface):
     """Label a brain with a trained segmentation network."""
 
     input_spec = SegmentScanInputSpec
-    output_spec = SegmentScanOutputSpec
 
     def _execute(self) -> None:
         from popatlas.fusion.segmenter import load_segmenter, segment
@@ -228,5 +203,5 @@ def _check_lists(scans: Sequence[str], **files: Sequence[str]) -> None:
             raise InputError(f"{len(some)} files in {name} for {len(scans)} scans", remedy="give one file for each scan")
 
 
-def _curve(losses: Sequence[float]) -> Any:
+def _curve(losses: Sequence[float]) -> pd.DataFrame:
     return pd.DataFrame({"epoch": range(1, len(losses) + 1), "cross_entropy": losses})
