@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from popatlas.transforms.fieldops import CompiledForce
+
 
 class Similarity(ABC):
     """A loss with its parameters."""
@@ -38,6 +40,10 @@ class Similarity(ABC):
             From `check_pair`: shapes that do not fit, an empty mask.
         """
         return self._compare(fixed, moving, check_pair(fixed, moving, mask))
+
+    def compiled_force(self) -> CompiledForce | None:
+        """Return the compiled force on volumes of one channel, where this loss has one."""
+        return None
 
     @abstractmethod
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from popatlas.images.filters import box_sum
 from popatlas.similarity.base import Similarity, check_pair, masked_mean, spread_out
+from popatlas.transforms.fieldops import CompiledForce, Volume
 
 FLOOR = 1e-5
 TINY = 1e-30
@@ -131,6 +132,22 @@ class LNCC(Similarity):
     def __post_init__(self) -> None:
         if self.radius < 1 or self.floor < 0:
             raise ValueError(f"radius must be at least 1 and floor at least 0, not {self.radius} and {self.floor}")
+
+    def compiled_force(self) -> CompiledForce | None:
+        """Return the compiled force of the squared correlation; the plain one has none."""
+        if not self.squared:
+            return None
+        from popatlas.similarity.kernels_lncc import lncc_force  # numba
+
+        def force(
+            fixed: Volume, moving: Volume, weight: Volume, shrink: int, symmetric: bool, force: Volume, lo: int, hi: int
+        ) -> tuple[float, float]:
+            found: tuple[float, float] = lncc_force(
+                fixed, moving, weight, self.radius, self.floor, shrink, symmetric, force, lo, hi
+            )
+            return found
+
+        return force
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,): in [-1, 0] when squared, else in [-1, 1]; 0 when an image is constant."""

@@ -12,21 +12,45 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from popatlas.similarity.lncc import LNCC
 from popatlas.transforms.fields import invert, jacobian_determinant
 
-Loss = Callable[..., Tensor]
+Volume = npt.NDArray[np.float32]
 
 ITERATIONS, TOLERANCE = 20, 0.01  # of an inversion; voxels that its components may be off, on average or, compiled, at most
 LARGEST_REST = 0.5  # voxels that a point may miss itself by after the quick inversion
 SMALLEST_COMPILED = 4  # voxels of an axis: the borders of thinner slabs are left out by the kernels
+
+
+class CompiledForce(Protocol):
+    """Compiled agreement of two volumes and its ascent direction, for some planes.
+
+    It takes the fixed and the warped image, the weights (of shape (1, 1, 1) when there are none), 1 or 2 voxels along each
+    axis of a voxel of the force, whether the force on the fixed image is subtracted, the force (3, x, y, z) to add to, and
+    the first plane and the one after the last; it returns the sums of the agreement and of the weights over these planes.
+    """
+
+    def __call__(
+        self, fixed: Volume, moving: Volume, weight: Volume, shrink: int, symmetric: bool, force: Volume, lo: int, hi: int
+    ) -> tuple[float, float]:
+        """Add the force."""
+
+
+class Loss(Protocol):
+    """What a force is taken of: a similarity of `popatlas.similarity`."""
+
+    def __call__(self, fixed: Tensor, moving: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the loss (B,); lower is better."""
+
+    def compiled_force(self) -> CompiledForce | None:
+        """Return the compiled force, if there is one for volumes of one channel."""
 
 
 def gaussian_weights(sigma: float) -> list[float]:
@@ -186,11 +210,9 @@ class CompiledOps(TensorOps):
     """
 
     def __init__(self, threads: int = 1) -> None:
-        from popatlas.similarity import kernels_lncc
         from popatlas.transforms import kernels
 
         self.kernels = kernels
-        self.lncc_force = kernels_lncc.lncc_force
         self.threads = threads
         self.none = np.zeros((1, 1, 1), np.float32)
 
@@ -216,8 +238,9 @@ class CompiledOps(TensorOps):
     def force(
         self, loss: Loss, fixed: Tensor, warped: Tensor, mask: Tensor | None, shrink: int, symmetric: bool
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss (B,) and its descent direction; local correlation is compiled, the rest is done by torch."""
-        if not isinstance(loss, LNCC) or not loss.squared or fixed.shape[1] != 1:
+        """Return the loss (B,) and its descent direction, compiled where the loss has such a force, by torch elsewhere."""
+        kernel = loss.compiled_force() if fixed.shape[1] == 1 else None
+        if kernel is None:
             return super().force(loss, fixed, warped, mask, shrink, symmetric)
         shape = fixed.shape[2:]
         force = torch.zeros((fixed.shape[0], 3, *coarse_shape(shape, shrink)))
@@ -226,8 +249,7 @@ class CompiledOps(TensorOps):
             weight = self.none if mask is None else mask[min(b, mask.shape[0] - 1), 0].contiguous().numpy()
             arrays = (fixed[b, 0].numpy(), warped[b, 0].numpy(), weight)
             target = force[b].numpy()
-            settings = (loss.radius, loss.floor, shrink, symmetric)
-            parts = self._share(partial(self.lncc_force, *arrays, *settings, target), shape[0], shrink)
+            parts = self._share(partial(kernel, *arrays, shrink, symmetric, target), shape[0], shrink)
             values.append(-sum(p[0] for p in parts) / max(sum(p[1] for p in parts), 1e-6))
         return torch.tensor(values), force
 
