@@ -40,9 +40,9 @@ def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
 
     from popatlas.images.grid import Grid
     from popatlas.images.scan import Scan
-    from popatlas.registration.instance import register
-    from popatlas.registration.instance_files import settings_from_config
-    from popatlas.registration.network import back, predict, set_passes
+    from popatlas.registration.engines.instance.core import register
+    from popatlas.registration.engines.instance.files import settings_from_config
+    from popatlas.registration.engines.network.core import back, predict, set_passes
     from popatlas.zoo.contract import conform_pair
     from popatlas.zoo.store import load_weights
 

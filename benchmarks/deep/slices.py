@@ -19,8 +19,8 @@ from benchmarks.registration.worker import timed
 from popatlas.config import default_config
 from popatlas.images.io import read_json, write_json
 from popatlas.measures.overlap import overlap
-from popatlas.registration import ffd_engine
-from popatlas.registration.instance import rescaled
+from popatlas.registration.engines import ffd
+from popatlas.registration.engines.instance.core import rescaled
 from popatlas.similarity.registry import make
 from popatlas.training.conform import Volume, load_slices
 from popatlas.training.recipe import Recipe, load_recipe
@@ -38,11 +38,11 @@ def load_ffd(preset: str) -> Run:
     options = dict(default_config()["register"]["presets"]["ffd"][preset])
     similarity = make(options.pop("similarity"), **options.pop("options"))
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    settings = ffd_engine.FFDSettings(similarity=similarity, **values)
+    settings = ffd.FFDSettings(similarity=similarity, **values)
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         images = [rescaled(torch.from_numpy(image)[None, None]) for image in (fixed, moving)]
-        forward = ffd_engine.register(images[0], images[1], settings).displacement.detach()
+        forward = ffd.register(images[0], images[1], settings).displacement.detach()
         inverse = invert(forward)
         return lambda: (forward[0].numpy(), inverse[0].numpy())
 

@@ -21,7 +21,8 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import atomic_path
 from popatlas.images.scan import Scan
 from popatlas.measures.scan import resample_labels
-from popatlas.registration import affine_engine, instance
+from popatlas.registration.engines.affine import register as register_linear
+from popatlas.registration.engines.instance.core import preset, register
 from popatlas.transforms.fields import displaced, sample
 from popatlas.transforms.linear import move, voxel_matrix
 
@@ -93,10 +94,10 @@ def _labelled(name: str, image: nib.Nifti1Image, labels: Path, strip: bool = Fal
 def register_pair(target: Labelled, atlas: Labelled) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return (labels, image) of the atlas on the grid of the target, for each quality; each resampled once."""
     fixed, moving = target.scan, atlas.scan
-    matrix = affine_engine.register(fixed, moving).matrix
+    matrix = register_linear(fixed, moving).matrix
     world = torch.as_tensor(matrix, dtype=torch.float64)[None]
     to_moving = voxel_matrix(world, fixed.grid, moving.grid)[:, :3].float()
-    found = instance.register(fixed.image, moving.image, instance.preset("default"), matrix=to_moving)
+    found = register(fixed.image, moving.image, preset("default"), matrix=to_moving)
     still = torch.zeros_like(found.forward)
     wrong = voxel_matrix(world @ _rigid_error(target, atlas)[None], fixed.grid, moving.grid)[:, :3].float()
     ways = {"deformable": (to_moving, found.forward), "affine": (to_moving, still), "displaced": (wrong, still)}

@@ -12,7 +12,7 @@ from benchmarks.registration.cases import Array, Case
 from popatlas.errors import InputError
 from popatlas.images.deformation import Grid, sample
 from popatlas.measures.scan import resample_labels
-from popatlas.registration.ants import deterministic_ants, register_linear
+from popatlas.registration.engines.ants import deterministic_ants, register_linear
 from popatlas.transforms.affine import Matrix, read_affine
 
 AFFINE_ITERATIONS = (200, 100, 50, 20)

@@ -45,8 +45,8 @@ def load_instance(preset: str, symmetric: bool = True, device: str = "cpu", **ch
     """Our engine, a preset with some settings changed; a tiny run compiles its kernels before the clock starts."""
     import torch
 
-    from popatlas.registration.instance import preset as settings_of
-    from popatlas.registration.instance import register
+    from popatlas.registration.engines.instance.core import preset as settings_of
+    from popatlas.registration.engines.instance.core import register
 
     if device != "cpu" and not torch.cuda.is_available():
         raise ImportError("no GPU is visible")
@@ -102,7 +102,7 @@ def load_greedy(**settings: Any) -> Run:
     """Greedy; its inverse is an extra that it does not compute while it registers, so it is not in its time."""
     import torch
 
-    from popatlas.registration import greedy
+    from popatlas.registration.engines import greedy
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]

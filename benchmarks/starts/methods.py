@@ -17,7 +17,7 @@ from popatlas.config import default_config, resolve_fallback, resolve_rung
 from popatlas.errors import PopatlasError
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
-from popatlas.registration.ants import deterministic_ants, register_linear
+from popatlas.registration.engines.ants import deterministic_ants, register_linear
 from popatlas.registration.engines.registry import planned_rung
 from popatlas.registration.linear import ANTS_ITERATIONS
 from popatlas.registration.pair import Pair

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from popatlas.registration.affine_engine import register
+from popatlas.registration.engines.affine import register
 from popatlas.registration.engines.registry import deform
 from popatlas.registration.gate import correlation, gate_metrics, judge
 from popatlas.registration.pair import Pair

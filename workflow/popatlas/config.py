@@ -190,8 +190,8 @@ def _weights_contradictions(register: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _wrong_weights(engine: str, name: str, where: str) -> Iterator[str]:
-    from popatlas.registration.network import check_brains
-    from popatlas.registration.unigradicon import check_unigradicon
+    from popatlas.registration.engines.network.core import check_brains
+    from popatlas.registration.engines.unigradicon import check_unigradicon
     from popatlas.zoo.store import find_weights
 
     try:

@@ -18,8 +18,8 @@ from popatlas.fusion.propagate import propagate
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
 from popatlas.measures.scan import ScanFiles, measure_scan, resample_labels
-from popatlas.registration.instance import Settings
-from popatlas.registration.instance_terms import Side, deform_files
+from popatlas.registration.engines.instance.core import Settings
+from popatlas.registration.engines.instance.terms import Side, deform_files
 from popatlas.registration.pair import Pair
 from popatlas.training.conform import load_labels, load_scan
 from popatlas.training.grid import TrainingGrid

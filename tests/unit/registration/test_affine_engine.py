@@ -8,8 +8,7 @@ from scipy.spatial.transform import Rotation
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
-from popatlas.registration import affine_engine
-from popatlas.registration.affine_engine import AffineSettings, register
+from popatlas.registration.engines.affine import AffineSettings, _Problem, _sample_points, register
 from popatlas.similarity.lncc import LNCC
 from popatlas.similarity.mi import NMI, MattesMI
 from popatlas.similarity.ncc import NCC
@@ -127,7 +126,7 @@ def test_a_mask_on_either_side_hides_what_it_leaves_out(side):
 def test_a_whitened_step_of_length_one_moves_the_samples_by_a_millimetre(kind, ndim):
     fixed = brain((20, 30, 16)[:ndim], Grid.isotropic((20, 30, 16)[:ndim], 1.7))
     start = rigid_about(fixed.grid.centre, np.full(2 * ndim - 3, 40.0), (0,) * ndim)
-    problem = affine_engine._Problem(fixed, fixed, kind, start, AffineSettings(samples=2000))
+    problem = _Problem(fixed, fixed, kind, start, AffineSettings(samples=2000))
     points = torch.cat([problem.points[0].double(), torch.ones(1, problem.points.shape[2])])
     world = torch.tensor(fixed.grid.affine) @ points
     rng = np.random.default_rng(0)
@@ -142,9 +141,7 @@ def test_a_whitened_step_of_length_one_moves_the_samples_by_a_millimetre(kind, n
 def test_the_gradient_is_that_of_the_loss(similarity):
     fixed = brain()
     moving = moved(fixed, TRUTH, fixed.grid)
-    problem = affine_engine._Problem(
-        fixed, moving, "affine", np.eye(4), AffineSettings(similarity=similarity, samples=50_000)
-    )
+    problem = _Problem(fixed, moving, "affine", np.eye(4), AffineSettings(similarity=similarity, samples=50_000))
     at = np.full(12, 0.05)
     assert problem.matching(at)
     slope = problem(at)[1]
@@ -155,11 +152,11 @@ def test_the_gradient_is_that_of_the_loss(similarity):
 def test_samples_lie_between_the_voxels_of_the_mask():
     """On a lattice mutual information prefers transforms that keep voxels on voxels."""
     scan = replace(brain(), mask=ball(SHAPE, 0.3))
-    points, block = affine_engine._sample_points(scan, AffineSettings(samples=3000))
+    points, block = _sample_points(scan, AffineSettings(samples=3000))
     assert block == (3000, 1, 1) and points.shape == (1, 3, 3000)
     assert bool((scan.mask[(0, 0, *points[0].round().long())] > 0).float().mean() > 0.95)
     assert float((points - points.round()).abs().mean()) == pytest.approx(0.25, abs=0.01)
-    points, block = affine_engine._sample_points(scan, AffineSettings(similarity=LNCC(), samples=3000))
+    points, block = _sample_points(scan, AffineSettings(similarity=LNCC(), samples=3000))
     assert block == (5, 5, 5) and points.shape == (1, 3, 24 * 125)
     assert torch.allclose(points.reshape(3, 24, 5, 5, 5).diff(dim=2)[0], torch.ones(()))
 

@@ -160,7 +160,7 @@ def test_free_form_engine_brings_brains_closer(pair, tmp_path):
 
 def test_a_missing_optional_package_is_named_with_its_remedy(pair, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "picsl_greedy", None)
-    monkeypatch.delitem(sys.modules, "popatlas.registration.greedy", raising=False)
+    monkeypatch.delitem(sys.modules, "popatlas.registration.engines.greedy", raising=False)
     with pytest.raises(Exception, match=r"pip install 'popatlas\[greedy\]'"):
         run(pair, tmp_path, rung("greedy", "affine", "quick"))
 

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from popatlas.errors import InputError
-from popatlas.registration.ffd_engine import REGULARISERS, FFDSettings, register
+from popatlas.registration.engines.ffd import REGULARISERS, FFDSettings, register
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
 from popatlas.similarity.lncc import LNCC

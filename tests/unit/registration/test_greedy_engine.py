@@ -15,8 +15,8 @@ pytest.importorskip("picsl_greedy")
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
+from popatlas.registration.engines.greedy import Settings, deform_greedy, invert, register, settings_from_config
 from popatlas.registration.engines.registry import find_engine
-from popatlas.registration.greedy import Settings, deform_greedy, invert, register, settings_from_config
 from popatlas.transforms.fields import compose, warp
 from popatlas.transforms.itk import write_affine
 

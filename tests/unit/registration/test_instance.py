@@ -12,11 +12,11 @@ from torch import Tensor
 
 from popatlas.config import default_config
 from popatlas.errors import InputError
-from popatlas.registration import instance
-from popatlas.registration.compositive import Stop
-from popatlas.registration.instance import PRESETS, InstanceResult, Settings, level_matrix, preset, register
-from popatlas.registration.instance_files import settings_from_config
-from popatlas.registration.instance_inputs import prepare
+from popatlas.registration.engines.instance import core
+from popatlas.registration.engines.instance.core import PRESETS, InstanceResult, Settings, level_matrix, preset, register
+from popatlas.registration.engines.instance.files import settings_from_config
+from popatlas.registration.engines.instance.inputs import prepare
+from popatlas.registration.engines.instance.updates import Stop
 from popatlas.transforms.fieldops import CompiledOps, TensorOps
 from popatlas.transforms.fields import compose, coordinates, invert, jacobian_determinant, sample, warp
 
@@ -89,7 +89,7 @@ def test_compiled_kernels_and_tensors_give_the_same_field(monkeypatch: pytest.Mo
     """Tensors take the exact derivative, kernels that of the voxel's own window: alike, not equal."""
     fixed, moving, truth = pair(3)
     compiled = register(fixed, moving, SMALL, threads=2)
-    monkeypatch.setattr(instance, "choose_ops", lambda *_: TensorOps())
+    monkeypatch.setattr(core, "choose_ops", lambda *_: TensorOps())
     tensors = register(fixed, moving, SMALL)
     assert error(compiled, truth) == pytest.approx(error(tensors, truth), abs=0.1)
     assert float(inner(compiled.forward - tensors.forward).norm(dim=1).mean()) < 0.35
@@ -107,8 +107,8 @@ def test_compiled_kernels_and_tensors_give_the_same_field(monkeypatch: pytest.Mo
 def test_operations_are_chosen_by_dimension_and_type(shape: tuple[int, ...], precision: str, compiled: bool) -> None:
     image = torch.rand((1, 1, *shape))
     settings = replace(SMALL, shrink=(1,), iterations=(1,), field_shrink=(1,), precision=precision)
-    level = instance._level(prepare(image, image), settings, 0)
-    assert isinstance(instance.choose_ops(level, 1), CompiledOps) == compiled
+    level = core._level(prepare(image, image), settings, 0)
+    assert isinstance(core.choose_ops(level, 1), CompiledOps) == compiled
 
 
 @pytest.mark.parametrize("ndim", [2, 3])
@@ -246,7 +246,7 @@ def test_folds_are_smoothed_away() -> None:
     field = bump((32, 32), 2.0)
     field[..., 14:18, 14:18] = torch.randn((1, 2, 4, 4), generator=torch.Generator().manual_seed(0)) * 4
     assert float(jacobian_determinant(field).min()) < 0
-    mended = instance.unfolded(field, TensorOps())
+    mended = core.unfolded(field, TensorOps())
     assert float(jacobian_determinant(mended).min()) > 0
     far = (..., slice(0, 5), slice(0, 5))
     torch.testing.assert_close(mended[far], field[far])

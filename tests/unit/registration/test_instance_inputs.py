@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.registration import instance
-from popatlas.registration.allocation import kept_memory
-from popatlas.registration.instance import InstanceResult, register
-from popatlas.registration.instance_inputs import prepare
+from popatlas.registration.engines.instance import core
+from popatlas.registration.engines.instance.core import InstanceResult, register
+from popatlas.registration.engines.instance.inputs import prepare
+from popatlas.registration.malloc import kept_memory
 from popatlas.transforms.fieldops import CompiledOps, TensorOps
 from popatlas.transforms.fields import compose, coordinates, jacobian_determinant, warp
 from tests.unit.registration.test_instance import SHAPES, SMALL, error, inner, pair, texture
@@ -81,7 +81,7 @@ def test_a_mask_ends_where_its_image_ends() -> None:
     cut, ones = moving[..., :20], torch.ones_like(moving[..., :20])
     matrix = torch.eye(3, 4)[None]
     found = prepare(fixed, cut, matrix=matrix, masks=(None, ones))
-    level = instance._level(found, replace(SMALL, shrink=(1,), iterations=(1,), field_shrink=(1,)), 0)
+    level = core._level(found, replace(SMALL, shrink=(1,), iterations=(1,), field_shrink=(1,)), 0)
     assert level.moving_mask is not None
     warped = CompiledOps().warp(level.moving_mask, torch.zeros_like(moving).expand(1, 3, *moving.shape[2:]).contiguous(), 1,
                                 level.mask_matrix, fixed.shape[2:])  # fmt: skip
@@ -125,10 +125,10 @@ def test_one_bad_pair_leaves_the_others_of_its_batch_alone(monkeypatch: pytest.M
 def test_an_image_with_little_foreground_keeps_its_scale() -> None:
     image = torch.zeros((1, 1, 40, 40))
     image[..., 20, 20] = 7.0
-    assert float(instance.rescaled(image).max()) == 1.0
+    assert float(core.rescaled(image).max()) == 1.0
     ball = torch.zeros((1, 1, 40, 40))
     ball[..., 10:30, 10:30] = torch.rand(20, 20) + 5
-    assert float(instance.rescaled(ball, (ball > 0).float())[ball > 0].median()) == pytest.approx(0.5, abs=0.15)
+    assert float(core.rescaled(ball, (ball > 0).float())[ball > 0].median()) == pytest.approx(0.5, abs=0.15)
 
 
 def test_other_number_types_and_gradients_are_taken() -> None:

@@ -14,8 +14,8 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image, save_image
 from popatlas.networks.memory import is_out_of_memory
 from popatlas.networks.registration import Prediction, build_registration_network
+from popatlas.registration.engines.network.core import back, conform, load_planned, predict, set_passes
 from popatlas.registration.engines.registry import find_engine, planned_rung, register
-from popatlas.registration.network import back, conform, load_planned, predict, set_passes
 from popatlas.registration.pair import Pair, attempt
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fields import compose

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
-from popatlas.registration.affine_engine import register
+from popatlas.registration.engines.affine import register
 from popatlas.registration.pose import CLEAR, PoseJudge, Structure, common_spacing, coverage, relation, turn_of
 from tests.unit.damaged import brain, random_turn
 from tests.unit.pairs import about, texture

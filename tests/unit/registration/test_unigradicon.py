@@ -25,7 +25,7 @@ from popatlas.networks.registration import (
 )
 from popatlas.networks.unigradicon import INSTALL, SMALLEST, displacement_of
 from popatlas.registration.engines.registry import planned_rung, register
-from popatlas.registration.unigradicon import check_unigradicon
+from popatlas.registration.engines.unigradicon import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fields import warp

@@ -17,7 +17,7 @@ from torch import Tensor
 from popatlas.images.grid import Grid
 from popatlas.images.phantom import head_model
 from popatlas.images.scan import Scan
-from popatlas.registration.network import predict
+from popatlas.registration.engines.network.core import predict
 from popatlas.training.motion import flow, random_velocity
 from popatlas.training.recipe import load_recipe
 from popatlas.transforms.fields import jacobian_determinant, warp

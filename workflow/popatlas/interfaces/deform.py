@@ -38,8 +38,8 @@ class DeformImages(PopatlasInterface):
     input_spec = DeformImagesInputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.instance_files import settings_from_config
-        from popatlas.registration.instance_terms import Side, deform_files
+        from popatlas.registration.engines.instance.files import settings_from_config
+        from popatlas.registration.engines.instance.terms import Side, deform_files
 
         inputs = self.inputs
 

@@ -145,7 +145,7 @@ def extract_by_template(image_file: Path | str) -> Mask:
 
     from popatlas.groupwise.template import reference_brain
     from popatlas.images.io import save_image
-    from popatlas.registration.ants import deterministic_ants
+    from popatlas.registration.engines.ants import deterministic_ants
 
     ants = deterministic_ants()
     whole = nib.load(image_file)

@@ -116,7 +116,7 @@ def _settle(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[st
 def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
     """Return the matrix to start from, fixed to moving points in LPS millimetres; see `Rung.start`."""
     if start == "search":
-        from popatlas.registration.ants import search_start
+        from popatlas.registration.engines.ants import search_start
 
         return read_affine(search_start(pair.fixed, pair.moving, folder / "stage-"))
     fixed, moving = pair.scans()
@@ -146,7 +146,7 @@ STARTS: Mapping[str, Callable[[Scan, Scan], Matrix]] = {"mass": _mass, "moments"
 
 
 def _align_ours(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
-    from popatlas.registration.affine_engine import register
+    from popatlas.registration.engines.affine import register
 
     # without the brain masks: in a stripped brain the outline is what aligns best, and a mask would take it away
     fixed, moving = (replace(scan, mask=None) for scan in pair.scans())
@@ -154,7 +154,7 @@ def _align_ours(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tupl
 
 
 def _align_ants(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
-    from popatlas.registration.ants import register_linear
+    from popatlas.registration.engines.ants import register_linear
     from popatlas.transforms.itk import write_affine
 
     initial: str | None = None

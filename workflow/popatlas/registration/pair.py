@@ -14,7 +14,7 @@ from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
 from popatlas.images.place import read_mask_on
-from popatlas.registration.ants import deterministic_ants
+from popatlas.registration.engines.ants import deterministic_ants
 from popatlas.registration.engines.registry import deform
 from popatlas.registration.gate import beyond_repair, doubts, gate_metrics, judge
 from popatlas.registration.linear import find_affine, write_aligned

@@ -19,7 +19,7 @@ from torch import Tensor
 from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan
 from popatlas.registration.csngf import mask_extent
-from popatlas.registration.instance import rescaled
+from popatlas.registration.engines.instance.core import rescaled
 from popatlas.registration.rotations import Array, cube_rotations
 from popatlas.registration.shiftmap import erode
 from popatlas.transforms.affine import Matrix

@@ -24,9 +24,9 @@ from popatlas.images.filters import gaussian_smooth
 from popatlas.images.grid import Grid
 from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan
-from popatlas.registration.affine_engine import AffineSettings
-from popatlas.registration.affine_engine import register as register_affine
-from popatlas.registration.instance import Settings, register
+from popatlas.registration.engines.affine import AffineSettings
+from popatlas.registration.engines.affine import register as register_affine
+from popatlas.registration.engines.instance.core import Settings, register
 from popatlas.registration.pose import PoseJudge, Structure, coverage
 from popatlas.registration.starts import mass_moments, rigid
 from popatlas.similarity.mi import MattesMI

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 # name in the configuration -> module with `deform(pair, preset, affine, folder, threads) -> Deformation`
 ENGINES: dict[str, str] = {
-    "instance": "popatlas.registration.instance_files",
-    "network": "popatlas.registration.network",
-    "ants": "popatlas.registration.ants",
-    "greedy": "popatlas.registration.greedy",
-    "ffd": "popatlas.registration.instance_files",
-    "unigradicon": "popatlas.registration.unigradicon",
+    "instance": "popatlas.registration.engines.instance.files",
+    "network": "popatlas.registration.engines.network.core",
+    "ants": "popatlas.registration.engines.ants",
+    "greedy": "popatlas.registration.engines.greedy",
+    "ffd": "popatlas.registration.engines.instance.files",
+    "unigradicon": "popatlas.registration.engines.unigradicon",
 }
 ON_GPU = ("instance", "network", "unigradicon")  # engines that can use a GPU
 

@@ -81,7 +81,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Step:
-    """Sizes of an update; see `popatlas.registration.instance.Settings`."""
+    """Sizes of an update; see `popatlas.registration.engines.instance.core.Settings`."""
 
     length: float
     fluid: float
@@ -91,7 +91,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Stop:
-    """When a level ends; see `popatlas.registration.instance.Settings`."""
+    """When a level ends; see `popatlas.registration.engines.instance.core.Settings`."""
 
     window: int
     tolerance: float

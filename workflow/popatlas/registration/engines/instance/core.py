@@ -23,9 +23,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popatlas.registration.allocation import kept_memory
-from popatlas.registration.compositive import Halves, Landmarks, Level, LevelReport, Step, Stop, Terms, run_level
-from popatlas.registration.instance_inputs import Inputs, prepare, zero_border
+from popatlas.registration.engines.instance.inputs import Inputs, prepare, zero_border
+from popatlas.registration.engines.instance.updates import (
+    Halves,
+    Landmarks,
+    Level,
+    LevelReport,
+    Step,
+    Stop,
+    Terms,
+    run_level,
+)
+from popatlas.registration.malloc import kept_memory
 from popatlas.transforms.fieldops import TensorOps, block_mean, coarse_shape, double, ops_for
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -175,7 +184,7 @@ def register(
     Raises
     ------
     InputError
-        From `popatlas.registration.instance_inputs.prepare`: images, masks, fields, labels or landmarks that do not fit.
+        From `inputs.prepare`: images, masks, fields, labels or landmarks that do not fit.
     """
     from popatlas.similarity.registry import make
 

@@ -160,7 +160,7 @@ def deform_greedy(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: P
     threads : int
         Threads of greedy.
     """
-    from popatlas.registration.instance_files import between_voxels, write_fields
+    from popatlas.registration.engines.instance.files import between_voxels, write_fields
 
     fixed, moving = pair.scans()
     matrix = between_voxels(affine, fixed.grid, moving.grid)

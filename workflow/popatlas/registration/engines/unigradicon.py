@@ -39,14 +39,14 @@ def deform_unigradicon(pair: Pair, preset: Mapping[str, Any], affine: Path, fold
     folder : Path
         Existing folder for the fields.
     threads : int
-        See `popatlas.registration.network.deform_network`.
+        See `popatlas.registration.engines.network.core.deform_network`.
 
     Raises
     ------
     InputError
         When a package or the weights are missing, or they are other weights than the jobs were planned with.
     """
-    from popatlas.registration.network import deform_network
+    from popatlas.registration.engines.network.core import deform_network
 
     check_unigradicon(preset["weights"])
     return deform_network(pair, preset, affine, folder, threads)

@@ -17,7 +17,7 @@ Points = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of `popatlas.registration.instance.register`, all float32 on the device of `fixed` and of one batch size.
+    """Arguments of `core.register`, all float32 on the device of `fixed` and of one batch size.
 
     Attributes
     ----------

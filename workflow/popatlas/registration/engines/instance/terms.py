@@ -15,8 +15,8 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
-from popatlas.registration.instance import InstanceResult, Settings, register
-from popatlas.registration.instance_files import between_voxels, check_isotropic, write_fields
+from popatlas.registration.engines.instance.core import InstanceResult, Settings, register
+from popatlas.registration.engines.instance.files import between_voxels, check_isotropic, write_fields
 from popatlas.registration.types import Deformation
 from popatlas.transforms.itk import read_displacement
 from popatlas.transforms.linear import voxel_matrix
@@ -87,7 +87,7 @@ def deform_files(
     ------
     InputError
         For files that cannot be read or lie on another grid than their image, no common label or landmark, more than
-        `MOST_LABELS` common labels, and what `popatlas.registration.instance.register` refuses.
+        `MOST_LABELS` common labels, and what `popatlas.registration.engines.instance.core.register` refuses.
     """
     grids = Grid.from_file(fixed.image), Grid.from_file(moving.image)
     check_isotropic(grids[0], fixed.image, subject)

@@ -14,8 +14,8 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.scan import check_scans
+from popatlas.registration.engines.instance.core import Settings, register, rescaled
 from popatlas.registration.gate import WHOLE
-from popatlas.registration.instance import Settings, register, rescaled
 from popatlas.registration.pose import coverage
 from popatlas.registration.types import Deformation
 from popatlas.similarity.registry import make
@@ -71,7 +71,7 @@ def deform_instance(pair: Pair, preset: Mapping[str, Any], affine: Path, folder:
 
 
 def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
-    """Run the free-form engine from an affine; see `popatlas.registration.ffd_engine`. `threads` is that of torch.
+    """Run the free-form engine from an affine; see `popatlas.registration.engines.ffd`. `threads` is that of torch.
 
     Parameters
     ----------
@@ -86,17 +86,17 @@ def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path
     threads : int
         Not used: torch's number of threads is set by the step.
     """
-    from popatlas.registration import ffd_engine
+    from popatlas.registration.engines import ffd
     from popatlas.transforms.fields import invert
 
     fixed, moving = pair.scans()
     options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.items()}
     similarity = make(options.pop("similarity"), **options.pop("options"))
     check_scans(fixed, moving, pair.subject)
-    result = ffd_engine.register(
+    result = ffd.register(
         rescaled(fixed.image),
         rescaled(moving.image),
-        ffd_engine.FFDSettings(similarity=similarity, **options),
+        ffd.FFDSettings(similarity=similarity, **options),
         matrix=between_voxels(affine, fixed.grid, moving.grid),
         fixed_mask=fixed.mask,
         moving_mask=moving.mask,
