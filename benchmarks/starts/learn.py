@@ -24,7 +24,7 @@ from popatlas.images import subject as draw
 from popatlas.images.deformation import sample
 from popatlas.images.scan import Scan
 from popatlas.registration import sides
-from popatlas.registration.starts import centre_of_mass
+from popatlas.registration.initialisation import centre_of_mass
 
 SHAPE, ORIGIN = (48, 56, 48), (-94.0, -128.0, -88.0)  # RAS; an even number of voxels, none of them in the plane of symmetry
 RIDGE = 0.3

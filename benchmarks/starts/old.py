@@ -12,8 +12,8 @@ import torch
 from popatlas.registration.engines.affine import register
 from popatlas.registration.engines.registry import deform
 from popatlas.registration.gate import correlation, gate_metrics, judge
+from popatlas.registration.initialisation import centre_of_mass
 from popatlas.registration.pair import Pair
-from popatlas.registration.starts import centre_of_mass
 from popatlas.registration.types import Rung
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.displacement import apply_chain, compose, write_jacobian

@@ -6,8 +6,8 @@ from benchmarks.starts.brains import Brain
 from benchmarks.starts.scans import scan_of
 
 from popatlas.groupwise.template import reference_brain
+from popatlas.registration.initialisation import centre_of_mass
 from popatlas.registration.sides import antisymmetric, laterality, reference
-from popatlas.registration.starts import centre_of_mass
 from tests.unit.damaged import GATE, brain
 
 

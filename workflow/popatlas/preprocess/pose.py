@@ -1,7 +1,8 @@
 """How a head lies in its image, when its header does not tell: the MNI152 brain is searched in all rotations and places.
 
-The search (CSNGF, `popatlas.registration.csngf`) compares directions of edges only, so it needs no contrast of a certain
-kind, no start and no field of view. It takes seconds, and is asked only for heads in which no brain was found otherwise.
+The search (CSNGF, `popatlas.registration.global_search.csngf`) compares directions of edges only, so it needs no contrast
+of a certain kind, no start and no field of view. It takes seconds, and is asked only for heads in which no brain was found
+otherwise.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Pose:
 
     def quarter_turns(self) -> tuple[Matrix, float]:
         """Return the nearest rotation that takes axes to axes, and how far it is away in degrees."""
-        from popatlas.registration.rotations import angle_between, cube_rotations
+        from popatlas.registration.global_search.rotations import angle_between, cube_rotations
 
         cubes = cube_rotations(3)
         angles = angle_between(cubes, self.rotation)
@@ -71,7 +72,7 @@ def find_poses(coarse: CoarseHead) -> Iterator[Pose]:
     Pose
         Nothing where there is too little to compare.
     """
-    from popatlas.registration.csngf import SCHEDULES, search
+    from popatlas.registration.global_search.csngf import SCHEDULES, search
 
     brain, middle = _reference()
     head = _scan(coarse.values, np.diag([*coarse.spacing, 1.0]), coarse.values > 0)

@@ -125,19 +125,19 @@ def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
 
 
 def _mass(fixed: Scan, moving: Scan) -> Matrix:
-    from popatlas.registration.starts import centre_of_mass
+    from popatlas.registration.initialisation import centre_of_mass
 
     return centre_of_mass(fixed, moving)
 
 
 def _moments(fixed: Scan, moving: Scan) -> Matrix:
-    from popatlas.registration.starts import moments
+    from popatlas.registration.initialisation import moments
 
     return moments(fixed, moving)
 
 
 def _global(fixed: Scan, moving: Scan) -> Matrix:
-    from popatlas.registration.csngf import search
+    from popatlas.registration.global_search.csngf import search
 
     return search(fixed, moving).matrix
 

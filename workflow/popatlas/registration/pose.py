@@ -18,10 +18,10 @@ from torch import Tensor
 
 from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan
-from popatlas.registration.csngf import mask_extent
 from popatlas.registration.engines.instance.core import rescaled
-from popatlas.registration.rotations import Array, cube_rotations
-from popatlas.registration.shiftmap import erode
+from popatlas.registration.global_search.csngf import mask_extent
+from popatlas.registration.global_search.fft import erode
+from popatlas.registration.global_search.rotations import Array, cube_rotations
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import sample
 from popatlas.transforms.linear import voxel_matrix

@@ -27,8 +27,8 @@ from popatlas.images.scan import Scan
 from popatlas.registration.engines.affine import AffineSettings
 from popatlas.registration.engines.affine import register as register_affine
 from popatlas.registration.engines.instance.core import Settings, register
+from popatlas.registration.initialisation import mass_moments, rigid
 from popatlas.registration.pose import PoseJudge, Structure, coverage
-from popatlas.registration.starts import mass_moments, rigid
 from popatlas.similarity.mi import MattesMI
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fieldops import ops_for

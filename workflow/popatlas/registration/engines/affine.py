@@ -20,7 +20,7 @@ from torch import Tensor
 
 from popatlas.images.pyramid import coarsen, filled
 from popatlas.images.scan import Scan, check_scans
-from popatlas.registration.starts import centre_of_mass
+from popatlas.registration.initialisation import centre_of_mass
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.mi import NMI, MattesMI
 from popatlas.similarity.ncc import NCC
@@ -128,7 +128,7 @@ def register(
         Transforms (`transforms.linear.KINDS`), simple to general: all of them at the coarsest level, the last one at the
         others.
     initial : (D+1, D+1) ndarray, optional
-        Fixed to moving, LPS millimetres; default: `starts.centre_of_mass`.
+        Fixed to moving, LPS millimetres; default: `initialisation.centre_of_mass`.
     settings : AffineSettings, optional
         Default: mutual information.
     subject : str, optional

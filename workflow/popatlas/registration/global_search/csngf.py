@@ -23,8 +23,8 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan, check_scans
-from popatlas.registration.rotations import Array, angle_between, cube_rotations, perturbed, uniform_rotations
-from popatlas.registration.shiftmap import erode, padded, similarity_map, spectra
+from popatlas.registration.global_search.fft import erode, padded, similarity_map, spectra
+from popatlas.registration.global_search.rotations import Array, angle_between, cube_rotations, perturbed, uniform_rotations
 from popatlas.similarity.ngf import normalised_gradient
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import sample

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan, check_scans
-from popatlas.registration.rotations import Array, cube_rotations
+from popatlas.registration.global_search.rotations import Array, cube_rotations
 from popatlas.similarity.mi import MattesMI
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import coordinates, sample

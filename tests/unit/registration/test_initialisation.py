@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
-from popatlas.registration.starts import STARTS, centre_of_mass, geometry_centre, mass_moments, moments
+from popatlas.registration.initialisation import STARTS, centre_of_mass, geometry_centre, mass_moments, moments
 from tests.unit.pairs import about, ball, corner_error, moved, rigid_about, texture
 
 

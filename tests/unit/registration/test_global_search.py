@@ -12,9 +12,9 @@ from scipy.stats import kstest
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
-from popatlas.registration.csngf import SCHEDULES, GlobalSchedule, Level, search, without_background
-from popatlas.registration.rotations import angle_between, cube_rotations, perturbed, uniform_rotations
-from popatlas.registration.shiftmap import erode, padded, similarity_map, spectra
+from popatlas.registration.global_search.csngf import SCHEDULES, GlobalSchedule, Level, search, without_background
+from popatlas.registration.global_search.fft import erode, padded, similarity_map, spectra
+from popatlas.registration.global_search.rotations import angle_between, cube_rotations, perturbed, uniform_rotations
 from popatlas.similarity.ngf import normalised_gradient
 from tests.unit.pairs import about, ball, corner_error, moved, rigid_about, texture
 

@@ -1,0 +1,1 @@
+"""Search for a rigid transform over all rotations and shifts at once."""
