@@ -22,9 +22,9 @@ from popatlas.errors import InputError
 from popatlas.networks.registration import build_registration_network, load_registration_network
 from popatlas.training import loop
 from popatlas.training.checkpoint import Checkpoint
+from popatlas.training.distributed import Place
 from popatlas.training.loop import Trainer, rate_share
 from popatlas.training.objective import Batch
-from popatlas.training.place import Place
 from popatlas.training.recipe import Recipe, load_recipe, parse_changes
 from popatlas.training.sources import make_source
 from popatlas.training.table import TrainingScan, read_training_table

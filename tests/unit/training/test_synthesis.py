@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from popatlas.training.contrast import ContrastSettings, paint, random_contrast, random_recolouring, random_table
-from popatlas.training.draws import bias_field, smooth_noise, unit_range
 from popatlas.training.motion import MotionSettings, displacement_of, flow, random_motion, random_velocity
+from popatlas.training.random_fields import bias_field, smooth_noise, unit_range
 from popatlas.training.synthesis import STRONG, ShapeSettings, SynthesisSettings, SyntheticPairs, random_labels
 from popatlas.transforms.fields import compose, jacobian_determinant, warp_labels
 

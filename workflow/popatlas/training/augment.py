@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from popatlas.training.conform import Volume
-from popatlas.training.draws import (
+from popatlas.training.motion import Motion, MotionSettings, displacement_of, random_motion
+from popatlas.training.random_fields import (
     Range,
     bias_field,
     blurred,
@@ -20,7 +21,6 @@ from popatlas.training.draws import (
     uniform,
     unit_range,
 )
-from popatlas.training.motion import Motion, MotionSettings, displacement_of, random_motion
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from popatlas.training.draws import (
+from popatlas.training.random_fields import (
     Range,
     bias_field,
     blurred,

@@ -24,8 +24,8 @@ from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import RegistrationNetwork
 from popatlas.training.checkpoint import Checkpoint
 from popatlas.training.curve import Row, draw_curve, write_curve
+from popatlas.training.distributed import Place
 from popatlas.training.objective import Batch, Objective
-from popatlas.training.place import Place
 from popatlas.training.randomness import step_generator
 from popatlas.training.recipe import Recipe
 from popatlas.training.validation import validate

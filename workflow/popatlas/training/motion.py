@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from popatlas.images.grid import Grid
-from popatlas.training.draws import Range, check_range, check_within, log_uniform, smooth_noise, uniform
+from popatlas.training.random_fields import Range, check_range, check_within, log_uniform, smooth_noise, uniform
 from popatlas.transforms.fields import coordinates, resize_field, sample
 from popatlas.transforms.linear import matrix, move, parameter_count, voxel_matrix
 from popatlas.transforms.velocity import integrate_stationary

@@ -12,11 +12,11 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.training.augment import AugmentSettings, augment_pair
 from popatlas.training.conform import Volume, load_labels, load_scan, load_slices, middle_of
-from popatlas.training.draws import uniform
 from popatlas.training.grid import TrainingGrid
 from popatlas.training.motion import MotionSettings
 from popatlas.training.objective import Batch
 from popatlas.training.pairs import Pair, PairSampler, renumbered
+from popatlas.training.random_fields import uniform
 from popatlas.training.randomness import step_generator
 from popatlas.training.recipe import Recipe, learns_from_labels, slice_places
 from popatlas.training.settings import settings_from

@@ -21,8 +21,8 @@ from popatlas.training.contrast import (
     random_table,
     table_size,
 )
-from popatlas.training.draws import Range, chance, check_range, check_within, log_uniform, smooth_noise, uniform
 from popatlas.training.motion import MotionSettings, displacement_of, flow, random_motion, random_velocity
+from popatlas.training.random_fields import Range, chance, check_range, check_within, log_uniform, smooth_noise, uniform
 from popatlas.transforms.fields import warp, warp_labels
 
 STRONG = MotionSettings(rotation=10.0, scale=0.1, shear=0.05, shift=8.0, bend=2.0)  # more than people differ

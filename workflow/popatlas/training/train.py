@@ -20,8 +20,8 @@ from popatlas.networks.registration import (
     save_registration_network,
 )
 from popatlas.training.curve import TensorBoard
+from popatlas.training.distributed import Place, processes
 from popatlas.training.loop import Outcome, Trainer
-from popatlas.training.place import Place, processes
 from popatlas.training.recipe import Recipe
 from popatlas.training.sources import make_source
 from popatlas.training.table import TrainingScan, read_training_table
