@@ -34,7 +34,7 @@ from benchmarks.fusion.slices import disturbed, mixed
 from benchmarks.fusion.volumes import CONTRAST, SETTINGS, consensus_rows, network_rows, trained, trust_row
 from popatlas.config import default_config
 from popatlas.fusion.crossval import holm, signed_rank
-from popatlas.fusion.dataparams import TrustSettings
+from popatlas.fusion.dataparams.train import TrustSettings
 from popatlas.images.io import read_json, write_json
 
 PARTS = ("slices", "hippocampus", "heads")

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams import TrustResult, network_opinion
+from popatlas.fusion.dataparams.data import trust_target
+from popatlas.fusion.dataparams.train import TrustResult, network_opinion
 from popatlas.fusion.fuse import fuse
-from popatlas.fusion.trustdata import trust_target
 from popatlas.measures.overlap import overlap
 
 PEER = "jlfants"

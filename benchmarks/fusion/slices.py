@@ -17,9 +17,9 @@ from scipy.stats import rankdata, spearmanr
 
 from benchmarks.fusion.cases import Labelled, candidates
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams import TrustSettings, train_trust
+from popatlas.fusion.dataparams.data import trust_target
+from popatlas.fusion.dataparams.train import TrustSettings, train_trust
 from popatlas.fusion.segmenter import segment
-from popatlas.fusion.trustdata import trust_target
 from popatlas.measures.overlap import dice
 
 LABELS = np.array([0, 1])

@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 from benchmarks.fusion.cases import candidates
 from benchmarks.fusion.methods import OURS, STAPLE, Trusted, fused, mean_dice, ways
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams import TrustResult, TrustSettings, train_trust
+from popatlas.fusion.dataparams.data import label_values, trust_target
+from popatlas.fusion.dataparams.train import TrustResult, TrustSettings, train_trust
 from popatlas.fusion.segmenter import segment, train_segmenter
-from popatlas.fusion.trustdata import label_values, trust_target
 from popatlas.measures.overlap import overlap
 
 # quality of the registrations of a target's candidates, in turn

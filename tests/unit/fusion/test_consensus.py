@@ -9,7 +9,7 @@ import pytest
 
 from popatlas.errors import ConfigError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.consensus import ALIKE, MARGIN, STRICTNESS, doubted, look_alike, reliability, trust_vote
+from popatlas.fusion.dataparams.consensus import ALIKE, MARGIN, STRICTNESS, doubted, look_alike, reliability, trust_vote
 from popatlas.fusion.fuse import fuse
 from popatlas.fusion.vote import vote
 

@@ -12,11 +12,9 @@ from scipy.stats import rankdata, spearmanr
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.consensus import trust_vote
-from popatlas.fusion.dataparams import TrustSettings, TrustTrainer, estimate_trust, network_opinion, train_trust
-from popatlas.fusion.majority import majority_vote
-from popatlas.fusion.trustdata import class_weights, draw, label_values, standardised, trust_target
-from popatlas.fusion.trustloss import (
+from popatlas.fusion.dataparams.consensus import trust_vote
+from popatlas.fusion.dataparams.data import class_weights, draw, label_values, standardised, trust_target
+from popatlas.fusion.dataparams.loss import (
     DataParameters,
     batch_weights,
     candidate_losses,
@@ -24,6 +22,8 @@ from popatlas.fusion.trustloss import (
     label_losses,
     trust_loss,
 )
+from popatlas.fusion.dataparams.train import TrustSettings, TrustTrainer, estimate_trust, network_opinion, train_trust
+from popatlas.fusion.majority import majority_vote
 
 Update = Literal["out-of-line", "inline"]
 BINARY = np.array([0, 1])

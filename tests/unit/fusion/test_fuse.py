@@ -9,7 +9,7 @@ import pytest
 
 from popatlas.errors import ConfigError, InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.consensus import pooled, trust_vote
+from popatlas.fusion.dataparams.consensus import pooled, trust_vote
 from popatlas.fusion.fuse import METHODS, choose, fuse
 from popatlas.fusion.majority import majority_vote
 from popatlas.fusion.vote import vote

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from popatlas.errors import InputError
-from popatlas.fusion.dataparams import TrustSettings
+from popatlas.fusion.dataparams.train import TrustSettings
 from popatlas.fusion.segmenter import load_segmenter, save_segmenter, segment, train_segmenter
 from popatlas.images.io import read_json, save_image
 from popatlas.interfaces.trust import SegmentScan, TrainSegmenter

@@ -10,13 +10,13 @@ import torch
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams import TrustSettings, estimate_trust, network_opinion, train_trust
+from popatlas.fusion.dataparams.data import label_values, trust_target
+from popatlas.fusion.dataparams.files import load_parameters, load_trust, save_labelled
+from popatlas.fusion.dataparams.scan import overlaps
+from popatlas.fusion.dataparams.train import TrustSettings, estimate_trust, network_opinion, train_trust
 from popatlas.fusion.fuse import METHODS, fuse
 from popatlas.fusion.labels import disputed_mask
 from popatlas.fusion.names import MAPS
-from popatlas.fusion.trustdata import label_values, trust_target
-from popatlas.fusion.trustfiles import load_parameters, load_trust, save_labelled
-from popatlas.fusion.trustscan import overlaps
 from popatlas.images.io import read_json, save_image, write_json
 from popatlas.interfaces.fuse import FuseLabels
 from popatlas.interfaces.trust import TrainTrust

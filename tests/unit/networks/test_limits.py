@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from popatlas.errors import InputError
-from popatlas.fusion.trustfiles import load_trust, save_labelled
+from popatlas.fusion.dataparams.files import load_trust, save_labelled
 from popatlas.networks.files import write_network
 from popatlas.networks.limits import REPEATS, check_description, no_more_than
 from popatlas.networks.registration import (

@@ -14,7 +14,7 @@ from PIL import Image
 from popatlas.cli.step import parse_traits
 from popatlas.config import default_config, merge
 from popatlas.errors import InputError
-from popatlas.fusion.trusttable import by_atlas, informative, relative_trust, scan_of, tabulate_trust
+from popatlas.fusion.dataparams.table import by_atlas, informative, relative_trust, scan_of, tabulate_trust
 from popatlas.images.io import read_table, write_json, write_table
 from popatlas.interfaces.bench import BenchFusion, TabulateTrust
 from popatlas.measures.dictionary import TRUST_COLUMN_TEXT

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from popatlas.errors import ConfigError, InputError
 from popatlas.fusion.candidates import Candidates, FloatArray
-from popatlas.fusion.consensus import trust_vote
+from popatlas.fusion.dataparams.consensus import trust_vote
 from popatlas.fusion.joint import joint_label_fusion
 from popatlas.fusion.joint_ants import joint_label_fusion_ants
 from popatlas.fusion.labels import IntArray
@@ -95,7 +95,7 @@ def fuse(
         What is best, larger first; the global similarity of the images when left out.
     **options
         Of the method, for example ``ties``. The opinion of a network is about the voxels where the candidates that take part
-        differ: they have to be chosen before, see :func:`popatlas.fusion.trusted.fuse_by_trust`.
+        differ: they have to be chosen before, see :func:`popatlas.fusion.dataparams.fuse.fuse_by_trust`.
 
     Returns
     -------
@@ -112,7 +112,7 @@ def fuse(
     if method not in METHODS:
         raise ConfigError(f"no fusion method is called '{method}'. Remedy: use one of {', '.join(METHODS)}")
     if method == "dataparams" and "parameters" not in options:
-        raise ConfigError("dataparams needs `parameters`. Remedy: train them (popatlas.fusion.dataparams.train_trust)")
+        raise ConfigError("dataparams needs `parameters`. Remedy: train them (popatlas.fusion.dataparams.train.train_trust)")
     if not isinstance(candidates, Candidates):
         size = None if spacing is None else tuple(float(length) for length in spacing)
         candidates = Candidates(np.asarray(candidates), target, images, size, tuple(names), subject)

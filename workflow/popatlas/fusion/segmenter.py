@@ -1,7 +1,7 @@
 """A segmentation network of the cohort: trained on fused labels, it labels a new scan without any registration.
 
-It is the network of the data parameters (:mod:`popatlas.fusion.dataparams`) and its trainer, with one label image for each
-target, which is believed: data parameters never start.
+It is the network of the data parameters (:mod:`popatlas.fusion.dataparams.train`) and its trainer, with one label image for
+each target, which is believed: data parameters never start.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams import TrustSettings, train_trust
+from popatlas.fusion.dataparams.data import label_values, standardised, trust_target
+from popatlas.fusion.dataparams.files import Labels, load_labelled, save_labelled
+from popatlas.fusion.dataparams.train import TrustSettings, train_trust
 from popatlas.fusion.labels import IntArray
-from popatlas.fusion.trustdata import label_values, standardised, trust_target
-from popatlas.fusion.trustfiles import Labels, load_labelled, save_labelled
 from popatlas.images.io import PathLike
 from popatlas.networks.segmentation import SegmentationNet
 

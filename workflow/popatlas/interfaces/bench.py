@@ -28,7 +28,7 @@ class TabulateTrust(PopatlasInterface):
     input_spec = TabulateTrustInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.trusttable import tabulate_trust
+        from popatlas.fusion.dataparams.table import tabulate_trust
         from popatlas.measures.dictionary import trust_dictionary
         from popatlas.report.trust import draw_trust
 

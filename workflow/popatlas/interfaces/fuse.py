@@ -119,7 +119,7 @@ class FuseLabels(PopatlasInterface):
     input_spec = FuseLabelsInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.trustscan import trust_table
+        from popatlas.fusion.dataparams.scan import trust_table
 
         inputs = self.inputs
         candidates = self._candidates()
@@ -170,8 +170,8 @@ class FuseLabels(PopatlasInterface):
         )
 
     def _by_trust(self, candidates: Candidates) -> tuple[Fusion, npt.NDArray[np.float64]]:
-        from popatlas.fusion.trusted import fuse_by_trust
-        from popatlas.fusion.trustfiles import load_parameters, load_trust
+        from popatlas.fusion.dataparams.files import load_parameters, load_trust
+        from popatlas.fusion.dataparams.fuse import fuse_by_trust
 
         inputs, settings = self.inputs, self._settings()
         if not isdefined(inputs.in_network):
@@ -197,7 +197,7 @@ class FuseLabels(PopatlasInterface):
 
     def _quality(self, candidates: Candidates) -> npt.NDArray[np.float64] | None:
         """Return the quality of the registration of each atlas; None where no gates are given."""
-        from popatlas.fusion.trustfiles import gate_quality
+        from popatlas.fusion.dataparams.files import gate_quality
 
         inputs = self.inputs
         if not isdefined(inputs.in_gates):

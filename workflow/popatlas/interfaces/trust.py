@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from popatlas.fusion.candidates import Candidates
-    from popatlas.fusion.trustdata import TrustTarget
+    from popatlas.fusion.dataparams.data import TrustTarget
 
 
 class Progress:
@@ -60,8 +60,8 @@ class TrainTrust(PopatlasInterface):
     input_spec = TrainTrustInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.dataparams import train_trust
-        from popatlas.fusion.trustfiles import save_trust, training_settings
+        from popatlas.fusion.dataparams.files import save_trust, training_settings
+        from popatlas.fusion.dataparams.train import train_trust
 
         inputs = self.inputs
         _check_lists(inputs.scans, in_labels=inputs.in_labels, in_targets=inputs.in_targets)
@@ -76,7 +76,7 @@ class TrainTrust(PopatlasInterface):
 
     def _targets(self) -> tuple[list[TrustTarget], npt.NDArray[np.int64], dict[str, tuple[str, ...]]]:
         """Return what is trained on, the label values of it and of the atlases, and the candidates' names by target."""
-        from popatlas.fusion.trustdata import label_values, trust_target
+        from popatlas.fusion.dataparams.data import label_values, trust_target
 
         inputs, found, atlases = self.inputs, [], {}
         for scan, file, brain in zip(inputs.scans, inputs.in_labels, inputs.in_targets, strict=True):
@@ -143,8 +143,8 @@ class TrainSegmenter(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.fusion.candidatefiles import read_pair
+        from popatlas.fusion.dataparams.files import training_settings
         from popatlas.fusion.segmenter import save_segmenter, train_segmenter
-        from popatlas.fusion.trustfiles import training_settings
 
         inputs = self.inputs
         _check_lists(inputs.scans, in_targets=inputs.in_targets, in_dsegs=inputs.in_dsegs)

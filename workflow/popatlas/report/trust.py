@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from popatlas.fusion.trusttable import by_atlas, informative, relative_trust
+from popatlas.fusion.dataparams.table import by_atlas, informative, relative_trust
 from popatlas.images.io import atomic_path
 from popatlas.report.pages import link, optional_table, scan_name, subject_page
 
@@ -35,7 +35,7 @@ def draw_trust(table: pd.DataFrame, path: Path) -> None:
     Parameters
     ----------
     table : DataFrame
-        From :func:`popatlas.fusion.trusttable.tabulate_trust`; may be empty.
+        From :func:`popatlas.fusion.dataparams.table.tabulate_trust`; may be empty.
     path : Path
         PNG. Dots are targets, the bar is the median; the targets of the least trusted pairs are named.
     """

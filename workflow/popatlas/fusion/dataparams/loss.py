@@ -1,4 +1,4 @@
-"""The terms of the loss of data parameters, and the parameters themselves; see :mod:`popatlas.fusion.dataparams`."""
+"""The terms of the loss of data parameters, and the parameters themselves; see :mod:`popatlas.fusion.dataparams.train`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from popatlas.fusion.trustdata import Sample, TrustTarget
+from popatlas.fusion.dataparams.data import Sample, TrustTarget
 
 
 def candidate_losses(log_probability: Tensor, labels: Tensor, importance: Tensor, weight: Tensor | None = None) -> Tensor:

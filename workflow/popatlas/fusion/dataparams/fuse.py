@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.consensus import Votes
-from popatlas.fusion.dataparams import estimate_trust, network_opinion
+from popatlas.fusion.dataparams.consensus import Votes
+from popatlas.fusion.dataparams.data import trust_target
+from popatlas.fusion.dataparams.files import Trust, TrustNetwork
+from popatlas.fusion.dataparams.train import estimate_trust, network_opinion
 from popatlas.fusion.fuse import choose, fuse
 from popatlas.fusion.result import Fusion
-from popatlas.fusion.trustdata import trust_target
-from popatlas.fusion.trustfiles import Trust, TrustNetwork
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fuse_by_trust(
     quality : (n_candidates,) float ndarray, optional
         Quality of each registration, 0 to 1; multiplies the weights.
     votes, network_weight, **options
-        See :func:`popatlas.fusion.consensus.trust_vote`.
+        See :func:`popatlas.fusion.dataparams.consensus.trust_vote`.
     device : str
         ``cpu`` or ``cuda``, of the network.
 

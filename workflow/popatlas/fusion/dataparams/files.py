@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from popatlas.errors import InputError
-from popatlas.fusion.dataparams import TrustResult, TrustSettings
-from popatlas.fusion.trustdata import TrustTarget
+from popatlas.fusion.dataparams.data import TrustTarget
+from popatlas.fusion.dataparams.train import TrustResult, TrustSettings
 from popatlas.images.io import PathLike, read_json, read_table, write_table
 from popatlas.networks.segmentation import SegmentationNet, load_network, save_network
 

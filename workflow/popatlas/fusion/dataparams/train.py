@@ -33,8 +33,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from popatlas.fusion.trustdata import Sample, TrustTarget, class_weights, draw, label_counts
-from popatlas.fusion.trustloss import DataParameters, batch_losses, batch_weights
+from popatlas.fusion.dataparams.data import Sample, TrustTarget, class_weights, draw, label_counts
+from popatlas.fusion.dataparams.loss import DataParameters, batch_losses, batch_weights
 from popatlas.networks.segmentation import SegmentationNet, build_network, voxel_rows
 
 Update = Literal["out-of-line", "inline"]
