@@ -1,9 +1,10 @@
 import pytest
 import yaml
 
-from popatlas.config import default_config, find_problems, iteration_preset, load_config, merge
+from popatlas.config import default_config, find_problems, iteration_preset, load_config
 from popatlas.errors import ConfigError
 from popatlas.resources import schema_path
+from popatlas.settings import merge
 
 
 def test_the_shipped_configuration_is_valid():

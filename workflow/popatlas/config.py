@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import functools
-import math
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any
 from popatlas.errors import ConfigError, InputError
 from popatlas.paths import resolved
 from popatlas.resources import schema_path, workflow_root
+from popatlas.schema import schema_problems
+from popatlas.settings import merge, not_finite, suggest
 from popatlas.yamlfile import read_yaml
 
 Config = dict[str, Any]
@@ -67,89 +67,12 @@ def _own(path: Path) -> Any:
         raise ConfigError(str(error)) from error
 
 
-def merge(base: Config, user: Mapping[str, Any]) -> Config:
-    """Return `base` with the user's values laid over it, section by section."""
-    merged = copy.deepcopy(base)
-    for key, value in user.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged
-
-
 def find_problems(config: Config) -> Iterator[str]:
     """Yield one readable line per problem of a complete configuration."""
-    problems = [*not_finite(config), *map(explain, _schema_errors(config))]
+    problems = [*not_finite(config), *schema_problems(_shipped(schema_path("config")), config)]
     yield from problems
     if not problems:
         yield from _contradictions(config)
-
-
-def _schema_errors(config: Config) -> list[Any]:
-    """Return the errors of JSON Schema, by place; 3.0 is no whole number here, since loops cannot count to it."""
-    from jsonschema import Draft202012Validator, validators
-
-    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    kind = validators.extend(  # type: ignore[no-untyped-call]
-        Draft202012Validator, {"enum": _one_of}, type_checker=types
-    )
-    errors = kind(_shipped(schema_path("config"))).iter_errors(config)
-    return sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])
-
-
-def _one_of(validator: Any, values: list[Any], instance: Any, schema: Mapping[str, Any]) -> Iterator[Any]:
-    from jsonschema import ValidationError
-
-    if not any(instance == value and type(instance) is type(value) for value in values):
-        yield ValidationError(f"{instance!r} is not one of {values}")
-
-
-def not_finite(value: Any, where: str = "") -> Iterator[str]:
-    """Yield a line for each number that is NaN or infinite, with its place: YAML has them, and NaN passes a schema."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{where}: {value} is not a finite number"
-    elif isinstance(value, Mapping | list | tuple):
-        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from not_finite(part, f"{where}.{key}" if where else str(key))
-
-
-def explain(error: Any) -> str:
-    """Return one readable line for an error of JSON Schema."""
-    where = ".".join(str(part) for part in error.absolute_path) or "top level"
-    if error.validator == "additionalProperties":
-        known = sorted(error.schema.get("properties", {}))
-        unknown = sorted(str(key) for key in error.instance if key not in known)
-        return "; ".join(f"{where}: unknown key '{key}'{_suggest(key, known)}" for key in unknown)
-    inside = max(error.context or (), key=lambda part: len(part.absolute_path), default=error)
-    if len(inside.absolute_path) > len(error.absolute_path):  # one of several kinds, which fits but for a part of it
-        return explain(inside)
-    meaning = error.schema.get("description", "")
-    hint = _type_hint(error.validator_value, error.instance) if error.validator == "type" else ""
-    return f"{where}: {error.message}{hint}" + (f" ({meaning})" if meaning else "")
-
-
-def _type_hint(wanted: Any, found: Any) -> str:
-    """Return what to write instead of a value of another type, empty when nobody knows."""
-    kinds = {wanted} if isinstance(wanted, str) else set(wanted)
-    if found is None:
-        return "; give its keys, or remove the line" if "object" in kinds else "; give a value, or remove the line"
-    if "string" in kinds and isinstance(found, bool):
-        return "; YAML reads yes, no, on and off as true and false: quote the word"
-    if "string" in kinds and isinstance(found, int | float):
-        return f"; quote it: '{found}'"
-    if kinds & {"number", "integer"} and isinstance(found, str):
-        try:
-            number = repr(float(found))
-        except ValueError:
-            return ""
-        return f"; write {number if '.' in number else number.replace('e', '.0e')}"
-    return f"; write {int(found)}" if isinstance(found, float) and found.is_integer() else ""
-
-
-def _suggest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean '{close[0]}'?" if close else f", known keys: {', '.join(known)}"
 
 
 def _contradictions(config: Config) -> Iterator[str]:
@@ -161,7 +84,7 @@ def _contradictions(config: Config) -> Iterator[str]:
     for where, engine, name in wanted:
         known = register["presets"].get(engine, {})
         if name not in known:
-            yield f"{where}: no preset is called '{name}'{_suggest(name, sorted(known))} (engine {engine})"
+            yield f"{where}: no preset is called '{name}'{suggest(name, sorted(known))} (engine {engine})"
     for number, rung in enumerate(register["ladder"]):
         engine, name = _rung_preset(register, rung, register["preset"])
         if "similarity" in rung and "similarity" not in register["presets"].get(engine, {}).get(name, {"similarity": ""}):

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from popatlas.cli.step import parse_traits
-from popatlas.config import default_config, merge
+from popatlas.config import default_config
 from popatlas.errors import InputError
 from popatlas.fusion.dataparams.table import by_atlas, informative, relative_trust, scan_of, tabulate_trust
 from popatlas.images.io import read_table, write_json, write_table
@@ -25,6 +25,7 @@ from popatlas.report.panels import ScanImages
 from popatlas.report.plots import lanes
 from popatlas.report.trust import draw_trust, shown_methods
 from popatlas.resources import schema_path
+from popatlas.settings import merge
 from tests.unit.report.test_pages import Reader, report
 from tests.unit.report_fixture import BENCH, TEMPLATE, build, run_fusion
 

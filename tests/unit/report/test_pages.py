@@ -220,7 +220,7 @@ def test_a_strip_names_the_farthest_outliers_and_shows_every_scan():
     ],
 )
 def test_the_methods_text_follows_the_configuration_and_cites_what_it_uses(change, wanted, unwanted):
-    from popatlas.config import merge
+    from popatlas.settings import merge
 
     config = merge(default_config(), change)
     counts = Counts(scans=12, included=10, out={"failed": 1, "excluded": 1}, members=10, atlases=3)

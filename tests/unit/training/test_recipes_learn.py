@@ -14,9 +14,9 @@ import pandas as pd
 import pytest
 import torch
 
-from popatlas.config import merge
 from popatlas.images.io import save_image, write_table
 from popatlas.networks.registration import load_registration_network
+from popatlas.settings import merge
 from popatlas.training.recipe import Recipe, load_recipe, parse_changes, recipe_names
 from popatlas.training.sources import ScanSource
 from popatlas.training.table import read_training_table

@@ -98,7 +98,8 @@ def read_config(path: Path | None) -> dict[str, Any]:
     """Return the resolved configuration of a run, the shipped one when there is none."""
     import yaml
 
-    from popatlas.config import default_config, merge
+    from popatlas.config import default_config
+    from popatlas.settings import merge
 
     if path is None or not path.is_file():
         return default_config()

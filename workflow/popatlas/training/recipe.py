@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import yaml
 
-from popatlas.config import explain, merge, not_finite
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike
 from popatlas.resources import PACKAGE, schema_path
+from popatlas.schema import schema_problems
+from popatlas.settings import merge, not_finite
 from popatlas.training.grid import TrainingGrid
 from popatlas.yamlfile import parse_yaml, read_yaml
 
@@ -174,12 +175,9 @@ def _within(content: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 def _problems(content: Mapping[str, Any], *, build: bool) -> list[str]:
     """Return one readable line for each problem."""
-    from jsonschema import Draft202012Validator
-
     schema = yaml.safe_load(schema_path("recipe").read_text(encoding="utf-8"))
-    errors = sorted(Draft202012Validator(schema).iter_errors(content), key=lambda e: [str(p) for p in e.absolute_path])
-    if errors:
-        return [explain(error) for error in errors]
+    if problems := schema_problems(schema, content):
+        return problems
     if endless := list(not_finite(content)):
         return endless
     return [*(_network_problems(content) + _settings_problems(content) if build else ()), *_contradictions(content)]
