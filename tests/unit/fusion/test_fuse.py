@@ -13,7 +13,8 @@ from popatlas.fusion.dataparams.consensus import pooled, trust_vote
 from popatlas.fusion.fuse import METHODS, choose, fuse
 from popatlas.fusion.majority import majority_vote
 from popatlas.fusion.vote import vote
-from popatlas.fusion.weighted import global_similarity, global_vote, local_similarity, local_vote
+from popatlas.fusion.weighted_global import global_similarity, global_vote
+from popatlas.fusion.weighted_local import local_similarity, local_vote
 
 SHAPE = (18, 16, 14)
 EVERY = pytest.mark.parametrize("method", list(METHODS))

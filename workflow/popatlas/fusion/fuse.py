@@ -22,7 +22,8 @@ from popatlas.fusion.labels import IntArray
 from popatlas.fusion.majority import majority_vote
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.staple import multilabel_staple
-from popatlas.fusion.weighted import global_similarity, global_vote, local_vote
+from popatlas.fusion.weighted_global import global_similarity, global_vote
+from popatlas.fusion.weighted_local import local_vote
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ class FuseLabels(PopatlasInterface):
         return {key: own[key] for key in keys if key in own} | {key: settings[key] for key in ("ties",) if key in settings}
 
     def _candidates(self) -> Candidates:
-        from popatlas.fusion.candidatefiles import read_candidates
+        from popatlas.fusion.candidate_files import read_candidates
 
         inputs, method = self.inputs, METHODS[self.inputs.method]
         needed = method.needs_images or bool(self._settings().get("select", 0))

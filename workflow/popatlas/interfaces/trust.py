@@ -107,7 +107,7 @@ class TrainTrust(PopatlasInterface):
 
     def _candidates(self, scan: str, file: str, brain: str) -> Candidates | None:
         """Return the candidates of a target that have labels; None, and a note, where there are fewer than two."""
-        from popatlas.fusion.candidatefiles import read_candidates
+        from popatlas.fusion.candidate_files import read_candidates
 
         if scan not in self.inputs.atlases:
             raise InputError("the atlases of a target are not named", file=file, subject=scan, remedy="name them in atlases")
@@ -142,7 +142,7 @@ class TrainSegmenter(PopatlasInterface):
     input_spec = TrainSegmenterInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.candidatefiles import read_pair
+        from popatlas.fusion.candidate_files import read_pair
         from popatlas.fusion.dataparams.files import training_settings
         from popatlas.fusion.segmenter import save_segmenter, train_segmenter
 

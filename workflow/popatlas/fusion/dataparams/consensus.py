@@ -40,7 +40,7 @@ from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.joint import joint_label_fusion
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.vote import NO_LABEL, Ties, decide, normalised, vote
-from popatlas.fusion.weighted import global_similarity
+from popatlas.fusion.weighted_global import global_similarity
 
 Votes = Literal["auto", "softmax", "label", "joint"]
 FloatTable = npt.NDArray[np.floating[Any]]

@@ -1,7 +1,7 @@
-"""Vote weighted by how much each atlas looks like the target, as a whole or around each voxel.
+"""Vote weighted by how much each atlas looks like the target around each voxel.
 
-A weight is a correlation to a power: of all voxels of the region (global), or of a window around the voxel (local).
-Correlation does not depend on the scale of the intensities, so atlases need not be matched to the target.
+A weight is the correlation in a window around the voxel, to a power. Correlation does not depend on the scale of the
+intensities, so atlases need not be matched to the target.
 
 Artaechevarria X, Munoz-Barrutia A, Ortiz-de-Solorzano C. Combination strategies in multi-atlas image segmentation:
 application to brain MR data. IEEE TMI 2009;28(8):1266-1277. doi:10.1109/TMI.2009.2014372
@@ -13,32 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.fusion.candidates import Candidates, FloatArray
-from popatlas.fusion.labels import BoolArray, bounding_box, union_mask
+from popatlas.fusion.labels import BoolArray, bounding_box
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.vote import Ties, vote
 
 # a window with less variance than this share of the image's is flat: its correlation says nothing
 FLAT = 1e-6
-
-
-def global_vote(candidates: Candidates, ties: Ties = "nearest", power: float = 8.0) -> Fusion:
-    """Fuse candidates by a vote with one weight for each: the correlation of its image with the target, to a power.
-
-    Parameters
-    ----------
-    candidates : Candidates
-        With images.
-    ties : {"nearest", "lowest"}
-        Rule at ties, see :mod:`popatlas.fusion.vote`.
-    power : float
-        0: a plain vote; larger: the most similar atlases decide.
-
-    Returns
-    -------
-    Fusion
-    """
-    weights = global_similarity(candidates) ** power
-    return vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing)
 
 
 def local_vote(candidates: Candidates, ties: Ties = "nearest", power: float = 8.0, radius: int = 2) -> Fusion:
@@ -61,16 +41,6 @@ def local_vote(candidates: Candidates, ties: Ties = "nearest", power: float = 8.
     """
     weights = local_similarity(candidates, radius) ** power
     return vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing)
-
-
-def global_similarity(candidates: Candidates) -> npt.NDArray[np.float64]:
-    """Return the correlation of each atlas with the target where some candidate has a label, (n_candidates,), in [0, 1]."""
-    target, images = candidates.need_images("similarity")
-    region = union_mask(candidates.labels)
-    if not region.any():
-        return np.zeros(len(images))
-    inside = np.asarray(target[region], dtype=np.float64)
-    return np.array([_correlation(inside, np.asarray(image[region], dtype=np.float64)) for image in images])
 
 
 def local_similarity(candidates: Candidates, radius: int) -> npt.NDArray[np.float32]:
@@ -102,9 +72,3 @@ def _ratio(shared: FloatArray, var_fixed: FloatArray, variance: FloatArray, want
     structured = (var_fixed > FLAT * var_fixed.max()) & (variance > FLAT * variance.max())
     scale = np.sqrt(np.where(structured, var_fixed * variance, 1))
     return np.asarray(np.clip(np.where(structured, shared / scale, 0), 0, 1)[wanted])
-
-
-def _correlation(fixed: FloatArray, moving: FloatArray) -> float:
-    fixed, moving = fixed - fixed.mean(), moving - moving.mean()
-    scale = float(np.sqrt((fixed @ fixed) * (moving @ moving)))
-    return max(float(fixed @ moving) / scale, 0.0) if scale > 0 else 0.0
