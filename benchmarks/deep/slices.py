@@ -17,10 +17,10 @@ from benchmarks.registration.peers import Fields, Run, load_instance
 from benchmarks.registration.scores import regularity
 from benchmarks.registration.worker import timed
 from popatlas.config import default_config
+from popatlas.images.intensity import rescaled
 from popatlas.images.io import read_json, write_json
 from popatlas.measures.overlap import overlap
 from popatlas.registration.engines import ffd
-from popatlas.registration.engines.instance.core import rescaled
 from popatlas.similarity.registry import make
 from popatlas.training.conform import Volume, load_slices
 from popatlas.training.recipe import Recipe, load_recipe

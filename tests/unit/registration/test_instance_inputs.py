@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
+from popatlas.images.intensity import rescaled
 from popatlas.registration.engines.instance import core
 from popatlas.registration.engines.instance.core import InstanceResult, register
 from popatlas.registration.engines.instance.inputs import prepare
@@ -125,10 +126,10 @@ def test_one_bad_pair_leaves_the_others_of_its_batch_alone(monkeypatch: pytest.M
 def test_an_image_with_little_foreground_keeps_its_scale() -> None:
     image = torch.zeros((1, 1, 40, 40))
     image[..., 20, 20] = 7.0
-    assert float(core.rescaled(image).max()) == 1.0
+    assert float(rescaled(image).max()) == 1.0
     ball = torch.zeros((1, 1, 40, 40))
     ball[..., 10:30, 10:30] = torch.rand(20, 20) + 5
-    assert float(core.rescaled(ball, (ball > 0).float())[ball > 0].median()) == pytest.approx(0.5, abs=0.15)
+    assert float(rescaled(ball, (ball > 0).float())[ball > 0].median()) == pytest.approx(0.5, abs=0.15)
 
 
 def test_other_number_types_and_gradients_are_taken() -> None:

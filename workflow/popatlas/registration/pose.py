@@ -16,9 +16,9 @@ from scipy.linalg import polar
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from popatlas.images.intensity import rescaled
 from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan
-from popatlas.registration.engines.instance.core import rescaled
 from popatlas.registration.global_search.csngf import mask_extent
 from popatlas.registration.global_search.fft import erode
 from popatlas.registration.global_search.rotations import Array, cube_rotations

@@ -9,22 +9,31 @@ do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
+from popatlas.images.intensity import rescaled
 from popatlas.images.pyramid import ANTIALIAS, shrink
-from popatlas.images.scan import check_pair
+from popatlas.images.scan import check_pair, check_scans
+from popatlas.registration.engines.io import between_voxels, write_fields
+from popatlas.registration.types import Deformation
 from popatlas.regularisers.bending import bending
 from popatlas.regularisers.diffusion import diffusion, magnitude
 from popatlas.regularisers.tv import total_variation
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
+from popatlas.similarity.registry import make
 from popatlas.transforms.ffd import Kind, control_shape, dense_from_control
-from popatlas.transforms.fields import coordinates, resize_field, sample
+from popatlas.transforms.fields import coordinates, invert, resize_field, sample
+
+if TYPE_CHECKING:
+    from popatlas.registration.pair import Pair
 
 # Each takes the control displacements divided by the distance of the control points: their differences are slopes
 REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -165,6 +174,38 @@ def register(
         converged=runs[-1].converged,
         diverged=any(run.diverged for run in runs),
     )
+
+
+def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+    """Run the free-form engine from an affine; `threads` is that of torch.
+
+    Parameters
+    ----------
+    pair : Pair
+        Images.
+    preset : mapping
+        One of the configuration's `register.presets.ffd`.
+    affine : Path
+        Affine, fixed to moving points.
+    folder : Path
+        Existing folder for the fields.
+    threads : int
+        Not used: torch's number of threads is set by the step.
+    """
+    fixed, moving = pair.scans()
+    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.items()}
+    similarity = make(options.pop("similarity"), **options.pop("options"))
+    check_scans(fixed, moving, pair.subject)
+    result = register(
+        rescaled(fixed.image),
+        rescaled(moving.image),
+        FFDSettings(similarity=similarity, **options),
+        matrix=between_voxels(affine, fixed.grid, moving.grid),
+        fixed_mask=fixed.mask,
+        moving_mask=moving.mask,
+    )
+    forward = result.displacement.detach()
+    return write_fields(forward, invert(forward), fixed.grid, folder, diverged=result.diverged)
 
 
 class _Level:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from popatlas.images.scan import check_pair
+from popatlas.registration.engines.io import between_voxels, write_fields
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
@@ -160,8 +161,6 @@ def deform_greedy(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: P
     threads : int
         Threads of greedy.
     """
-    from popatlas.registration.engines.instance.files import between_voxels, write_fields
-
     fixed, moving = pair.scans()
     matrix = between_voxels(affine, fixed.grid, moving.grid)
     settings = settings_from_config(preset)

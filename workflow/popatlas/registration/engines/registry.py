@@ -24,7 +24,7 @@ ENGINES: dict[str, str] = {
     "network": "popatlas.registration.engines.network.core",
     "ants": "popatlas.registration.engines.ants",
     "greedy": "popatlas.registration.engines.greedy",
-    "ffd": "popatlas.registration.engines.instance.files",
+    "ffd": "popatlas.registration.engines.ffd",
     "unigradicon": "popatlas.registration.engines.unigradicon",
 }
 ON_GPU = ("instance", "network", "unigradicon")  # engines that can use a GPU

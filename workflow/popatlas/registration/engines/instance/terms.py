@@ -16,7 +16,7 @@ from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
 from popatlas.registration.engines.instance.core import InstanceResult, Settings, register
-from popatlas.registration.engines.instance.files import between_voxels, check_isotropic, write_fields
+from popatlas.registration.engines.io import between_voxels, check_isotropic, write_fields
 from popatlas.registration.types import Deformation
 from popatlas.transforms.itk import read_displacement
 from popatlas.transforms.linear import voxel_matrix

@@ -15,7 +15,7 @@ import torch
 from popatlas.errors import InputError, describe
 from popatlas.images.io import read_json
 from popatlas.networks.registration import Prediction
-from popatlas.registration.engines.instance.files import write_fields
+from popatlas.registration.engines.io import write_fields
 from popatlas.registration.engines.network.core import conform, finish_pair, load_planned, predict
 from popatlas.registration.linear import align
 from popatlas.registration.pair import Pair

@@ -19,7 +19,8 @@ from popatlas.errors import InputError
 from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import Prediction, RegistrationNetwork
 from popatlas.registration.engines.instance.core import Settings, register
-from popatlas.registration.engines.instance.files import between_voxels, check_isotropic, settings_from_config, write_fields
+from popatlas.registration.engines.instance.files import settings_from_config
+from popatlas.registration.engines.io import between_voxels, check_isotropic, write_fields
 from popatlas.registration.types import Deformation
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fieldops import ops_for
