@@ -12,11 +12,12 @@ from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.labels import bounding_box, to_contiguous
 from popatlas.fusion.majority import majority_vote
-from popatlas.fusion.propagate import Step, chain, propagate, resample
+from popatlas.fusion.propagate import chain, propagate
 from popatlas.fusion.staple import multilabel_staple
 from popatlas.images.io import save_image
 from popatlas.interfaces.fuse import FuseLabels, PropagateLabels
 from popatlas.measures.landmarks import map_points, to_template
+from popatlas.transforms.resample import Step, resample
 
 LPS = np.array([-1.0, -1.0, 1.0])
 SHAPE = (24, 22, 20)

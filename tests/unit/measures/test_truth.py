@@ -156,9 +156,9 @@ def test_alignment_removes_rigid_motion_and_nothing_else() -> None:
 
 
 def test_sampling_agrees_with_ants(tmp_path: Path) -> None:
-    from popatlas.fusion.propagate import Step
     from popatlas.measures.landmarks import map_points
     from popatlas.measures.truth import move
+    from popatlas.transforms.resample import Step
 
     write_map(tmp_path / "field.nii.gz", near_identity(np.random.default_rng(1)), RAW)
     points = np.random.default_rng(2).uniform(-20, 20, (30, 3))

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from popatlas.errors import InputError
-from popatlas.fusion.propagate import Step
 from popatlas.images.tables import is_missing, number_of, read_text_table, shown
+from popatlas.transforms.resample import Step
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 AXES = ["x", "y", "z"]

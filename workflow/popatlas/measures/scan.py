@@ -11,7 +11,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from popatlas.fusion.propagate import Step, resample
 from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.images.place import check_place, read_mask_on
@@ -24,6 +23,7 @@ from popatlas.measures.overlap import overlap
 from popatlas.measures.similarity import similarity
 from popatlas.measures.surface import label_surface_distances
 from popatlas.measures.volumes import volumes
+from popatlas.transforms.resample import Step, resample
 
 Row = tuple[str, str, str, float]  # method, label, metric, value
 OVERLAP_METRICS = ("dice", "jaccard", "volume_similarity")
