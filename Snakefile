@@ -4,8 +4,8 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from popatlas.cohort.opening import begin
-from popatlas.cohort.study import PARTS, WILDCARDS, growing
+from popatlas.study.opening import begin
+from popatlas.study.study import PARTS, WILDCARDS, growing
 from popatlas.failures import stopping
 from popatlas.paths import path_prefix
 

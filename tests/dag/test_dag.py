@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import yaml
 
-from popatlas.cohort.study import open_study
 from popatlas.config import load_config
 from popatlas.images.io import load_image, read_json, read_table, save_image
+from popatlas.study.study import open_study
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 

@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from popatlas.cli.main import main
-from popatlas.cohort.opening import begin
 from popatlas.cohort.view import view_of
 from popatlas.config import load_config
 from popatlas.errors import InputError
 from popatlas.images.io import write_text
 from popatlas.receipts import FOLDER
+from popatlas.study.opening import begin
 
 from .test_inventory import SCAN, SETTINGS, cohort, left, stock
 

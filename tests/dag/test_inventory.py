@@ -7,8 +7,6 @@ import shutil
 import pytest
 
 from popatlas.cli.notes import out_of_date
-from popatlas.cohort.inventory import BROKEN, LOST, MADE, NEVER, OUTDATED, REFUSED, SUPERSEDED, Inventory
-from popatlas.cohort.opening import begin, forced
 from popatlas.cohort.outputs import RULES
 from popatlas.cohort.plan import describe_changes, read_index
 from popatlas.config import load_config
@@ -17,6 +15,8 @@ from popatlas.images.io import read_json, write_text
 from popatlas.measures.truth import truth_files
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import GATE_REVISION
+from popatlas.study.inventory import BROKEN, LOST, MADE, NEVER, OUTDATED, REFUSED, SUPERSEDED, Inventory
+from popatlas.study.opening import begin, forced
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, read_batch_members
-from popatlas.cohort.register_study import REFERENCE_MM, REGISTRATION, registration_memory
 from popatlas.config import load_config
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, write_json
 from popatlas.receipts import FOLDER, Receipt
+from popatlas.study.register import REFERENCE_MM, REGISTRATION, registration_memory
 from popatlas.zoo.memory import estimate_from_lock
 
 from ..cohorts import noise_cohort, noise_image, popatlas

@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 
-from popatlas.cohort.bench import CONFIG, bench_config
-from popatlas.cohort.inventory import Inventory
-from popatlas.cohort.opening import begin
-from popatlas.cohort.orphans import kept_results
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import write_text
 from popatlas.receipts import FOLDER
+from popatlas.study.bench import CONFIG, bench_config
+from popatlas.study.inventory import Inventory
+from popatlas.study.opening import begin
+from popatlas.study.orphans import kept_results
 
 from ..cohorts import noise_labels
 from .test_dag import opened

@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from popatlas.cli.snake import profile_folder
-from popatlas.cohort.study import growing
-from popatlas.cohort.train_study import budget, network_memory
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import read_table, write_text
+from popatlas.study.network import budget, network_memory
+from popatlas.study.study import growing
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan

@@ -3,8 +3,8 @@
 import os
 import shutil
 
-from popatlas.cohort.inventory import BROKEN, OUTDATED
 from popatlas.images.io import read_table, write_table
+from popatlas.study.inventory import BROKEN, OUTDATED
 
 from .test_dag import opened
 from .test_fusion import leave

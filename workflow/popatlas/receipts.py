@@ -1,7 +1,7 @@
 """Receipts: what a job made, from what, and how. They, and never the mere presence of files, tell what is done.
 
 A step that ends well writes a receipt below ``cohort/receipts``: the fingerprint that the workflow gave it (`made_of`, see
-`popatlas.cohort.madeof`), the SHA-256 of the files that it read, and size and SHA-256 of those that it made. A step removes
+`popatlas.study.madeof`), the SHA-256 of the files that it read, and size and SHA-256 of those that it made. A step removes
 the receipt of the last time before it begins, so that a job that was killed has none.
 """
 

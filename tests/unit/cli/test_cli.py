@@ -5,13 +5,13 @@ import pytest
 
 from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
 from popatlas.cli.snake import check_options, command, is_dry_run, profile_folder
-from popatlas.cohort.bench import bench_config
-from popatlas.cohort.opening import only_looks
 from popatlas.cohort.view import hide, view_of
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.fusion.names import METHODS
 from popatlas.resources import workflow_root
+from popatlas.study.bench import bench_config
+from popatlas.study.opening import only_looks
 
 
 def test_the_bids_app_form_is_the_run_verb():

@@ -12,17 +12,17 @@ import yaml
 from popatlas.cli.notes import changes, missing_images, missing_labels, opening_notes, resolution, unserved
 from popatlas.cli.passes import BEGAN, Passes, why_ended
 from popatlas.cli.process import Outcome
-from popatlas.cohort import books
-from popatlas.cohort.books import SILENT, leave_records
 from popatlas.cohort.freeze import freeze_label_atlases
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.inspect import Inspection
-from popatlas.cohort.jobs import Job
 from popatlas.cohort.labelsummary import labels_summary
 from popatlas.cohort.ledger import forget_failures, read_failure
 from popatlas.config import load_config
 from popatlas.images.io import read_json, write_json, write_text
 from popatlas.receipts import read_attempt
+from popatlas.study import books
+from popatlas.study.books import SILENT, leave_records
+from popatlas.study.joblist import Job
 from tests.cohorts import noise_cohort, noise_image
 
 SCAN = "sub-1/anat/sub-1"

@@ -23,9 +23,9 @@ from popatlas.cohort.labelfiles import (
     used_as,
 )
 from popatlas.cohort.labelsummary import labels_summary, nearest_file
-from popatlas.cohort.study import Study
 from popatlas.config import load_config
 from popatlas.images.io import load_image, save_image, sha256
+from popatlas.study.study import Study
 from tests.cohorts import noise_cohort, noise_image, noise_labels
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]

@@ -15,7 +15,6 @@ from popatlas.cli import status
 from popatlas.cli.notes import closing_notes
 from popatlas.cli.passes import BEGAN, Passes
 from popatlas.cli.process import Outcome
-from popatlas.cohort import books
 from popatlas.cohort.ledger import failed_scans, incomplete, left_out, read_ledger, settle, summary
 from popatlas.cohort.outputs import stage_outputs
 from popatlas.config import load_config
@@ -23,6 +22,7 @@ from popatlas.images.io import write_table, write_text
 from popatlas.measures.table import members
 from popatlas.report.cohort import write_report
 from popatlas.resources import schema_path
+from popatlas.study import books
 from tests.unit.cohort.test_ledger import index_of, key, record, states
 from tests.unit.report_fixture import METHODS, TEMPLATE, build
 

@@ -3,7 +3,6 @@
 import pytest
 
 from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
-from popatlas.cohort.fusion_study import training_memory
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.targets import (
     FILES,
@@ -16,6 +15,7 @@ from popatlas.config import load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import FOLDER, Receipt
+from popatlas.study.fuse import training_memory
 from tests.cohorts import noise_cohort, noise_image, noise_labels
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]

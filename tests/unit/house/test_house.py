@@ -68,10 +68,9 @@ def test_rules_hold_no_science():
 
 
 def test_every_step_and_each_file_that_it_takes_or_writes_is_used_by_a_rule():
-    studies = sorted((PACKAGE / "cohort").glob("*study.py"))
-    code = "\n".join(path.read_text() for path in [*RULE_FILES, *studies])
+    code = "\n".join(path.read_text() for path in [*RULE_FILES, *(PACKAGE / "study").glob("*.py")])
     code = re.sub(r'"\n\s*"', "", code)  # adjacent strings of a shell command are one
-    # FusionStudy.target_options and map_options
+    # target_options and map_options of popatlas.study.fuse
     code = code.replace("--in_{name} ", "--in_target_affine --in_target_inverse_warp ")
     code = code.replace("--out_{name} ", "".join(f"--out_{name} " for name in MAPS))
     for name in INTERFACES:

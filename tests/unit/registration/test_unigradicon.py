@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from popatlas.cohort.register_study import REGISTRATION, registration_memory
 from popatlas.config import default_config, load_config, make_absolute, resolve_rung
 from popatlas.errors import ConfigError, InputError, PackageError
 from popatlas.images.grid import Grid
@@ -28,6 +27,7 @@ from popatlas.registration.engines.registry import planned_rung, register
 from popatlas.registration.engines.unigradicon import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
 from popatlas.settings import merge
+from popatlas.study.register import REGISTRATION, registration_memory
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fields import warp
 from popatlas.transforms.itk import read_displacement

@@ -18,12 +18,12 @@ import pandas as pd
 import pytest
 import torch
 
-from popatlas.cohort.train_study import TrainStudy, network_memory
 from popatlas.cohort.training import NetworkTraining
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, write_table
 from popatlas.interfaces.train import TrainRegistration, WriteTrainingTable
 from popatlas.networks.registration import load_registration_network
+from popatlas.study.network import TrainStudy, network_memory
 from popatlas.training.launch import UNFINISHED, run_processes
 from popatlas.training.recipe import load_recipe, parse_changes
 from popatlas.training.table import read_training_table

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from popatlas.cohort.bench import CONFIG, bench_config
 from popatlas.config import Config
 from popatlas.fusion.names import METHODS
+from popatlas.study.bench import CONFIG, bench_config
 
 SLOW = "jlfants"  # the same method as jlf, by ANTs: for comparison
 RESULTS = (("scores", "group/fusion-bench.tsv"), ("page", "report/fusion.html"))
@@ -60,8 +60,8 @@ def main(args: argparse.Namespace) -> int:
 
 def check_atlases(config: Config, out_dir: Path) -> None:
     """Raise InputError when no labelled atlas could be labelled by another one."""
-    from popatlas.cohort.study import Study
     from popatlas.errors import InputError
+    from popatlas.study.study import Study
 
     study = Study.read(config, out_dir)
     if not study.bench_scans:

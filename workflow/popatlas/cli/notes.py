@@ -12,7 +12,7 @@ from popatlas.config import Config
 if TYPE_CHECKING:
     import pandas as pd
 
-    from popatlas.cohort.inventory import Inventory
+    from popatlas.study.inventory import Inventory
 
 FINISHED, FINISHED_WITH_FAILURES = 0, 3
 NAMED = 5

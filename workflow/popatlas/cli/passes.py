@@ -16,8 +16,8 @@ from popatlas.config import Config
 from popatlas.failures import REFUSED, last_words
 
 if TYPE_CHECKING:
-    from popatlas.cohort.inventory import Inventory
-    from popatlas.cohort.jobs import Job
+    from popatlas.study.inventory import Inventory
+    from popatlas.study.joblist import Job
 
 FINISHED, STOPPED, FINISHED_WITH_FAILURES = 0, 1, 3
 BEGAN = "Job stats:"  # what Snakemake says when it knows its jobs
@@ -98,8 +98,8 @@ class Passes:
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:
         """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""
-        from popatlas.cohort.books import leave_records, settle_study, take_stock
         from popatlas.cohort.ledger import read_failure
+        from popatlas.study.books import leave_records, settle_study, take_stock
 
         inventory = take_stock(self.config, self.out_dir)
         self.inventory = inventory

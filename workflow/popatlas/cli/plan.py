@@ -24,12 +24,12 @@ def main(args: argparse.Namespace) -> int:
     """Print the changes of the cohort and the jobs per rule."""
     from popatlas.cli.snake import check_folders, study_config
     from popatlas.cohort.garbage import hide_garbage
-    from popatlas.cohort.inventory import Inventory
     from popatlas.cohort.ledger import forget_failures, read_failures
     from popatlas.cohort.plan import cohort_changes, format_plan
-    from popatlas.cohort.study import open_study
     from popatlas.cohort.view import view_of
     from popatlas.images.io import read_table
+    from popatlas.study.inventory import Inventory
+    from popatlas.study.study import open_study
 
     config = study_config(args)
     check_folders(config, make=False)

@@ -110,8 +110,8 @@ def run_passes(
     from popatlas.cli.snake import check_folders, dry_run, forget_notes, is_dry_run
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
-    from popatlas.cohort.orphans import kept_results
     from popatlas.images.io import write_if_changed
+    from popatlas.study.orphans import kept_results
 
     started = time.monotonic()
     out_dir, is_dry = Path(config["out_dir"]), is_dry_run(args.snakemake)

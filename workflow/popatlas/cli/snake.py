@@ -91,7 +91,7 @@ def study_config(args: argparse.Namespace) -> Config:
 def check_folders(config: Config, *, make: bool = True) -> None:
     """Raise InputError when input or output cannot be used, see `check_places`; `make` draws the demo cohort, too."""
     from popatlas.cohort.places import check_places
-    from popatlas.cohort.prepare import simulate_if_missing
+    from popatlas.study.prepare import simulate_if_missing
 
     if make:
         simulate_if_missing(config)

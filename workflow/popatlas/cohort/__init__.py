@@ -1,1 +1,1 @@
-"""Cohort bookkeeping: index, manifest, ledger, plan."""
+"""What the dataset holds and what is drawn from it: index, tables, frozen lists, batches, ledger."""

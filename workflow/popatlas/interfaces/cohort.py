@@ -24,10 +24,10 @@ class SettleLedger(PopatlasInterface):
     input_spec = SettleLedgerInputSpec
 
     def _execute(self) -> None:
-        from popatlas.cohort.books import settle_study
-        from popatlas.cohort.inventory import Inventory
-        from popatlas.cohort.study import Study
         from popatlas.config import load_config
+        from popatlas.study.books import settle_study
+        from popatlas.study.inventory import Inventory
+        from popatlas.study.study import Study
 
         config = load_config(self.inputs.config)
         study = Study.read(config, Path(self.inputs.derivatives))

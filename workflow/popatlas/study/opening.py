@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.cohort.garbage import hide_garbage, set_aside_garbage
-from popatlas.cohort.inventory import Inventory
 from popatlas.cohort.lock import take_over
 from popatlas.cohort.places import check_places
 from popatlas.cohort.plan import describe_changes, read_index
-from popatlas.cohort.prepare import simulate_if_missing
 from popatlas.cohort.space import check_space
-from popatlas.cohort.study import PARTS, Study, open_study
 from popatlas.cohort.view import hide, silent_view_of, speaking_of
 from popatlas.config import load_config, make_absolute
 from popatlas.errors import ConfigError
+from popatlas.study.inventory import Inventory
+from popatlas.study.prepare import simulate_if_missing
+from popatlas.study.study import PARTS, Study, open_study
 
 # options of Snakemake with which it runs no job
 LOOKS = re.compile(

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from popatlas.cohort.register_study import RegisterStudy
 from popatlas.cohort.targets import Training, fusion_settings, training_settings
 from popatlas.config import Config
 from popatlas.fusion.names import MAPS, SEGMENTER
 from popatlas.images.io import write_if_changed
+from popatlas.study.register import RegisterStudy
 
 Wildcards = Any
 TRUST_TABLES = ("group/trust.parquet", "group/trust.tsv", "group/trust.json", "report/figures/trust.png")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, batches
-from popatlas.cohort.register_study import prediction_folder
 from popatlas.config import Config, default_config
 from popatlas.images.io import write_if_changed
+from popatlas.study.register import prediction_folder
 
 
 def prepare(config: Config, out_dir: Path) -> None:

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from popatlas.cohort.garbage import set_aside, take_away
-from popatlas.cohort.jobs import BATCHES, Job, JobList
-from popatlas.cohort.orphans import take_away_orphans
 from popatlas.cohort.outputs import RULES, fill, made_files
 from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_json
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import judge_again
+from popatlas.study.joblist import BATCHES, Job, JobList
+from popatlas.study.orphans import take_away_orphans
 
 if TYPE_CHECKING:
-    from popatlas.cohort.study import Study
+    from popatlas.study.study import Study
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
 REFUSED, FORCED = "refused", "forced"

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from popatlas.cohort.outputs import RULES, fill
+from popatlas.cohort.outputs import RULES
 from popatlas.fusion.names import SEGMENTER
 
 if TYPE_CHECKING:
-    from popatlas.cohort.study import Study
+    from popatlas.study.study import Study
 
 # rules of batches: their scans have receipts of their own, so that only what has to be is made again
 BATCHES = ("extract_brains", "predict_deformations", "predict_members")
@@ -287,13 +287,3 @@ class JobList:
                 shown.append(self.name("bench_fusion"))
         drawn = [self.name("draw_subject", scan=scan) for scan in study.own if scan not in study.undrawn]
         yield "write_report", {}, [*shown, *drawn]
-
-
-def job_pattern(rule: str) -> str:
-    """Return the pattern of the name of a rule's jobs."""
-    return RULES[rule].job
-
-
-def named(rule: str, names: dict[str, str], wildcards: dict[str, str]) -> str:
-    """Return the name of a job: its pattern with the names of the study and its wildcards filled in."""
-    return fill(job_pattern(rule), names | wildcards)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from popatlas.cohort.inventory import Inventory
-from popatlas.cohort.jobs import Job
-from popatlas.cohort.study import Study
 from popatlas.config import Config
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, write_json
 from popatlas.receipts import read_attempt
+from popatlas.study.inventory import Inventory
+from popatlas.study.joblist import Job
+from popatlas.study.study import Study
 
 REMEDY = "see its log; give it more memory or time if it needs that, and run again"
 SILENT = "it ended without its results and without a word: killed, out of memory or out of time"

@@ -13,7 +13,7 @@ from popatlas.config import Config
 from popatlas.errors import PopatlasError
 
 if TYPE_CHECKING:
-    from popatlas.cohort.study import Study
+    from popatlas.study.study import Study
 
 CONFIG = "fuse-bench.yaml"  # in OUT_DIR: the configuration of the last bench
 
@@ -37,7 +37,7 @@ def bench_config(config: Config, methods: Sequence[str]) -> Config:
 
 def bench_study(study: Study) -> Study | None:
     """Return the study of the last bench in a folder, with the settings of today; None where it is none any more."""
-    from popatlas.cohort.study import Study
+    from popatlas.study.study import Study
 
     methods = _last_methods(study.out_dir / CONFIG)
     try:
@@ -58,7 +58,7 @@ def is_valid(study: Study, made_of: str) -> bool:
 
 def _is_valid_with_atlases(bench: Study, made_of: str) -> bool:
     """Judge a bench where the run itself fuses nothing and so has no atlases: they are drawn as for the bench, in a view."""
-    from popatlas.cohort.study import open_study
+    from popatlas.study.study import open_study
 
     try:
         with view_of(bench.out_dir) as view, redirect_stderr(StringIO()):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from popatlas.cohort.madeof import MadeOf
 from popatlas.cohort.outputs import RULES, fill, made_files
 from popatlas.config import Config
 from popatlas.receipts import FOLDER
+from popatlas.study.madeof import MadeOf
 
 if TYPE_CHECKING:
-    from popatlas.cohort.study import Study
+    from popatlas.study.study import Study
 
 Wildcards = Any
 

@@ -3,7 +3,7 @@
 Opening a study is the only place where the cohort's tables are read for the DAG. The main process indexes and freezes;
 the jobs that Snakemake starts read what it wrote.
 
-Snakemake runs what is asked for; what that is follows from the inventory (`popatlas.cohort.inventory`). A job that is made
+Snakemake runs what is asked for; what that is follows from the inventory (`popatlas.study.inventory`). A job that is made
 asks for no input (`Study.asks`), so that neither times nor lost notes of Snakemake start it again.
 """
 
@@ -19,16 +19,16 @@ from typing import Any
 
 from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, Batches, read_batches
 from popatlas.cohort.digests import Digests
-from popatlas.cohort.fusion_study import FusionStudy
 from popatlas.cohort.opened import inspected_digests
-from popatlas.cohort.prepare import brain_folder, prepare
-from popatlas.cohort.register_study import BRAIN, prediction_folder
 from popatlas.cohort.targets import Training, read_trainings
-from popatlas.cohort.train_study import TrainStudy
 from popatlas.cohort.training import NetworkTraining, read_network
 from popatlas.config import Config, iteration_preset, load_config, make_absolute, registration_settings
 from popatlas.fusion.names import METHODS
 from popatlas.images.io import mask_beside, read_table
+from popatlas.study.fuse import FusionStudy
+from popatlas.study.network import TrainStudy
+from popatlas.study.prepare import brain_folder, prepare
+from popatlas.study.register import BRAIN, prediction_folder
 
 Wildcards = Any
 # A scan key as a wildcard: sub-01/anat/sub-01 or sub-01/ses-1/anat/sub-01_ses-1, external atlases under atlases/

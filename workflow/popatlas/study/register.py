@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.cohort.batches import Batches
-from popatlas.cohort.job_study import JobStudy
 from popatlas.cohort.targets import digest_of
 from popatlas.config import Config, engine_weights, registration_settings
 from popatlas.registration.engines.registry import ON_GPU
+from popatlas.study.jobs import JobStudy
 
 Wildcards = Any
 BRAIN, MASK = "{scan}_desc-brain_T1w.nii.gz", "{scan}_desc-brain_mask.nii.gz"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.cohort.freeze import resolve_pattern
-from popatlas.cohort.job_study import JobStudy
 from popatlas.cohort.training import REFERENCE, SCANS, NetworkTraining
 from popatlas.config import Config
 from popatlas.images.io import write_if_changed
+from popatlas.study.jobs import JobStudy
 from popatlas.training.recipe import slice_places
 
 Wildcards = Any

@@ -20,7 +20,7 @@ from popatlas.preprocess import FINDER, LEVELS
 from popatlas.receipts import fingerprint
 
 if TYPE_CHECKING:
-    from popatlas.cohort.study import Study
+    from popatlas.study.study import Study
 
 # keys of the configuration that say where or how fast something is computed, or where it lies
 EXECUTION = ("gpu", "gpus", "batch", "minutes", "bids_dir", "out_dir", "weights", "simulate", "network")
