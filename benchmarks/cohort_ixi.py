@@ -10,19 +10,16 @@ Data from the IXI dataset, brain-development.org, CC BY-SA 3.0.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
-from benchmarks.common import Bar, at_least, parser, report, stage_costs
+from benchmarks.common import METHODS, Bar, Record, at_least, parser, popatlas, report, stage_costs, ventricle_ages
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.images.labels import read_mask
 from popatlas.measures.scan import resample_labels
-from popatlas.measures.table import age_effect
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 LATERAL_VENTRICLES = ("51", "52")
@@ -42,9 +39,7 @@ def run(data: Path, out: Path, engine: str, cores: int, extra: list[str]) -> flo
     settings = yaml.safe_load(SETTINGS.read_text()) | {"register": {"engine": engine, "linear": linear}}
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "benchmark.yaml", yaml.safe_dump(settings))
-    line = [sys.executable, "-m", "popatlas.cli.main", "run", data, out, "--config", out / "benchmark.yaml"]
-    line += ["--cores", str(cores)]
-    subprocess.run([str(part) for part in [*line, *extra]], check=True)
+    popatlas("run", data, out, "--config", out / "benchmark.yaml", "--cores", cores, *extra)
     return time.monotonic() - started
 
 
@@ -62,8 +57,8 @@ def mask_dice(data: Path, out: Path) -> pd.Series:
 def fusion_table(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return per method the mean over scans of the mean over labels, with the spread over scans."""
     rows = []
-    for method in ("majority", "staple", "jlf"):
-        scores = {"method": method}
+    for method in METHODS[1:]:
+        scores: Record = {"method": method}
         for metric in ("dice", "hd95", "assd"):
             values = metrics[(metrics["method"] == method) & (metrics["metric"] == metric)]
             per_scan = values.groupby("subject")["value"].mean()
@@ -74,14 +69,8 @@ def fusion_table(metrics: pd.DataFrame) -> pd.DataFrame:
 
 def age_table(volumes: pd.DataFrame) -> pd.DataFrame:
     """Return ventricle volume against age for each method and the supplied parcellation."""
-    rows = []
-    for method in ("reference", "majority", "staple", "jlf"):
-        columns = [f"{method}_{label}" for label in LATERAL_VENTRICLES]
-        if set(columns) <= set(volumes):
-            table = volumes.assign(ventricles=volumes[columns].sum(axis=1))
-            mean = table["ventricles"].mean()
-            rows.append({"labels": method, "mean_ml": mean, **age_effect(table, "ventricles")})
-    return pd.DataFrame(rows)
+    columns = {method: [f"{method}_{label}" for label in LATERAL_VENTRICLES] for method in METHODS}
+    return ventricle_ages(volumes, {method: names for method, names in columns.items() if set(names) <= set(volumes)})
 
 
 def collect(data: Path, out: Path, cores: int, seconds: float) -> dict[str, pd.DataFrame]:
@@ -125,8 +114,8 @@ def main() -> None:
         at_least("scans in the group tables", tables[RUN]["scans in"][0], 32),
         at_least("mean mask Dice", tables[MASKS]["mean"].iloc[0], 0.974),
         *(
-            at_least(f"age correlation of ventricles, {row.labels}", row.r, SUPPLIED_R - 0.1)
-            for row in tables[AGES].itertuples()
+            at_least(f"age correlation of ventricles, {row['labels']}", row["r"], SUPPLIED_R - 0.1)
+            for row in tables[AGES].to_dict("records")
         ),
     ]
     name = "cohort_ixi" if args.engine == "instance" else f"cohort_ixi_{args.engine}"

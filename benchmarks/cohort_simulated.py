@@ -8,24 +8,16 @@ FOLDER/derivatives and reads its tables. After `make demo`, `--out results/demo`
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.common import at_least, at_most, parser, report, stage_costs
+from benchmarks.common import METHODS, at_least, at_most, parser, popatlas, report, stage_costs, ventricle_ages
 from popatlas.config import default_config
 from popatlas.images.io import read_json, read_table
-from popatlas.measures.table import age_effect
 
 QUICK_SUBJECTS = 4
-
-
-def popatlas(*arguments: object) -> None:
-    """Run the command line."""
-    subprocess.run([sys.executable, "-m", "popatlas.cli.main", *(str(argument) for argument in arguments)], check=True)
 
 
 def simulate_and_run(folder: Path, subjects: int, cores: int) -> Path:
@@ -36,15 +28,12 @@ def simulate_and_run(folder: Path, subjects: int, cores: int) -> Path:
     return out
 
 
-def ventricle_table(bids: Path, volumes: pd.DataFrame) -> pd.DataFrame:
+def ventricle_table(volumes: pd.DataFrame) -> pd.DataFrame:
     """Return the age effect on ventricle volume: planted, in the reference labels, and in each fusion."""
-    rows = []
-    for method in ("reference", "majority", "staple", "jlf"):
-        columns = [name for name in volumes if name.startswith(f"{method}_") and "ventricle" in name.lower()]
-        if columns:
-            table = volumes.assign(ventricles=volumes[columns].sum(axis=1))
-            rows.append({"labels": method, "mean_ml": table["ventricles"].mean(), **age_effect(table, "ventricles")})
-    return pd.DataFrame(rows)
+    ventricles = [name for name in map(str, volumes) if "ventricle" in name.lower()]
+    return ventricle_ages(
+        volumes, {method: [name for name in ventricles if name.startswith(f"{method}_")] for method in METHODS}
+    )
 
 
 def main() -> None:
@@ -56,15 +45,15 @@ def main() -> None:
     metrics = read_table(out / "group" / "metrics.parquet")
     scored = truth.groupby("metric")["value"].agg(["count", "mean", "min", "max"]).reset_index()
     dice = metrics[metrics["metric"] == "dice"].groupby("method")["value"].agg(["mean", "std", "min"]).reset_index()
-    ventricles = ventricle_table(folder / "bids", read_table(out / "group" / "volumes.tsv"))
+    ventricles = ventricle_table(read_table(out / "group" / "volumes.tsv"))
     means = scored.set_index("metric")["mean"]
     fused = ventricles[ventricles["labels"] != "reference"]
     bars = [
         at_most("known-field error, mean mm", means["known_field_error"], 1.5),
         at_most("template error against the true mean, mm", means["template_error"], 1.5),
         at_least("mask Dice", means["mask_dice"], 0.93),
-        *(at_least(f"Dice, {row.method}", row.mean, 0.8) for row in dice.itertuples()),
-        *(at_least(f"age correlation of ventricles, {row.labels}", row.r, 0.5) for row in fused.itertuples()),
+        *(at_least(f"Dice, {row['method']}", row["mean"], 0.8) for row in dice.to_dict("records")),
+        *(at_least(f"age correlation of ventricles, {row['labels']}", row["r"], 0.5) for row in fused.to_dict("records")),
     ]
     tables = {
         "Truth": scored,

@@ -5,19 +5,26 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeVar, cast
 
 import pandas as pd
 
 from popatlas.images.io import read_json, write_json
+from popatlas.measures.table import age_effect
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("antspyx", "deepbet", "SimpleITK", "monai", "numpy", "snakemake", "torch")
+METHODS = ("reference", "majority", "staple", "jlf")  # whose volumes the tables of a cohort hold
+Record = dict[str, str | float | None]
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,17 @@ class Bar:
     value: float
     threshold: float
     holds: bool
+
+
+class Result(TypedDict):
+    """What a benchmark writes: tables by title, as rows, and bars."""
+
+    benchmark: str
+    date: str
+    data: str
+    machine: dict[str, str]
+    rows: dict[str, list[Record]]
+    bars: list[Record]
 
 
 def at_least(name: str, value: float, threshold: float) -> Bar:
@@ -51,7 +69,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return options
 
 
-def machine() -> dict[str, Any]:
+def popatlas(*arguments: object) -> None:
+    """Run the command line; a failure ends the benchmark."""
+    subprocess.run([sys.executable, "-m", "popatlas.cli.main", *map(str, arguments)], check=True)
+
+
+def machine() -> dict[str, str]:
     """Return processor, cores and versions."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
@@ -62,26 +85,42 @@ def machine() -> dict[str, Any]:
     return {"processor": model, "system": platform.platform(), "python": platform.python_version(), **versions}
 
 
-def report(name: str, tables: dict[str, pd.DataFrame], bars: Sequence[Bar], args: argparse.Namespace, data: str) -> None:
-    """Print tables and bars; write Markdown and JSON to `benchmarks/results`."""
-    result = {
+def report(
+    name: str, tables: Mapping[str, pd.DataFrame], bars: Sequence[Bar], args: argparse.Namespace, data: str
+) -> list[Path]:
+    """Print tables and bars; write Markdown and JSON to `benchmarks/results`, and return the JSON files."""
+    result: Result = {
         "benchmark": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "data": data,
         "machine": machine(),
-        "rows": {title: table.to_dict("records") for title, table in tables.items()},
+        "rows": {title: records(table) for title, table in tables.items()},
         "bars": [asdict(bar) for bar in bars],
     }
     text = to_markdown(result)
     print(text)
+    files: list[Path] = [] if args.quick else [RESULTS / f"{name}.json"]
     if not args.quick:
-        write_json(RESULTS / f"{name}.json", result)
         (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
     if args.json:
-        write_json(args.json, result)
+        files.append(args.json)
+    for file in files:
+        write_json(file, result)
+    return files
 
 
-def to_markdown(result: dict[str, Any]) -> str:
+def add_to_results(files: Iterable[Path], **more: object) -> None:
+    """Add entries to JSON files of `report`, for example all runs, and write None for NaN in them."""
+    for file in files:
+        write_json(file, known(read_json(file)) | more)
+
+
+def records(table: pd.DataFrame) -> list[Record]:
+    """Return the rows of a table."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def to_markdown(result: Result) -> str:
     """Return a result as a Markdown page."""
     place = result["machine"]
     lines = [
@@ -100,10 +139,13 @@ def table_markdown(table: pd.DataFrame) -> str:
     """Return a table as Markdown, numbers with four significant digits; "none" for no row."""
     if table.empty:
         return "none"
-    show: Callable[[Any], str] = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
-    rows = [[show(value) for value in row] for row in table.itertuples(index=False)]
+    rows = [[_shown(value) for value in row] for row in table.itertuples(index=False)]
     head = [list(map(str, table.columns)), ["---"] * len(table.columns)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [*head, *rows])
+
+
+def _shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def stage_costs(out_dir: Path) -> pd.DataFrame:
@@ -131,10 +173,32 @@ def stage_costs(out_dir: Path) -> pd.DataFrame:
     return costs.reset_index().sort_values("cpu_s", ascending=False, ignore_index=True)
 
 
-def known(value: Any) -> Any:
+def ventricle_ages(volumes: pd.DataFrame, columns: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Return the age effect on the volume of the ventricles, by whose labels they were measured.
+
+    Parameters
+    ----------
+    volumes : DataFrame
+        `volumes.tsv` of a run.
+    columns : mapping
+        Method to its columns of the ventricles; one without columns gets no row.
+    """
+    rows: list[Record] = []
+    for method, names in columns.items():
+        if names:
+            table = volumes.assign(ventricles=volumes[list(names)].sum(axis=1))
+            rows.append({"labels": method, "mean_ml": table["ventricles"].mean(), **age_effect(table, "ventricles")})
+    return pd.DataFrame(rows)
+
+
+def known(value: Value) -> Value:
     """Return JSON data with None for NaN, which JSON does not have."""
+    return cast(Value, _known(value))
+
+
+def _known(value: object) -> object:
     if isinstance(value, dict):
-        return {key: known(part) for key, part in value.items()}
+        return {key: _known(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [known(part) for part in value]
+        return [_known(part) for part in value]
     return None if isinstance(value, float) and math.isnan(value) else value
