@@ -16,25 +16,25 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from benchmarks.common import RESULTS, known, parser, report
+from benchmarks.common import PICTURES, ROOT, add_to_results, known, parser, report
 from benchmarks.registration.cases import Case
 from benchmarks.registration.cohort import choose_pairs, load_pair
 from benchmarks.registration.peers import ENGINES
 from benchmarks.registration.phantoms import Recipe, make_phantom
 from benchmarks.registration.plot import plot
 from benchmarks.registration.process import run_engine
+from benchmarks.registration.rows import Row, Scores
 from benchmarks.registration.scores import score
 from benchmarks.registration.summary import judge, summarise
 from popatlas.images.io import read_json, write_json
 
-ROOT = Path(__file__).parents[2]
-PICTURES = ROOT / "docs" / "images"
 PHANTOMS = {
     "p48": Recipe((48, 48, 48), 4.5, 1.5),
     "p64": Recipe((56, 64, 56), 5.5, 2.0),
@@ -43,8 +43,8 @@ PHANTOMS = {
 }
 CASES = {"p48": 1, "p64": 1, "p96": 3, "p160": 1, "ixi": 8}
 QUICK, FULL = ("p48", "p64"), ("p96", "p160")
+PRINTED: tuple[Literal["dice", "error", "cpu_s"], ...] = ("dice", "error", "cpu_s")
 PEERS = ("antspyx", "convexAdam", "dipy", "numba", "picsl_greedy", "SimpleITK", "torch")
-Row = dict[str, Any]
 
 
 def references(case: Case) -> dict[str, np.ndarray]:
@@ -61,14 +61,9 @@ def datasets(args: argparse.Namespace) -> dict[str, list[tuple[str, Callable[[],
         count = args.cases or (1 if args.quick else CASES[name])
         if name == "ixi":
             pairs = choose_pairs(args.data, count)
-            chosen[name] = [
-                (f"{Path(a).name}+{Path(b).name}", lambda a=a, b=b: load_pair(args.data, a, b)) for a, b in pairs
-            ]
+            chosen[name] = [(f"{Path(a).name}+{Path(b).name}", partial(load_pair, args.data, a, b)) for a, b in pairs]
         else:
-            chosen[name] = [
-                (f"seed{seed}", lambda name=name, seed=seed: make_phantom(PHANTOMS[name], seed))
-                for seed in range(1, count + 1)
-            ]
+            chosen[name] = [(f"seed{seed}", partial(make_phantom, PHANTOMS[name], seed)) for seed in range(1, count + 1)]
     return chosen
 
 
@@ -98,16 +93,16 @@ def run_case(
     if not (args.resume and path.exists()):
         make().save(path)
     case = Case.load(path)
-    base = {"dataset": key[0], "case": key[1]}
+    base: Row = {"dataset": key[0], "case": key[1]}
     if first:
         for name, field in references(case).items():
-            yield base | {"engine": name, "state": "ok", **score(case, field, None)}
+            yield {**base, "engine": name, "state": "ok", **score(case, field, None)}
     for name in todo:
         started = time.monotonic()
         record, fields = run_engine(name, path, args.repeats)
-        scores = {} if fields is None else score(case, *fields)
-        row = base | {"engine": name, **record, **scores}
-        print(*key, name, *(f"{k} {row[k]:.3g}" for k in ("dice", "error", "cpu_s") if k in row), row["state"],
+        scores: Scores = {} if fields is None else score(case, *fields)
+        row: Row = {**base, "engine": name, **record, **scores}
+        print(*key, name, *(f"{k} {row[k]:.3g}" for k in PRINTED if k in row), row["state"],
               f"({time.monotonic() - started:.0f} s)", flush=True)  # fmt: skip
         yield row
 
@@ -156,12 +151,11 @@ def main() -> None:
     names = list(dict.fromkeys(summary["dataset"]))
     tables = {name: summary[summary["dataset"] == name].drop(columns="dataset").dropna(axis=1, how="all") for name in names}
     source = f" (pairs of {args.data.resolve().name})" if "ixi" in names else ""
-    report("registration", tables, judge(summary, args.engines), args, ", ".join(names) + source)
+    files = report("registration", tables, judge(summary, args.engines), args, ", ".join(names) + source)
+    add_to_results(files, runs=rows, peers=peer_versions())
     plot(summary, out / "registration.png")
     if not args.quick:
         plot(summary, PICTURES / "registration.png")
-    for file in filter(None, [args.json, None if args.quick else RESULTS / "registration.json"]):
-        write_json(file, known(read_json(file)) | {"runs": rows, "peers": peer_versions()})
 
 
 if __name__ == "__main__":

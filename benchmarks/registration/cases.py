@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.images.io import atomic_path
+from benchmarks.arrays import save_arrays
 
 Array = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int16]
@@ -46,9 +45,7 @@ class Case:
 
     def save(self, path: Path) -> None:
         """Write the pair; the workers read `fixed` and `moving` from it."""
-        arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        with atomic_path(path) as temporary:
-            np.savez(temporary, **arrays)
+        save_arrays(path, {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Case:

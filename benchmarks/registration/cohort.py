@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from benchmarks.dataset import LPS, label_box, parcellations, scans_of
 from benchmarks.registration.cases import Array, Case
 from popatlas.errors import InputError
 from popatlas.images.deformation import Grid, sample
@@ -17,7 +18,6 @@ from popatlas.transforms.affine import Matrix, read_affine
 
 AFFINE_ITERATIONS = (200, 100, 50, 20)
 MARGIN = 6  # voxels kept round the fixed brain
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 Brain = tuple[nib.Nifti1Image, np.ndarray]
 
 
@@ -31,9 +31,7 @@ def choose_pairs(data: Path, count: int) -> list[tuple[str, str]]:
     count : int
         Most pairs.
     """
-    found = sorted(data.glob("sub-*/**/anat/*_T1w.nii.gz"))
-    scans = [str(path.relative_to(data)).removesuffix("_T1w.nii.gz") for path in found]
-    labelled = [scan for scan in scans if any(data.glob(f"derivatives/*/{scan}_*dseg.nii.gz"))]
+    labelled = [scan for scan in scans_of(data) if parcellations(data, scan)]
     if len(labelled) < 2:
         raise InputError(
             "fewer than two scans with labels", file=data, remedy="give a dataset with derivatives/*/*_dseg.nii.gz"
@@ -71,11 +69,9 @@ def paired(fixed: Brain, moving: Brain, affine: Matrix, file: Path) -> Case:
     if np.ptp(spacing) > 0.01 * spacing.mean():
         raise InputError(f"voxels are not isotropic: {spacing}", file=file, remedy="resample the dataset first")
     to_moving = np.linalg.inv(LPS @ other.affine) @ affine @ LPS @ image.affine
-    inside = np.argwhere(fixed_labels > 0)
-    low = np.maximum(inside.min(axis=0) - MARGIN, 0)
-    box = tuple(slice(start, stop + MARGIN + 1) for start, stop in zip(low, inside.max(axis=0), strict=True))
+    box = label_box(fixed_labels, MARGIN)
     shift = np.eye(4)
-    shift[:3, 3] = low
+    shift[:3, 3] = [part.start for part in box]
     to_moving = to_moving @ shift
     target = np.asarray(image.dataobj, np.float32)[box]
     points = Grid(target.shape, np.eye(4)).points(to_moving)
@@ -90,16 +86,16 @@ def common_affine(fixed: nib.Nifti1Image, moving: nib.Nifti1Image) -> Matrix:
         files = [Path(folder) / name for name in ("fixed.nii.gz", "moving.nii.gz")]
         for image, file in zip((fixed, moving), files, strict=True):
             nib.save(image, file)
-        images = [ants.image_read(str(file)) for file in files]
+        target, source = (ants.image_read(str(file)) for file in files)
         prefix = Path(folder) / "stage-"
-        rigid = register_linear(*images, "Rigid", None, AFFINE_ITERATIONS, prefix)
-        return read_affine(register_linear(*images, "Affine", str(rigid), AFFINE_ITERATIONS, prefix))
+        rigid = register_linear(target, source, "Rigid", None, AFFINE_ITERATIONS, prefix)
+        return read_affine(register_linear(target, source, "Affine", str(rigid), AFFINE_ITERATIONS, prefix))
 
 
 def _load_brain(data: Path, scan: str) -> tuple[nib.Nifti1Image, np.ndarray]:
     """Return the brain of a scan, its 99th percentile scaled to 1, and its labels on the same grid, both in RAS order."""
     image = nib.as_closest_canonical(nib.load(data / f"{scan}_T1w.nii.gz"))
-    labels = resample_labels(next(data.glob(f"derivatives/*/{scan}_*dseg.nii.gz")), image)
+    labels = resample_labels(parcellations(data, scan)[0], image)
     values: Array = np.asarray(image.dataobj, np.float32)
     brain = np.where(labels > 0, values / np.percentile(values[labels > 0], 99), 0).astype(np.float32)
     return nib.Nifti1Image(brain, image.affine), labels

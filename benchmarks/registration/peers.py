@@ -9,10 +9,9 @@ goes to x + u(x).
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,16 +31,16 @@ class Engine:
         Engines of one family share a colour.
     load : callable
         Imports what is needed and returns the function that is timed; ImportError means that it is absent.
-    options : dict
+    options : mapping
         Given to `load`.
     """
 
     family: str
     load: Callable[..., Run]
-    options: dict[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
-def load_instance(preset: str, symmetric: bool = True, device: str = "cpu", **changes: Any) -> Run:
+def load_instance(preset: str, symmetric: bool = True, device: str = "cpu", **changes: object) -> Run:
     """Our engine, a preset with some settings changed; a tiny run compiles its kernels before the clock starts."""
     import torch
 
@@ -65,7 +64,7 @@ def load_instance(preset: str, symmetric: bool = True, device: str = "cpu", **ch
     return run
 
 
-def load_syn(metric: str, sampling: int, iterations: tuple[int, ...], **options: Any) -> Run:
+def load_syn(metric: str, sampling: int, iterations: tuple[int, ...]) -> Run:
     """SyN of ANTsPy without linear stage; it starts from the identity."""
     import ants
 
@@ -81,14 +80,13 @@ def load_syn(metric: str, sampling: int, iterations: tuple[int, ...], **options:
             syn_metric=metric,
             syn_sampling=sampling,
             reg_iterations=iterations,
-            **options,
         )
         return lambda: _ants_fields(result, folder)
 
     return run
 
 
-def _ants_fields(result: dict[str, Any], folder: tempfile.TemporaryDirectory[str]) -> Fields:
+def _ants_fields(result: Mapping[str, Sequence[str]], folder: tempfile.TemporaryDirectory[str]) -> Fields:
     """Read the two warps; the images have unit voxels and ITK's axes, so millimetres are voxels."""
     import ants
 
@@ -98,15 +96,17 @@ def _ants_fields(result: dict[str, Any], folder: tempfile.TemporaryDirectory[str
     return warps[0], warps[1]
 
 
-def load_greedy(**settings: Any) -> Run:
+def load_greedy(fluid: float, elastic: float) -> Run:
     """Greedy; its inverse is an extra that it does not compute while it registers, so it is not in its time."""
     import torch
 
     from popatlas.registration.engines import greedy
 
+    settings = greedy.Settings(fluid=fluid, elastic=elastic)
+
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]
-        forward = greedy.register(images[0], images[1], greedy.Settings(**settings), inverse=False).forward
+        forward = greedy.register(images[0], images[1], settings, inverse=False).forward
         return lambda: (forward[0].numpy(), greedy.invert(forward)[0].numpy())
 
     return run

@@ -87,7 +87,7 @@ def brain_grid(model: HeadModel, shape: Shape) -> Grid:
 
 def textured(model: HeadModel, spacing: float, rng: np.random.Generator) -> Array:
     """Return the model's brain with texture of 1 and 2 voxels, smoothed for a grid of that spacing; about 0 to 1."""
-    smooth = gaussian_filter(model.t1w / model.t1w.max(), 0.5 * max(spacing**2 - 1, 0) ** 0.5)
+    smooth: Array = gaussian_filter(model.t1w / model.t1w.max(), 0.5 * max(spacing**2 - 1, 0) ** 0.5)
     texture = np.zeros(smooth.shape, np.float32)
     for width in (spacing, 2 * spacing):
         layer = gaussian_filter(rng.standard_normal(smooth.shape).astype(np.float32), width)

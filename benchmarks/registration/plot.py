@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib
-import numpy as np
-import pandas as pd
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Bbox
 
+from benchmarks.pictures import save_figure
 from benchmarks.registration.peers import ENGINES
 
 SHOWN = {"dice": ("Dice", 1), "error": ("error of the field, voxels", -1)}  # and the direction that is better
@@ -23,7 +25,7 @@ PLACES = [(x, y) for y in STEPS for x in (10, -10)]  # of a name from its point,
 
 def pareto(cost: np.ndarray, gain: np.ndarray) -> np.ndarray:
     """Return the indices, cheapest first, of the points that no cheaper point equals or beats."""
-    order = np.lexsort((-gain, cost))
+    order: npt.NDArray[np.intp] = np.lexsort((-gain, cost))
     best = np.maximum.accumulate(np.concatenate([[-np.inf], gain[order][:-1]]))
     return order[gain[order] > best]
 
@@ -61,15 +63,13 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
     figure.canvas.draw()  # names are placed in the final layout
     for axis, points, score in named:
         annotate(axis, list(points["engine"]), points["cpu_s"].to_numpy(), points[score].to_numpy())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
-def _panel(axis: Any, points: pd.DataFrame, name: str) -> None:
+def _panel(axis: Axes, points: pd.DataFrame, name: str) -> None:
     label, sign = SHOWN[name]
     families = list(dict.fromkeys(engine.family for engine in ENGINES.values()))
-    colours = dict(zip(families, plt.get_cmap("tab10").colors, strict=False))
+    colours = dict(zip(families, matplotlib.color_sequences["tab10"], strict=False))
     cost, values = points["cpu_s"].to_numpy(), points[name].to_numpy()
     front = pareto(cost, sign * values)
     axis.step(cost[front], values[front], where="post", color="0.8", zorder=0)
@@ -84,24 +84,24 @@ def _panel(axis: Any, points: pd.DataFrame, name: str) -> None:
     axis.grid(alpha=0.25, which="both")
 
 
-def annotate(axis: Any, names: list[str], cost: np.ndarray, values: np.ndarray) -> None:
+def annotate(axis: Axes, names: list[str], cost: np.ndarray, values: np.ndarray) -> None:
     """Write the names beside the points, each at the first place where it covers no other name and no point."""
-    renderer = axis.figure.canvas.get_renderer()
-    taken: list[Any] = []
+    taken: list[Bbox] = []
     dots = axis.transData.transform(np.column_stack([cost, values]))
-    style = {
-        "textcoords": "offset points",
-        "va": "center",
-        "fontsize": 7,
-        "bbox": {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
-        "arrowprops": {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
-    }
+    write = partial(
+        axis.annotate,
+        textcoords="offset points",
+        va="center",
+        fontsize=7,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        arrowprops={"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2},
+    )
     for name, x, y in zip(names, cost, values, strict=True):
         for place in PLACES:
             side = "left" if place[0] > 0 else "right"
-            text = axis.annotate(name, (x, y), xytext=place, ha=side, **style)
-            text.update_positions(renderer)
-            box = Text.get_window_extent(text, renderer)  # without the line to the point
+            text = write(name, (x, y), xytext=place, ha=side)
+            text.get_window_extent()  # puts the name where it belongs
+            box = Text.get_window_extent(text)  # without the line to the point
             if not any(box.overlaps(other) for other in taken) and not any(box.contains(*dot) for dot in dots):
                 break
             if place != PLACES[-1]:

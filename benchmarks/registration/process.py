@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from benchmarks.common import ROOT
+from benchmarks.registration.peers import Fields
+from benchmarks.registration.rows import Record
 from benchmarks.registration.worker import PEERS
 from popatlas.images.io import read_json
 
-ROOT = Path(__file__).parents[2]
 THREADS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -22,10 +25,9 @@ THREADS = (
     "NUMBA_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
-Row = dict[str, Any]
 
 
-def run_engine(name: str, case: Path, repeats: int, table: str = PEERS) -> tuple[Row, tuple[Any, Any] | None]:
+def run_engine(name: str, case: Path, repeats: int, table: str = PEERS) -> tuple[Record, Fields | None]:
     """Run an engine some times; return the record (medians of the costs) and the fields of the last run.
 
     Parameters
@@ -40,7 +42,7 @@ def run_engine(name: str, case: Path, repeats: int, table: str = PEERS) -> tuple
         Module whose `ENGINES` holds the engine.
     """
     environment = os.environ | dict.fromkeys(THREADS, "1") | {"OMP_WAIT_POLICY": "PASSIVE"}
-    records, result = [], None
+    records: list[Record] = []
     with tempfile.TemporaryDirectory(prefix="popatlas-bench-") as folder:
         out = Path(folder) / "out.npz"
         line = [sys.executable, "-m", "benchmarks.registration.worker", name, str(case), str(out), table]
@@ -55,7 +57,19 @@ def run_engine(name: str, case: Path, repeats: int, table: str = PEERS) -> tuple
                 return records[-1], None
         with np.load(out) as fields:
             result = fields["forward"], fields.get("inverse")
-    costs = {key: float(np.median([record[key] for record in records])) for key in records[0] if key != "state"}
+    costs = medians(records)
     cpu = [record["cpu_s"] for record in records]
     spread = (max(cpu) - min(cpu)) / costs["cpu_s"] if repeats > 1 else float("nan")
     return {"state": "ok", **costs, "cpu_spread": spread, "repeats": repeats}, result
+
+
+def medians(records: Sequence[Record]) -> Record:
+    """Return the median of each cost."""
+    return {
+        "cpu_s": statistics.median(record["cpu_s"] for record in records),
+        "wall_s": statistics.median(record["wall_s"] for record in records),
+        "load_cpu_s": statistics.median(record["load_cpu_s"] for record in records),
+        "collect_cpu_s": statistics.median(record["collect_cpu_s"] for record in records),
+        "peak_mb": statistics.median(record["peak_mb"] for record in records),
+        "added_mb": statistics.median(record["added_mb"] for record in records),
+    }

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.registration.cases import Array, Case, Labels, Mask
+from benchmarks.registration.rows import Distances, Regularity, Scores
 from popatlas.images.deformation import Grid, sample
 from popatlas.measures.jacobian import LOG_FLOOR
 from popatlas.measures.overlap import overlap
@@ -15,7 +16,7 @@ from popatlas.transforms.fields import compose, jacobian_determinant
 SMALLEST = 100  # voxels that a structure needs in both images
 
 
-def score(case: Case, forward: Array, inverse: Array | None) -> dict[str, float]:
+def score(case: Case, forward: Array, inverse: Array | None) -> Scores:
     """Return all scores of a field.
 
     Parameters
@@ -50,18 +51,24 @@ def score(case: Case, forward: Array, inverse: Array | None) -> dict[str, float]
 
 def scored_labels(case: Case) -> list[int]:
     """Return the structures that are large enough in both images."""
-    counts = [np.unique(image[image > 0], return_counts=True) for image in (case.fixed_labels, case.moving_labels)]
-    large = [set(values[sizes >= SMALLEST].tolist()) for values, sizes in counts]
+    return large_labels(case.fixed_labels, case.moving_labels, SMALLEST)
+
+
+def large_labels(one: Labels, other: Labels, smallest: int) -> list[int]:
+    """Return the labels that have some voxels in each of two images."""
+    counts = [np.unique(image[image > 0], return_counts=True) for image in (one, other)]
+    large = [set(values[sizes >= smallest].tolist()) for values, sizes in counts]
     return sorted(large[0] & large[1])
 
 
 def warp_labels(case: Case, forward: Array) -> Labels:
     """Read the moving labels through displacement and affine, nearest neighbour, in one step."""
     points = Grid(forward.shape[1:], np.eye(4)).points() + forward
-    return sample(case.moving_labels, np.linalg.inv(case.to_moving), points, order=0).astype(np.int16)
+    to_fixed = np.asarray(np.linalg.inv(case.to_moving), np.float64)
+    return sample(case.moving_labels, to_fixed, points, order=0).astype(np.int16)
 
 
-def field_error(forward: Array, truth: Array, brain: Mask) -> dict[str, float]:
+def field_error(forward: Array, truth: Array, brain: Mask) -> Distances:
     """Return mean and 95th percentile of the distance to the true field, voxels; NaN where it is not known."""
     if truth.size == 0:
         return {"error": float("nan"), "error_p95": float("nan")}
@@ -69,7 +76,7 @@ def field_error(forward: Array, truth: Array, brain: Mask) -> dict[str, float]:
     return {"error": float(distance.mean()), "error_p95": float(np.percentile(distance, 95))}
 
 
-def regularity(forward: Array, brain: Mask) -> dict[str, float]:
+def regularity(forward: Array, brain: Mask) -> Regularity:
     """Return the folded share and number of voxels and the standard deviation of the log-Jacobian in the brain."""
     determinant = jacobian_determinant(torch.from_numpy(forward)[None])[0].numpy()
     log = np.log(np.maximum(determinant[brain], np.exp(LOG_FLOOR)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
 
 from benchmarks.common import Bar, at_least, at_most
+from benchmarks.registration.rows import Row
 
 SCORES = (
     "dice",
@@ -28,12 +29,12 @@ SYMMETRIC = ("instance-fast", "instance-default", "instance-accurate")
 PLAIN = tuple(f"{name}-plain" for name in SYMMETRIC)
 
 
-def summarise(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def summarise(runs: Sequence[Row]) -> pd.DataFrame:
     """Return the means over the cases of each dataset and engine.
 
     Parameters
     ----------
-    runs : sequence of dict
+    runs : sequence of Row
         One for each case and engine (see `__main__`); a number that does not exist is missing or None.
 
     Returns

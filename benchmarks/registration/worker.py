@@ -15,7 +15,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from benchmarks.registration.peers import Engine
+    from benchmarks.registration.rows import Record
 
 PEERS = "benchmarks.registration.peers"
 Result = TypeVar("Result")
@@ -39,11 +43,11 @@ def memory_mb(peak: bool) -> float:
     return most / (1024**2 if sys.platform == "darwin" else 1024)
 
 
-def work(name: str, case: Path, out: Path, table: str = PEERS) -> dict[str, Any]:
+def work(name: str, case: Path, out: Path, table: str = PEERS) -> Record:
     """Load an engine, run it, write its fields, and return the record."""
     import numpy as np
 
-    engine = importlib.import_module(table).ENGINES[name]
+    engine: Engine = importlib.import_module(table).ENGINES[name]
     try:
         run, load_cpu, _ = timed(lambda: engine.load(**engine.options))
     except ImportError as error:
@@ -54,7 +58,10 @@ def work(name: str, case: Path, out: Path, table: str = PEERS) -> dict[str, Any]
     collect, cpu, wall = timed(lambda: run(fixed, moving))
     peak = memory_mb(peak=True)
     (forward, inverse), collect_cpu, _ = timed(collect)
-    np.savez(out, **{"forward": forward} | ({} if inverse is None else {"inverse": inverse}))
+    if inverse is None:
+        np.savez(out, forward=forward)
+    else:
+        np.savez(out, forward=forward, inverse=inverse)
     return {
         "state": "ok",
         "cpu_s": cpu,
