@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from popatlas.measures.correlation import correlation
 from popatlas.registration.engines.affine import register
 from popatlas.registration.engines.registry import deform
-from popatlas.registration.gate import correlation, gate_metrics, judge
+from popatlas.registration.gate import gate_metrics, judge
 from popatlas.registration.initialisation import centre_of_mass
 from popatlas.registration.pair import Pair
 from popatlas.registration.types import Rung

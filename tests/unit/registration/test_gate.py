@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from popatlas.registration.gate import correlation, dice, gate_metrics, judge
+from popatlas.measures.correlation import correlation
+from popatlas.measures.overlap import dice
+from popatlas.registration.gate import gate_metrics, judge
 
 LIMITS = {
     "mask_dice": 0.85,
@@ -82,7 +84,8 @@ def test_share_of_folded_voxels_counts_the_mask_only():
 
 def test_dice_of_shifted_cubes():
     assert dice(masks(), np.roll(masks(), 3, axis=0)) == pytest.approx(0.5)
-    assert dice(np.zeros(3), np.zeros(3)) == 1.0
+    assert dice(np.zeros(3), np.zeros(3), empty=1.0) == 1.0
+    assert gate_metrics(np.eye(4), None, np.zeros((3, 3, 3)), np.zeros((3, 3, 3)))["mask_dice"] == 1.0
 
 
 def test_correlation_is_invariant_to_scale_and_safe_on_constants():

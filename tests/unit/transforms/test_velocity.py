@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from popatlas.registration.gate import dice
+from popatlas.measures.overlap import dice
 from popatlas.regularisers.sobolev import SobolevOperator
 from popatlas.transforms.fields import compose, coordinates, jacobian_determinant, sample, warp
 from popatlas.transforms.velocity import integrate_stationary, integrate_time_varying, inverse_time_varying

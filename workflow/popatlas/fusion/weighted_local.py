@@ -16,6 +16,7 @@ from popatlas.fusion.candidates import Candidates, FloatArray
 from popatlas.fusion.labels import BoolArray, bounding_box
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.vote import Ties, vote
+from popatlas.measures.correlation import WindowMoments
 
 # a window with less variance than this share of the image's is flat: its correlation says nothing
 FLAT = 1e-6
@@ -45,25 +46,18 @@ def local_vote(candidates: Candidates, ties: Ties = "nearest", power: float = 8.
 
 def local_similarity(candidates: Candidates, radius: int) -> npt.NDArray[np.float32]:
     """Return the windowed correlation with the target at the disputed voxels, (n_candidates, n_disputed), in [0, 1]."""
-    from scipy.ndimage import uniform_filter
-
     target, images = candidates.need_images("similarity")
     disputed = candidates.disputed
     if not disputed.any():
         return np.zeros((len(images), 0), dtype=np.float32)
     box = bounding_box(disputed, margin=2 * radius)
     wanted = disputed[box]
-    size = 2 * radius + 1
-    fixed = np.asarray(target[box], dtype=np.float64)
-    mean_fixed = uniform_filter(fixed, size)
-    var_fixed = np.maximum(uniform_filter(fixed * fixed, size) - mean_fixed**2, 0)
+    fixed = WindowMoments(target[box], radius, mode="reflect")
+    var_fixed = np.maximum(fixed.variance, 0)
     weights = np.zeros((len(images), int(wanted.sum())), dtype=np.float32)
     for row, image in zip(weights, images, strict=True):
-        moving = np.asarray(image[box], dtype=np.float64)
-        mean = uniform_filter(moving, size)
-        variance = np.maximum(uniform_filter(moving * moving, size) - mean**2, 0)
-        shared = uniform_filter(fixed * moving, size) - mean * mean_fixed
-        row[:] = _ratio(shared, var_fixed, variance, wanted)
+        moving = WindowMoments(image[box], radius, mode="reflect")
+        row[:] = _ratio(fixed.covariance(moving), var_fixed, np.maximum(moving.variance, 0), wanted)
     return weights
 
 

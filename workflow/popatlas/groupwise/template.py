@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
-from popatlas.registration.gate import correlation
+from popatlas.measures.correlation import correlation
 from popatlas.transforms.affine import Matrix, mean_affine, read_affine, stretch_about
 from popatlas.transforms.displacement import field_array, field_image, invert_field, mean_field
 

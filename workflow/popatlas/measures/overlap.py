@@ -62,8 +62,16 @@ def overlap(reference: IntArray, prediction: IntArray) -> pd.DataFrame:
     return table[table["label"] != 0].reset_index(drop=True)
 
 
-def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Return the Dice coefficient of two masks (nonzero is inside) of one shape; NaN when both are empty."""
+def dice(first: npt.NDArray[Any], second: npt.NDArray[Any], empty: float = float("nan")) -> float:
+    """Return the Dice coefficient of two masks of one shape.
+
+    Parameters
+    ----------
+    first, second : ndarray
+        Nonzero is inside.
+    empty : float
+        What two empty masks get: NaN where there is nothing to score, 1 where agreeing on nothing is agreeing.
+    """
     a, b = first != 0, second != 0
     total = int(a.sum()) + int(b.sum())
-    return 2.0 * int((a & b).sum()) / total if total else float("nan")
+    return 2.0 * int((a & b).sum()) / total if total else empty

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating[Any]]
+from popatlas.measures.correlation import FloatArray, local_correlation, pearson
 
 
 def similarity(fixed: FloatArray, moving: FloatArray, mask: npt.NDArray[Any], radius: int = 3) -> dict[str, float]:
@@ -40,23 +40,7 @@ def similarity(fixed: FloatArray, moving: FloatArray, mask: npt.NDArray[Any], ra
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return dict.fromkeys(("correlation", "local_correlation", "nmi"), float("nan"))
     return {
-        "correlation": float(np.corrcoef(a, b)[0, 1]),
+        "correlation": pearson(a, b),
         "local_correlation": float(local_correlation(fixed, moving, radius)[inside].mean()),
         "nmi": float(normalized_mutual_information(a, b, bins=64)),
     }
-
-
-def local_correlation(fixed: FloatArray, moving: FloatArray, radius: int) -> npt.NDArray[np.float64]:
-    """Return the squared correlation of two images in the cube around each voxel; 0 where one is constant."""
-    from scipy.ndimage import uniform_filter
-
-    a, b = fixed.astype(np.float64), moving.astype(np.float64)
-
-    def mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(uniform_filter(values, size=2 * radius + 1, mode="nearest"))
-
-    mean_a, mean_b = mean(a), mean(b)
-    covariance = mean(a * b) - mean_a * mean_b
-    spread = (mean(a * a) - mean_a**2) * (mean(b * b) - mean_b**2)
-    floor = 1e-10 * max(float(a.var() * b.var()), 1e-30)
-    return np.where(spread > floor, covariance**2 / np.maximum(spread, floor), 0.0)

@@ -28,6 +28,7 @@ from nibabel.affines import apply_affine
 from popatlas.errors import InputError
 from popatlas.images.io import load_image
 from popatlas.images.labels import read_mask
+from popatlas.measures.correlation import pearson
 from popatlas.measures.dictionary import BRAIN, COLUMNS, GROUP, MASK, TRUTH, unit_of
 from popatlas.measures.landmarks import RAS_TO_LPS
 from popatlas.measures.overlap import dice
@@ -233,7 +234,7 @@ def _template_rows(points: Points, consensus: Points, folder: Path, truth: Path,
     if source.exists() and built.exists():
         true, found = _read_image(source).at(consensus), _read_image(built).at(points)
         both = np.isfinite(true) & np.isfinite(found)
-        value = float(np.corrcoef(true[both], found[both])[0, 1]) if both.sum() > 2 else float("nan")
+        value = pearson(true[both], found[both]) if both.sum() > 2 else float("nan")
         rows.append((GROUP, "", TRUTH, "template_correlation", value))
     return rows
 

@@ -9,7 +9,8 @@ import torch
 
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
-from popatlas.registration.gate import affine_metrics, correlation
+from popatlas.measures.correlation import correlation
+from popatlas.registration.gate import affine_metrics
 from popatlas.registration.pose import Pose, PoseJudge, Structure, coverage, turn_of
 from popatlas.registration.sides import laterality
 from popatlas.registration.types import Rung, assumes_one_contrast

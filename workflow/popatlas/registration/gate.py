@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.measures.overlap import dice
+
 if TYPE_CHECKING:
     from popatlas.transforms.affine import Matrix
 
@@ -36,22 +38,6 @@ HIGHEST = {
     "log_jacobian_sd": "the log-Jacobian varies by {value:.2f}, more than {limit}",
     "displacement_p95": "the deformation moves points by {value:.1f} mm (95th percentile), more than {limit}",
 }
-
-
-def dice(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> float:
-    """Return the Dice overlap of two masks; 1 when both are empty."""
-    a, b = first > 0, second > 0
-    total = int(a.sum()) + int(b.sum())
-    return 2.0 * int((a & b).sum()) / total if total else 1.0
-
-
-def correlation(first: npt.NDArray[Any], second: npt.NDArray[Any], mask: npt.NDArray[Any]) -> float:
-    """Return the Pearson correlation of two images inside a mask; 0 when one is constant."""
-    inside = mask > 0
-    a, b = first[inside].astype(np.float64), second[inside].astype(np.float64)
-    if a.size < 2 or a.std() == 0 or b.std() == 0:
-        return 0.0
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def affine_metrics(affine: Matrix) -> dict[str, float]:
@@ -94,7 +80,7 @@ def gate_metrics(
         log_jacobian_sd (standard deviation of its logarithm, without folded voxels).
     """
     seen = np.ones(fixed_mask.shape, dtype=bool) if view is None else view > 0
-    metrics = affine_metrics(affine) | {"mask_dice": dice((fixed_mask > 0) & seen, (warped_mask > 0) & seen)}
+    metrics = affine_metrics(affine) | {"mask_dice": dice((fixed_mask > 0) & seen, (warped_mask > 0) & seen, empty=1.0)}
     if jacobian is not None:
         inside = jacobian[fixed_mask > 0]
         positive = inside[inside > 0]

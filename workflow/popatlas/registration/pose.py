@@ -19,6 +19,7 @@ from torch import Tensor
 from popatlas.images.intensity import rescaled
 from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan
+from popatlas.measures.correlation import pearson
 from popatlas.registration.global_search.csngf import mask_extent
 from popatlas.registration.global_search.fft import erode
 from popatlas.registration.global_search.rotations import Array, cube_rotations
@@ -172,7 +173,7 @@ def relation(first: Array, second: Array) -> Relation:
     # each cell that is filled adds half a nat over the count to what a finite sample lacks of entropy (Miller and Madow)
     both, one, other = (_entropy(cell / count) + (np.count_nonzero(cell) - 1) / (2 * count) for cell in cells)
     implied = np.sqrt(-np.expm1(-2 * max(one + other - both, 1e-6)))
-    return Relation(float((one + other) / both), float(np.corrcoef(first, second)[0, 1] / implied))
+    return Relation(float((one + other) / both), float(pearson(first, second) / implied))
 
 
 def _entropy(shares: Array) -> float:
