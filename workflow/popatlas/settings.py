@@ -45,7 +45,7 @@ def option(default: Kind, description: str, **limits: Any) -> Kind:
     return cast("Kind", Field(default, description=description, **limits))
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(option, dataclasses.field))
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))  # an option is a plain default to mypy
 def settings(kind: type[Kind]) -> type[Kind]:
     """Make a class of options a frozen dataclass that refuses unknown names, other types and values out of range.
 
