@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
+from registries import similarities  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
@@ -173,6 +174,7 @@ def main() -> None:
         ("outputs", outputs()),
         ("recipes/index", recipes()),
         ("benchmarks", benchmarks()),
+        ("reference/similarities", similarities()),
         *models(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)

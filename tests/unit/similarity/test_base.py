@@ -1,4 +1,4 @@
-"""What holds for every similarity, the separable windows, and the registry."""
+"""What holds for every similarity, and the separable windows."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import torch
 from scipy.ndimage import gaussian_filter, uniform_filter
 from torch.utils.flop_counter import FlopCounterMode
 
-from popatlas.errors import InputError
 from popatlas.images.filters import box_mean, box_sum, gaussian_smooth
 from popatlas.similarity.base import masked_mean
 from popatlas.similarity.lncc import LNCC
@@ -210,35 +209,3 @@ def operations(radius):
 
 def test_local_correlation_costs_the_same_for_every_radius():
     assert operations(2) == operations(9) > 0
-
-
-def test_the_registry_makes_each_similarity_with_its_parameters():
-    assert make("lncc", radius=4) == LNCC(radius=4)
-    assert make("nmi", percentiles=[1, 99]).percentiles == (1, 99)
-    assert make("nmi_mind", mind={"sigma": 1.0}).mind.sigma == 1.0
-    for name, kind in SIMILARITIES.items():
-        assert isinstance(make(name), kind)
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters", "words"),
-    [
-        ("lnc", {}, "unknown similarity 'lnc'.*use one of .*lncc"),
-        ("lncc", {"raduis": 2}, "lncc.*raduis"),
-        ("lncc", {"radius": 0}, "radius must be at least 1"),
-        ("lncc", {"floor": -1}, "floor at least 0"),
-        ("mattes", {"bins": 4}, "too few"),
-        ("nmi", {"order": 2}, "order 2"),
-        ("nmi", {"percentiles": [99, 1]}, "percentiles"),
-        ("mind", {"sigma": 0}, "sigma"),
-        ("mindssc", {"dilation": 0}, "dilation"),
-        ("ngf", {"epsilon": 0}, "epsilon"),
-        ("dice", {"sigmas": []}, "sigmas"),
-        ("dice", {"spacing": 0.0}, "spacing"),
-        ("nmi_mind", {"beta": 2}, "beta"),
-        ("nmi_mind", {"strategy": "best"}, "strategy 'best'.*gradients"),
-    ],
-)
-def test_wrong_options_are_errors_for_the_user(name, parameters, words):
-    with pytest.raises(InputError, match=words):
-        make(name, **parameters)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ONE_CONTRAST = ("lncc", "ncc", "ssd", "cc", "wncc")  # similarities and metrics that need two images of one contrast
+from popatlas.similarity.registry import ONE_CONTRAST
+
+OF_OTHERS = ("cc", "wncc")  # metrics of ANTs and greedy that need two images of one contrast
 RECEIPT = "receipt.json"  # in the folder of a scan, beside the files that a batch predicted
 
 
@@ -63,4 +65,4 @@ def assumes_one_contrast(rung: Rung) -> bool:
     the same sign as within. What a network learnt is not known: its refinement tells what it is meant for.
     """
     similarity = rung.preset.get("similarity", rung.preset.get("metric", ""))
-    return str(similarity).lower() in ONE_CONTRAST
+    return str(similarity).lower() in (*ONE_CONTRAST, *OF_OTHERS)

@@ -9,6 +9,7 @@ from typing import Any
 
 from popatlas.config import Config, iteration_preset
 from popatlas.resources import template_folder
+from popatlas.similarity.registry import describe
 
 CITATION = re.compile(r"\[@([a-z0-9, @]+)\]")
 LATEX = {
@@ -17,6 +18,7 @@ LATEX = {
     r"{\'\i}": "\u00ed",
     r"{\"o}": "\u00f6",
     r"{\~n}": "\u00f1",
+    r"{\.z}": "\u017c",
     "--": "\N{EN DASH}",
 }
 
@@ -156,9 +158,8 @@ def _ants_schedule(preset: Mapping[str, Any]) -> str:
 
 
 def _instance_schedule(preset: Mapping[str, Any]) -> str:
-    options = ", ".join(f"{key} {value}" for key, value in preset["options"].items())
     return (
-        f"similarity {preset['similarity']} ({options or 'defaults'}), at most {_by(preset['iterations'])} iterations at "
+        f"{describe(preset['similarity'], preset['options'])}, at most {_by(preset['iterations'])} iterations at "
         f"shrink factors {_by(preset['shrink'])}, longest step {preset['step']:g} voxels, Gaussian smoothing of the updates "
         f"(standard deviation {preset['fluid']:g} voxels) and of the field ({preset['elastic']:g} voxels)"
     )
@@ -328,14 +329,24 @@ def read_references() -> dict[str, str]:
 
 
 def _reference(key: str, number: int, bibtex: str) -> Reference:
-    fields = dict(re.findall(r"(?m)^  (\w+) = \{(.*)\},?$", bibtex))
-    readable = {name: _plain(value) for name, value in fields.items()}
-    authors = [author.split(",")[0] for author in readable["author"].split(" and ")]
+    fields = _fields(bibtex)
+    address = f"https://doi.org/{fields['doi']}" if "doi" in fields else fields["url"]
+    return Reference(key, number, reference_line(bibtex), address, bibtex)
+
+
+def reference_line(bibtex: str) -> str:
+    """Return a BibTeX entry as a line to read."""
+    fields = _fields(bibtex)
+    authors = [author.split(",")[0] for author in fields["author"].split(" and ")]
     who = " and ".join(authors) if len(authors) < 3 else f"{authors[0]} et al."
-    issue = f"({readable['number']})" if "number" in readable else ""
-    where = f"{readable['journal']} {readable['volume']}{issue}:{readable['pages']}, {readable['year']}"
-    address = f"https://doi.org/{readable['doi']}" if "doi" in readable else readable["url"]
-    return Reference(key, number, f"{who.rstrip('.')}. {readable['title']}. {where}.", address, bibtex)
+    issue = f"({fields['number']})" if "number" in fields else ""
+    where = f"{fields['journal']} {fields['volume']}{issue}:{fields['pages']}, {fields['year']}"
+    return f"{who.rstrip('.')}. {fields['title']}. {where}."
+
+
+def _fields(bibtex: str) -> dict[str, str]:
+    found: list[tuple[str, str]] = re.findall(r"(?m)^  (\w+) = \{(.*)\},?$", bibtex)
+    return {name: _plain(value) for name, value in found}
 
 
 def _plain(value: str) -> str:

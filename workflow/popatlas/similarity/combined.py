@@ -9,15 +9,16 @@ Tanner et al., arXiv:1807.07349 (2018); there MIND is summed over the voxels, he
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity, quotient
 from popatlas.similarity.mi import NMI
 from popatlas.similarity.mind import MIND
 
-STRATEGIES = ("fixed", "gradients", "change")
 LARGEST_FACTOR = 10.0  # by which one update may change the scale: a measure that has not moved yet says nothing
 
 
@@ -86,43 +87,30 @@ class _Balance:
     calls: int = 0
 
 
-@dataclass(frozen=True)
+@settings
 class NMIMIND(Similarity):
     """``beta * NMI + (1 - beta) * scale * MIND``.
 
     An object remembers its scale: use a new one, or `reset`, for a new registration. Images of a new shape are a new level
     of resolution.
 
-    Attributes
-    ----------
-    beta : float
-        Weight of NMI, 0 to 1.
-    strategy : str
-        How the scale is chosen. "fixed": it is `scale`. "gradients": both gradients by the moving image have the same length
-        at the first call of each level, for each pair of a batch. "change": so at the first call; then it is set, every
-        `period` calls, to what makes both count the same for their change since the level began; a summand keeps the loss
-        continuous.
-    scale : float
-        For "fixed".
-    period : int
-        For "change".
-    nmi, mind : NMI, MIND
-        The two measures.
+    How the scale is chosen (`strategy`): "fixed", it is `scale`; "gradients", both gradients by the moving image have the
+    same length at the first call of each level, for each pair of a batch; "change", so at the first call, and then it is
+    set, every `period` calls, to what makes both count the same for their change since the level began; a summand keeps the
+    loss continuous.
     """
 
-    beta: float = 0.5
-    strategy: str = "gradients"
-    scale: float = 1.0
-    period: int = 10
-    nmi: NMI = field(default_factory=NMI)
-    mind: MIND = field(default_factory=MIND)
-    _balance: _Balance = field(default_factory=_Balance, init=False, repr=False, compare=False)
+    beta: float = option(0.5, "Weight of NMI", ge=0, le=1)
+    strategy: Literal["fixed", "gradients", "change"] = option("gradients", "How the scale of MIND is chosen")
+    scale: float = option(1.0, "Scale of MIND, for the strategy fixed", gt=0)
+    period: int = option(10, "Calls between changes of the scale, for the strategy change", ge=1)
+    nmi: NMI = option(NMI(), "Options of the normalised mutual information")
+    mind: MIND = option(MIND(), "Options of the descriptors")
+    if TYPE_CHECKING:  # what an object remembers is no option
+        _balance: _Balance = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f"strategy {self.strategy!r} is none of {', '.join(STRATEGIES)}")
-        if not 0 <= self.beta <= 1 or self.scale <= 0 or self.period < 1:
-            raise ValueError("beta must be from 0 to 1, scale positive, period at least 1")
+        self.reset()
 
     def reset(self) -> None:
         """Forget the scale, for a new registration."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from popatlas.images.filters import box_sum
+from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity, check_pair, masked_mean, spread_out
 from popatlas.transforms.fieldops import CompiledForce, Volume
 
@@ -107,31 +108,22 @@ class _Correlation(torch.autograd.Function):
         return (*forces, None, None, None, None)
 
 
-@dataclass(frozen=True)
+@settings
 class LNCC(Similarity):
     """Mean correlation of the windows around all voxels, with a minus sign; -1 is perfect.
 
     Windows are weighted by the mask inside, and each counts with the weight of its centre. Second derivatives and
-    derivatives by the mask are not available.
-
-    Attributes
-    ----------
-    radius : int
-        Windows have ``2 radius + 1`` voxels along each axis.
-    squared : bool
-        Square the correlation of each window: locally inverted contrast agrees too.
-    floor : float
-        Squared intensity that is added to both variances, so that windows that hold only noise neither count nor push; the
-        default is for images scaled to 0..1. The loss is blind to intensities ``a I + b`` only as far as this is small.
+    derivatives by the mask are not available. The default `floor` is for images scaled to 0..1; the loss is blind to
+    intensities ``a I + b`` only as far as it is small.
     """
 
-    radius: int = 2
-    squared: bool = True
-    floor: float = FLOOR
-
-    def __post_init__(self) -> None:
-        if self.radius < 1 or self.floor < 0:
-            raise ValueError(f"radius must be at least 1 and floor at least 0, not {self.radius} and {self.floor}")
+    radius: int = option(2, "Windows have 2 radius + 1 voxels along each axis", ge=1, le=64)
+    squared: bool = option(True, "Square the correlation of each window: locally inverted contrast agrees too")
+    floor: float = option(
+        FLOOR,
+        "Squared intensity that is added to both variances, so that windows that hold only noise neither count nor push",
+        ge=0,
+    )
 
     def compiled_force(self) -> CompiledForce | None:
         """Return the compiled force of the squared correlation; the plain one has none."""

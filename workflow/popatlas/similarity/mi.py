@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.parzen import Axis, entropy, intensity_range, joint_histogram, tight_axis
 
+Percent = Annotated[float, Field(ge=0, le=100)]
 SMALLEST = 1e-16  # below it a probability counts as zero
 
 
@@ -26,24 +29,16 @@ def _joint(
     return joint_histogram(positions[0], positions[1], weights, axes), (weights > 0).sum(1)
 
 
-@dataclass(frozen=True)
+@settings
 class MattesMI(Similarity):
     """Mutual information in nats with a minus sign, as ITK computes it.
 
     Mattes et al., IEEE Transactions on Medical Imaging 2003;22:120-128, doi:10.1109/TMI.2003.809072: zero-order windows for
     the fixed image, cubic B-splines for the moving one, two bins of padding on each side, bins over the exact range.
     There is, as in ITK, no derivative by the fixed image (it is zero): where both images move, use `NMI`.
-
-    Attributes
-    ----------
-    bins : int
-        Bins of each image, padding included.
     """
 
-    bins: int = 32
-
-    def __post_init__(self) -> None:
-        self._axes()
+    bins: int = option(32, "Bins of each image, padding included", ge=5, le=8192)
 
     def _axes(self) -> tuple[Axis, Axis]:
         return Axis(self.bins, 0, 2, self.bins - 4), Axis(self.bins, 3, 2, self.bins - 4)
@@ -55,7 +50,7 @@ class MattesMI(Similarity):
         return -shared.reshape(fixed.shape[:2]).mean(1).to(moving.dtype)
 
 
-@dataclass(frozen=True)
+@settings
 class NMI(Similarity):
     """Normalised mutual information ``-(H(A) + H(B)) / H(A, B)``: -2 is perfect, -1 is nothing in common.
 
@@ -63,25 +58,20 @@ class NMI(Similarity):
     percentiles. Symmetric in the two images. The windows of order 1 make the value of an image with itself -2 only when its
     intensities lie on the centres of bins (``bins - 1`` steps from the low to the high percentile): between them a window
     spreads over two bins. Order 0 is exact for any discrete image.
-
-    Attributes
-    ----------
-    bins : int
-        Bins of each image.
-    percentiles : pair of float
-        Intensities of the first and the last bin; those outside count as these, and nothing pulls them.
-    order : int
-        Parzen windows: 1 linear, 3 cubic B-spline; 0 plain counting for measuring only, its derivative is zero.
     """
 
-    bins: int = 100
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    order: int = 1
+    bins: int = option(100, "Bins of each image", ge=1, le=8192)
+    percentiles: tuple[Percent, Percent] = option(
+        (0.5, 99.5), "Intensities of the first and the last bin; those outside count as these, and nothing pulls them"
+    )
+    order: Literal[0, 1, 3] = option(
+        1, "Parzen windows: 1 linear, 3 cubic B-spline; 0 plain counting for measuring only, its derivative is zero"
+    )
 
     def __post_init__(self) -> None:
         tight_axis(self.bins, self.order)
-        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(f"percentiles must rise from at least 0 to at most 100, not {self.percentiles}")
+        if self.percentiles[0] >= self.percentiles[1]:
+            raise ValueError(f"percentiles must rise, not {self.percentiles}")
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,): in [-2, -1]; -1 when an image is constant."""

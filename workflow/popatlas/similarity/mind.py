@@ -8,7 +8,6 @@ change when the intensities become ``a I + b``, a being negative or not.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from popatlas.images.filters import box_mean, gaussian_smooth
+from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity, masked_mean, spread_out
 
 LOWEST, HIGHEST = 1e-3, 1e3  # limits of the local variance, in means of it over the image
@@ -98,21 +98,13 @@ def mindssc_descriptor(image: Tensor, radius: int, dilation: int, mask: Tensor |
     return _normalised(distances - distances.amin(1, keepdim=True), mask, image.shape[1])
 
 
-@dataclass(frozen=True)
+@settings
 class MIND(Similarity):
-    """Mean over the voxels of the squared mean absolute difference of the MINDs of two images; 0 is perfect.
+    """Mean over the voxels of the squared mean absolute difference of the MINDs of two images; 0 is perfect."""
 
-    Attributes
-    ----------
-    sigma : float
-        Size of the patches, voxels; see `mind_descriptor`.
-    """
-
-    sigma: float = 0.5
-
-    def __post_init__(self) -> None:
-        if self.sigma <= 0:
-            raise ValueError(f"sigma must be positive, not {self.sigma}")
+    sigma: float = option(
+        0.5, "Standard deviation of the Gaussian that weights a patch, voxels; it ends at 1.5 times that", gt=0, le=64
+    )
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,): in [0, 1]."""
@@ -120,22 +112,12 @@ class MIND(Similarity):
         return masked_mean((a - b).abs().mean(2).square(), weight).mean(1)
 
 
-@dataclass(frozen=True)
+@settings
 class MINDSSC(Similarity):
-    """Mean squared difference of the MIND-SSC of two images; 0 is perfect.
+    """Mean squared difference of the MIND-SSC of two images; 0 is perfect."""
 
-    Attributes
-    ----------
-    radius, dilation : int
-        Size of the patches and distance of the neighbours, voxels; see `mindssc_descriptor`.
-    """
-
-    radius: int = 1
-    dilation: int = 2
-
-    def __post_init__(self) -> None:
-        if self.radius < 0 or self.dilation < 1:
-            raise ValueError(f"radius must be at least 0 and dilation at least 1, not {self.radius} and {self.dilation}")
+    radius: int = option(1, "Patches have 2 radius + 1 voxels along each axis", ge=0, le=64)
+    dilation: int = option(2, "Distance of the neighbours, voxels", ge=1, le=64)
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,): in [0, 1]."""

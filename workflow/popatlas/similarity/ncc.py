@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity, masked_mean, quotient, spread_out
 
 
-@dataclass(frozen=True)
+@settings
 class NCC(Similarity):
-    """Pearson correlation over the whole mask, with a minus sign; -1 is perfect.
+    """Pearson correlation over the whole mask, with a minus sign; -1 is perfect."""
 
-    Attributes
-    ----------
-    squared : bool
-        Take the square, which does not see an inversion of the contrast.
-    """
-
-    squared: bool = False
+    squared: bool = option(False, "Take the square, which does not see an inversion of the contrast")
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,): in [-1, 1] ([-1, 0] when squared); 0 when an image is constant."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity, masked_mean
 
 
@@ -29,28 +28,19 @@ def normalised_gradient(image: Tensor, epsilon: float) -> Tensor:
     return gradient / (gradient.square().sum(2, keepdim=True) + epsilon**2).sqrt()
 
 
-@dataclass(frozen=True)
+@settings
 class NGF(Similarity):
     """Mean inner product of the normalised gradients, with a minus sign; -1 is perfect.
 
     Haber and Modersitzki, Methods of Information in Medicine 2007;46:292-299, doi:10.1160/ME9046. The value is that of
     cross-similarity search (CSNGF, WBIR 2022): flat regions give 0, not the best value.
 
-    Attributes
-    ----------
-    epsilon : float
-        Edge strength that counts, intensity per voxel, for images scaled to 0..1. The loss has a slope of 1/epsilon in flat
-        regions: an exhaustive search, which takes no derivative, can use 1e-5; an optimiser cannot.
-    squared : bool
-        Square the inner product: edges of inverted contrast agree. Without, they disagree.
+    The loss has a slope of ``1 / epsilon`` in flat regions: an exhaustive search, which takes no derivative, can use 1e-5;
+    an optimiser cannot.
     """
 
-    epsilon: float = 0.01
-    squared: bool = True
-
-    def __post_init__(self) -> None:
-        if self.epsilon <= 0:
-            raise ValueError(f"epsilon must be positive, not {self.epsilon}")
+    epsilon: float = option(0.01, "Edge strength that counts, intensity per voxel, for images scaled to 0..1", gt=0)
+    squared: bool = option(True, "Square the inner product: edges of inverted contrast agree; without, they disagree")
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,): in [-1, 0] when squared, else in [-1, 1]; 0 when an image is constant."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from popatlas.images.filters import gaussian_smooth
+from popatlas.settings import Positive, option, settings
 from popatlas.similarity.base import Similarity, quotient
 
+Deviation = Annotated[float, Field(ge=0)]
 
-@dataclass(frozen=True)
+
+@settings
 class MultiscaleDice(Similarity):
     """Mean soft Dice of label maps smoothed by several Gaussians, with a minus sign.
 
@@ -19,22 +23,13 @@ class MultiscaleDice(Similarity):
     Gaussians). **Not an overlap score**: for perfect overlap of a small label the value is far from -1, because a smoothed
     map has a smaller sum of squares than sum. Report Dice from `popatlas.measures.overlap`.
 
-    Attributes
-    ----------
-    sigmas : tuple of float
-        Standard deviations of the Gaussians in mm; 0 is the map itself. Kernels end at three standard deviations, and
-        outside of the grid there are no labels.
-    spacing : float or tuple of float
-        Voxel size in mm, of all axes or of each.
+    Kernels end at three standard deviations, and outside of the grid there are no labels.
     """
 
-    sigmas: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-    spacing: float | tuple[float, ...] = 1.0
-
-    def __post_init__(self) -> None:
-        spacings = self.spacing if isinstance(self.spacing, tuple) else (self.spacing,)
-        if not self.sigmas or min(self.sigmas) < 0 or min(spacings) <= 0:
-            raise ValueError(f"sigmas {self.sigmas} must be at least 0 and spacing {self.spacing} positive")
+    sigmas: tuple[Deviation, ...] = option(
+        (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), "Standard deviations of the Gaussians, mm; 0 is the map itself", min_length=1
+    )
+    spacing: Positive | tuple[Positive, ...] = option(1.0, "Voxel size of all axes or of each, mm")
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,), in [-1, 0]: mean over the Gaussians, then over the labels that either map has, else 0."""

@@ -1,33 +1,103 @@
-"""Similarities by the names that a configuration uses."""
+"""Similarities by the names that a configuration uses; torch is loaded when one is made."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from popatlas.errors import InputError
-from popatlas.similarity.base import Similarity
-from popatlas.similarity.combined import NMIMIND
-from popatlas.similarity.lncc import LNCC
-from popatlas.similarity.mi import NMI, MattesMI
-from popatlas.similarity.mind import MIND, MINDSSC
-from popatlas.similarity.ncc import NCC
-from popatlas.similarity.ngf import NGF
-from popatlas.similarity.overlap import MultiscaleDice
-from popatlas.similarity.ssd import SSD
+from popatlas.registry import Entry, find_entry
+from popatlas.settings import Content, settings_from
 
-SIMILARITIES: dict[str, type[Similarity]] = {
-    "ssd": SSD,
-    "ncc": NCC,
-    "lncc": LNCC,
-    "mattes": MattesMI,
-    "nmi": NMI,
-    "mind": MIND,
-    "mindssc": MINDSSC,
-    "ngf": NGF,
-    "dice": MultiscaleDice,
-    "nmi_mind": NMIMIND,
+if TYPE_CHECKING:
+    from popatlas.similarity.base import Similarity
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarityEntry(Entry):
+    """A similarity; its options are the fields of its class.
+
+    Attributes
+    ----------
+    one_contrast : bool
+        It needs two images of one contrast.
+    images : bool
+        It compares images, not maps of labels.
+    """
+
+    one_contrast: bool = False
+    images: bool = True
+
+
+SIMILARITIES: dict[str, SimilarityEntry] = {
+    "ssd": SimilarityEntry(
+        code="popatlas.similarity.ssd:SSD",
+        title="mean squared difference",
+        formula=r"\frac{1}{|\Omega|} \sum_x \big(F(x) - M(x)\big)^2",
+        one_contrast=True,
+    ),
+    "ncc": SimilarityEntry(
+        code="popatlas.similarity.ncc:NCC",
+        title="global normalised cross-correlation",
+        formula=r"-\frac{\mathrm{cov}(F, M)}{\sqrt{\mathrm{var}\,F \; \mathrm{var}\,M}}",
+        one_contrast=True,
+    ),
+    "lncc": SimilarityEntry(
+        code="popatlas.similarity.lncc:LNCC",
+        title="local normalised cross-correlation",
+        references=("avants2008",),
+        formula=r"-\frac{1}{|\Omega|} \sum_x"
+        r" \frac{\mathrm{cov}_x(F, M)^2}{(\mathrm{var}_x F + \varepsilon)(\mathrm{var}_x M + \varepsilon)}",
+        one_contrast=True,
+    ),
+    "mattes": SimilarityEntry(
+        code="popatlas.similarity.mi:MattesMI",
+        title="Mattes' mutual information",
+        references=("mattes2003",),
+        formula=r"-\sum_{f, m} p(f, m) \log \frac{p(f, m)}{p(f)\, p(m)}",
+    ),
+    "nmi": SimilarityEntry(
+        code="popatlas.similarity.mi:NMI",
+        title="normalised mutual information",
+        references=("studholme1999",),
+        formula=r"-\frac{H(F) + H(M)}{H(F, M)}",
+    ),
+    "mind": SimilarityEntry(
+        code="popatlas.similarity.mind:MIND",
+        title="modality independent neighbourhood descriptors (MIND)",
+        references=("heinrich2012",),
+        formula=r"\frac{1}{|\Omega|} \sum_x \Big(\frac{1}{2D} \sum_r \big|S_F(x, r) - S_M(x, r)\big|\Big)^2",
+    ),
+    "mindssc": SimilarityEntry(
+        code="popatlas.similarity.mind:MINDSSC",
+        title="descriptors of the self-similarity context (MIND-SSC)",
+        references=("heinrich2013",),
+        formula=r"\frac{1}{|\Omega|} \sum_x \frac{1}{K} \sum_k \big(S_F(x, k) - S_M(x, k)\big)^2",
+    ),
+    "ngf": SimilarityEntry(
+        code="popatlas.similarity.ngf:NGF",
+        title="normalised gradient fields",
+        references=("haber2007",),
+        formula=r"-\frac{1}{|\Omega|} \sum_x \bigg(\frac{\nabla F \cdot \nabla M}"
+        r"{\sqrt{|\nabla F|^2 + \varepsilon^2} \sqrt{|\nabla M|^2 + \varepsilon^2}}\bigg)^2",
+    ),
+    "dice": SimilarityEntry(
+        code="popatlas.similarity.overlap:MultiscaleDice",
+        title="soft Dice of label maps smoothed by several Gaussians",
+        references=("hu2018",),
+        formula=r"-\frac{1}{|S|\,|L|} \sum_{\sigma \in S} \sum_{l \in L}"
+        r" \frac{2 \sum_x (G_\sigma a_l)(G_\sigma b_l)}{\sum_x G_\sigma a_l + G_\sigma b_l}",
+        images=False,
+    ),
+    "nmi_mind": SimilarityEntry(
+        code="popatlas.similarity.combined:NMIMIND",
+        title="normalised mutual information and modality independent neighbourhood descriptors in one",
+        references=("studholme1999", "heinrich2012", "tanner2018"),
+        formula=r"\beta\, \mathrm{NMI} + (1 - \beta)\, s\, \mathrm{MIND}",
+    ),
 }
+OF_IMAGES = tuple(name for name, entry in SIMILARITIES.items() if entry.images)
+ONE_CONTRAST = tuple(name for name, entry in SIMILARITIES.items() if entry.one_contrast)
 
 
 def make(name: str, **parameters: Any) -> Similarity:
@@ -38,7 +108,7 @@ def make(name: str, **parameters: Any) -> Similarity:
     name : str
         Key of `SIMILARITIES`.
     **parameters
-        Its fields. Lists become tuples; a mapping under the name of another similarity (those of `nmi_mind`) its parameters.
+        Its options, as a file holds them: those of a measure inside of another one (of `nmi_mind`) are a mapping.
 
     Returns
     -------
@@ -50,15 +120,18 @@ def make(name: str, **parameters: Any) -> Similarity:
     InputError
         When there is no such similarity, or no such parameter, or its value is impossible.
     """
-    if name not in SIMILARITIES:
-        raise InputError(f"unknown similarity {name!r}", remedy=f"use one of {', '.join(SIMILARITIES)}")
-    try:
-        return SIMILARITIES[name](**{key: _value(key, value) for key, value in parameters.items()})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"similarity {name}: {error}", remedy="correct its options") from error
+    kind: type[Similarity] = find_entry(SIMILARITIES, name, "similarity").load()
+    return settings_from(kind, parameters, f"similarity {name}")
 
 
-def _value(key: str, value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return make(key, **value)
-    return tuple(value) if isinstance(value, list) else value
+def describe(name: str, options: Mapping[str, Any]) -> str:
+    """Return a similarity and its options in words, for the methods text."""
+    chosen = ", ".join(f"{key} {value}" for key, value in options.items())
+    return f"{SIMILARITIES[name].cited} ({chosen or 'defaults'})"
+
+
+def similarity_schemas() -> dict[str, Content]:
+    """Return the JSON Schema of the options of each similarity; all are loaded for it."""
+    from popatlas.schema import schema_of
+
+    return {name: schema_of(entry.load(), complete=False) for name, entry in SIMILARITIES.items()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
+from popatlas.settings import settings
 from popatlas.similarity.base import Similarity, masked_mean
 
 
-@dataclass(frozen=True)
+@settings
 class SSD(Similarity):
     """Mean squared difference of two images of one modality and one intensity scale; 0 is perfect."""
 
