@@ -4,104 +4,19 @@ import os
 import shutil
 import time
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from popatlas.cli.check import describe_template
 from popatlas.cohort import labelfiles
 from popatlas.cohort.freeze import freeze_label_atlases, read_label_atlases
 from popatlas.cohort.index import index_cohort
-from popatlas.cohort.labelfiles import (
-    COLUMNS,
-    LABEL_FILES,
-    inspect_label_files,
-    label_digest,
-    left_out,
-    read_label_files,
-    used_as,
-)
-from popatlas.cohort.labelsummary import labels_summary, nearest_file
+from popatlas.cohort.labelfiles import COLUMNS, LABEL_FILES, label_digest, left_out, read_label_files
 from popatlas.config import load_config
-from popatlas.images.io import load_image, save_image, sha256
-from popatlas.study.study import Study
+from popatlas.images.io import save_image, sha256
 from tests.cohorts import noise_cohort, noise_image, noise_labels
+from tests.unit.cohort.labelled import AFFINE, NAMES, SHAPE, SPOIL, scan
 
-NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
-AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
-SHAPE = (36, 36, 36)
-
-
-def scan(name):
-    return f"{name}/anat/{name}"
-
-
-class Setup:
-    """A cohort of noise whose labels can be spoilt."""
-
-    def __init__(self, folder):
-        self.folder, self.bids, self.out = folder, noise_cohort(folder / "bids", NAMES), folder / "out"
-        self.config = load_config({}, bids_dir=str(self.bids))
-        self.index = index_cohort(self.config, self.out)
-        self.scans = list(self.index["scan"])
-
-    def label(self, name):
-        return self.bids / f"derivatives/truth/{scan(name)}_desc-truth_dseg.nii.gz"
-
-    def atlases(self):
-        return list(freeze_label_atlases(self.config, self.index, self.scans, self.out)["atlas"])
-
-    def inspect(self):
-        return inspect_label_files(self.config, self.index, self.scans, self.out)
-
-    def spoil(self, name, kind="fraction"):
-        SPOIL[kind](self.label(name))
-
-    def mask(self, name, inside):
-        save_image(inside.astype(np.uint8), AFFINE, self.out / f"{scan(name)}_desc-brain_mask.nii.gz")
-
-    def study(self):
-        return Study.read(self.config, self.out)
-
-
-@pytest.fixture
-def setup(tmp_path):
-    return Setup(tmp_path)
-
-
-def rewritten(change):
-    def spoil(path):
-        data, affine = change(np.asarray(load_image(path, np.float64).dataobj).copy(), AFFINE.copy())
-        save_image(data, affine, path)
-
-    return spoil
-
-
-def no_forms(path):
-    image = nib.load(path)
-    image = nib.Nifti1Image(np.asarray(image.dataobj), AFFINE)
-    image.set_sform(AFFINE, 0)
-    image.set_qform(AFFINE, 0)
-    nib.save(image, path)
-
-
-SPOIL = {
-    "NaN": rewritten(lambda data, affine: (np.where(data < 500, np.nan, data), affine)),
-    "fraction": rewritten(lambda data, affine: (data / 2, affine)),
-    "negative": rewritten(lambda data, affine: (-data, affine)),
-    "4D": rewritten(lambda data, affine: (np.stack([data] * 2, -1), affine)),
-    "empty": rewritten(lambda data, affine: (0 * data, affine)),
-    "mirrored": rewritten(lambda data, affine: (data, affine @ np.diag([-1.0, 1, 1, 1]))),
-    "moved": rewritten(lambda data, affine: (data, affine + 4 * np.eye(4, k=3))),
-    "cropped": rewritten(lambda data, affine: (data[:-1], affine + 40 * np.eye(4, k=3))),
-    "spacing": rewritten(lambda data, affine: (data[:-1], np.diag([0.1, 0.1, 0.1, 1]))),
-    "no forms": no_forms,
-    "bytes": lambda path: path.write_bytes(b""),
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
-    "link": lambda path: (path.unlink(), path.symlink_to("annexed")),
-    "folder": lambda path: (path.unlink(), path.mkdir()),
-}
 WORDS = {
     "NaN": "voxel(s) are NaN", "fraction": "lie between", "negative": "negative", "4D": "4 axes (36x36x36x2)",
     "empty": "no label", "mirrored": "mirrored", "moved": "moved, up to 4 mm", "cropped": "field of view",
@@ -336,81 +251,3 @@ def test_a_network_does_not_learn_from_bad_references(setup):
 
 
 # What is told
-
-
-def test_the_summary_counts_and_names(setup):
-    setup.config["measure"]["reference"] = "derivatives/refs/{scan}_dseg.nii.gz"
-    noise_labels(setup.bids / f"derivatives/refs/{scan('sub-01')}_dseg.nii.gz", seed=60)
-    setup.spoil("sub-02", "NaN")
-    setup.inspect()
-    first, bad = labels_summary(setup.config, setup.index, setup.out)
-    assert first == "labels         atlases: 6 files, 5 good (115 to 119 labels); references: 1 files, 1 good (115 labels)"
-    assert bad.startswith(f"  left out    {scan('sub-02')}: {setup.label('sub-02')} (it is no atlas): the label image holds")
-    assert "remedy: " in bad
-    for name in NAMES[2:]:
-        setup.spoil(name)
-    setup.inspect()
-    assert (
-        labels_summary(setup.config, setup.index, setup.out, named=2)[-1]
-        == "  left out    3 more, see cohort/label-files.tsv"
-    )
-
-
-def test_patterns_without_a_match_are_named_with_the_file_that_may_be_meant(setup):
-    right = setup.label("sub-01").relative_to(setup.bids)
-    for section, key, wrong in (
-        ("fuse", "labels", "derivatives/trut/{scan}_desc-truth_dseg.nii.gz"),
-        ("measure", "reference", "derivatives/truth/{scan}_desc-true_dseg.nii.gz"),
-    ):
-        config = load_config({}, bids_dir=str(setup.bids))
-        config[section][key] = wrong
-        inspect_label_files(config, setup.index, setup.scans, setup.out)
-        (line,) = [line for line in labels_summary(config, setup.index, setup.out) if "no file" in line]
-        assert f"{section}.{key} ('{wrong}') matches no file" in line
-        assert f"did you mean {right}?" in line
-    shutil.rmtree(setup.bids / "derivatives")
-    setup.inspect()
-    (line,) = [line for line in labels_summary(setup.config, setup.index, setup.out) if "no file" in line]
-    assert "fuse.labels and measure.reference" in line and "did you mean" not in line
-    assert "nothing is fused and nothing is scored" in line
-
-
-def test_no_hint_leads_out_of_the_dataset_or_to_the_scan_itself(setup):
-    assert nearest_file("{scan}_T1x.nii.gz", setup.scans[0], setup.bids) is None
-    assert nearest_file("/nowhere/{scan}.nii.gz", setup.scans[0], setup.bids) is None
-    assert nearest_file("derivatives/truth/{scan}_desc-truth_dseg.nii", setup.scans[0], setup.bids)
-
-
-def test_labels_that_several_subjects_share_are_told(setup):
-    shutil.copy(setup.label("sub-01"), setup.label("sub-05"))
-    setup.inspect()
-    (line,) = [line for line in labels_summary(setup.config, setup.index, setup.out) if "the same" in line]
-    assert "2 subjects share one label image (sub-01/anat/sub-01, sub-05/anat/sub-05)" in line
-
-
-def test_nothing_asked_for_nothing_told(setup):
-    setup.config["fuse"]["methods"], setup.config["measure"]["reference"] = [], ""
-    setup.inspect()
-    assert labels_summary(setup.config, setup.index, setup.out) == ["labels         none are asked for"]
-
-
-def test_check_looks_at_an_existing_template_and_its_mask(setup):
-    template, mask = setup.folder / "tpl-x_T1w.nii.gz", setup.folder / "tpl-x_mask.nii.gz"
-    assert describe_template(setup.config) == []
-    setup.config["atlas"]["template"] = str(noise_image(template, seed=1))
-    assert describe_template(setup.config) == ["template       ok, no mask beside it"]
-    noise_image(mask, seed=2)
-    assert describe_template(setup.config) == ["template       ok, with tpl-x_mask.nii.gz"]
-    SPOIL["moved"](mask)
-    (line,) = describe_template(setup.config)
-    assert "CANNOT BE USED: grids of template and its mask differ" in line and "Remedy" in line
-    no_forms(template)
-    assert "neither sform nor qform" in describe_template(setup.config)[0]
-
-
-def test_uses_are_told_apart(setup):
-    setup.config["measure"]["reference"] = ""
-    table = setup.inspect()
-    assert (
-        len(used_as(table, "atlas")) == 6 and used_as(table, "reference").empty and used_as(table, "atlas", good=False).empty
-    )

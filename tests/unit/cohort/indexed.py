@@ -1,0 +1,14 @@
+"""The index of a dataset, as the tests of it ask for one."""
+
+from popatlas.cohort.index import index_cohort
+from popatlas.config import load_config
+
+
+def configure(bids_dir, **cohort):
+    config = load_config({"cohort": cohort})
+    config["bids_dir"] = str(bids_dir)
+    return config
+
+
+def run(bids, out_dir, **cohort):
+    return index_cohort(configure(bids, **cohort), out_dir).set_index("subject")
