@@ -18,7 +18,7 @@ from benchmarks.common import parser
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, save_image, write_table, write_text
 from popatlas.registration.linear import align
-from popatlas.registration.pair import Pair
+from popatlas.registration.pair import load_pair
 from popatlas.registration.types import Rung
 
 # never seen in training; fixed once and for all
@@ -50,7 +50,7 @@ def align_all(scans: list[str], out: Path) -> None:
         if target.is_file():
             continue
         brain = out / f"{scan}_desc-brain_T1w.nii.gz"
-        pair = Pair.load(str(template), str(mask), str(brain), str(out / f"{scan}_desc-brain_mask.nii.gz"), scan)
+        pair = load_pair(str(template), str(mask), str(brain), str(out / f"{scan}_desc-brain_mask.nii.gz"), scan)
         folder = out / "work" / "mni"
         folder.mkdir(parents=True, exist_ok=True)
         align(pair, rung, folder).replace(target)

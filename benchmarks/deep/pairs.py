@@ -18,7 +18,7 @@ from popatlas.errors import InputError
 from popatlas.images.labels import read_mask
 from popatlas.measures.scan import resample_labels
 from popatlas.registration.linear import align
-from popatlas.registration.pair import Pair
+from popatlas.registration.pair import load_pair
 from popatlas.registration.types import Rung
 from popatlas.training.table import TrainingScan, read_training_table
 from popatlas.transforms.affine import read_affine
@@ -82,7 +82,7 @@ def cases(folder: Path, out: Path, count: int, contrasts: tuple[str, ...]) -> It
 def common_affine(fixed: TrainingScan, moving: TrainingScan) -> np.ndarray:
     """Return the affine (4, 4) of our engine, fixed to moving points, LPS millimetres."""
     files = [str(file) for scan in (fixed, moving) for file in (scan.image, scan.mask)]
-    pair = Pair.load(files[0], files[1], files[2], files[3], fixed.subject)
+    pair = load_pair(files[0], files[1], files[2], files[3], fixed.subject)
     with tempfile.TemporaryDirectory(prefix="popatlas-affine-") as folder:
         return read_affine(align(pair, Rung("mass", "affine", "instance", {}), Path(folder)))
 

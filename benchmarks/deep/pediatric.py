@@ -24,7 +24,7 @@ from popatlas.images.io import read_json, write_json, write_table
 from popatlas.measures.overlap import overlap
 from popatlas.networks.registration import RegistrationNetwork, load_registration_network
 from popatlas.registration.linear import align, find_start
-from popatlas.registration.pair import Pair
+from popatlas.registration.pair import load_pair
 from popatlas.registration.types import Rung
 from popatlas.training.conform import Volume, load_scan
 from popatlas.training.recipe import Recipe, load_recipe
@@ -110,7 +110,7 @@ def aligned_table(table: Path, folder: Path, start: str) -> Path:
 def align_to_template(cohort: Path, scan: TrainingScan, start: str, folder: Path) -> Path:
     """Return the file of a shift ("none") or a rigid transform, MNI152 to scan points."""
     files = [str(file) for file in (cohort / "mni152.nii.gz", cohort / "mni152_mask.nii.gz", scan.image, scan.mask)]
-    pair = Pair.load(files[0], files[1], files[2], files[3], scan.subject)
+    pair = load_pair(files[0], files[1], files[2], files[3], scan.subject)
     if start == "rigid":
         return align(pair, RUNG, folder, kinds=("rigid",))
     write_affine(folder / "shift.mat", find_start(pair, RUNG.start, folder))

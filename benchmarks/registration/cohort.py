@@ -11,9 +11,10 @@ import numpy as np
 from benchmarks.dataset import LPS, label_box, parcellations, scans_of
 from benchmarks.registration.cases import Array, Case
 from popatlas.errors import InputError
+from popatlas.images.antspy import deterministic_ants
 from popatlas.images.deformation import Grid, sample
 from popatlas.measures.scan import resample_labels
-from popatlas.registration.engines.ants import deterministic_ants, register_linear
+from popatlas.registration.engines.ants import register_linear
 from popatlas.transforms.affine import Matrix, read_affine
 
 AFFINE_ITERATIONS = (200, 100, 50, 20)

@@ -15,12 +15,13 @@ from benchmarks.starts.brains import Brain
 from benchmarks.starts.old import first_attempt
 from popatlas.config import default_config, resolve_fallback, resolve_rung
 from popatlas.errors import PopatlasError
+from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
-from popatlas.registration.engines.ants import deterministic_ants, register_linear
+from popatlas.registration.engines.ants import register_linear
 from popatlas.registration.engines.registry import planned_rung
 from popatlas.registration.linear import ANTS_ITERATIONS
-from popatlas.registration.pair import Pair
+from popatlas.registration.pair import Pair, load_pair
 
 CONFIG = default_config()
 GATE = CONFIG["register"]["gate"]
@@ -134,4 +135,4 @@ def mean_dice(truth: np.ndarray, found: np.ndarray) -> float:
 
 
 def _load(fixed: Path, moving: Path) -> Pair:
-    return Pair.load(*(str(folder / f"{name}.nii.gz") for folder in (fixed, moving) for name in ("brain", "mask")))
+    return load_pair(*(str(folder / f"{name}.nii.gz") for folder in (fixed, moving) for name in ("brain", "mask")))

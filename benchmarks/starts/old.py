@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from popatlas.images.antspy import deterministic_ants
 from popatlas.measures.correlation import correlation
+from popatlas.registration.attempt import deform
 from popatlas.registration.engines.affine import register
-from popatlas.registration.engines.registry import deform
 from popatlas.registration.gate import gate_metrics, judge
 from popatlas.registration.initialisation import centre_of_mass
 from popatlas.registration.pair import Pair
@@ -50,7 +51,7 @@ def first_attempt(pair: Pair, rung: Rung, limits: Mapping[str, Any], folder: Pat
     there, back = (torch.as_tensor(read_displacement(path)[0])[None].float() for path in (files.warp, files.inverse_warp))
     metrics["inverse_error"] = float(compose_fields(there, back).norm(dim=1)[0].numpy()[mask > 0].mean())
     metrics["diverged"] = float(files.diverged)
-    pair.ants.image_write(warped, str(folder / "warped.nii.gz"))
-    pair.ants.image_write(warped_mask, str(folder / "warped_mask.nii.gz"))
+    deterministic_ants().image_write(warped, str(folder / "warped.nii.gz"))
+    deterministic_ants().image_write(warped_mask, str(folder / "warped_mask.nii.gz"))
     compose(pair.moving_file, pair.fixed_file, [affine, files.inverse_warp], [True, False], folder / "inverse.nii.gz")
     return judge(metrics, {name: limits[name] for name in LIMITS})

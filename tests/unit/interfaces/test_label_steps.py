@@ -20,7 +20,7 @@ from popatlas.interfaces import load_interface
 from popatlas.measures.scan import ScanFiles, measure_scan, resample_labels
 from popatlas.registration.engines.instance.core import Settings
 from popatlas.registration.engines.instance.terms import Side, deform_files
-from popatlas.registration.pair import Pair
+from popatlas.registration.pair import load_pair
 from popatlas.training.conform import load_labels, load_scan
 from popatlas.training.grid import TrainingGrid
 from popatlas.training.pairs import renumbered
@@ -236,7 +236,7 @@ def test_the_bench_reads_labels_alike(one, tmp_path):
 def test_a_pair_has_masks_of_zero_and_one(one, tmp_path, scale, shape):
     inside = nib.load(one[2]).get_fdata()
     mask = odd((inside * scale).reshape(*inside.shape, *shape))(tmp_path / "m.nii.gz")
-    pair = Pair.load(str(one[0]), str(mask), str(one[0]), str(one[2]), "sub-1")
+    pair = load_pair(str(one[0]), str(mask), str(one[0]), str(one[2]), "sub-1")
     np.testing.assert_array_equal(pair.fixed_mask.numpy(), inside)
     np.testing.assert_array_equal(pair.moving_mask.numpy(), inside)
 

@@ -11,8 +11,8 @@ from popatlas.errors import InputError
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import load_image, read_json, save_image, sha256
 from popatlas.interfaces import load_interface
-from popatlas.registration.engines import registry
-from popatlas.registration.pair import Pair
+from popatlas.registration import attempt as attempts
+from popatlas.registration.pair import load_pair
 from popatlas.transforms.affine import read_affine
 from tests.unit.transforms.test_displacement import field_array, read_field
 
@@ -173,8 +173,8 @@ def broken_engine(monkeypatch):
         def deform(*_):
             raise error
 
-        find = registry.find_engine
-        monkeypatch.setattr(registry, "find_engine", lambda name: deform if name == "greedy" else find(name))
+        find = attempts.find_engine
+        monkeypatch.setattr(attempts, "find_engine", lambda name: deform if name == "greedy" else find(name))
         return rung("greedy", "ants", "quick")
 
     return make
@@ -240,7 +240,7 @@ def loaded(pair, tmp_path, **changed):
         image = load_image(paths[name])
         paths[name] = tmp_path / f"{name}.nii.gz"
         save_image(*change(np.array(image.dataobj), image.affine), paths[name])
-    return Pair.load(*map(str, paths.values()), "sub-07")
+    return load_pair(*map(str, paths.values()), "sub-07")
 
 
 def shifted(data, affine):

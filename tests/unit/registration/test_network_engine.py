@@ -14,9 +14,10 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image, save_image
 from popatlas.networks.memory import is_out_of_memory
 from popatlas.networks.registration import Prediction, build_registration_network
+from popatlas.registration.attempt import attempt, register
 from popatlas.registration.engines.network.core import back, conform, load_planned, predict, set_passes
-from popatlas.registration.engines.registry import find_engine, planned_rung, register
-from popatlas.registration.pair import Pair, attempt
+from popatlas.registration.engines.registry import find_engine, planned_rung
+from popatlas.registration.pair import load_pair
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fields import compose
 from popatlas.transforms.itk import read_displacement, write_affine
@@ -37,7 +38,7 @@ def rung(preset="quick", **register_changes):
 
 
 def load(pair, subject="sub-07"):
-    return Pair.load(*(str(pair / f"{name}.nii.gz") for name in FILES), subject)
+    return load_pair(*(str(pair / f"{name}.nii.gz") for name in FILES), subject)
 
 
 def fields(files):

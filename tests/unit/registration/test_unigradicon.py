@@ -23,7 +23,8 @@ from popatlas.networks.registration import (
     save_registration_network,
 )
 from popatlas.networks.unigradicon import INSTALL, SMALLEST, displacement_of
-from popatlas.registration.engines.registry import planned_rung, register
+from popatlas.registration.attempt import register
+from popatlas.registration.engines.registry import planned_rung
 from popatlas.registration.engines.unigradicon import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
 from popatlas.settings import merge

@@ -13,14 +13,15 @@ from nipype.interfaces.base import Directory, File, isdefined, traits
 from popatlas.config import default_config, load_config, resolve_fallback, with_weights
 from popatlas.diskspace import out_of_space
 from popatlas.errors import InputError, PopatlasError, describe
+from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.registration.gate import GATE_REVISION
 
 if TYPE_CHECKING:
     from popatlas.registration.linear import Aligned
-    from popatlas.registration.pair import Made, Pair
-    from popatlas.registration.types import Registration, Rung
+    from popatlas.registration.pair import Pair
+    from popatlas.registration.types import Made, Registration, Rung
 
 REMEDY = (
     "look at the brain mask and at the orientation in the header (sform, qform): convert the scan again, exclude it, or "
@@ -53,17 +54,18 @@ class RegisterRigid(PopatlasInterface):
     def _execute(self) -> None:
         from popatlas.registration.engines.registry import planned_rung
         from popatlas.registration.linear import find_affine, write_aligned
-        from popatlas.registration.pair import Pair
+        from popatlas.registration.pair import load_pair
 
         inputs = self.inputs
-        pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
+        pair = load_pair(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
         with tempfile.TemporaryDirectory() as folder:
             found = find_affine(pair, planned_rung(inputs.rung), Path(folder), kinds=("rigid",))
             self._judge(pair, found)
             publish(write_aligned(found, Path(folder)), inputs.out_affine)
-        warped = pair.ants.apply_transforms(pair.fixed, pair.moving, [inputs.out_affine])
+        ants = deterministic_ants()
+        warped = ants.apply_transforms(pair.fixed, pair.moving, [inputs.out_affine])
         with atomic_path(inputs.out_warped) as temporary:
-            pair.ants.image_write(warped, str(temporary))
+            ants.image_write(warped, str(temporary))
 
     def _judge(self, pair: Pair, found: Aligned) -> None:
         """Refuse what would spoil the average, and note what is doubtful."""
@@ -122,10 +124,10 @@ class RegisterImages(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.registration.engines.registry import planned_rung
-        from popatlas.registration.pair import Pair
+        from popatlas.registration.pair import load_pair
 
         inputs = self.inputs
-        pair = Pair.load(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
+        pair = load_pair(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
         rungs, gate = self._ladder_and_gate()
         attempts: list[dict[str, Any]] = []
         self.notes["attempts"] = attempts
@@ -145,7 +147,7 @@ class RegisterImages(PopatlasInterface):
 
     def _try(self, pair: Pair, rung: Rung, gate: dict[str, Any], take_prediction: bool) -> dict[str, Any]:
         """Climb one rung, publish its files when it passes, and return its row."""
-        from popatlas.registration.pair import attempt, attempt_row
+        from popatlas.registration.attempt import attempt, attempt_row
 
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -222,7 +224,7 @@ class RegisterImages(PopatlasInterface):
             target = getattr(self.inputs, name)
             if isdefined(target):
                 with atomic_path(target) as temporary:
-                    pair.ants.image_write(image, str(temporary))
+                    deterministic_ants().image_write(image, str(temporary))
 
 
 def publish(source: Path, target: str) -> None:

@@ -144,8 +144,8 @@ def extract_by_template(image_file: Path | str) -> Mask:
     from scipy.ndimage import binary_closing
 
     from popatlas.groupwise.template import reference_brain
+    from popatlas.images.antspy import deterministic_ants
     from popatlas.images.io import save_image
-    from popatlas.registration.engines.ants import deterministic_ants
 
     ants = deterministic_ants()
     whole = nib.load(image_file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,14 @@ from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
 from popatlas.measures.correlation import correlation
 from popatlas.registration.gate import affine_metrics
-from popatlas.registration.pose import Pose, PoseJudge, Structure, coverage, turn_of
+from popatlas.registration.pair import Pair
+from popatlas.registration.pose import Pose, PoseJudge, Structure, coverage, poses_of, turn_of
 from popatlas.registration.sides import laterality
-from popatlas.registration.types import Rung, assumes_one_contrast
+from popatlas.registration.types import Made, Rung, assumes_one_contrast
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import compose as compose_fields
 from popatlas.transforms.fields import coordinates, sample
 from popatlas.transforms.linear import move, voxel_matrix
-
-if TYPE_CHECKING:
-    from popatlas.registration.pair import Made, Pair
 
 
 def of_pose(pair: Pair, matrix: Matrix, pose: Pose) -> dict[str, float]:
@@ -68,8 +66,9 @@ def of_affine(pair: Pair, rung: Rung, matrix: Matrix) -> dict[str, float]:
         That of `of_pose`, contrast and one_contrast, ncc_before and ncc_affine. See `popatlas.measures.dictionary`.
     """
     fixed, moving = pair.scans()
-    return of_pose(pair, matrix, pair.poses.judge(matrix)) | {
-        "contrast": pair.poses.relation(matrix).contrast,
+    poses = poses_of(pair)
+    return of_pose(pair, matrix, poses.judge(matrix)) | {
+        "contrast": poses.relation(matrix).contrast,
         "one_contrast": float(assumes_one_contrast(rung)),
         "ncc_before": _correlation(fixed, moving, np.eye(fixed.ndim + 1)),
         "ncc_affine": _correlation(fixed, moving, matrix),
@@ -111,7 +110,8 @@ def of_deformation(pair: Pair, made: Made) -> dict[str, float]:
     fixed, _ = pair.scans()
     inside = pair.fixed_mask.numpy() > 0
     moved = Scan(_tensor(made.warped), Grid.from_ants(made.warped), _tensor(made.warped_mask))
-    judge = PoseJudge(pair.structures[0], Structure(moved, pair.spacing)) if made.warped_mask.max() > 0 else None
+    brain = poses_of(pair).fixed
+    judge = PoseJudge(brain, Structure(moved, brain.spacing)) if made.warped_mask.max() > 0 else None
     still = np.eye(fixed.ndim + 1)
     there, back = (warp.displacement for warp in made.warps)
     spacing = torch.tensor(fixed.grid.spacing).reshape(-1, *[1] * fixed.ndim)

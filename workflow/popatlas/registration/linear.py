@@ -10,22 +10,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from popatlas.images.scan import Scan
+from popatlas.registration.engines.affine import register
+from popatlas.registration.engines.ants import register_linear, search_start
+from popatlas.registration.global_search.csngf import search
+from popatlas.registration.initialisation import centre_of_mass, moments
+from popatlas.registration.pair import Pair
+from popatlas.registration.pose import Pose, poses_of
+from popatlas.registration.types import Rung
 from popatlas.transforms.affine import Matrix, read_affine
-
-if TYPE_CHECKING:
-    from popatlas.images.scan import Scan
-    from popatlas.registration.pair import Pair
-    from popatlas.registration.pose import Pose
-    from popatlas.registration.types import Rung
+from popatlas.transforms.itk import write_affine
 
 # iterations of ANTs' rigid and affine stages at shrink factors 6, 4, 2, 1
 ANTS_ITERATIONS = (200, 100, 50, 20)
 OTHERS = ("moments", "turned", "global")  # starts that are asked where the first one did not lead to a clear pose
 SAME = 1e-3  # largest difference of the entries of two starts that are one
+STARTS: Mapping[str, Callable[[Scan, Scan], Matrix]] = {
+    "mass": centre_of_mass,
+    "moments": moments,
+    "global": lambda fixed, moving: search(fixed, moving).matrix,
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +73,6 @@ def align(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = ("rigid
 
 def write_aligned(found: Aligned, folder: Path) -> Path:
     """Write an affine as `affine.mat` (ITK) and return its file."""
-    from popatlas.transforms.itk import write_affine
-
     path = folder / "affine.mat"
     write_affine(path, found.matrix)
     return path
@@ -107,56 +112,28 @@ def _settle(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[st
     """Align from a start and judge the pose; where sizes differ too much for a rigid transform to tell, by an affine."""
     engine = _align_ours if rung.linear == "affine" else _align_ants
     matrix = engine(pair, rung, begin, folder, kinds)
-    pose = pair.poses.judge(matrix)
+    pose = poses_of(pair).judge(matrix)
     if not pose.clear and "affine" not in kinds:
-        pose = pair.poses.judge(_align_ours(pair, rung, matrix, folder, ("affine",)))
+        pose = poses_of(pair).judge(_align_ours(pair, rung, matrix, folder, ("affine",)))
     return Aligned(matrix, pose, rung.start)
 
 
 def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
     """Return the matrix to start from, fixed to moving points in LPS millimetres; see `Rung.start`."""
     if start == "search":
-        from popatlas.registration.engines.ants import search_start
-
         return read_affine(search_start(pair.fixed, pair.moving, folder / "stage-"))
     fixed, moving = pair.scans()
     begin = STARTS[start]
     return begin(fixed, moving)
 
 
-def _mass(fixed: Scan, moving: Scan) -> Matrix:
-    from popatlas.registration.initialisation import centre_of_mass
-
-    return centre_of_mass(fixed, moving)
-
-
-def _moments(fixed: Scan, moving: Scan) -> Matrix:
-    from popatlas.registration.initialisation import moments
-
-    return moments(fixed, moving)
-
-
-def _global(fixed: Scan, moving: Scan) -> Matrix:
-    from popatlas.registration.global_search.csngf import search
-
-    return search(fixed, moving).matrix
-
-
-STARTS: Mapping[str, Callable[[Scan, Scan], Matrix]] = {"mass": _mass, "moments": _moments, "global": _global}
-
-
 def _align_ours(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
-    from popatlas.registration.engines.affine import register
-
     # without the brain masks: in a stripped brain the outline is what aligns best, and a mask would take it away
     fixed, moving = (replace(scan, mask=None) for scan in pair.scans())
     return register(fixed, moving, kinds=kinds, initial=begin).matrix
 
 
 def _align_ants(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
-    from popatlas.registration.engines.ants import register_linear
-    from popatlas.transforms.itk import write_affine
-
     initial: str | None = None
     if rung.start != "mass":  # ANTs itself starts from the centres of mass
         initial = str(folder / "start.mat")

@@ -23,6 +23,7 @@ from popatlas.measures.correlation import pearson
 from popatlas.registration.global_search.csngf import mask_extent
 from popatlas.registration.global_search.fft import erode
 from popatlas.registration.global_search.rotations import Array, cube_rotations
+from popatlas.registration.pair import Pair
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import sample
 from popatlas.transforms.linear import voxel_matrix
@@ -92,6 +93,7 @@ class Structure:
     """
 
     def __init__(self, scan: Scan, spacing: float) -> None:
+        self.spacing = spacing
         small = coarsen(scan, spacing, spacing)
         self.grid = small.grid
         self.mask = torch.ones_like(small.image) if small.mask is None else (small.mask > 0).to(small.image)
@@ -162,6 +164,16 @@ class PoseJudge:
     def _moved(self, matrix: Matrix, voxels: Tensor) -> Tensor:
         to_voxel = voxel_matrix(torch.as_tensor(matrix)[None], self.fixed.grid, self.moving.grid)[0].to(voxels)
         return to_voxel[:-1, :-1] @ voxels + to_voxel[:-1, -1:]
+
+
+def poses_of(pair: Pair) -> PoseJudge:
+    """Return the judge of affines between the two brains of a pair, which is made once."""
+    if "poses" not in pair.asked:
+        fixed, moving = pair.scans()
+        spacing = common_spacing(fixed, moving)
+        pair.asked["poses"] = PoseJudge(Structure(fixed, spacing), Structure(moving, spacing))
+    found: PoseJudge = pair.asked["poses"]
+    return found
 
 
 def relation(first: Array, second: Array) -> Relation:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from popatlas.transforms.chain import Chain, Field
 
 from popatlas.similarity.registry import ONE_CONTRAST
 
@@ -30,6 +33,34 @@ class Registration:
     warp: Path
     inverse_warp: Path
     diverged: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """Files (in the attempt's temporary folder) and images of a registration.
+
+    Attributes
+    ----------
+    files : Registration
+        The transforms.
+    forward, inverse : Chain
+        From fixed to moving points, and back.
+    warps : pair of Field
+        Their deformations alone.
+    composed, logjacobian : Path
+        The whole way as one field, and the logarithm of its Jacobian determinant.
+    warped, warped_mask : ANTsImage
+        Moving brain and mask on the fixed grid.
+    """
+
+    files: Registration
+    forward: Chain
+    inverse: Chain
+    warps: tuple[Field, Field]
+    composed: Path
+    logjacobian: Path
+    warped: Any
+    warped_mask: Any
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import require_whole
 from popatlas.registration.types import Deformation
 
@@ -43,14 +44,6 @@ class Schedule:
             flow_sigma=preset["flow_sigma"],
             total_sigma=preset["total_sigma"],
         )
-
-
-def deterministic_ants() -> Any:
-    """Import ants in its repeatable mode (one ITK thread; `random_seed` alone is ignored by ANTsPy 0.6.3)."""
-    import ants
-
-    ants.config.set_ants_deterministic(True)
-    return ants
 
 
 def register_linear(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popatlas.errors import InputError
-from popatlas.registration.types import Deformation, Registration, Rung
+from popatlas.registration.types import Deformation, Rung
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
@@ -49,28 +49,3 @@ def find_engine(name: str) -> Deform:
         ) from error
     deform: Deform = getattr(module, f"deform_{name}")
     return deform
-
-
-def register(pair: Pair, rung: Rung, folder: Path, threads: int = 1) -> Registration:
-    """Register two brains: start, rigid, affine, then the deformable stage.
-
-    Parameters
-    ----------
-    pair : Pair
-        Skull-stripped, intensity-normalised images and their masks.
-    rung : Rung
-        What to do.
-    folder : Path
-        Existing folder for the transform files.
-    threads : int
-        Threads of engines that use them.
-    """
-    from popatlas.registration.linear import align
-
-    return deform(pair, rung, align(pair, rung, folder), folder, threads)
-
-
-def deform(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int = 1) -> Registration:
-    """Run the deformable stage of a rung from an affine; see `register`."""
-    found = find_engine(rung.engine)(pair, rung.preset, affine, folder, threads)
-    return Registration(affine, found.warp, found.inverse_warp, found.diverged)

@@ -18,7 +18,7 @@ from popatlas.networks.registration import Prediction
 from popatlas.registration.engines.io import write_fields
 from popatlas.registration.engines.network.core import conform, finish_pair, load_planned, predict
 from popatlas.registration.linear import align
-from popatlas.registration.pair import Pair
+from popatlas.registration.pair import Pair, load_pair
 from popatlas.registration.types import Registration, Rung
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.itk import write_affine
@@ -135,7 +135,7 @@ class Predictor:
 
     def _prepare(self, request: Request, folder: Path) -> _Ready:
         folder.mkdir()
-        pair = Pair.load(self.fixed, self.fixed_mask, str(request.brain), str(request.mask), request.scan)
+        pair = load_pair(self.fixed, self.fixed_mask, str(request.brain), str(request.mask), request.scan)
         affine = align(pair, self.rung, folder)
         return _Ready(request, pair, affine, conform(pair, affine, self.entry))
 

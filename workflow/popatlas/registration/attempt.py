@@ -1,0 +1,154 @@
+"""One attempt at registering a pair: transforms, warped image, Jacobian and the gate's verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from popatlas.registration.engines.registry import find_engine
+from popatlas.registration.evidence import of_affine, of_deformation
+from popatlas.registration.gate import beyond_repair, doubts, gate_metrics, judge
+from popatlas.registration.linear import align, find_affine, write_aligned
+from popatlas.registration.pair import Pair
+from popatlas.registration.pose import turn_of
+from popatlas.registration.types import Made, Registration, Rung
+from popatlas.transforms.affine import Matrix, read_affine
+from popatlas.transforms.chain import Affine, Chain, Field
+from popatlas.transforms.displacement import write_jacobian
+from popatlas.transforms.itk import read_displacement, write_displacement
+
+
+def register(pair: Pair, rung: Rung, folder: Path, threads: int = 1) -> Registration:
+    """Register two brains: start, rigid, affine, then the deformable stage.
+
+    Parameters
+    ----------
+    pair : Pair
+        Skull-stripped, intensity-normalised images and their masks.
+    rung : Rung
+        What to do.
+    folder : Path
+        Existing folder for the transform files.
+    threads : int
+        Threads of engines that use them.
+    """
+    return deform(pair, rung, align(pair, rung, folder), folder, threads)
+
+
+def deform(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int = 1) -> Registration:
+    """Run the deformable stage of a rung from an affine; see `register`."""
+    found = find_engine(rung.engine)(pair, rung.preset, affine, folder, threads)
+    return Registration(affine, found.warp, found.inverse_warp, found.diverged)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one attempt gave.
+
+    Attributes
+    ----------
+    rung : Rung
+        What was tried.
+    made : Made or None
+        None when the affine was refused already, and nothing was deformed.
+    metrics, reasons, notes : dict, list, list
+        Numbers, why it fails, and what has to be said of it.
+    start : str
+        Where the affine came from, when the first start led to no clear pose.
+    hopeless : bool
+        No other rung can mend it.
+    """
+
+    rung: Rung
+    made: Made | None
+    metrics: dict[str, float]
+    reasons: list[str]
+    notes: list[str]
+    start: str = ""
+    hopeless: bool = False
+
+    @property
+    def files(self) -> Registration:
+        """The transforms; RuntimeError when the affine was refused."""
+        if self.made is None:
+            raise RuntimeError(f"nothing was deformed: {'; '.join(self.reasons)}")
+        return self.made.files
+
+    def row(self) -> dict[str, Any]:
+        """Return the attempt for the gate's file: what was tried, its numbers and why it failed."""
+        more = {
+            "found_from": "" if self.start == self.rung.start else self.start,
+            "notes": self.notes,
+            "beyond_repair": self.hopeless,
+        }
+        return attempt_row(self.rung, self.metrics, self.reasons) | {name: value for name, value in more.items() if value}
+
+
+def attempt_row(rung: Rung, metrics: dict[str, float], reasons: list[str]) -> dict[str, Any]:
+    """Return an attempt for the gate's file; without metrics when it raised an error, which is then its reason."""
+    tried = {"engine": rung.engine, "linear": rung.linear, "start": rung.start}
+    return {**tried, "metrics": metrics, "reasons": reasons}
+
+
+def attempt(
+    pair: Pair, rung: Rung, limits: Mapping[str, Any], folder: Path, threads: int = 1, made: Registration | None = None
+) -> Attempt:
+    """Register a pair once and judge it: first the affine and, where that is in order, the deformation.
+
+    Parameters
+    ----------
+    pair : Pair
+        Images and masks.
+    rung : Rung
+        Start, engines and preset.
+    limits : mapping
+        The configuration's `register.gate`.
+    folder : Path
+        Temporary folder that outlives the use of the result.
+    threads : int
+        Threads of engines that use them.
+    made : Registration, optional
+        Files of a registration of this rung that another job has made.
+    """
+    found = None if made else find_affine(pair, rung, folder)
+    matrix = read_affine(made.affine) if made else found.matrix  # type: ignore[union-attr]
+    start = found.start if found else ""
+    metrics = of_affine(pair, rung, matrix)
+    reasons, notes = judge(metrics, limits), doubts(metrics, limits, turn_of(matrix)[1])
+    if reasons:
+        return Attempt(rung, None, metrics, reasons, notes, start, beyond_repair(metrics, limits))
+    files = made or deform(pair, rung, write_aligned(found, folder), folder, threads)  # type: ignore[arg-type]
+    result, determinant = _make(pair, files, matrix, folder)
+    view = _view(pair, result) if metrics["covered"] < 1 else None
+    metrics |= gate_metrics(matrix, determinant, pair.fixed_mask.numpy(), result.warped_mask.numpy(), view)
+    metrics |= of_deformation(pair, result)
+    return Attempt(rung, result, metrics, judge(metrics, limits), notes, start)
+
+
+def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, Any]:
+    """Compose the transforms and apply them; return the Jacobian determinant too."""
+    fixed, moving = pair.scans()
+    there, back = (
+        Field(torch.as_tensor(values, dtype=torch.float32)[None], grid)
+        for values, grid in map(read_displacement, (files.warp, files.inverse_warp))
+    )
+    affine = Affine(torch.as_tensor(matrix))
+    forward, inverse = Chain((there, affine)), Chain((affine.inverse(), back))
+    composed, logjacobian = folder / "composed.nii.gz", folder / "logjacobian.nii.gz"
+    write_displacement(composed, forward.as_field(fixed.grid).displacement[0], fixed.grid)
+    determinant = write_jacobian(composed, pair.fixed_file, logjacobian)
+    warped = forward.apply(moving.image, moving.grid, fixed.grid)
+    assert moving.mask is not None
+    warped_mask = forward.apply(moving.mask, moving.grid, fixed.grid, "nearest")
+    images = [pair.fixed.new_image_like(image[0, 0].numpy()) for image in (warped, warped_mask)]
+    return Made(files, forward, inverse, (there, back), composed, logjacobian, *images), determinant
+
+
+def _view(pair: Pair, made: Made) -> Any:
+    """Return the voxels of the fixed grid that the field of view of the moving image holds after a registration."""
+    fixed, moving = pair.scans()
+    return made.forward.apply(torch.ones_like(moving.image), moving.grid, fixed.grid, "nearest")[0, 0].numpy()
