@@ -9,7 +9,6 @@ from jsonschema import Draft202012Validator
 from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, batches
 from popatlas.cohort.ledger import (
     RETRY_MARK,
-    STAGES,
     failed_scans,
     forget_failures,
     incomplete,
@@ -25,6 +24,7 @@ from popatlas.images.io import write_json, write_text
 from popatlas.measures.table import members
 from popatlas.receipts import read_attempt
 from popatlas.resources import schema_path
+from popatlas.stages import STAGES
 
 OUTPUTS = {
     "preprocess": ["{scan}_p"],

@@ -24,14 +24,11 @@ from popatlas.errors import InputError
 from popatlas.fusion.names import SEGMENTER
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed, write_text
 from popatlas.receipts import ATTEMPT, read_attempt
+from popatlas.stages import EARLY, SIDE_STAGES, STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-STAGES = ("index", "preprocess", "register", "fuse", "measure")
-EARLY = ("preprocess", "register")  # what an atlas has to come through to serve others
-# Stages beside that chain, and the stage that each one needs; their failures keep no scan from the group results
-SIDE_STAGES = {"channel": "preprocess", "page": "measure", "bench": "preprocess"}
 STATES = ("ok", "failed", "excluded", "unavailable", "pending")
 COLUMNS = ["scan", "subject", "session", "stage", "state", "reason", "log"]
 FAILURE_COLUMNS = ["scan", "stage", "reason"]

@@ -13,11 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from popatlas.cohort.ledger import SIDE_STAGES
 from popatlas.errors import InputError
 from popatlas.images.io import read_table
 from popatlas.measures.dictionary import BRAIN, COLUMNS, KEYS, METRICS
 from popatlas.measures.landmarks import landmark_errors
+from popatlas.stages import SIDE_STAGES
 
 OUT_STATES = ("failed", "excluded", "unavailable")
 COORDINATES = ("landmark_x", "landmark_y", "landmark_z")
