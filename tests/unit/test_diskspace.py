@@ -13,8 +13,8 @@ from popatlas.cohort import space
 from popatlas.cohort.space import check_space, needed_bytes
 from popatlas.config import load_config
 from popatlas.diskspace import existing, out_of_space, temporary_folder
-from popatlas.errors import InputError, describe
-from popatlas.failures import foreseen, last_words, stopping, unforeseen
+from popatlas.errors import InputError
+from popatlas.failures import describe, foreseen, last_words, stopping, unforeseen
 from popatlas.images import io
 from popatlas.images.io import atomic_path, read_json, require_whole, save_image, write_text
 

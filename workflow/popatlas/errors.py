@@ -51,14 +51,6 @@ class PackageError(InputError):
     """An optional package is not installed."""
 
 
-def describe(error: BaseException) -> str:
-    """Return an error in one line: our own as they are, others with their type; a full disk with its folder and remedy."""
-    from popatlas.diskspace import out_of_space
-
-    error = out_of_space(error) or error
-    return str(error) if isinstance(error, PopatlasError) else f"{type(error).__name__}: {error}"
-
-
 def first_few(items: Iterable[str], most: int = 5) -> str:
     """Return the first items of a list in words, and how many more there are."""
     names = list(items)

@@ -55,6 +55,12 @@ def foreseen(error: BaseException) -> PopatlasError | None:
     return None
 
 
+def describe(error: BaseException) -> str:
+    """Return an error in one line: our own as they are, others with their type; a full disk with its folder and remedy."""
+    error = out_of_space(error) or error
+    return str(error) if isinstance(error, PopatlasError) else f"{type(error).__name__}: {error}"
+
+
 def unforeseen(error: BaseException, arguments: list[str]) -> str:
     """Write the traceback of an error to a file, and return the message that names it.
 

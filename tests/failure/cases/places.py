@@ -15,7 +15,8 @@ from popatlas.cohort.folders import hidden_folders
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.inspect import Inspection
 from popatlas.config import load_config
-from popatlas.errors import PopatlasError, describe
+from popatlas.errors import PopatlasError
+from popatlas.failures import describe
 
 from ...cohorts import noise_cohort, noise_image
 from ...stranger import as_stranger, common_ground

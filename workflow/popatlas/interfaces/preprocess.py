@@ -14,7 +14,8 @@ import numpy as np
 from nipype.interfaces.base import File, Str, isdefined, traits
 
 import popatlas
-from popatlas.errors import InputError, describe
+from popatlas.errors import InputError
+from popatlas.failures import describe
 from popatlas.images.io import atomic_path, load_image, read_json, save_image, suffix_of, write_json
 from popatlas.images.labels import read_mask
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface

@@ -12,7 +12,8 @@ from nipype.interfaces.base import Directory, File, isdefined, traits
 
 from popatlas.config import default_config, load_config, resolve_fallback, with_weights
 from popatlas.diskspace import out_of_space
-from popatlas.errors import InputError, PopatlasError, describe
+from popatlas.errors import InputError, PopatlasError
+from popatlas.failures import describe
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface

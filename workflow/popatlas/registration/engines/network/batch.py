@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from popatlas.errors import InputError, describe
+from popatlas.errors import InputError
+from popatlas.failures import describe
 from popatlas.images.io import read_json
 from popatlas.networks.registration import Prediction
 from popatlas.registration.engines.io import write_fields
