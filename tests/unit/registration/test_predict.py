@@ -13,7 +13,7 @@ from popatlas.config import load_config, registration_settings, resolve_rung
 from popatlas.errors import InputError
 from popatlas.images.io import load_image, read_json, save_image, sha256, write_json
 from popatlas.interfaces import load_interface
-from popatlas.registration.engines.network.batch import FILES, Predictor, Request
+from popatlas.registration.batch import FILES, Predictor, Request
 from popatlas.registration.engines.registry import planned_rung
 from tests.unit.registration.test_engines import GATE, QUICK
 from tests.unit.registration.test_engines import pair as pair  # a 4 mm brain and a warped one

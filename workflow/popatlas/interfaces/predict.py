@@ -19,7 +19,7 @@ from popatlas.registration.engines.registry import planned_rung
 from popatlas.registration.types import RECEIPT
 
 if TYPE_CHECKING:
-    from popatlas.registration.engines.network.batch import Outcome, Predictor, Request
+    from popatlas.registration.batch import Outcome, Predictor, Request
 
 
 class PredictDeformationsInputSpec(PopatlasInputSpec):
@@ -48,7 +48,7 @@ class PredictDeformations(PopatlasInterface):
     input_spec = PredictDeformationsInputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.engines.network.batch import Request
+        from popatlas.registration.batch import Request
 
         inputs = self.inputs
         device, predictor = torch_device(self), cache(self._predictor)
@@ -66,7 +66,7 @@ class PredictDeformations(PopatlasInterface):
         write_json(inputs.out_receipt, self.notes["scans"])
 
     def _predictor(self, device: str) -> Predictor:
-        from popatlas.registration.engines.network.batch import Predictor
+        from popatlas.registration.batch import Predictor
 
         inputs = self.inputs
         way = with_weights(inputs.rung, load_config(inputs.settings)) if isdefined(inputs.settings) else inputs.rung

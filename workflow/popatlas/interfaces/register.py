@@ -170,7 +170,7 @@ class RegisterImages(PopatlasInterface):
             return outcome.row()
 
     def _predicted(self) -> Registration:
-        from popatlas.registration.engines.network.batch import read_prediction
+        from popatlas.registration.batch import read_prediction
 
         return read_prediction(Path(self.inputs.in_prediction), Path(self.inputs.in_receipt), self.inputs.subject)
 
