@@ -36,10 +36,11 @@ demo: venv ## simulate a cohort, run the whole pipeline, print where the results
 test: venv ## run the whole test suite on all cores, Slurm and browser included
 	$(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder tests
 
-lint: venv ## format, types, rules
+lint: venv ## format, types, imports, rules
 	$(BIN)/ruff check workflow benchmarks tests docs
 	$(BIN)/ruff format --check workflow benchmarks tests docs
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check --line-length 120 Snakefile rules
 	@mkdir -p results/lint
 	$(BIN)/snakemake --lint --config out_dir=results/lint
