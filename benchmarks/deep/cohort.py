@@ -17,6 +17,7 @@ import pandas as pd
 from benchmarks.common import parser
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, save_image, write_table, write_text
+from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.linear import align
 from popatlas.registration.pair import load_pair
 from popatlas.registration.types import Rung
@@ -44,7 +45,7 @@ def align_all(scans: list[str], out: Path) -> None:
     template, mask = out / "mni152.nii.gz", out / "mni152_mask.nii.gz"
     save_image(image, affine, template)
     save_image((image > 0).astype("uint8"), affine, mask)
-    rung = Rung("mass", "affine", "instance", {})
+    rung = Rung("mass", "affine", "instance", InstanceSettings())
     for scan in scans:
         target = affine_file(out, scan)
         if target.is_file():

@@ -41,15 +41,16 @@ def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
     from popatlas.images.grid import Grid
     from popatlas.images.scan import Scan
     from popatlas.registration.engines.instance.core import register
-    from popatlas.registration.engines.instance.files import settings_from_config
     from popatlas.registration.engines.network.core import back, predict, set_passes
+    from popatlas.registration.engines.network.settings import NetworkSettings
+    from popatlas.settings import settings_from
     from popatlas.zoo.contract import conform_pair
     from popatlas.zoo.store import load_weights
 
     torch.set_num_threads(1)
     net, entry = load_weights(weights)
     set_passes(net, refine["passes"] if refine else 0)
-    settings = settings_from_config(refine) if refine else None
+    settings = settings_from(NetworkSettings, refine, "refine") if refine else None
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         grid = Grid(fixed.shape, np.diag([*[-SPACING] * 2, *[SPACING] * (fixed.ndim - 2), 1.0]))

@@ -17,6 +17,7 @@ from benchmarks.registration.cohort import Brain, paired
 from popatlas.errors import InputError
 from popatlas.images.labels import read_mask
 from popatlas.measures.scan import resample_labels
+from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.linear import align
 from popatlas.registration.pair import load_pair
 from popatlas.registration.types import Rung
@@ -84,7 +85,7 @@ def common_affine(fixed: TrainingScan, moving: TrainingScan) -> np.ndarray:
     files = [str(file) for scan in (fixed, moving) for file in (scan.image, scan.mask)]
     pair = load_pair(files[0], files[1], files[2], files[3], fixed.subject)
     with tempfile.TemporaryDirectory(prefix="popatlas-affine-") as folder:
-        return read_affine(align(pair, Rung("mass", "affine", "instance", {}), Path(folder)))
+        return read_affine(align(pair, Rung("mass", "affine", "instance", InstanceSettings()), Path(folder)))
 
 
 def brain(scan: TrainingScan) -> Brain:

@@ -23,6 +23,7 @@ from popatlas.errors import InputError
 from popatlas.images.io import read_json, write_json, write_table
 from popatlas.measures.overlap import overlap
 from popatlas.networks.registration import RegistrationNetwork, load_registration_network
+from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.linear import align, find_start
 from popatlas.registration.pair import load_pair
 from popatlas.registration.types import Rung
@@ -38,7 +39,7 @@ STARTS = ("none", "rigid", "affine")
 SHAPES = {2: [80, 96, 80], 3: [56, 64, 56]}  # millimetres -> voxels
 RATE = 5e-4  # five times that of the study, whose trainings are far longer
 USELESS = "no better than without registration"  # what training says then
-RUNG = Rung("mass", "affine", "instance", {})
+RUNG = Rung("mass", "affine", "instance", InstanceSettings())
 Row = dict[str, Any]
 
 

@@ -16,12 +16,12 @@ from benchmarks.registration.cases import Array
 from benchmarks.registration.peers import Fields, Run, load_instance
 from benchmarks.registration.scores import regularity
 from benchmarks.registration.worker import timed
-from popatlas.config import default_config
 from popatlas.images.intensity import rescaled
 from popatlas.images.io import read_json, write_json
 from popatlas.measures.overlap import overlap
-from popatlas.registration.engines import ffd
-from popatlas.similarity.registry import make
+from popatlas.registration.engines.ffd import core as ffd
+from popatlas.registration.engines.ffd.settings import ENGINE as FFD
+from popatlas.registration.engines.ffd.settings import FFDSettings
 from popatlas.training.conform import Volume, load_slices
 from popatlas.training.recipe import Recipe, load_recipe
 from popatlas.training.sources import training_grid
@@ -34,11 +34,9 @@ Row = dict[str, Any]
 
 
 def load_ffd(preset: str) -> Run:
-    """Return our control-point engine with a preset of the configuration."""
-    options = dict(default_config()["register"]["presets"]["ffd"][preset])
-    similarity = make(options.pop("similarity"), **options.pop("options"))
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    settings = ffd.FFDSettings(similarity=similarity, **values)
+    """Return our control-point engine with one of its presets."""
+    settings = FFD.presets[preset]
+    assert isinstance(settings, FFDSettings)
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         images = [rescaled(torch.from_numpy(image)[None, None]) for image in (fixed, moving)]

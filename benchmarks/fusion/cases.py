@@ -22,7 +22,8 @@ from popatlas.images.io import atomic_path
 from popatlas.images.scan import Scan
 from popatlas.measures.scan import resample_labels
 from popatlas.registration.engines.affine import register as register_linear
-from popatlas.registration.engines.instance.core import preset, register
+from popatlas.registration.engines.instance.core import register
+from popatlas.registration.engines.instance.settings import preset
 from popatlas.transforms.fields import displaced, sample
 from popatlas.transforms.linear import move, voxel_matrix
 

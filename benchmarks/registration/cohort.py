@@ -14,7 +14,7 @@ from popatlas.errors import InputError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.deformation import Grid, sample
 from popatlas.measures.scan import resample_labels
-from popatlas.registration.engines.ants import register_linear
+from popatlas.registration.engines.ants.core import register_linear
 from popatlas.transforms.affine import Matrix, read_affine
 
 AFFINE_ITERATIONS = (200, 100, 50, 20)

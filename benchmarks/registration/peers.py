@@ -44,8 +44,8 @@ def load_instance(preset: str, symmetric: bool = True, device: str = "cpu", **ch
     """Our engine, a preset with some settings changed; a tiny run compiles its kernels before the clock starts."""
     import torch
 
-    from popatlas.registration.engines.instance.core import preset as settings_of
     from popatlas.registration.engines.instance.core import register
+    from popatlas.registration.engines.instance.settings import preset as settings_of
 
     if device != "cpu" and not torch.cuda.is_available():
         raise ImportError("no GPU is visible")
@@ -100,9 +100,10 @@ def load_greedy(fluid: float, elastic: float) -> Run:
     """Greedy; its inverse is an extra that it does not compute while it registers, so it is not in its time."""
     import torch
 
-    from popatlas.registration.engines import greedy
+    from popatlas.registration.engines.greedy.core import core as greedy
+    from popatlas.registration.engines.greedy.settings import GreedySettings
 
-    settings = greedy.Settings(fluid=fluid, elastic=elastic)
+    settings = GreedySettings(fluid=fluid, elastic=elastic)
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]

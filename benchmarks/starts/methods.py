@@ -18,7 +18,7 @@ from popatlas.errors import PopatlasError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
-from popatlas.registration.engines.ants import register_linear
+from popatlas.registration.engines.ants.core import register_linear
 from popatlas.registration.engines.registry import planned_rung
 from popatlas.registration.linear import ANTS_ITERATIONS
 from popatlas.registration.pair import Pair, load_pair

@@ -114,7 +114,7 @@ def _weights_contradictions(register: Mapping[str, Any]) -> Iterator[str]:
 
 def _wrong_weights(engine: str, name: str, where: str) -> Iterator[str]:
     from popatlas.registration.engines.network.core import check_brains
-    from popatlas.registration.engines.unigradicon import check_unigradicon
+    from popatlas.registration.engines.unigradicon.core import check_unigradicon
     from popatlas.zoo.store import find_weights
 
     try:
@@ -239,7 +239,7 @@ def _resolve(register: Mapping[str, Any], rung: Mapping[str, Any], preset: str) 
 
 
 def engine_weights(register: Mapping[str, Any], engine: str) -> str | None:
-    """Return name or file of the weights that an engine takes, None for engines without a network.
+    """Return name or file of the weights that an engine takes, None for engines without a network of the zoo.
 
     Parameters
     ----------

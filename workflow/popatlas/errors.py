@@ -47,7 +47,11 @@ class InputError(PopatlasError):
         super().__init__(f"{text}. Remedy: {remedy}" if remedy else text)
 
 
-class PackageError(InputError):
+class SetupError(InputError):
+    """What is installed, downloaded or configured is at fault, and no image: for every scan it would be the same."""
+
+
+class PackageError(SetupError):
     """An optional package is not installed."""
 
 

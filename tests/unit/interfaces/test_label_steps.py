@@ -18,7 +18,7 @@ from popatlas.fusion.propagate import propagate
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
 from popatlas.measures.scan import ScanFiles, measure_scan, resample_labels
-from popatlas.registration.engines.instance.core import Settings
+from popatlas.registration.engines.instance.settings import Settings
 from popatlas.registration.engines.instance.terms import Side, deform_files
 from popatlas.registration.pair import load_pair
 from popatlas.training.conform import load_labels, load_scan

@@ -7,11 +7,12 @@ import pytest
 import SimpleITK as sitk
 
 from popatlas.config import default_config, resolve_rung
-from popatlas.errors import InputError
+from popatlas.errors import ConfigError, InputError, PackageError, SetupError
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import load_image, read_json, save_image, sha256
 from popatlas.interfaces import load_interface
-from popatlas.registration import attempt as attempts
+from popatlas.registration.engines import registry
+from popatlas.registration.engines.engine import Engine
 from popatlas.registration.pair import load_pair
 from popatlas.transforms.affine import read_affine
 from tests.unit.transforms.test_displacement import field_array, read_field
@@ -160,7 +161,7 @@ def test_free_form_engine_brings_brains_closer(pair, tmp_path):
 
 def test_a_missing_optional_package_is_named_with_its_remedy(pair, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "picsl_greedy", None)
-    monkeypatch.delitem(sys.modules, "popatlas.registration.engines.greedy", raising=False)
+    monkeypatch.delitem(sys.modules, "popatlas.registration.engines.greedy.core", raising=False)
     with pytest.raises(Exception, match=r"pip install 'popatlas\[greedy\]'"):
         run(pair, tmp_path, rung("greedy", "affine", "quick"))
 
@@ -173,8 +174,11 @@ def broken_engine(monkeypatch):
         def deform(*_):
             raise error
 
-        find = attempts.find_engine
-        monkeypatch.setattr(attempts, "find_engine", lambda name: deform if name == "greedy" else find(name))
+        class Broken(Engine):
+            def load(self):
+                return deform
+
+        monkeypatch.setitem(registry.ENGINES, "greedy", Broken(**vars(registry.ENGINES["greedy"])))
         return rung("greedy", "ants", "quick")
 
     return make
@@ -218,7 +222,18 @@ def test_a_failed_gate_before_a_rung_that_raises_is_what_is_reported(pair, tmp_p
     assert gate["mask_dice"] < 0.9999
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError()])
+OF_THE_SETUP = [
+    ConfigError("no such preset"),
+    PackageError("no package", remedy="install it"),
+    SetupError("no weights"),
+    TypeError("unexpected keyword 'raduis'"),
+    ImportError("no module"),
+]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), MemoryError(), *OF_THE_SETUP], ids=lambda error: type(error).__name__
+)
 def test_what_no_other_rung_can_mend_ends_the_ladder(pair, tmp_path, broken_engine, error):
     with pytest.raises(type(error)):
         run(pair, tmp_path, broken_engine(error), [QUICK])
@@ -292,3 +307,19 @@ def test_2d_images_pass_the_gate(engine, tmp_path):
     assert gate["verdict"] == "pass"
     assert gate["ncc"] > gate["ncc_before"] + 0.2 and gate["mask_dice"] > 0.95
     assert read_affine(tmp_path / "affine.mat").shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"raduis": 2}, "engine greedy: unknown key 'raduis', did you mean 'radius'"),
+        ({"radius": -1}, "engine greedy.radius: -1 should be greater than or equal to 1"),
+    ],
+)
+def test_wrong_settings_anywhere_in_the_ladder_are_refused_before_the_first_attempt(pair, tmp_path, changes, message):
+    wrong = rung("greedy", "affine", "quick")
+    wrong = wrong | {"preset": wrong["preset"] | changes}
+    for rungs in ([wrong, QUICK], [QUICK, wrong]):
+        with pytest.raises(InputError, match=message):
+            run(pair, tmp_path, rungs[0], rungs[1:])
+        assert not (tmp_path / "gate.json").exists() and not (tmp_path / "warp.nii.gz").exists()

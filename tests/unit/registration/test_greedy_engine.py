@@ -15,12 +15,16 @@ pytest.importorskip("picsl_greedy")
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
-from popatlas.registration.engines.greedy import Settings, deform_greedy, invert, register, settings_from_config
+from popatlas.registration.engines.greedy.core import deform_greedy, invert, register
+from popatlas.registration.engines.greedy.settings import GreedySettings
 from popatlas.registration.engines.registry import find_engine
+from popatlas.registration.types import Rung
+from popatlas.settings import settings_from
 from popatlas.transforms.fields import compose, warp
 from popatlas.transforms.itk import write_affine
 
 SHAPES = [(48, 64), (32, 36, 40)]
+RUNG = Rung("mass", "affine", "greedy", GreedySettings())
 
 
 def tensor(values: np.ndarray) -> Tensor:
@@ -108,19 +112,19 @@ def test_more_smoothing_gives_a_smoother_field():
     fixed, moving, _, matrix = pair(SHAPES[1])
     fields = [
         register(tensor(fixed)[None], tensor(moving)[None], settings, matrix=tensor(matrix), inverse=False).forward
-        for settings in (Settings(), Settings(fluid=3.0, elastic=1.0))
+        for settings in (GreedySettings(), GreedySettings(fluid=3.0, elastic=1.0))
     ]
     rough = [torch.diff(field, n=2, dim=2).square().mean() for field in fields]
     assert rough[1] < 0.8 * rough[0]
 
 
 def test_settings_come_from_the_configuration_and_wrong_ones_are_named():
-    settings = settings_from_config({"metric": "SSD", "iterations": [20, 10], "fluid": 2.0, "gpu": 0})
-    assert settings == Settings(metric="SSD", iterations=(20, 10), fluid=2.0)
+    settings = settings_from(GreedySettings, {"metric": "SSD", "iterations": [20, 10], "fluid": 2.0}, "greedy")
+    assert settings == GreedySettings(metric="SSD", iterations=(20, 10), fluid=2.0)
     assert "-m SSD -n 20x10 -s 2vox 0.707vox" in settings.command(3, 1)
-    assert "-m NCC 3x3 " in Settings(metric="NCC", radius=3).command(2, 1)
+    assert "-m NCC 3x3 " in GreedySettings(metric="NCC", radius=3).command(2, 1)
     with pytest.raises(ValueError, match="WNCC"):
-        Settings(metric="CC")
+        GreedySettings(metric="CC")
 
 
 def test_files_of_the_pipeline_reproduce_the_fixed_image_with_ants(tmp_path):
@@ -137,10 +141,10 @@ def test_files_of_the_pipeline_reproduce_the_fixed_image_with_ants(tmp_path):
     moving = ants.from_numpy(moving, **geometry | {"origin": (9.0, -1.0, 8.0)})  # the affine is needed to meet it
     write_affine(tmp_path / "affine.mat", start)
     scans = [SimpleNamespace(image=tensor(i.numpy())[None], grid=Grid.from_ants(i)) for i in (fixed, moving)]
-    files = deform_greedy(SimpleNamespace(scans=lambda: scans, subject="sub-1"), {}, tmp_path / "affine.mat", tmp_path, 1)
+    files = deform_greedy(SimpleNamespace(scans=lambda: scans, subject="sub-1"), RUNG, tmp_path / "affine.mat", tmp_path, 1)
     chain = {"transformlist": [str(files.warp), str(tmp_path / "affine.mat")], "whichtoinvert": [False, False]}
     warped = ants.apply_transforms(fixed=fixed, moving=moving, **chain).numpy()
-    assert not files.diverged and find_engine("greedy") is deform_greedy
+    assert not files.diverged and find_engine("greedy").load() is deform_greedy
     box = (slice(6, -6),) * 3
     before = ants.apply_transforms(fixed, moving, [str(tmp_path / "affine.mat")]).numpy()
     assert np.corrcoef(before[box].ravel(), image[box].ravel())[0, 1] < 0.9

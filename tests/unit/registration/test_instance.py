@@ -13,10 +13,11 @@ from torch import Tensor
 from popatlas.config import default_config
 from popatlas.errors import InputError
 from popatlas.registration.engines.instance import core
-from popatlas.registration.engines.instance.core import PRESETS, InstanceResult, Settings, level_matrix, preset, register
-from popatlas.registration.engines.instance.files import settings_from_config
+from popatlas.registration.engines.instance.core import InstanceResult, level_matrix, register
 from popatlas.registration.engines.instance.inputs import prepare
+from popatlas.registration.engines.instance.settings import PRESETS, InstanceSettings, Settings, preset
 from popatlas.registration.engines.instance.updates import Stop
+from popatlas.settings import settings_from
 from popatlas.transforms.fieldops import CompiledOps, TensorOps
 from popatlas.transforms.fields import compose, coordinates, invert, jacobian_determinant, sample, warp
 
@@ -286,7 +287,7 @@ def test_presets() -> None:
 
 def test_the_shipped_configuration_states_the_presets() -> None:
     shipped = default_config()["register"]["presets"]["instance"]
-    assert {name: settings_from_config(values) for name, values in shipped.items()} == PRESETS
+    assert {name: settings_from(InstanceSettings, values, name) for name, values in shipped.items()} == PRESETS
 
 
 BAD = {

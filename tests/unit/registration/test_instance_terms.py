@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, save_image, write_table
 from popatlas.interfaces import load_interface
-from popatlas.registration.engines.instance.core import Settings
+from popatlas.registration.engines.instance.settings import Settings
 from popatlas.registration.engines.instance.terms import Side, deform_files
 
 SETTINGS = Settings(shrink=(2, 1), iterations=(40, 30), field_shrink=(1, 1))

@@ -70,7 +70,7 @@ def test_a_constant_shift_keeps_its_millimetres_on_a_turned_grid(transform, tmp_
         save_image(values, to_ras, tmp_path / f"{name}.nii.gz")
         save_image(np.ones(shape, np.uint8), to_ras, tmp_path / f"{name}_mask.nii.gz")
     write_affine(tmp_path / "affine.mat", np.eye(4))
-    found = find_engine("network")(load(tmp_path), rung()["preset"], tmp_path / "affine.mat", tmp_path, 1)
+    found = find_engine("network").load()(load(tmp_path), planned_rung(rung()), tmp_path / "affine.mat", tmp_path, 1)
     forward, grid = read_displacement(found.warp)
     inverse, _ = read_displacement(found.inverse_warp)
     lps = np.array([2.0, -3.0, 4.0])  # L is +x, I is -z, A is -y
@@ -176,8 +176,8 @@ def test_a_displacement_is_inverted():
 
 def test_weights_that_were_replaced_after_the_start_are_refused(tmp_path):
     lock_network(tmp_path, tiny_network())
-    planned = rung()["preset"]
-    assert load_planned(planned)[1].sha256 == planned["sha256"]
+    planned = planned_rung(rung())
+    assert load_planned(planned)[1].sha256 == planned.weights.sha256 == rung()["preset"]["sha256"]
     lock_network(tmp_path, tiny_network(seed=1))
     with pytest.raises(InputError, match=r"weights tiny were replaced.*Remedy: run again"):
         load_planned(planned)
@@ -258,7 +258,7 @@ def test_the_way_tells_the_weights_and_their_digest_but_no_gpu(tmp_path):
     assert one == rung()
     assert (one["engine"], one["preset"]["weights"], one["preset"]["sha256"]) == ("network", "tiny", entry.sha256)
     assert rung(weights=str(entry.path))["preset"]["sha256"] == entry.sha256
-    assert planned_rung(one, gpu=2).preset["gpu"] == 2
+    assert planned_rung(one, gpu=2).gpu == 2 and planned_rung(rung(engine="ffd"), gpu=2).gpu == 0
     lock_network(tmp_path, tiny_network(seed=1))
     assert rung()["preset"]["sha256"] != entry.sha256
 

@@ -25,7 +25,7 @@ from popatlas.networks.registration import (
 from popatlas.networks.unigradicon import INSTALL, SMALLEST, displacement_of
 from popatlas.registration.attempt import register
 from popatlas.registration.engines.registry import planned_rung
-from popatlas.registration.engines.unigradicon import check_unigradicon
+from popatlas.registration.engines.unigradicon.core import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
 from popatlas.settings import merge
 from popatlas.study.register import REGISTRATION, registration_memory
@@ -178,7 +178,7 @@ def test_jobs_know_the_digest_and_the_memory_of_the_weights(unasked, tmp_path):
     rung = using()
     assert (rung["engine"], rung["preset"]["weights"]) == ("unigradicon", "unigradicon")
     assert rung["preset"]["sha256"] == entry.sha256
-    assert planned_rung(rung, gpu=1).preset["gpu"] == 1
+    assert planned_rung(rung, gpu=1).gpu == 1
     own, plain = (registration_memory(merge(default_config(), {"register": {"engine": e}})) for e in ("unigradicon", "ants"))
     assert plain == REGISTRATION and own > REGISTRATION + entry.memory.of(175**3) / 1e6
     ladder = load_config({"register": {"ladder": [{"start": "mass", "engine": "unigradicon"}]}})["register"]["ladder"]

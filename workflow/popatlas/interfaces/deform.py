@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from nipype.interfaces.base import File, Str, isdefined, traits
 
-from popatlas.config import default_config
+from popatlas.errors import InputError
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
+from popatlas.settings import as_content, settings_from
 
 
 class DeformImagesInputSpec(PopatlasInputSpec):
@@ -38,7 +38,7 @@ class DeformImages(PopatlasInterface):
     input_spec = DeformImagesInputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.engines.instance.files import settings_from_config
+        from popatlas.registration.engines.instance.settings import PRESETS, Settings
         from popatlas.registration.engines.instance.terms import Side, deform_files
 
         inputs = self.inputs
@@ -51,8 +51,10 @@ class DeformImages(PopatlasInterface):
             parts = {part: file(f"{name}_{part}") for part in ("mask", "labels", "landmarks")}
             return Side(Path(getattr(inputs, f"in_{name}")), **parts)
 
-        presets: dict[str, Any] = default_config()["register"]["presets"]["instance"]
-        settings = settings_from_config(presets[inputs.preset] | (inputs.options if isdefined(inputs.options) else {}))
+        if inputs.preset not in PRESETS:
+            raise InputError(f"no preset is called '{inputs.preset}'", remedy=f"use one of {', '.join(PRESETS)}")
+        changed = inputs.options if isdefined(inputs.options) else {}
+        settings = settings_from(Settings, as_content(PRESETS[inputs.preset]) | changed, "options")
         with tempfile.TemporaryDirectory() as folder:
             found, result = deform_files(
                 side("fixed"), side("moving"), settings, Path(folder), affine=file("affine"), initial=file("initial"),

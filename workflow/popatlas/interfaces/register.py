@@ -12,7 +12,7 @@ from nipype.interfaces.base import Directory, File, isdefined, traits
 
 from popatlas.config import default_config, load_config, resolve_fallback, with_weights
 from popatlas.diskspace import out_of_space
-from popatlas.errors import InputError, PopatlasError
+from popatlas.errors import ConfigError, InputError, PopatlasError, SetupError
 from popatlas.failures import describe
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
@@ -28,6 +28,10 @@ REMEDY = (
     "look at the brain mask and at the orientation in the header (sform, qform): convert the scan again, exclude it, or "
     "widen register.gate"
 )
+
+
+# Errors of the set-up or of the code: no image causes them, so another engine must not hide them
+NOT_OF_THE_IMAGE = (ConfigError, SetupError, ImportError, NameError, AttributeError, TypeError, NotImplementedError)
 
 
 class RegisterRigidInputSpec(PopatlasInputSpec):
@@ -117,7 +121,8 @@ class RegisterImagesInputSpec(PopatlasInputSpec):
 class RegisterImages(PopatlasInterface):
     """Register two brains and judge the result; when it fails the gate, climb the ladder.
 
-    Each rung of the ladder is another start or another engine; one that raises an error counts as failed. The attempts are
+    Each rung of the ladder is another start or another engine; one that raises an error that an image may have caused counts
+    as failed, and errors of the set-up or the code end the step. The attempts are
     in `out_gate` and in the record of the step; when the last one fails too, the step fails and the scan goes to quarantine.
     """
 
@@ -129,12 +134,13 @@ class RegisterImages(PopatlasInterface):
 
         inputs = self.inputs
         pair = load_pair(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
-        rungs, gate = self._ladder_and_gate()
+        ladder, gate = self._ladder_and_gate()
+        rungs = [planned_rung(rung, inputs.gpu) for rung in ladder]  # all of them: what is no settings is no attempt either
         attempts: list[dict[str, Any]] = []
         self.notes["attempts"] = attempts
         for number, rung in enumerate(rungs):
             take_prediction = number == 0 and isdefined(inputs.in_prediction)
-            attempts.append(self._try(pair, planned_rung(rung, inputs.gpu), gate, take_prediction))
+            attempts.append(self._try(pair, rung, gate, take_prediction))
             if not attempts[-1]["reasons"] or attempts[-1].get("beyond_repair", False):
                 break
         judged = [row for row in attempts if row["metrics"]]
@@ -155,6 +161,8 @@ class RegisterImages(PopatlasInterface):
                 made = self._predicted() if take_prediction else None
                 outcome = attempt(pair, rung, gate, Path(folder), self.inputs.threads, made)
             except MemoryError:  # the next rung would not fit either, and the scheduler may give more
+                raise
+            except NOT_OF_THE_IMAGE:
                 raise
             except Exception as error:  # of any engine, all of which raise kinds of their own
                 if out_of_space(error):  # nor would it on a full disk

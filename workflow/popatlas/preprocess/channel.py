@@ -46,7 +46,7 @@ def align_channel(
         Rigid transform, ITK; T1w points to channel points.
     """
     from popatlas.images.antspy import deterministic_ants
-    from popatlas.registration.engines.ants import AFFINE_SIGMAS
+    from popatlas.registration.engines.ants.core import AFFINE_SIGMAS
 
     corrected = correct_bias(settle(load_single_volume(channel, subject), channel, subject)[0], n4)
     nib.save(corrected, folder / "channel.nii.gz")

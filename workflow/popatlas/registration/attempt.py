@@ -41,7 +41,7 @@ def register(pair: Pair, rung: Rung, folder: Path, threads: int = 1) -> Registra
 
 def deform(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int = 1) -> Registration:
     """Run the deformable stage of a rung from an affine; see `register`."""
-    found = find_engine(rung.engine)(pair, rung.preset, affine, folder, threads)
+    found = find_engine(rung.engine).load()(pair, rung, affine, folder, threads)
     return Registration(affine, found.warp, found.inverse_warp, found.diverged)
 
 

@@ -16,11 +16,12 @@ from popatlas.errors import InputError
 from popatlas.failures import describe
 from popatlas.images.io import read_json
 from popatlas.networks.registration import Prediction
+from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.io import write_fields
 from popatlas.registration.engines.network.core import conform, finish_pair, load_planned, predict
 from popatlas.registration.linear import align
 from popatlas.registration.pair import Pair, load_pair
-from popatlas.registration.types import Registration, Rung
+from popatlas.registration.types import Registration, Rung, settings_of
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.itk import write_affine
 from popatlas.zoo.contract import ConformedPair
@@ -100,7 +101,7 @@ class Predictor:
 
     def __init__(self, rung: Rung, fixed: str, fixed_mask: str, device: str, threads: int = 1) -> None:
         self.rung, self.fixed, self.fixed_mask, self.device, self.threads = rung, fixed, fixed_mask, device, threads
-        net, self.entry = load_planned(rung.preset)
+        net, self.entry = load_planned(rung)
         self.net = net.to(device)
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Outcome]]:
@@ -155,9 +156,9 @@ class Predictor:
         return {} if trial.error else {one.request.scan: row for one, row in zip(group, found, strict=True)}
 
     def _finish(self, ready: _Ready, predicted: Prediction) -> bool:
-        preset, folder = self.rung.preset, ready.request.folder
+        settings, folder = settings_of(self.rung, InstanceSettings), ready.request.folder
         found = finish_pair(
-            self.net, ready.pair, preset, ready.affine, ready.conformed, predicted, self.device, self.threads
+            self.net, ready.pair, settings, ready.affine, ready.conformed, predicted, self.device, self.threads
         )
         folder.mkdir(parents=True, exist_ok=True)
         write_affine(folder / FILES[0], read_affine(ready.affine))

@@ -15,7 +15,7 @@ import numpy as np
 
 from popatlas.images.scan import Scan
 from popatlas.registration.engines.affine import register
-from popatlas.registration.engines.ants import register_linear, search_start
+from popatlas.registration.engines.ants.core import register_linear, search_start
 from popatlas.registration.global_search.csngf import search
 from popatlas.registration.initialisation import centre_of_mass, moments
 from popatlas.registration.pair import Pair

@@ -26,7 +26,8 @@ from popatlas.images.pyramid import coarsen
 from popatlas.images.scan import Scan
 from popatlas.registration.engines.affine import AffineSettings
 from popatlas.registration.engines.affine import register as register_affine
-from popatlas.registration.engines.instance.core import Settings, register
+from popatlas.registration.engines.instance.core import register
+from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.initialisation import mass_moments, rigid
 from popatlas.registration.pose import PoseJudge, Structure, coverage
 from popatlas.similarity.mi import MattesMI
@@ -39,7 +40,7 @@ Array = npt.NDArray[np.float32]
 FILE = Path(__file__).with_name("sides.npz")
 SPACING = 4.0  # mm, of the symmetric brain and of the copies that are registered to it
 LINEAR = AffineSettings(similarity=MattesMI(), sides=(24,), samples=6000, tolerance=0.03)  # coarse: only an odd part counts
-SCHEDULE = Settings(shrink=(2, 1), iterations=(25, 8), field_shrink=(1, 1))
+SCHEDULE = InstanceSettings(shrink=(2, 1), iterations=(25, 8), field_shrink=(1, 1))
 SMOOTH = 0.7  # voxels (standard deviation)
 SIMILAR = 6.0  # distinctness of the pose on the symmetric brain, below which there is no whole brain to tell sides of
 WHOLE = 0.9  # share of the symmetric brain that the image must hold

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from popatlas.registration.engines.schedule import EngineSettings
 
 if TYPE_CHECKING:
     from popatlas.transforms.chain import Chain, Field
 
-from popatlas.similarity.registry import ONE_CONTRAST
-
-OF_OTHERS = ("cc", "wncc")  # metrics of ANTs and greedy that need two images of one contrast
+STARTS = ("mass", "moments", "global", "search")  # of the linear stage
+LINEAR = ("affine", "ants")  # its engines
+Kind = TypeVar("Kind", bound=EngineSettings)
 RECEIPT = "receipt.json"  # in the folder of a scan, beside the files that a batch predicted
 
 
@@ -64,8 +65,16 @@ class Made:
 
 
 @dataclass(frozen=True)
+class PlannedWeights:
+    """Weights of a network as a registration was planned with them: name or file, and the SHA-256 of the file."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Rung:
-    """One way to try: where to start, and which engine with which preset.
+    """One way to try: where to start, and which engine with which settings.
 
     Attributes
     ----------
@@ -76,24 +85,27 @@ class Rung:
         Engine of the rigid and affine stage: "affine" (ours) or "ants".
     engine : str
         Name in `popatlas.registration.engines.registry.ENGINES`.
-    preset : mapping
-        Settings of the engine.
+    settings : EngineSettings
+        Of that engine.
+    weights : PlannedWeights or None
+        Of its network.
+    gpu : int
+        GPUs that the job has; 0: the CPU, also where a GPU is visible.
     """
 
     start: str
     linear: str
     engine: str
-    preset: Mapping[str, Any]
+    settings: EngineSettings
+    weights: PlannedWeights | None = None
+    gpu: int = 0
 
     def __str__(self) -> str:
         return f"{self.engine} from {self.start}"
 
 
-def assumes_one_contrast(rung: Rung) -> bool:
-    """Tell whether the deformable stage compares intensities in a way that needs them to go together.
-
-    A local correlation is squared, but at the border of the brain, where the background is dark in every contrast, it needs
-    the same sign as within. What a network learnt is not known: its refinement tells what it is meant for.
-    """
-    similarity = rung.preset.get("similarity", rung.preset.get("metric", ""))
-    return str(similarity).lower() in (*ONE_CONTRAST, *OF_OTHERS)
+def settings_of(rung: Rung, kind: type[Kind]) -> Kind:
+    """Return the settings of a rung as those of an engine; TypeError when they are another one's."""
+    if not isinstance(rung.settings, kind):
+        raise TypeError(f"{kind.__name__} are needed, not {type(rung.settings).__name__}")
+    return rung.settings

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from popatlas.config import Config, iteration_preset
+from popatlas.registration.engines.registry import ENGINES
 from popatlas.resources import template_folder
-from popatlas.similarity.registry import describe
+from popatlas.settings import settings_from
 
 CITATION = re.compile(r"\[@([a-z0-9, @]+)\]")
 LATEX = {
@@ -145,52 +145,6 @@ def _template(config: Config, counts: Counts) -> Iterator[str]:
         yield f"The average was sharpened by unsharp masking (weight {atlas['sharpen']:g})."
 
 
-def _ants_schedule(preset: Mapping[str, Any]) -> str:
-    metric = (
-        f"cross-correlation with radius {preset['sampling']}"
-        if preset["metric"] == "CC"
-        else f"mutual information [@mattes2003] with {preset['sampling']} bins"
-    )
-    return (
-        f"{metric}, SyN iterations {_by(preset['iterations'])}, gradient step {preset['gradient_step']:g}, smoothing of the "
-        f"update field {preset['flow_sigma']:g} and of the total field {preset['total_sigma']:g} voxels"
-    )
-
-
-def _instance_schedule(preset: Mapping[str, Any]) -> str:
-    return (
-        f"{describe(preset['similarity'], preset['options'])}, at most {_by(preset['iterations'])} iterations at "
-        f"shrink factors {_by(preset['shrink'])}, longest step {preset['step']:g} voxels, Gaussian smoothing of the updates "
-        f"(standard deviation {preset['fluid']:g} voxels) and of the field ({preset['elastic']:g} voxels)"
-    )
-
-
-def _plain_schedule(preset: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in preset.items())
-
-
-# engine -> what it is, how a schedule of it is told
-_ENGINES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-    "ants": ("symmetric diffeomorphic registration (SyN) of ANTs [@avants2008]", _ants_schedule),
-    "instance": (
-        "popatlas' diffeomorphic engine: compositive updates by the force of the similarity [@vercauteren2009]",
-        _instance_schedule,
-    ),
-    "greedy": ("greedy diffeomorphic registration (picsl-greedy)", _plain_schedule),
-    "ffd": ("free-form deformation by control points [@rueckert1999]", _plain_schedule),
-    "network": (
-        "a prediction by a registration network, refined by compositive updates by the force of the similarity "
-        "[@vercauteren2009] where the schedule has iterations",
-        _instance_schedule,
-    ),
-    "unigradicon": (
-        "a prediction by uniGradICON [@tian2024], refined by compositive updates by the force of the similarity "
-        "[@vercauteren2009] where the schedule has iterations",
-        _instance_schedule,
-    ),
-}
-
-
 def _registration(config: Config) -> Iterator[str]:
     options = config["register"]
     used = [options["preset"]]
@@ -198,16 +152,19 @@ def _registration(config: Config) -> Iterator[str]:
         used += [iteration_preset(config, number) for number in range(1, config["atlas"]["iterations"] + 1)]
     linear = {"affine": "our affine engine (multi-resolution, mutual information)", "ants": "ANTs [@avants2008]"}
     yield f"Brains were aligned rigidly and affinely with {linear[options['linear']]}."
-    engine = options["engine"]
-    yield f"The deformable stage was {_ENGINES[engine][0]}."
-    if engine == "network":
+    engine = ENGINES[options["engine"]]
+    yield f"The deformable stage was {engine.methods}."
+    if engine.name == "network":
         from popatlas.zoo.store import find_weights  # loads torch
 
         entry = find_weights(options["weights"])
         yield f"The weights of the network were {entry.name}, version {entry.version} (SHA-256 {entry.sha256[:12]})."
     yield f"Every scan was registered to the final template with the schedule {options['preset']}."
     for name in dict.fromkeys(used):
-        yield f"Schedule {name}: {_ENGINES[engine][1](options['presets'][engine][name])}."
+        settings = settings_from(
+            engine.settings, options["presets"][engine.name][name], f"register.presets.{engine.name}.{name}"
+        )
+        yield f"Schedule {name}: {settings.schedule()}."
     gate = options["gate"]
     yield (
         "The pose of each affine was compared with turned ones by the agreement of edges (at least "

@@ -11,7 +11,7 @@ from typing import Any
 from popatlas.cohort.batches import Batches
 from popatlas.cohort.targets import digest_of
 from popatlas.config import Config, engine_weights, registration_settings
-from popatlas.registration.engines.registry import ON_GPU
+from popatlas.registration.engines.registry import ENGINES
 from popatlas.study.jobs import JobStudy
 
 Wildcards = Any
@@ -120,7 +120,7 @@ class RegisterStudy(JobStudy):
     def register_gpu(self) -> int:
         """GPUs of a registration that computes itself what it needs."""
         register = self.config["register"]
-        return int(register["gpu"]) if register["engine"] in ON_GPU else 0
+        return int(register["gpu"]) if ENGINES[register["engine"]].gpu else 0
 
     @property
     def predicted_gpu(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from popatlas.errors import InputError
+from popatlas.errors import InputError, SetupError
 from popatlas.images.io import write_text
 from popatlas.resources import schema_path
 from popatlas.yamlfile import read_yaml
@@ -151,7 +151,7 @@ def read_lock(shipped: bool) -> list[Entry]:
         return [replace(Entry.from_plain(values), folder=weights_folder(shipped)) for values in content["weights"]]
     except (InputError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"the lock file of the weights cannot be read: {reason}", file=path, remedy=remedy) from error
+        raise SetupError(f"the lock file of the weights cannot be read: {reason}", file=path, remedy=remedy) from error
 
 
 def _is_there(path: Path) -> bool:
@@ -220,5 +220,5 @@ def read_locks() -> list[Entry]:
     own = read_lock(shipped=False)
     if shadows := [entry.name for entry in own if entry.name in names]:
         message = f"the names {', '.join(shadows)} belong to weights of the package"
-        raise InputError(message, file=lock_path(shipped=False), remedy="rename them there")
+        raise SetupError(message, file=lock_path(shipped=False), remedy="rename them there")
     return shipped + own

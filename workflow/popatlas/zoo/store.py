@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from popatlas.errors import InputError
+from popatlas.errors import InputError, SetupError
 from popatlas.images.io import PathLike, atomic_path, sha256
 from popatlas.networks.registration import RegistrationNetwork, load_registration_network
 from popatlas.zoo.lock import Entry, check_lock, content_of, one_at_a_time, read_lock, read_locks, weights_folder, write_lock
@@ -44,7 +44,7 @@ def find_weights(name_or_path: PathLike) -> Entry:
 
     Raises
     ------
-    InputError
+    SetupError
         For an unknown name, with names that are like it, and for a file that is in no lock.
     """
     entries = read_locks()
@@ -56,10 +56,10 @@ def find_weights(name_or_path: PathLike) -> Entry:
         names = [entry.name for entry in entries]
         close = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
         known = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(names) or 'none'}"
-        raise InputError(f"there are no weights {text!r}", remedy=f"{known}; see popatlas weights list")
+        raise SetupError(f"there are no weights {text!r}", remedy=f"{known}; see popatlas weights list")
     path = Path(name_or_path)
     if not path.is_file():
-        raise InputError(
+        raise SetupError(
             "there is no such weights file", file=path, remedy="check the path, or give a name of popatlas weights list"
         )
     for entry in entries:
@@ -69,7 +69,7 @@ def find_weights(name_or_path: PathLike) -> Entry:
     for entry in entries:
         if entry.sha256 == digest:
             return replace(entry, folder=path.parent, file=path.name)
-    raise InputError(
+    raise SetupError(
         "the weights are in no lock file, so that nothing is known of them", file=path, remedy=f"add them: {ADD}"
     )
 
@@ -91,7 +91,7 @@ def load_weights(name_or_path: PathLike) -> tuple[RegistrationNetwork, Entry]:
 
     Raises
     ------
-    InputError
+    SetupError
         When the weights are unknown, missing, other than those in the lock file, or of another network.
     """
     entry = find_weights(name_or_path)
@@ -100,21 +100,21 @@ def load_weights(name_or_path: PathLike) -> tuple[RegistrationNetwork, Entry]:
 
 def _load(entry: Entry) -> RegistrationNetwork:
     if not entry.path.is_file():
-        raise InputError(f"the file of the weights {entry.name} is missing", file=entry.path, remedy=AGAIN)
+        raise SetupError(f"the file of the weights {entry.name} is missing", file=entry.path, remedy=AGAIN)
     if (size := entry.path.stat().st_size) != entry.bytes:
-        raise InputError(f"the weights {entry.name} have {size} bytes, not {entry.bytes}", file=entry.path, remedy=AGAIN)
+        raise SetupError(f"the weights {entry.name} have {size} bytes, not {entry.bytes}", file=entry.path, remedy=AGAIN)
     if (digest := sha256(entry.path)) != entry.sha256:
         message = (
             f"the weights {entry.name} are not those of the lock file: SHA-256 {digest[:12]}..., not {entry.sha256[:12]}..."
         )
-        raise InputError(message, file=entry.path, remedy=AGAIN)
+        raise SetupError(message, file=entry.path, remedy=AGAIN)
     net, texts = load_registration_network(entry.path)
     found = {"architecture": net.name, "ndim": net.ndim, "recipe": texts.get(RECIPE, entry.recipe)}
     found["transform"] = net.options.get("transform", entry.transform)
     for key, value in found.items():
         if value != (wanted := getattr(entry, key)):
             message = f"the file of the weights {entry.name} has {key} {value}, the lock file says {wanted}"
-            raise InputError(message, file=entry.path, remedy="correct the lock file, or add the weights again: " + ADD)
+            raise SetupError(message, file=entry.path, remedy="correct the lock file, or add the weights again: " + ADD)
     return net
 
 

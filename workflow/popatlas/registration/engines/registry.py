@@ -1,51 +1,60 @@
-"""Registration engines behind one interface: a linear stage, then one of several deformable stages.
+"""The registration engines by name, and what is done with one: a linear stage, then its deformable stage.
 
 Every engine takes a pair of brains and an affine to start from, and gives two displacement fields on the fixed grid in ITK
 files: fixed points go through `warp`, then `affine`, to moving; moving points go back through the inverted affine, then
-`inverse_warp`.
+`inverse_warp`. To add an engine, write a module with an `Engine` and its settings, and add its line here.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
-from popatlas.errors import InputError
-from popatlas.registration.types import Deformation, Rung
+from popatlas.errors import ConfigError
+from popatlas.registration.engines.ants.settings import ENGINE as ANTS
+from popatlas.registration.engines.engine import Engine
+from popatlas.registration.engines.ffd.settings import ENGINE as FFD
+from popatlas.registration.engines.greedy.settings import ENGINE as GREEDY
+from popatlas.registration.engines.instance.settings import ENGINE as INSTANCE
+from popatlas.registration.engines.network.settings import ENGINE as NETWORK
+from popatlas.registration.engines.unigradicon.settings import ENGINE as UNIGRADICON
+from popatlas.registration.types import PlannedWeights, Rung
+from popatlas.settings import settings_from
 
-if TYPE_CHECKING:
-    from popatlas.registration.pair import Pair
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (INSTANCE, NETWORK, ANTS, GREEDY, FFD, UNIGRADICON)}
 
-# name in the configuration -> module with `deform(pair, preset, affine, folder, threads) -> Deformation`
-ENGINES: dict[str, str] = {
-    "instance": "popatlas.registration.engines.instance.files",
-    "network": "popatlas.registration.engines.network.core",
-    "ants": "popatlas.registration.engines.ants",
-    "greedy": "popatlas.registration.engines.greedy",
-    "ffd": "popatlas.registration.engines.ffd",
-    "unigradicon": "popatlas.registration.engines.unigradicon",
-}
-ON_GPU = ("instance", "network", "unigradicon")  # engines that can use a GPU
 
-Deform = Callable[["Pair", Mapping[str, Any], Path, Path, int], Deformation]
+def find_engine(name: str) -> Engine:
+    """Return an engine; ConfigError when there is none of this name."""
+    if name not in ENGINES:
+        raise ConfigError(f"no engine is called '{name}'. Remedy: use one of {', '.join(ENGINES)}")
+    return ENGINES[name]
 
 
 def planned_rung(rung: Mapping[str, Any], gpu: int = 0) -> Rung:
-    """Return a rung from an entry of a ladder that the configuration resolved, and the GPUs that the job has."""
-    used = {"gpu": gpu} if rung["engine"] in ON_GPU else {}
-    return Rung(rung["start"], rung["linear"], rung["engine"], {**rung["preset"], **used})
+    """Return a rung from an entry of a ladder that the configuration resolved.
 
+    Parameters
+    ----------
+    rung : mapping
+        start, linear, engine and preset: the settings of the engine and, for a network, `weights` and `sha256`.
+    gpu : int
+        GPUs that the job has; engines that cannot use any are given none.
 
-def find_engine(name: str) -> Deform:
-    """Return the deformable stage of an engine; an optional package that is missing is named with its remedy."""
-    try:
-        module = importlib.import_module(ENGINES[name])
-    except ImportError as error:
-        raise InputError(
-            f"engine '{name}' needs a package that is not installed: {error}",
-            remedy=f"pip install 'popatlas[{name}]', or choose another register.engine",
-        ) from error
-    deform: Deform = getattr(module, f"deform_{name}")
-    return deform
+    Raises
+    ------
+    ConfigError
+        For an engine that does not exist.
+    InputError
+        For settings that it does not take.
+    """
+    engine, preset = find_engine(rung["engine"]), dict(rung["preset"])
+    source, sha256 = preset.pop("weights", None), preset.pop("sha256", "")
+    return Rung(
+        start=rung["start"],
+        linear=rung["linear"],
+        engine=engine.name,
+        settings=settings_from(engine.settings, preset, f"engine {engine.name}"),
+        weights=None if source is None else PlannedWeights(source, sha256),
+        gpu=gpu if engine.gpu else 0,
+    )

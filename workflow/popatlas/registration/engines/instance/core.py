@@ -15,16 +15,15 @@ smoothing and composition work on an eighth of the voxels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from popatlas.images.intensity import rescaled
 from popatlas.registration.engines.instance.inputs import Inputs, prepare, zero_border
+from popatlas.registration.engines.instance.settings import InstanceSettings, Settings, full_settings
 from popatlas.registration.engines.instance.updates import (
     Halves,
     Landmarks,
@@ -40,73 +39,6 @@ from popatlas.transforms.fieldops import TensorOps, block_mean, coarse_shape, do
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FOLDED = 0.02  # a smaller Jacobian determinant is smoothed away
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one run of the engine does.
-
-    Attributes
-    ----------
-    similarity, options : str, mapping
-        Name in `popatlas.similarity.registry` and its parameters.
-    shrink : tuple of int
-        Resolution of each level, coarse to fine: powers of two.
-    iterations : tuple of int
-        Most iterations of each level.
-    field_shrink : tuple of int
-        1, or 2 for a field grid twice as coarse as the images of that level.
-    step : float
-        Length of the longest vector of an update, voxels of the field grid.
-    fluid, elastic : float
-        Standard deviation of the Gaussian that smooths each update and the field, voxels of the field grid.
-    symmetric : bool
-        Move both images to the middle.
-    window, tolerance : int, float
-        A level ends when the mean loss of the last `window` iterations is less than `tolerance` below that of the `window`
-        before.
-    label_weight, landmark_weight : float
-        Weights of labels (multiscale Dice) and landmarks (mean distance in tens of voxels) in the loss, and longest vector
-        of their updates as a share of `step`.
-    precision : str
-        float32, bfloat16 or float16: type in which images are kept; positions and sums are float32 in any case.
-    """
-
-    similarity: str = "lncc"
-    options: Mapping[str, Any] = field(default_factory=lambda: {"radius": 2, "floor": 1e-3})
-    shrink: tuple[int, ...] = (4, 2, 1)
-    iterations: tuple[int, ...] = (100, 60, 12)
-    field_shrink: tuple[int, ...] = (1, 1, 1)
-    step: float = 0.5
-    fluid: float = 2.0
-    elastic: float = 0.5
-    symmetric: bool = True
-    window: int = 8
-    tolerance: float = 1e-4
-    label_weight: float = 0.5
-    landmark_weight: float = 0.5
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if not len(self.shrink) == len(self.iterations) == len(self.field_shrink):
-            raise ValueError("shrink, iterations and field_shrink need one entry for each level")
-        grids = [a * b for a, b in zip(self.shrink, self.field_shrink, strict=True)]
-        if any(fine not in (coarse, coarse // 2) for coarse, fine in pairwise(grids)):
-            raise ValueError(f"the field grid may become at most twice as fine from level to level, not {grids}")
-        if not set(self.field_shrink) <= {1, 2} or any(n < 1 or n & (n - 1) for n in self.shrink):
-            raise ValueError(f"shrink {self.shrink} must be powers of two and field_shrink {self.field_shrink} 1 or 2")
-        if self.step <= 0 or min(self.iterations) < 0 or self.window < 1 or min(self.fluid, self.elastic) < 0:
-            raise ValueError("step and window must be positive, iterations, fluid and elastic at least 0")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision {self.precision!r} is none of {', '.join(PRECISIONS)}")
-
-
-PRESETS: dict[str, Settings] = {
-    "quick": Settings(iterations=(60, 30, 8), field_shrink=(1, 1, 2), fluid=1.73),
-    "fast": Settings(iterations=(60, 30, 6)),
-    "default": Settings(),
-    "accurate": Settings(iterations=(150, 100, 40), elastic=0.6),
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +68,7 @@ class InstanceResult:
 def register(
     fixed: Tensor,
     moving: Tensor,
-    settings: Settings,
+    settings: InstanceSettings,
     *,
     matrix: Tensor | None = None,
     initial: Tensor | None = None,
@@ -157,8 +89,8 @@ def register(
         Fixed images with isotropic voxels, 2D or 3D.
     moving : (B, 1, *shape) Tensor
         Moving images in their own grid.
-    settings : Settings
-        What to do.
+    settings : InstanceSettings
+        What to do; `Settings` say more.
     matrix : (B, D, D + 1) Tensor, optional
         From voxels of `fixed` to voxels of `moving`; the identity when left out.
     initial : (B, D, *shape) Tensor, optional
@@ -189,6 +121,7 @@ def register(
     """
     from popatlas.similarity.registry import make
 
+    settings = full_settings(settings)
     found = prepare(
         fixed,
         moving,
@@ -298,10 +231,3 @@ def unfolded(displacement: Tensor, ops: TensorOps, rounds: int = 20) -> Tensor:
         near = (4 * ops.smooth(bad, 1.5)).clamp(max=1)
         displacement = displacement + near * (ops.smooth(displacement, 1.5) - displacement)
     return displacement
-
-
-def preset(name: str, **changes: Any) -> Settings:
-    """Return the settings of a preset with some of them changed."""
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is none of {', '.join(PRESETS)}")
-    return replace(PRESETS[name], **changes)

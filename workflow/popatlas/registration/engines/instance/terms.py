@@ -15,7 +15,8 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
-from popatlas.registration.engines.instance.core import InstanceResult, Settings, register
+from popatlas.registration.engines.instance.core import InstanceResult, register
+from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.io import between_voxels, check_isotropic, write_fields
 from popatlas.registration.types import Deformation
 from popatlas.transforms.itk import read_displacement
@@ -49,7 +50,7 @@ class Side:
 def deform_files(
     fixed: Side,
     moving: Side,
-    settings: Settings,
+    settings: InstanceSettings,
     folder: Path,
     *,
     affine: Path | None = None,
@@ -63,7 +64,7 @@ def deform_files(
     ----------
     fixed, moving : Side
         Images and what is known about them.
-    settings : Settings
+    settings : InstanceSettings
         What the engine does.
     folder : Path
         Existing folder for the fields.

@@ -7,21 +7,22 @@ pairs go through the network at once where there is memory for them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from popatlas.errors import InputError
+from popatlas.errors import InputError, SetupError
 from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import Prediction, RegistrationNetwork
-from popatlas.registration.engines.instance.core import Settings, register
-from popatlas.registration.engines.instance.files import settings_from_config
+from popatlas.registration.engines.instance.core import register
+from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.io import between_voxels, check_isotropic, write_fields
-from popatlas.registration.types import Deformation
+from popatlas.registration.engines.network.settings import NetworkSettings
+from popatlas.registration.types import Deformation, PlannedWeights, Rung, settings_of
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fieldops import ops_for
 from popatlas.zoo.contract import ConformedPair, conform_pair
@@ -41,15 +42,15 @@ class Fields:
     diverged: bool = False
 
 
-def deform_network(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
-    """Predict one pair from an affine, on a GPU when one is visible and `gpu` is set in the preset.
+def deform_network(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
+    """Predict one pair from an affine, on a GPU when one is visible and the job has one.
 
     Parameters
     ----------
     pair : Pair
         Brains.
-    preset : mapping
-        One of the configuration's `register.presets.network`, with `weights`, their `sha256`, and `gpu`.
+    rung : Rung
+        With `InstanceSettings` and weights.
     affine : Path
         Affine, fixed to moving points.
     folder : Path
@@ -57,28 +58,34 @@ def deform_network(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: 
     threads : int
         Threads of the compiled kernels of the refinement; torch's number of threads is set by the step.
     """
-    device = "cuda" if preset.get("gpu", 0) and torch.cuda.is_available() else "cpu"
-    net, entry = load_planned(preset)
+    device = "cuda" if rung.gpu and torch.cuda.is_available() else "cpu"
+    net, entry = load_planned(rung)
     conformed = conform(pair, affine, entry)
     predicted = predict(net.to(device), [conformed])[0]
-    found = finish_pair(net, pair, preset, affine, conformed, predicted, device, threads)
+    found = finish_pair(net, pair, settings_of(rung, InstanceSettings), affine, conformed, predicted, device, threads)
     return write_fields(found.forward, found.inverse, pair.scans()[0].grid, folder, diverged=found.diverged)
 
 
-def load_planned(preset: Mapping[str, Any]) -> tuple[RegistrationNetwork, Entry]:
-    """Load the weights of a preset, on the CPU.
+def planned_weights(rung: Rung) -> PlannedWeights:
+    """Return the weights of a rung; SetupError when it names none."""
+    if rung.weights is None:
+        raise SetupError("the preset does not say where the weights are", remedy="give settings, or weights in the preset")
+    return rung.weights
+
+
+def load_planned(rung: Rung) -> tuple[RegistrationNetwork, Entry]:
+    """Load the weights of a rung, on the CPU.
 
     Raises
     ------
-    InputError
+    SetupError
         As `load_weights`, and when they are not those that the jobs were planned with.
     """
-    if "weights" not in preset:
-        raise InputError("the preset does not say where the weights are", remedy="give settings, or weights in the preset")
-    net, entry = load_weights(preset["weights"])
-    if entry.sha256 != preset["sha256"]:
-        raise InputError(f"the weights {entry.name} were replaced after the start", file=entry.path, remedy="run again")
-    set_passes(net, preset.get("passes", 0))
+    planned = planned_weights(rung)
+    net, entry = load_weights(planned.source)
+    if entry.sha256 != planned.sha256:
+        raise SetupError(f"the weights {entry.name} were replaced after the start", file=entry.path, remedy="run again")
+    set_passes(net, rung.settings.passes if isinstance(rung.settings, NetworkSettings) else 0)
     return net, entry
 
 
@@ -92,7 +99,7 @@ def check_brains(entry: Entry) -> None:
     """Refuse weights that were trained on whole heads: what is registered here are brains."""
     if not entry.input.stripped:
         message = f"the weights {entry.name} are for whole heads, and brains without skull are registered"
-        raise InputError(
+        raise SetupError(
             message, file=entry.path, remedy="use weights for brains (popatlas weights list), or train such ones"
         )
 
@@ -157,29 +164,30 @@ def _predict(net: RegistrationNetwork, pairs: Sequence[ConformedPair]) -> list[P
 def finish_pair(
     net: RegistrationNetwork,
     pair: Pair,
-    preset: Mapping[str, Any],
+    settings: InstanceSettings,
     affine: Path,
     conformed: ConformedPair,
     predicted: Prediction,
     device: str,
     threads: int,
 ) -> Fields:
-    """Bring a prediction to the fixed grid, refine it when the preset says so, and find its inverse.
+    """Bring a prediction to the fixed grid, refine it when the settings say so, and find its inverse.
 
     Parameters
     ----------
     net : RegistrationNetwork
         What predicted it.
-    pair, preset, affine, device, threads
+    pair, affine, device, threads
         See `deform_network`.
+    settings : InstanceSettings
+        Of the refinement; there is none without iterations.
     conformed : ConformedPair
         What the network saw.
     predicted : Prediction
         What it said.
     """
     forward = conformed.back(predicted.displacement)
-    settings = refinement(preset)
-    if settings is None:
+    if not any(settings.iterations):
         return Fields(forward, back(net, conformed, predicted))
     fixed, moving = pair.scans()
     check_isotropic(fixed.grid, pair.fixed_file, pair.subject)
@@ -193,11 +201,6 @@ def finish_pair(
         threads=threads,
     )
     return Fields(result.forward.cpu(), result.inverse.cpu(), result.diverged)
-
-
-def refinement(preset: Mapping[str, Any]) -> Settings | None:
-    """Return the settings of the instance engine of a preset; None when it has no iterations."""
-    return settings_from_config(preset) if any(preset["iterations"]) else None
 
 
 @torch.no_grad()

@@ -6,44 +6,20 @@ and silently ignore the ones that are given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import require_whole
-from popatlas.registration.types import Deformation
+from popatlas.registration.engines.ants.settings import AntsSettings
+from popatlas.registration.types import Deformation, Rung, settings_of
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
 
 AFFINE_SHRINK = (6, 4, 2, 1)
 AFFINE_SIGMAS = (3, 2, 1, 0)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """One preset of the configuration's `register.presets.ants`."""
-
-    metric: str
-    sampling: int
-    iterations: tuple[int, ...]
-    gradient_step: float
-    flow_sigma: float
-    total_sigma: float
-
-    @classmethod
-    def from_config(cls, preset: Mapping[str, Any]) -> Schedule:
-        """Build from a validated preset."""
-        return cls(
-            metric=preset["metric"],
-            sampling=preset["sampling"],
-            iterations=tuple(preset["iterations"]),
-            gradient_step=preset["gradient_step"],
-            flow_sigma=preset["flow_sigma"],
-            total_sigma=preset["total_sigma"],
-        )
 
 
 def register_linear(
@@ -87,21 +63,21 @@ def search_start(fixed: Any, moving: Any, prefix: Path) -> str:
     return path
 
 
-def deform_ants(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_ants(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
     """Run SyN from an affine (Avants et al., 2008); `threads` is not used: ANTs repeats itself with one thread only.
 
     Parameters
     ----------
     pair : Pair
         Images.
-    preset : mapping
-        One of the configuration's `register.presets.ants`.
+    rung : Rung
+        With `AntsSettings`.
     affine : Path
         Affine, fixed to moving points.
     folder : Path
         Existing folder for the fields.
     """
-    schedule = Schedule.from_config(preset)
+    schedule = settings_of(rung, AntsSettings)
     result = deterministic_ants().registration(
         pair.fixed,
         pair.moving,

@@ -6,18 +6,17 @@ weights is imported into the zoo once, which locks its digest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from popatlas.errors import InputError
+from popatlas.errors import InputError, SetupError
 from popatlas.networks.unigradicon import UniGradICON, check_packages
 from popatlas.zoo.lock import Entry
 from popatlas.zoo.store import find_weights
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
-    from popatlas.registration.types import Deformation
+    from popatlas.registration.types import Deformation, Rung
 
 IMPORT = (
     "fetch Step_2_final.trch of the release unigradicon_weights at github.com/uncbiag/uniGradICON/releases, then run"
@@ -25,15 +24,15 @@ IMPORT = (
 )
 
 
-def deform_unigradicon(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_unigradicon(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
     """Predict one pair from an affine, and refine it as the network engine does.
 
     Parameters
     ----------
     pair : Pair
         Brains.
-    preset : mapping
-        One of the configuration's `register.presets.unigradicon`, with `weights`, their `sha256`, and `gpu`.
+    rung : Rung
+        With `InstanceSettings` and weights.
     affine : Path
         Affine, fixed to moving points.
     folder : Path
@@ -46,10 +45,10 @@ def deform_unigradicon(pair: Pair, preset: Mapping[str, Any], affine: Path, fold
     InputError
         When a package or the weights are missing, or they are other weights than the jobs were planned with.
     """
-    from popatlas.registration.engines.network.core import deform_network
+    from popatlas.registration.engines.network.core import deform_network, planned_weights
 
-    check_unigradicon(preset["weights"])
-    return deform_network(pair, preset, affine, folder, threads)
+    check_unigradicon(planned_weights(rung).source)
+    return deform_network(pair, rung, affine, folder, threads)
 
 
 def check_unigradicon(weights: str) -> Entry:
@@ -66,10 +65,10 @@ def check_unigradicon(weights: str) -> Entry:
     try:
         entry = find_weights(weights)
     except InputError as error:
-        raise InputError(error.message, file=error.file, remedy=IMPORT) from error
+        raise SetupError(error.message, file=error.file, remedy=IMPORT) from error
     if entry.architecture != UniGradICON.name:
         message = f"the weights {entry.name} are of the network {entry.architecture}, not of uniGradICON"
-        raise InputError(message, file=entry.path, remedy=IMPORT)
+        raise SetupError(message, file=entry.path, remedy=IMPORT)
     if not entry.path.is_file():
-        raise InputError(f"the file of the weights {entry.name} is missing", file=entry.path, remedy=IMPORT)
+        raise SetupError(f"the file of the weights {entry.name} is missing", file=entry.path, remedy=IMPORT)
     return entry

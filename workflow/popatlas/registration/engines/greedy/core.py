@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,50 +24,15 @@ import torch
 from torch import Tensor
 
 from popatlas.images.scan import check_pair
+from popatlas.registration.engines.greedy.settings import GreedySettings
 from popatlas.registration.engines.io import between_voxels, write_fields
+from popatlas.registration.types import settings_of
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
-    from popatlas.registration.types import Deformation
+    from popatlas.registration.types import Deformation, Rung
 
-METRICS = ("WNCC", "NCC", "SSD", "NMI")
 RUNNERS = {2: picsl_greedy.Greedy2D, 3: picsl_greedy.Greedy3D}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What one run of greedy does.
-
-    Attributes
-    ----------
-    metric : str
-        WNCC (weighted local correlation), NCC (local), SSD or NMI.
-    radius : int
-        Radius of the local metrics, voxels.
-    iterations : tuple of int
-        Iterations of each level, coarse to fine; each level halves the voxels of the one before.
-    fluid, elastic : float
-        Standard deviation of the Gaussian that smooths each update and the field, voxels.
-    """
-
-    metric: str = "WNCC"
-    radius: int = 2
-    iterations: tuple[int, ...] = (100, 50, 10)
-    fluid: float = 1.732
-    elastic: float = 0.707
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ValueError(f"metric {self.metric!r} is none of {', '.join(METRICS)}")
-
-    def command(self, ndim: int, threads: int) -> str:
-        """Return the options of greedy's command line; no noise and unrounded fields, so that runs repeat exactly."""
-        metric = f"{self.metric} {'x'.join([str(self.radius)] * ndim)}" if self.metric in METRICS[:2] else self.metric
-        schedule = "x".join(map(str, self.iterations))
-        return (
-            f"-d {ndim} -threads {threads} -V 0 -noise 0 -wp 0 -m {metric} -n {schedule} "
-            f"-s {self.fluid:g}vox {self.elastic:g}vox"
-        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +54,7 @@ class GreedyResult:
 def register(
     fixed: Tensor,
     moving: Tensor,
-    settings: Settings | None = None,
+    settings: GreedySettings | None = None,
     *,
     matrix: Tensor | None = None,
     inverse: bool = True,
@@ -105,7 +69,7 @@ def register(
         Fixed images with isotropic voxels, 2D or 3D.
     moving : (B, 1, *shape) Tensor
         Moving images in their own grid.
-    settings : Settings, optional
+    settings : GreedySettings, optional
         What to do.
     matrix : (B, D, D + 1) Tensor, optional
         From voxels of `fixed` to voxels of `moving`; the identity when left out.
@@ -125,7 +89,7 @@ def register(
     forwards = []
     for index in range(fixed.shape[0]):
         start = None if matrix is None else _to_ras(matrix[index])
-        forwards.append(_run(fixed[index, 0], moving[index, 0], settings or Settings(), start, threads))
+        forwards.append(_run(fixed[index, 0], moving[index, 0], settings or GreedySettings(), start, threads))
     forward = torch.stack(forwards)
     return GreedyResult(forward, invert(forward, threads) if inverse else None)
 
@@ -145,15 +109,15 @@ def invert(displacement: Tensor, threads: int = 1) -> Tensor:
     return torch.stack(inverses)
 
 
-def deform_greedy(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_greedy(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
     """Run greedy from an affine.
 
     Parameters
     ----------
     pair : Pair
         Images with isotropic fixed voxels.
-    preset : mapping
-        One of the configuration's `register.presets.greedy`: the fields of `Settings`.
+    rung : Rung
+        With `GreedySettings`.
     affine : Path
         Affine, fixed to moving points.
     folder : Path
@@ -163,20 +127,13 @@ def deform_greedy(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: P
     """
     fixed, moving = pair.scans()
     matrix = between_voxels(affine, fixed.grid, moving.grid)
-    settings = settings_from_config(preset)
+    settings = settings_of(rung, GreedySettings)
     result = register(fixed.image, moving.image, settings, matrix=matrix, threads=threads, subject=pair.subject)
     assert result.inverse is not None
     return write_fields(result.forward, result.inverse, fixed.grid, folder, diverged=False)
 
 
-def settings_from_config(preset: Mapping[str, Any]) -> Settings:
-    """Return the settings from one of the configuration's `register.presets.greedy`."""
-    known = {item.name for item in fields(Settings)}
-    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.items()}
-    return Settings(**{key: value for key, value in values.items() if key in known})
-
-
-def _run(fixed: Tensor, moving: Tensor, settings: Settings, matrix: npt.NDArray[Any] | None, threads: int) -> Tensor:
+def _run(fixed: Tensor, moving: Tensor, settings: GreedySettings, matrix: npt.NDArray[Any] | None, threads: int) -> Tensor:
     """Return the field (D, *shape) of one pair; the affine goes through a file, as version 1.4.0 refuses one in memory."""
     runner = RUNNERS[fixed.ndim]()
     command = f"{settings.command(fixed.ndim, threads)} -i fixed moving -o warp"

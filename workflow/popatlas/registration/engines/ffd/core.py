@@ -9,10 +9,10 @@ do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,15 +21,16 @@ from popatlas.errors import InputError
 from popatlas.images.intensity import rescaled
 from popatlas.images.pyramid import ANTIALIAS, shrink
 from popatlas.images.scan import check_pair, check_scans
+from popatlas.registration.engines.ffd.settings import FFDSettings
 from popatlas.registration.engines.io import between_voxels, write_fields
-from popatlas.registration.types import Deformation
+from popatlas.registration.types import Deformation, Rung, settings_of
 from popatlas.regularisers.bending import bending
 from popatlas.regularisers.diffusion import diffusion, magnitude
 from popatlas.regularisers.tv import total_variation
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
 from popatlas.similarity.registry import make
-from popatlas.transforms.ffd import Kind, control_shape, dense_from_control
+from popatlas.transforms.ffd import control_shape, dense_from_control
 from popatlas.transforms.fields import coordinates, invert, resize_field, sample
 
 if TYPE_CHECKING:
@@ -45,48 +46,11 @@ REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class FFDSettings:
-    """What the engine does.
+class Stop:
+    """A level ends when the best loss of the last `window` iterations is less than `tolerance` below the best before."""
 
-    Attributes
-    ----------
-    similarity : Similarity
-        Any loss of `popatlas.similarity`.
-    spacing : float
-        Distance of the control points, voxels of each level.
-    kind : str
-        bspline or linear.
-    regulariser : str
-        Of the control displacements: l2 (squared differences of neighbours), tv (their lengths), bending, or magnitude
-        (squared lengths of the displacements themselves).
-    weight : float
-        Of the regulariser.
-    shrink : tuple of int
-        Resolution of each level, coarse to fine.
-    iterations : tuple of int
-        Most iterations of each level.
-    rate : float
-        Of Adam: about how far a control point moves in an iteration, voxels of the level.
-    window, tolerance : int, float
-        A level ends when the best loss of the last `window` iterations is less than `tolerance` below the best before.
-    """
-
-    similarity: Similarity = field(default_factory=NMIMIND)
-    spacing: float = 5.0
-    kind: Kind = "bspline"
-    regulariser: str = "l2"
-    weight: float = 0.05
-    shrink: tuple[int, ...] = (4, 2, 1)
-    iterations: tuple[int, ...] = (80, 60, 40)
-    rate: float = 0.2
     window: int = 10
     tolerance: float = 1e-4
-
-    def __post_init__(self) -> None:
-        if len(self.shrink) != len(self.iterations) or min(self.shrink) < 1:
-            raise ValueError("shrink (at least 1) and iterations need one entry for each level")
-        if self.regulariser not in REGULARISERS:
-            raise ValueError(f"regulariser {self.regulariser!r} is none of {', '.join(REGULARISERS)}")
 
 
 @dataclass(frozen=True)
@@ -119,6 +83,8 @@ def register(
     matrix: Tensor | None = None,
     fixed_mask: Tensor | None = None,
     moving_mask: Tensor | None = None,
+    similarity: Similarity | None = None,
+    stop: Stop | None = None,
     subject: str | None = None,
 ) -> FFDResult:
     """Register a batch of pairs by control points.
@@ -133,6 +99,10 @@ def register(
         From voxels of `fixed` to voxels of `moving`; the identity when left out.
     fixed_mask, moving_mask : (B, 1, *shape) Tensor, optional
         Only voxels above 0 in both count.
+    similarity : Similarity, optional
+        Instead of the one that the settings name.
+    stop : Stop, optional
+        When a level ends.
     subject : str, optional
         Named in errors.
 
@@ -154,18 +124,19 @@ def register(
         remedy = "give the matrix, or resample one image onto the grid of the other"
         raise InputError(message, subject=subject, remedy=remedy)
     plan = settings or FFDSettings()
-    if isinstance(plan.similarity, NMIMIND):
-        plan.similarity.reset()
+    loss = similarity or make(plan.similarity, **plan.options)
+    if isinstance(loss, NMIMIND):
+        loss.reset()
     ndim = fixed.ndim - 2
     whole = torch.eye(ndim, ndim + 1).expand(len(fixed), -1, -1) if matrix is None else matrix
     runs: list[_Run] = []
     level: _Level | None = None
     control = torch.zeros(0)
     for factor, iterations in zip(plan.shrink, plan.iterations, strict=True):
-        finer = _Level(fixed, moving, fixed_mask, moving_mask, whole.to(fixed), factor, plan)
+        finer = _Level(fixed, moving, fixed_mask, moving_mask, whole.to(fixed), factor, plan, loss)
         start = finer.zero() if level is None else finer.refined(control, level)
         level = finer
-        runs.append(_optimise(level, start, iterations, plan))
+        runs.append(_optimise(level, start, iterations, plan.rate, stop or Stop()))
         control = runs[-1].control
     assert level is not None
     return FFDResult(
@@ -176,15 +147,15 @@ def register(
     )
 
 
-def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_ffd(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
     """Run the free-form engine from an affine; `threads` is that of torch.
 
     Parameters
     ----------
     pair : Pair
         Images.
-    preset : mapping
-        One of the configuration's `register.presets.ffd`.
+    rung : Rung
+        With `FFDSettings`.
     affine : Path
         Affine, fixed to moving points.
     folder : Path
@@ -193,13 +164,11 @@ def deform_ffd(pair: Pair, preset: Mapping[str, Any], affine: Path, folder: Path
         Not used: torch's number of threads is set by the step.
     """
     fixed, moving = pair.scans()
-    options: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in preset.items()}
-    similarity = make(options.pop("similarity"), **options.pop("options"))
     check_scans(fixed, moving, pair.subject)
     result = register(
         rescaled(fixed.image),
         rescaled(moving.image),
-        FFDSettings(similarity=similarity, **options),
+        settings_of(rung, FFDSettings),
         matrix=between_voxels(affine, fixed.grid, moving.grid),
         fixed_mask=fixed.mask,
         moving_mask=moving.mask,
@@ -220,10 +189,11 @@ class _Level:
         matrix: Tensor,
         factor: int,
         plan: FFDSettings,
+        similarity: Similarity,
     ) -> None:
         # voxels of the moving image may be larger or smaller than those of the fixed one
         density = matrix[:, :, :-1].norm(dim=2).mean(0).tolist()
-        self.plan, self.matrix = plan, matrix
+        self.plan, self.similarity, self.matrix = plan, similarity, matrix
         self.fixed, fixed_scale = _smaller(fixed, [float(factor)] * len(density))
         self.moving, moving_scale = _smaller(moving, [max(1.0, factor * d) for d in density])
         self.fixed_mask, self.moving_mask = (
@@ -257,7 +227,7 @@ class _Level:
         at = (self.voxels + self.dense(control)) * self.fixed_scale
         moved_to = self.matrix[:, :, :-1] @ at.flatten(2) + self.matrix[:, :, -1:]
         at = moved_to.reshape(at.shape) / self.moving_scale
-        similarity = self.plan.similarity(self.fixed, sample(self.moving, at), self._mask(at.detach()))
+        similarity = self.similarity(self.fixed, sample(self.moving, at), self._mask(at.detach()))
         return similarity + self.plan.weight * REGULARISERS[self.plan.regulariser](control / self.plan.spacing)
 
     def _mask(self, at: Tensor) -> Tensor | None:
@@ -283,11 +253,11 @@ class _Run:
     diverged: bool
 
 
-def _optimise(level: _Level, start: Tensor, iterations: int, plan: FFDSettings) -> _Run:
+def _optimise(level: _Level, start: Tensor, iterations: int, rate: float, stop: Stop) -> _Run:
     """Minimise from `start` by Adam; the best control points are returned."""
     control = start.detach().clone().requires_grad_()
     # gradients of means over large images are tiny: the usual 1e-8 would slow them down
-    optimiser = torch.optim.Adam([control], lr=plan.rate, eps=1e-12)
+    optimiser = torch.optim.Adam([control], lr=rate, eps=1e-12)
     best, lowest = start, torch.full_like(start.flatten(1)[:, 0], math.inf)
     losses: list[float] = []
     sums: list[float] = []  # of the lowest losses so far
@@ -300,7 +270,7 @@ def _optimise(level: _Level, start: Tensor, iterations: int, plan: FFDSettings) 
         best = torch.where(better.reshape(-1, *[1] * (start.ndim - 1)), control.detach(), best)
         lowest = torch.where(better, loss.detach(), lowest)
         sums.append(float(lowest.sum()))
-        if len(sums) > plan.window and sums[-1 - plan.window] - sums[-1] < plan.tolerance * len(start):
+        if len(sums) > stop.window and sums[-1 - stop.window] - sums[-1] < stop.tolerance * len(start):
             return _Run(best, tuple(losses), converged=True, diverged=False)
         optimiser.zero_grad()
         torch.autograd.backward(loss.sum())

@@ -1,0 +1,1 @@
+"""Free-form deformation by control points as engine."""

@@ -1,0 +1,60 @@
+"""Settings of the free-form engine: control points, any similarity, a penalty of the control displacements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+from popatlas.registration.engines.engine import Engine
+from popatlas.registration.engines.instance.settings import Shrink, SimilarityName
+from popatlas.registration.engines.schedule import EngineSettings, check_levels, plainly
+from popatlas.settings import Count, option, settings
+from popatlas.similarity.registry import SIMILARITIES
+
+
+@settings
+class FFDSettings(EngineSettings):
+    """One schedule of the free-form engine."""
+
+    similarity: SimilarityName = option("nmi_mind", "Similarity (see popatlas.similarity)")
+    options: Mapping[str, Any] = option({}, "Parameters of the similarity")
+    spacing: float = option(5.0, "Distance of the control points, voxels of each level", ge=1)
+    kind: Literal["bspline", "linear"] = option("bspline", "Interpolation between control points")
+    regulariser: Literal["l2", "tv", "bending", "magnitude"] = option("l2", "Penalty of the control displacements")
+    weight: float = option(0.05, "Weight of the penalty", ge=0)
+    shrink: tuple[Shrink, ...] = option((4, 2, 1), "Resolution of each level", min_length=1, max_length=6)
+    iterations: tuple[Count, ...] = option((80, 60, 40), "Most iterations of each level", min_length=1, max_length=6)
+    rate: float = option(0.2, "How far a control point moves in an iteration, voxels of the level", gt=0)
+
+    def __post_init__(self) -> None:
+        check_levels(shrink=self.shrink, iterations=self.iterations)
+
+    @property
+    def one_contrast(self) -> bool:
+        """Whether the similarity needs one contrast."""
+        return SIMILARITIES[self.similarity].one_contrast
+
+    def schedule(self) -> str:
+        """Return the schedule in words."""
+        return plainly(self)
+
+    def with_similarity(self, name: str) -> Self:
+        """Return the same schedule by another similarity with its own defaults."""
+        return replace(self, similarity=name, options={})
+
+
+_DEFAULT = FFDSettings()
+ENGINE = Engine(
+    name="ffd",
+    title="free-form deformation by control points, ours",
+    methods="free-form deformation by control points [@rueckert1999]",
+    settings=FFDSettings,
+    presets={
+        "quick": replace(_DEFAULT, shrink=(4, 2), iterations=(60, 40)),
+        "fast": replace(_DEFAULT, iterations=(80, 60, 10)),
+        "default": _DEFAULT,
+        "accurate": replace(_DEFAULT, spacing=4.0, regulariser="bending", iterations=(120, 100, 80)),
+    },
+    code="popatlas.registration.engines.ffd.core:deform_ffd",
+)

@@ -1,0 +1,1 @@
+"""uniGradICON as engine."""
