@@ -119,13 +119,12 @@ def test_a_step_on_a_full_disk_names_it_in_its_record_and_on_stderr(everything, 
 
 
 def test_a_registration_on_a_full_disk_does_not_climb_the_ladder(monkeypatch):
-    from popatlas.interfaces.register import RegisterImages
-    from popatlas.registration import attempt as attempts
+    from popatlas.registration import fallback
 
     tried = []
-    monkeypatch.setattr(attempts, "attempt", lambda *_: (tried.append(1), full()))
+    monkeypatch.setattr(fallback, "attempt", lambda *_: (tried.append(1), full()))
     with pytest.raises(OSError, match="No space left"):
-        RegisterImages()._try(None, None, {}, take_prediction=False)
+        list(fallback.climb(None, [None, None], {}, lambda made: pytest.fail("published")))
     assert tried == [1]
 
 

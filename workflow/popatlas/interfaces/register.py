@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import Directory, File, isdefined, traits
 
 from popatlas.config import default_config, load_config, resolve_fallback, with_weights
-from popatlas.diskspace import out_of_space
-from popatlas.errors import ConfigError, InputError, PopatlasError, SetupError
-from popatlas.failures import describe
+from popatlas.errors import InputError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
@@ -22,16 +20,12 @@ from popatlas.registration.gate import GATE_REVISION
 if TYPE_CHECKING:
     from popatlas.registration.linear import Aligned
     from popatlas.registration.pair import Pair
-    from popatlas.registration.types import Made, Registration, Rung
+    from popatlas.registration.types import Made, Registration
 
 REMEDY = (
     "look at the brain mask and at the orientation in the header (sform, qform): convert the scan again, exclude it, or "
     "widen register.gate"
 )
-
-
-# Errors of the set-up or of the code: no image causes them, so another engine must not hide them
-NOT_OF_THE_IMAGE = (ConfigError, SetupError, ImportError, NameError, AttributeError, TypeError, NotImplementedError)
 
 
 class RegisterRigidInputSpec(PopatlasInputSpec):
@@ -130,6 +124,7 @@ class RegisterImages(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.registration.engines.registry import planned_rung
+        from popatlas.registration.fallback import climb
         from popatlas.registration.pair import load_pair
 
         inputs = self.inputs
@@ -138,11 +133,10 @@ class RegisterImages(PopatlasInterface):
         rungs = [planned_rung(rung, inputs.gpu) for rung in ladder]  # all of them: what is no settings is no attempt either
         attempts: list[dict[str, Any]] = []
         self.notes["attempts"] = attempts
-        for number, rung in enumerate(rungs):
-            take_prediction = number == 0 and isdefined(inputs.in_prediction)
-            attempts.append(self._try(pair, rung, gate, take_prediction))
-            if not attempts[-1]["reasons"] or attempts[-1].get("beyond_repair", False):
-                break
+        predicted = self._predicted if isdefined(inputs.in_prediction) else None
+        publish_all = partial(self._publish, pair=pair)
+        for row in climb(pair, rungs, gate, publish_all, predicted=predicted, threads=inputs.threads):
+            attempts.append(row)  # one by one: an error must not hide those before it
         judged = [row for row in attempts if row["metrics"]]
         last = (judged or attempts)[-1]
         made = {"verdict": "fail" if last["reasons"] else "pass", "engine": last["engine"], "start": last["start"]}
@@ -151,31 +145,6 @@ class RegisterImages(PopatlasInterface):
         write_json(inputs.out_gate, {**made, **judged_by, **last["metrics"], "attempts": attempts})
         if last["reasons"]:
             raise self._refusal(attempts, judged)
-
-    def _try(self, pair: Pair, rung: Rung, gate: dict[str, Any], take_prediction: bool) -> dict[str, Any]:
-        """Climb one rung, publish its files when it passes, and return its row."""
-        from popatlas.registration.attempt import attempt, attempt_row
-
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                made = self._predicted() if take_prediction else None
-                outcome = attempt(pair, rung, gate, Path(folder), self.inputs.threads, made)
-            except MemoryError:  # the next rung would not fit either, and the scheduler may give more
-                raise
-            except NOT_OF_THE_IMAGE:
-                raise
-            except Exception as error:  # of any engine, all of which raise kinds of their own
-                if out_of_space(error):  # nor would it on a full disk
-                    raise
-                if not isinstance(error, PopatlasError):
-                    traceback.print_exc()
-                print(f"{rung} raised an error: {describe(error)}", flush=True)
-                return attempt_row(rung, {}, [describe(error)])
-            if outcome.reasons or outcome.made is None:
-                print(f"{rung} failed the gate: {'; '.join(outcome.reasons)}", flush=True)
-            else:
-                self._publish(outcome.made, pair)
-            return outcome.row()
 
     def _predicted(self) -> Registration:
         from popatlas.registration.batch import read_prediction
