@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from popatlas.registration.engines.schedule import EngineSettings
+from popatlas.registration.schedule import EngineSettings
 
 if TYPE_CHECKING:
     from popatlas.transforms.chain import Chain, Field

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from popatlas.errors import PackageError
-from popatlas.registration.engines.schedule import EngineSettings
+from popatlas.registration.schedule import EngineSettings
 from popatlas.registration.types import Deformation, Rung
 from popatlas.registry import Entry
 

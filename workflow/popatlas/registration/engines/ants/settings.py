@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from popatlas.registration.engines.engine import Engine
-from popatlas.registration.engines.schedule import EngineSettings, by
+from popatlas.registration.schedule import EngineSettings, by
 from popatlas.settings import Count, option, settings
 
 

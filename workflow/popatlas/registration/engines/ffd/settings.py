@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from popatlas.registration.engines.engine import Engine
 from popatlas.registration.engines.instance.settings import Shrink, SimilarityName
-from popatlas.registration.engines.schedule import EngineSettings, check_levels, plainly
+from popatlas.registration.schedule import EngineSettings, check_levels, plainly
 from popatlas.settings import Count, option, settings
 from popatlas.similarity.registry import SIMILARITIES
 

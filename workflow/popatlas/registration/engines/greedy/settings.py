@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from popatlas.registration.engines.engine import Engine
-from popatlas.registration.engines.schedule import EngineSettings, plainly
+from popatlas.registration.schedule import EngineSettings, plainly
 from popatlas.settings import Count, option, settings
 
 LOCAL = ("WNCC", "NCC")  # metrics with a radius

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from popatlas.registration.engines.engine import Engine
-from popatlas.registration.engines.schedule import EngineSettings, by, check_levels
+from popatlas.registration.schedule import EngineSettings, by, check_levels
 from popatlas.settings import Count, OneOf, option, settings
 from popatlas.similarity.registry import OF_IMAGES, SIMILARITIES, describe
 
