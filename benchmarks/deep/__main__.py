@@ -22,12 +22,12 @@ of the pair. Finished rows are kept in the folder, while weights and settings ar
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from benchmarks.common import RESULTS, Bar, known, parser, report
+from benchmarks.common import Bar, add_to_results, parser, report
 from benchmarks.deep.bars import contrast_bars, contrast_table, network_rows, pair_bars, pairs_table
 from benchmarks.deep.cohort import prepare
 from benchmarks.deep.contrast import CONTRASTS
@@ -36,10 +36,10 @@ from benchmarks.deep.pairs import cases
 from benchmarks.deep.pediatric import pediatric_table, pediatric_tests, run_pediatric
 from benchmarks.deep.pipeline import pipeline_table, run_pipeline
 from benchmarks.deep.plot import draw
-from benchmarks.deep.runs import Row, available, run_rows, weights_of
+from benchmarks.deep.rows import Row
+from benchmarks.deep.runs import available, run_rows, weights_of
 from benchmarks.deep.scores import CONTRAST_TITLE, PAIRS_TITLE, SLICES_TITLE
 from benchmarks.deep.slices import run_slices, slice_table
-from popatlas.images.io import read_json, write_json
 
 PARTS = ("pairs", "contrast", "slices", "pediatric", "pipeline")
 PAIRS, QUICK_PAIRS = 8, 2
@@ -59,7 +59,7 @@ def run_contrast(args: argparse.Namespace, digests: dict[str, str]) -> list[Row]
     return run_rows(args.out, prepared, chosen(OTHER_CONTRAST, args, digests), digests)
 
 
-def chosen(names: Any, args: argparse.Namespace, digests: dict[str, str]) -> list[str]:
+def chosen(names: Iterable[str], args: argparse.Namespace, digests: dict[str, str]) -> list[str]:
     """Return the engines that were asked for and can run."""
     return available([name for name in names if args.engines is None or name in args.engines], digests)
 
@@ -84,9 +84,9 @@ def tables_of(args: argparse.Namespace, digests: dict[str, str]) -> tuple[dict[s
             run_slices(args.cohort / "training.tsv", args.out, args.pairs, digests.get(SLICES, ""))
         )
     if "pediatric" in args.parts:
-        rows = run_pediatric(args.cohort / "training.tsv", args.out / "pediatric", args.pairs, args.steps)
-        tables["Alignment before training, and resolution"] = pediatric_table(rows)
-        tables["Alignment and resolution: one-sided Wilcoxon tests"] = pediatric_tests(rows)
+        trained = run_pediatric(args.cohort / "training.tsv", args.out / "pediatric", args.pairs, args.steps)
+        tables["Alignment before training, and resolution"] = pediatric_table(trained)
+        tables["Alignment and resolution: one-sided Wilcoxon tests"] = pediatric_tests(trained)
     if "pipeline" in args.parts and T1W in digests:
         name = "Whole pipeline, 32 scans (24 of them seen in training)"
         tables[name] = pipeline_table(run_pipeline(args.data, args.out, args.cores, digests[T1W]))
@@ -125,9 +125,7 @@ def main() -> None:
     prepare(args.data, args.cohort)
     with weights_of(args.checkpoints) as digests:
         tables, bars, rows = tables_of(args, digests)
-    report("deep", tables, bars, args, DATA)
-    for file in filter(None, [args.json, None if args.quick else RESULTS / "deep.json"]):
-        write_json(file, known(read_json(file)) | {"runs": rows})
+    add_to_results(report("deep", tables, bars, args, DATA), runs=rows)
 
 
 if __name__ == "__main__":

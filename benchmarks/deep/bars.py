@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
 from benchmarks.common import Bar, at_least, at_most
 from benchmarks.deep.contrast import CONTRASTS
 from benchmarks.deep.engines import CONTRAST, IMPORTED, T1W
+from benchmarks.deep.rows import Row
 from benchmarks.registration.summary import summarise
 
 DEFAULT = "instance-default"
@@ -18,7 +18,6 @@ FOLDED = 1e-4
 LOST = 0.03  # Dice that another contrast may cost
 NAN = float("nan")
 KEYS = ("dataset", "case", "engine", "dice")
-Row = dict[str, Any]
 COLUMNS = ("engine", "cases", "dice", "hd95", "folded", "sdlogj", "inverse_error", "cpu_s", "wall_s", "peak_mb", "state")
 
 

@@ -8,13 +8,12 @@ CC BY-SA 3.0.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.common import parser
+from benchmarks.common import parser, popatlas
+from benchmarks.dataset import parcellations
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, save_image, write_table, write_text
 from popatlas.registration.engines.instance.settings import InstanceSettings
@@ -32,9 +31,7 @@ def preprocess(data: Path, out: Path) -> list[str]:
     """Run the preprocessing of the pipeline and return its scans; finished work is kept."""
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "config.yaml", CONFIG)
-    line = [sys.executable, "-m", "popatlas.cli.main", "run", data, out, "--config", out / "config.yaml"]
-    line += ["--cores", "2", "--until", "preprocess"]
-    subprocess.run([str(part) for part in line], check=True)
+    popatlas("run", data, out, "--config", out / "config.yaml", "--cores", 2, "--until", "preprocess")
     index = read_table(out / "cohort" / "index.parquet")
     return sorted(index.loc[index["state"] == "ok", "scan"])
 
@@ -69,7 +66,7 @@ def training_table(data: Path, out: Path, scans: list[str]) -> pd.DataFrame:
     for scan in scans:
         subject = scan.split("/")[0].removeprefix("sub-")
         split = "test" if subject in HELD_OUT else "validation" if subject in CHOOSERS else "train"
-        labels = next((data / "derivatives").glob(f"*/{scan}_*dseg.nii.gz")).resolve()
+        labels = parcellations(data, scan)[0].resolve()
         files = {"image": f"{scan}_desc-brain_T1w.nii.gz", "labels": labels, "mask": f"{scan}_desc-brain_mask.nii.gz"}
         rows.append({"subject": subject, **files, "affine": affine_file(Path(), scan), "split": split})
     return pd.DataFrame(rows).astype(str)

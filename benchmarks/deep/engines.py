@@ -8,7 +8,6 @@ back to the grid of the pair. Images come in RAS order with voxels of 2 mm, as `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -21,20 +20,21 @@ SPACING = 2.0  # mm
 T1W, CONTRAST, SLICES = "brain-t1w", "brain-contrast", "brain-t1w-2d"  # shipped networks
 IMPORTED = ("voxelmorph-cvpr2018", "voxelmorph-miccai2018", "symnet", "lapirn-lite")
 MIND = {"similarity": "mindssc", "options": {}}
+Preset = Mapping[str, object]  # of the network engine
 MOST = 50  # steps of the longest refinement
 
 
-def _refinements() -> dict[int, dict[str, Any]]:
+def _refinements() -> dict[int, Preset]:
     """Return the presets of the network engine that refine, by their steps, and the longest with even more."""
     presets = default_config()["register"]["presets"]["network"]
-    found = {sum(preset["iterations"]): preset for preset in presets.values() if any(preset["iterations"])}
-    return found | {MOST: found[max(found)] | {"iterations": [MOST]}}
+    found: dict[int, Preset] = {sum(item["iterations"]): item for item in presets.values() if any(item["iterations"])}
+    return found | {MOST: {**found[max(found)], "iterations": [MOST]}}
 
 
 REFINEMENTS = _refinements()
 
 
-def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
+def load_network(weights: str, refine: Preset | None = None) -> Run:
     """Return a network of the zoo; `refine` is a preset of the network engine, whose refinement goes on from its field."""
     import torch
 
@@ -49,8 +49,8 @@ def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
 
     torch.set_num_threads(1)
     net, entry = load_weights(weights)
-    set_passes(net, refine["passes"] if refine else 0)
     settings = settings_from(NetworkSettings, refine, "refine") if refine else None
+    set_passes(net, settings.passes if settings else 0)
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         grid = Grid(fixed.shape, np.diag([*[-SPACING] * 2, *[SPACING] * (fixed.ndim - 2), 1.0]))
@@ -72,10 +72,10 @@ def load_network(weights: str, refine: Mapping[str, Any] | None = None) -> Run:
     return run
 
 
-def network(weights: str, steps: int = 0, **changes: Any) -> Engine:
+def network(weights: str, steps: int = 0, **changes: object) -> Engine:
     """Return the entry of a network with so many steps of refinement, none by default."""
     family = "imported network" if weights in IMPORTED else "network + refinement" if steps else "network"
-    return Engine(family, load_network, {"weights": weights, "refine": REFINEMENTS[steps] | changes if steps else None})
+    return Engine(family, load_network, {"weights": weights, "refine": {**REFINEMENTS[steps], **changes} if steps else None})
 
 
 REFINED = {f"{T1W}+{steps}": network(T1W, steps) for steps in REFINEMENTS}

@@ -90,6 +90,7 @@ def common_affine(fixed: TrainingScan, moving: TrainingScan) -> np.ndarray:
 
 def brain(scan: TrainingScan) -> Brain:
     """Return a preprocessed brain, 0 outside, and its labels on its grid."""
+    assert scan.mask is not None and scan.labels is not None
     image = nib.load(scan.image)
     values = np.asarray(image.dataobj, np.float32) * read_mask(scan.mask, scan.name).data
     labels = resample_labels(scan.labels, image)

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import wilcoxon
 
+from benchmarks.common import Record
 from benchmarks.deep.contrast import TISSUES, tissues
 from benchmarks.deep.pairs import held_out_pairs
+from benchmarks.deep.rows import TissueScores, TrainingRow
 from benchmarks.registration.scores import regularity
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, write_json, write_table
@@ -40,10 +41,9 @@ SHAPES = {2: [80, 96, 80], 3: [56, 64, 56]}  # millimetres -> voxels
 RATE = 5e-4  # five times that of the study, whose trainings are far longer
 USELESS = "no better than without registration"  # what training says then
 RUNG = Rung("mass", "affine", "instance", InstanceSettings())
-Row = dict[str, Any]
 
 
-def run_pediatric(table: Path, out: Path, count: int, steps: int) -> list[Row]:
+def run_pediatric(table: Path, out: Path, count: int, steps: int) -> list[TrainingRow]:
     """Train where there is no network yet, and return a row for each start, resolution and pair.
 
     Parameters
@@ -57,7 +57,7 @@ def run_pediatric(table: Path, out: Path, count: int, steps: int) -> list[Row]:
     steps : int
         Of each training.
     """
-    rows = []
+    rows: list[TrainingRow] = []
     for start in STARTS:
         scans = read_training_table(aligned_table(table, out / f"start-{start}", start))
         for spacing in SHAPES:
@@ -66,8 +66,9 @@ def run_pediatric(table: Path, out: Path, count: int, steps: int) -> list[Row]:
             if not file.is_file():
                 recipe = recipe_of(spacing, steps)
                 net = learn(recipe, out / f"start-{start}" / "training.tsv", folder)
+                scores = evaluate(net, recipe, scans, count)
                 base = {"start": start, "mm": spacing, "steps": steps, "learnt": net is not None}
-                write_json(file, [base | row for row in evaluate(net, recipe, scans, count)])
+                write_json(file, [{**base, **row} for row in scores])
             rows += read_json(file)
     return rows
 
@@ -119,24 +120,28 @@ def align_to_template(cohort: Path, scan: TrainingScan, start: str, folder: Path
 
 
 @torch.no_grad()
-def evaluate(net: RegistrationNetwork | None, recipe: Recipe, scans: list[TrainingScan], count: int) -> list[Row]:
+def evaluate(net: RegistrationNetwork | None, recipe: Recipe, scans: list[TrainingScan], count: int) -> list[TissueScores]:
     """Return Dice of each tissue before and after, folded share and seconds of each pair; without a network, of no field."""
     grid = training_grid(recipe, scans)
     volumes = {scan.name: load_scan(scan, grid) for scan in scans if scan.split == "test"}
     torch.set_num_threads(1)
-    rows = []
+    rows: list[TissueScores] = []
     for fixed, moving in held_out_pairs(scans)[:count]:
         one, other = volumes[fixed.name], volumes[moving.name]
         started = time.monotonic()
         nothing = torch.zeros(1, 3, *one.image.shape[2:])
         displacement = nothing if net is None else net(one.image, other.image).displacement
         seconds = None if net is None else time.monotonic() - started
-        row: Row = {"case": f"{fixed.subject}+{moving.subject}", "seconds": seconds}
-        for name, field in (("before", nothing), ("after", displacement)):
-            row[name] = tissue_dice(one, other, field)
         inside = tissue_map(one)[0, 0].numpy() > 0
-        row["folded_percent"] = 100 * regularity(displacement[0].numpy(), inside)["folded"]
-        rows.append(row)
+        rows.append(
+            {
+                "case": f"{fixed.subject}+{moving.subject}",
+                "seconds": seconds,
+                "before": tissue_dice(one, other, nothing),
+                "after": tissue_dice(one, other, displacement),
+                "folded_percent": 100 * regularity(displacement[0].numpy(), inside)["folded"],
+            }
+        )
     return rows
 
 
@@ -153,13 +158,13 @@ def tissue_dice(fixed: Volume, moving: Volume, displacement: torch.Tensor) -> di
     return {name: float(found[tissue]) for tissue, name in TISSUES.items()}
 
 
-def pediatric_table(rows: list[Row]) -> pd.DataFrame:
+def pediatric_table(rows: list[TrainingRow]) -> pd.DataFrame:
     """Return mean and SD of the Dice of each tissue, median share of folded voxels and seconds, as the study prints them."""
     found = []
-    for (start, spacing), group in pd.DataFrame(rows).groupby(["start", "mm"], sort=False):
-        row: Row = {
-            "start": start,
-            "mm": spacing,
+    for _, group in pd.DataFrame(rows).groupby(["start", "mm"], sort=False):
+        row: Record = {
+            "start": group["start"].iloc[0],
+            "mm": group["mm"].iloc[0],
             "pairs": len(group),
             "steps": group["steps"].iloc[0],
             "learnt": bool(group["learnt"].iloc[0]),
@@ -175,7 +180,7 @@ def pediatric_table(rows: list[Row]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def pediatric_tests(rows: list[Row]) -> pd.DataFrame:
+def pediatric_tests(rows: list[TrainingRow]) -> pd.DataFrame:
     """Return the one-sided Wilcoxon signed-rank tests of the study: more alignment, finer voxels, each tissue by itself."""
     table = pd.DataFrame(rows)
     dice = {key: pd.DataFrame(list(group["after"])) for key, group in table.groupby(["start", "mm"])}

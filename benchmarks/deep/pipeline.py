@@ -7,22 +7,21 @@ subjects that nobody has seen is in the part `pairs`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from benchmarks import cohort_ixi
-from benchmarks.common import RESULTS, known
+from benchmarks.common import RESULTS, Record, known, records
 from benchmarks.deep.cohort import HELD_OUT
+from benchmarks.deep.rows import Tables
 from popatlas.images.io import read_json, read_table, write_json
 
 EARLIER = {"instance": "cohort_ixi.json", "ants": "cohort_ixi_ants.json"}
 METRICS = ("correlation", "local_correlation", "log_jacobian_sd", "nonpositive_jacobian")
 BATCH = ("batches", "PredictDeformations")  # serves the stage register; that of the template's members has the stage atlas
-Rows = dict[str, list[dict[str, Any]]]
 
 
-def run_pipeline(data: Path, out: Path, cores: int, digest: str) -> Rows:
+def run_pipeline(data: Path, out: Path, cores: int, digest: str) -> Tables:
     """Run the pipeline, or go on with it; return its tables and one of the held-out scans alone."""
     folder = out / f"pipeline-{digest}"  # other weights, another run
     file = folder / "benchmark.json"
@@ -31,12 +30,12 @@ def run_pipeline(data: Path, out: Path, cores: int, digest: str) -> Rows:
         tables = cohort_ixi.collect(data, folder, cores, seconds)
         metrics = read_table(folder / "group" / "metrics.parquet")
         tables["held out"] = cohort_ixi.fusion_table(metrics[metrics["subject"].str.contains("|".join(HELD_OUT))])
-        write_json(file, known({title: table.to_dict("records") for title, table in tables.items()}))
-    rows: Rows = read_json(file)
-    return rows
+        write_json(file, known({title: records(table) for title, table in tables.items()}))
+    found: Tables = read_json(file)
+    return found
 
 
-def pipeline_table(network: Rows) -> pd.DataFrame:
+def pipeline_table(network: Tables) -> pd.DataFrame:
     """Return a row for each engine: costs, fused labels, and registration to the template."""
     found = [pipeline_row("network", network)]
     for engine, name in EARLIER.items():
@@ -46,13 +45,13 @@ def pipeline_table(network: Rows) -> pd.DataFrame:
     return pd.DataFrame(found).fillna({"date": "this run"})
 
 
-def pipeline_row(engine: str, rows: Rows) -> dict[str, Any]:
+def pipeline_row(engine: str, rows: Tables) -> Record:
     """Return what a run cost and reached, from the tables of `cohort_ixi`."""
     total, scans = rows[cohort_ixi.RUN][0], rows[cohort_ixi.RUN][0]["scans in"]
     costs = rows[cohort_ixi.COSTS]
     own = [row for row in costs if row["stage"] == "register" or (row["stage"], row["step"]) == BATCH]
     registering = own + [row for row in costs if row["stage"] == "atlas"]
-    row = {
+    row: Record = {
         "engine": engine,
         "scans": scans,
         "wall s of jobs per scan": total["wall_s of jobs"] / scans,

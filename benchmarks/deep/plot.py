@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from benchmarks.common import PICTURES
 from benchmarks.deep.contrast import CONTRASTS
 from benchmarks.deep.engines import ENGINES
 from benchmarks.deep.runs import AFFINE
+from benchmarks.pictures import save_figure
 from benchmarks.registration.plot import annotate, pareto
 
-PICTURE = Path(__file__).parents[2] / "docs" / "images" / "deep.png"
+PICTURE = PICTURES / "deep.png"
 MARKERS = {"network": "*", "network + refinement": "P", "imported network": "X"}
 SHADES = ("0.25", "#2166ac", "#b2182b")  # of the contrasts
 
@@ -44,12 +44,10 @@ def draw(pairs: pd.DataFrame | None, contrast: pd.DataFrame | None, path: Path =
     figure.canvas.draw()  # names are placed in the final layout
     if len(shown):
         annotate(panels[0], list(shown["engine"]), shown["wall_s"].to_numpy(float), shown["dice"].to_numpy(float))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
-def _points(axis: Any, table: pd.DataFrame) -> pd.DataFrame:
+def _points(axis: Axes, table: pd.DataFrame) -> pd.DataFrame:
     """Draw the engines and return those that are shown."""
     shown = table[(table["wall_s"] > 0) & table["dice"].notna()]
     families = list(dict.fromkeys(ENGINES[name].family for name in shown["engine"]))
@@ -73,7 +71,7 @@ def _points(axis: Any, table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
-def _bars(axis: Any, table: pd.DataFrame) -> None:
+def _bars(axis: Axes, table: pd.DataFrame) -> None:
     places = np.arange(len(table))
     width = 0.8 / len(CONTRASTS)
     for number, (name, shade) in enumerate(zip(CONTRASTS, SHADES, strict=True)):

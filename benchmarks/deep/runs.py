@@ -9,15 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from benchmarks.common import known
 from benchmarks.deep.engines import ENGINES, IMPORTED, TABLE
 from benchmarks.deep.pairs import Prepared
+from benchmarks.deep.rows import Row
 from benchmarks.registration.cases import Case
+from benchmarks.registration.peers import Fields
 from benchmarks.registration.process import run_engine
+from benchmarks.registration.rows import Outcome, Record, Scores
 from benchmarks.registration.scores import score
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, write_json
@@ -25,9 +28,9 @@ from popatlas.zoo.importers.base import import_weights
 from popatlas.zoo.lock import read_locks, user_folder
 
 AFFINE = "affine"
+PRINTED: tuple[Literal["dice", "wall_s"], ...] = ("dice", "wall_s")
 # beginnings of the names of the files, as their authors published them
 PUBLISHED = dict(zip(IMPORTED, ("voxelmorph_cvpr2018", "voxelmorph_miccai2018", "SYMNet", "cLapIRN"), strict=True))
-Row = dict[str, Any]
 
 
 @contextmanager
@@ -86,20 +89,23 @@ def run_rows(out: Path, cases: Iterable[Prepared], engines: Sequence[str], diges
     digests : dict
         Of the weights: rows of other weights, or other settings, are run again.
     """
-    file, wanted = out / "runs.json", []
+    file = out / "runs.json"
+    wanted: list[Row] = []
     for prepared in cases:
         for name in (AFFINE, *engines):
             rows: list[Row] = read_json(file) if file.is_file() else []
             settings = identity(name, digests)
-            key = {"dataset": prepared.contrast, "case": prepared.name, "engine": name}
-            same = [row for row in rows if all(row[part] == value for part, value in key.items())]
+            key = (prepared.contrast, prepared.name, name)
+            same = [row for row in rows if (row["dataset"], row["case"], row["engine"]) == key]
             kept = [row for row in same if row["state"] == "ok" and row["settings"] == settings]
             if not kept:
-                kept = [known(key | {"settings": settings} | run_one(prepared.path, name))]
+                row: Row = {"dataset": prepared.contrast, "case": prepared.name, "engine": name, "settings": settings}
+                row = {**row, **run_one(prepared.path, name)}
+                kept = [known(row)]
                 rows = [row for row in rows if row not in same]
                 write_json(file, [*rows, *kept])
-                shown = (f"{part} {kept[0][part]:.3g}" for part in ("dice", "wall_s") if part in kept[0])
-                print(*key.values(), *shown, kept[0]["state"], kept[0].get("message", ""), flush=True)
+                shown = (f"{part} {kept[0][part]:.3g}" for part in PRINTED if part in kept[0])
+                print(*key, *shown, kept[0]["state"], kept[0].get("message", ""), flush=True)
             wanted += kept
     return wanted
 
@@ -107,13 +113,15 @@ def run_rows(out: Path, cases: Iterable[Prepared], engines: Sequence[str], diges
 def identity(name: str, digests: dict[str, str]) -> str:
     """Return what makes the rows of an engine: its settings and the digest of its weights."""
     options = {} if name == AFFINE else ENGINES[name].options
-    return json.dumps([options, digests.get(options.get("weights", ""), "")], sort_keys=True)
+    return json.dumps([options, digests.get(str(options.get("weights", "")), "")], sort_keys=True)
 
 
-def run_one(path: Path, name: str) -> Row:
+def run_one(path: Path, name: str) -> Outcome:
     """Return costs and scores of an engine on a case."""
     case = Case.load(path)
-    if name == AFFINE:
-        return {"state": "ok", **score(case, np.zeros((3, *case.fixed.shape), np.float32), None)}
-    record, fields = run_engine(name, path, 1, TABLE)
-    return record if fields is None else {**record, **score(case, *fields)}
+    record: Record = {"state": "ok"}
+    fields: Fields | None = (np.zeros((3, *case.fixed.shape), np.float32), None)
+    if name != AFFINE:
+        record, fields = run_engine(name, path, 1, TABLE)
+    scores: Scores = {} if fields is None else score(case, *fields)
+    return {**record, **scores}

@@ -8,12 +8,12 @@ Reads `benchmarks/results/deep.json`; scores of an earlier run of the benchmark 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from benchmarks.common import RESULTS
 from benchmarks.deep.contrast import CONTRASTS
+from benchmarks.deep.rows import Tables
 from popatlas.images.io import read_json
 from popatlas.zoo.lock import one_at_a_time, read_lock, write_lock
 from popatlas.zoo.metadata import Score
@@ -26,22 +26,19 @@ SLICES_TITLE = "Axial slices, 2D: five heights of each pair"
 METRICS = ("dice", "hd95", "folded", "sdlogj", "wall_s")
 
 
-def scores_of(name: str, tables: Mapping[str, list[dict[str, Any]]]) -> Iterator[Score]:
+def scores_of(name: str, tables: Tables) -> Iterator[Score]:
     """Yield what the tables of the benchmark say about a network."""
-
-    def row(title: str) -> dict[str, Any]:
-        return next((row for row in tables.get(title, []) if row["engine"] == name), {})
-
+    # the first row of each table that is the network's
+    found = {title: row for title, rows in tables.items() for row in reversed(rows) if row.get("engine") == name}
     for title, data, cases in ((PAIRS_TITLE, "T1w pairs", "cases"), (SLICES_TITLE, "axial slices", "slices")):
-        found = row(title)
+        row = found.get(title, {})
         for metric in METRICS:
-            if (value := found.get(metric)) is not None and math.isfinite(value):
-                yield Score(f"{HELD_OUT}, {data}", metric, round(value, 6), int(found[cases]), COMMAND)
-    found = row(CONTRAST_TITLE)
-    for contrast in CONTRASTS[1:]:
-        if found:
-            value = round(found[f"Dice, {contrast}"], 6)
-            yield Score(f"{HELD_OUT}, T1w to {contrast}", "dice", value, int(found["pairs"]), COMMAND)
+            if (value := row.get(metric)) is not None and math.isfinite(value):
+                yield Score(f"{HELD_OUT}, {data}", metric, round(value, 6), int(row[cases]), COMMAND)
+    if row := found.get(CONTRAST_TITLE, {}):
+        for contrast in CONTRASTS[1:]:
+            value = round(row[f"Dice, {contrast}"], 6)
+            yield Score(f"{HELD_OUT}, T1w to {contrast}", "dice", value, int(row["pairs"]), COMMAND)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +11,10 @@ import torch
 
 from benchmarks.deep.engines import REFINEMENTS, SLICES, load_network
 from benchmarks.deep.pairs import held_out_pairs
+from benchmarks.deep.rows import SliceRow, SliceScores
 from benchmarks.registration.cases import Array
 from benchmarks.registration.peers import Fields, Run, load_instance
-from benchmarks.registration.scores import regularity
+from benchmarks.registration.scores import large_labels, regularity
 from benchmarks.registration.worker import timed
 from popatlas.images.intensity import rescaled
 from popatlas.images.io import read_json, write_json
@@ -30,7 +30,6 @@ from popatlas.transforms.fields import invert, warp_labels
 
 HEIGHTS = 5
 SMALLEST = 20  # pixels that a structure needs in both slices
-Row = dict[str, Any]
 
 
 def load_ffd(preset: str) -> Run:
@@ -68,7 +67,7 @@ def heights(recipe: Recipe) -> list[float]:
     return [float(place) for place in np.linspace(low, high, HEIGHTS)]
 
 
-def run_slices(table: Path, out: Path, count: int, digest: str) -> list[Row]:
+def run_slices(table: Path, out: Path, count: int, digest: str) -> list[SliceRow]:
     """Return a row for each pair, height and engine; kept in `slices.json` while pairs and weights are the same."""
     file, key = out / "slices.json", {"pairs": count, "weights": digest, "refine": REFINEMENTS[10]}
     if file.is_file() and (kept := read_json(file))["of"] == key:
@@ -77,17 +76,20 @@ def run_slices(table: Path, out: Path, count: int, digest: str) -> list[Row]:
     scans, recipe = read_training_table(table), load_recipe(SLICES)
     grid, places = training_grid(recipe, scans), heights(recipe)
     volumes = {scan.name: load_slices(scan, grid, places) for scan in scans if scan.split == "test"}
-    runs, rows = engines(digest), []
+    runs = engines(digest)
+    rows: list[SliceRow] = []
     for fixed, moving in held_out_pairs(scans)[:count]:
         for number, place in enumerate(places):
             pair = volumes[fixed.name][number], volumes[moving.name][number]
-            base = {"case": f"{fixed.subject}+{moving.subject}", "height_mm": place}
-            rows += [base | {"engine": name} | slice_row(run, *pair) for name, run in runs.items()]
+            case = f"{fixed.subject}+{moving.subject}"
+            rows += [
+                {"case": case, "height_mm": place, "engine": name, **slice_scores(run, *pair)} for name, run in runs.items()
+            ]
     write_json(file, {"of": key, "rows": rows})
     return rows
 
 
-def slice_row(run: Run, fixed: Volume, moving: Volume) -> Row:
+def slice_scores(run: Run, fixed: Volume, moving: Volume) -> SliceScores:
     """Return Dice over the labels, folded share and seconds of an engine on one pair of slices."""
     collect, cpu, wall = timed(lambda: run(fixed.image[0, 0].numpy(), moving.image[0, 0].numpy()))
     forward = collect()[0]
@@ -101,12 +103,11 @@ def slice_row(run: Run, fixed: Volume, moving: Volume) -> Row:
 
 def label_dice(fixed: np.ndarray, moving: np.ndarray, warped: np.ndarray) -> float:
     """Return the mean Dice of the warped labels over those with `SMALLEST` pixels in both slices before."""
-    large = [set(values[sizes >= SMALLEST]) for values, sizes in (np.unique(x, return_counts=True) for x in (fixed, moving))]
-    names = sorted((large[0] & large[1]) - {0})
+    names = large_labels(fixed, moving, SMALLEST)
     return float(overlap(fixed, warped).set_index("label")["dice"].reindex(names).mean())
 
 
-def slice_table(rows: list[Row]) -> pd.DataFrame:
+def slice_table(rows: list[SliceRow]) -> pd.DataFrame:
     """Return the means of each engine."""
     groups = pd.DataFrame(rows).groupby("engine", sort=False)
     means = groups[["dice", "folded", "sdlogj", "cpu_s", "wall_s"]].mean()

@@ -47,7 +47,11 @@ class Scores(Distances, Regularity, total=False):
     inverse_error: float
 
 
-class Row(Record, Scores, total=False):
+class Outcome(Record, Scores, total=False):
+    """Costs and scores."""
+
+
+class Row(Outcome, total=False):
     """One engine on one case."""
 
     dataset: str

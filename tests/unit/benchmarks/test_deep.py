@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.deep import __main__ as bench
+from benchmarks.common import RESULTS
 from benchmarks.deep import runs
 from benchmarks.deep.bars import contrast_bars, contrast_table, network_rows, pair_bars, pairs_table
 from benchmarks.deep.cohort import CHOOSERS, HELD_OUT
@@ -298,7 +298,7 @@ def test_pediatric_tables_and_tests_follow_the_rows():
 
 
 def test_a_row_of_the_pipeline_is_taken_from_the_tables_of_its_benchmark():
-    committed = read_json(bench.RESULTS / "cohort_ixi.json")["rows"]
+    committed = read_json(RESULTS / "cohort_ixi.json")["rows"]
     found = pipeline_row("instance", committed)
     costs_title = "Cost per step (records of the jobs; start-up of Python not counted)"
     costs = pd.DataFrame(committed[costs_title])
