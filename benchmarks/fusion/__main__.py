@@ -19,14 +19,15 @@ network besides. The constants of our consensus (margin, strictness, network wei
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.common import Bar, at_least, at_most, parser, report
+from benchmarks.common import Bar, Record, at_least, at_most, parser, records, report
 from benchmarks.fusion.cases import load_heads, load_hippocampus, registered
 from benchmarks.fusion.methods import OURS, PAPER, PEER, STAPLE
 from benchmarks.fusion.plot import draw
@@ -37,18 +38,19 @@ from popatlas.fusion.crossval import holm, signed_rank
 from popatlas.fusion.dataparams.train import TrustSettings
 from popatlas.images.io import read_json, write_json
 
+Tables = Mapping[str, list[Record]]  # of a part, by name
 PARTS = ("slices", "hippocampus", "heads")
 PEERS = 6  # targets that ANTs' joint label fusion is run on
 RADIUS = {"hippocampus": 2, "heads": 1}  # voxels of 1 mm and of 2 mm
 
 
-def run_slices(data: Path, out: Path, quick: bool) -> dict[str, Any]:
+def run_slices(data: Path, out: Path, quick: bool) -> Tables:
     """Experiments I and II."""
     epochs = 2 if quick else 30
     crops = load_hippocampus(data / "msd-hippocampus")[: 6 if quick else None]
     files = hippocampus_files(data, out, quick)
     first, second = disturbed(crops, epochs), mixed(files, epochs)
-    return {"Experiment I": first.to_dict("records"), "Experiment II": second.to_dict("records")}
+    return {"Experiment I": records(first), "Experiment II": records(second)}
 
 
 def hippocampus_files(data: Path, out: Path, quick: bool) -> list[Path]:
@@ -59,12 +61,12 @@ def hippocampus_files(data: Path, out: Path, quick: bool) -> list[Path]:
     return list(registered(targets, atlases, out / "hippocampus"))
 
 
-def run_hippocampus(data: Path, out: Path, quick: bool) -> dict[str, Any]:
+def run_hippocampus(data: Path, out: Path, quick: bool) -> Tables:
     """Experiments III and IV."""
     return run_volumes(hippocampus_files(data, out, quick), "hippocampus", tuple(SETTINGS), quick)
 
 
-def run_heads(data: Path, out: Path, quick: bool) -> dict[str, Any]:
+def run_heads(data: Path, out: Path, quick: bool) -> Tables:
     """All methods on heads; every fourth is an atlas, these and as many others are targets."""
     heads = load_heads(data / "ixi-hh")
     targets = heads[:3] if quick else heads[::2]
@@ -72,10 +74,12 @@ def run_heads(data: Path, out: Path, quick: bool) -> dict[str, Any]:
     return run_volumes(files, "heads", ("clean", "noisy"), quick)
 
 
-def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: bool) -> dict[str, Any]:
+def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: bool) -> Tables:
     """Train and fuse in each setting; a network for new subjects where there are few labels."""
     weight = default_config()["fuse"]["dataparams"]["network_weight"]
-    trust, tables, networks = [], [], []
+    trust: list[Record] = []
+    networks: list[Record] = []
+    tables = []
     plan = TrustSettings(epochs=2) if quick else TrustSettings()
     for name in settings:
         setting = trained(name, files, plan)
@@ -87,11 +91,7 @@ def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: 
             networks = network_rows(setting, found, plan)
     if part == "hippocampus":
         trust.append(trust_row(trained("noisy", files, TrustSettings(epochs=plan.epochs, update="inline")), "inline"))
-    return {
-        "trust": trust,
-        "rows": pd.concat(tables, ignore_index=True).to_dict("records"),
-        "networks": networks,
-    }
+    return {"trust": trust, "rows": records(pd.concat(tables, ignore_index=True)), "networks": networks}
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +99,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     targets = rows.groupby(["setting", "method", "target"]).agg(dice=("dice", "mean"), seconds=("seconds", "first"))
     found = []
     for (setting, method), part in targets.groupby(level=["setting", "method"], sort=False):
-        peer = targets.loc[(setting, STAPLE), "dice"]
+        peer = targets["dice"].xs((setting, STAPLE), level=("setting", "method"))
         mine = part["dice"].droplevel(["setting", "method"])
         difference = (mine - peer.reindex(mine.index)).to_numpy()
         row = {"setting": setting, "method": method, "n": len(part), "Dice": mine.mean(), "SD": mine.std()}
@@ -139,29 +139,44 @@ def wins(labels: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("labels won", ascending=False, ignore_index=True)
 
 
-def bars(found: dict[str, Any]) -> list[Bar]:
+def bars(found: Mapping[str, Tables]) -> list[Bar]:
     """Return the numbers that were asked for."""
     result = []
     for part in ("hippocampus", "heads"):
         if part not in found:
             continue
-        table = summary(pd.DataFrame(found[part]["rows"])).set_index(["setting", "method"])
+        table = summary(pd.DataFrame(found[part]["rows"]))
+        gains = table.set_index(["setting", "method"])["- STAPLE"].to_dict()
         for setting in ("noisy", CONTRAST):
             for method in (OURS, PAPER):
-                if (setting, method) in table.index:
-                    gain = 100 * table.loc[(setting, method), "- STAPLE"]
+                if (setting, method) in gains:
+                    gain = 100 * gains[(setting, method)]
                     result.append(at_least(f"{part}, {setting}: {method} - STAPLE, Dice points", gain, 4.0))
-        clean = table.loc["clean"].drop(PEER, errors="ignore")["Dice"]
+        clean = table[table["setting"] == "clean"].set_index("method")["Dice"].drop(PEER, errors="ignore")
         lost = 100 * (clean.drop(OURS).max() - clean[OURS])
         result.append(at_most(f"{part}, clean: best other method - {OURS}, Dice points", lost, 0.5))
         rows = pd.DataFrame(found[part]["rows"]).query("setting == 'clean'")
         both = rows[rows["target"].isin(rows.loc[rows["method"] == PEER, "target"])]
         means = both.groupby("method")[["dice", "seconds"]].mean()
-        gap = abs(means.loc["jlf", "dice"] - means.loc[PEER, "dice"])
+        dice, seconds = means["dice"], means["seconds"]
+        gap = abs(dice["jlf"] - dice[PEER])
         result.append(at_most(f"{part}: |Dice of our joint fusion - ANTs'|", gap, 0.003))
-        share = means.loc["jlf", "seconds"] / means.loc[PEER, "seconds"]
+        share = seconds["jlf"] / seconds[PEER]
         result.append(at_most(f"{part}: CPU time of our joint fusion / ANTs'", share, 0.2))
     return result
+
+
+def finished(args: argparse.Namespace) -> dict[str, Tables]:
+    """Run the parts that were asked for and are missing; return all that are there."""
+    runs = {"slices": run_slices, "hippocampus": run_hippocampus, "heads": run_heads}
+    found: dict[str, Tables] = {}
+    for part in PARTS:
+        file = args.out / f"{part}{'-quick' if args.quick else ''}.json"
+        if not file.is_file() and part in args.parts:
+            write_json(file, runs[part](args.data, args.out, args.quick))
+        if file.is_file():
+            found[part] = read_json(file)
+    return found
 
 
 def main() -> None:
@@ -170,14 +185,7 @@ def main() -> None:
     line.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
     args = line.parse_args()
     torch.set_num_threads(1)
-    runs = {"slices": run_slices, "hippocampus": run_hippocampus, "heads": run_heads}
-    found: dict[str, Any] = {}
-    for part in PARTS:
-        file = args.out / f"{part}{'-quick' if args.quick else ''}.json"
-        if not file.is_file() and part in args.parts:
-            write_json(file, runs[part](args.data, args.out, args.quick))
-        if file.is_file():
-            found[part] = read_json(file)
+    found = finished(args)
     tables = {name: pd.DataFrame(rows) for name, rows in found.get("slices", {}).items()}
     volumes = [part for part in ("hippocampus", "heads") if part in found]
     if volumes:

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.arrays import save_arrays
+from benchmarks.dataset import LPS, label_box, parcellations, scans_of
 from popatlas.fusion.candidates import Candidates
 from popatlas.images.grid import Grid
-from popatlas.images.io import atomic_path
 from popatlas.images.scan import Scan
 from popatlas.measures.scan import resample_labels
 from popatlas.registration.engines.affine import register as register_linear
@@ -28,7 +29,6 @@ from popatlas.transforms.fields import displaced, sample
 from popatlas.transforms.linear import move, voxel_matrix
 
 QUALITIES = ("deformable", "affine", "displaced")
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # rigid error of a failed registration: standard deviations
 DEGREES, MILLIMETRES = 12.0, 8.0
 
@@ -67,10 +67,9 @@ def load_heads(data: Path, smallest: int = 100) -> list[Labelled]:
         A label counts when it has that many voxels in each head.
     """
     heads = []
-    for path in sorted(data.glob("sub-*/**/anat/*_T1w.nii.gz")):
-        scan = str(path.relative_to(data)).removesuffix("_T1w.nii.gz")
-        labels = next(data.glob(f"derivatives/*/{scan}_*dseg.nii.gz"))
-        heads.append(_labelled(scan.split("/")[0], nib.load(path), labels, strip=True))
+    for scan in scans_of(data):
+        image = nib.load(data / f"{scan}_T1w.nii.gz")
+        heads.append(_labelled(scan.split("/")[0], image, parcellations(data, scan)[0], strip=True))
     sizes = np.min([np.bincount(head.labels.ravel(), minlength=1000) for head in heads], axis=0)
     kept = sizes >= smallest
     return [Labelled(head.name, head.image, np.where(kept[head.labels], head.labels, 0), head.grid) for head in heads]
@@ -83,8 +82,7 @@ def _labelled(name: str, image: nib.Nifti1Image, labels: Path, strip: bool = Fal
     dseg = resample_labels(labels, image)
     affine = image.affine.copy()
     if strip:
-        inside = np.argwhere(dseg > 0)
-        box = tuple(slice(max(low - 3, 0), high + 4) for low, high in zip(inside.min(0), inside.max(0), strict=True))
+        box = label_box(dseg, 3)
         affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
         values, dseg = np.where(dseg > 0, values, 0)[box], dseg[box]
     scale = np.percentile(values[values > 0], 99)
@@ -137,19 +135,17 @@ def registered(targets: Sequence[Labelled], atlases: Sequence[Labelled], folder:
             others = [atlas for atlas in atlases if atlas.name != target.name]
             pairs = [register_pair(target, atlas) for atlas in others]
             arrays = {
+                "target": target.image,
+                "truth": target.labels,
+                "spacing": np.array(target.grid.spacing),
+                "names": np.array([atlas.name for atlas in others]),
+            }
+            arrays |= {
                 f"{kind}_{quality}": np.stack([pair[quality][number] for pair in pairs])
                 for quality in QUALITIES
                 for number, kind in enumerate(("labels", "images"))
             }
-            with atomic_path(path) as temporary, temporary.open("wb") as stream:
-                np.savez_compressed(
-                    stream,
-                    target=target.image,
-                    truth=target.labels,
-                    spacing=np.array(target.grid.spacing),
-                    names=np.array([atlas.name for atlas in others]),
-                    **arrays,
-                )
+            save_arrays(path, arrays, compress=True)
             print(f"{target.name}: {len(others)} atlases registered", flush=True)
         yield path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,6 +17,21 @@ from popatlas.measures.overlap import overlap
 
 PEER = "jlfants"
 STAPLE, PAPER, OURS = "staple", "data parameters (paper)", "data parameters"
+
+
+class Options(TypedDict, total=False):
+    """Options of `popatlas.fusion.fuse.fuse`."""
+
+    method: str
+    radius: int
+    select: int
+    select_by: np.ndarray
+    parameters: np.ndarray
+    label_parameters: np.ndarray
+    labels: np.ndarray
+    votes: str
+    network_weight: float
+    network: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,36 +51,39 @@ class Trusted:
         opinion = network_opinion(result.network, target, candidates.disputed)
         return cls(result.trust[name], result.label_trust[name], result.labels, opinion)
 
-    def options(self, votes: str, weight: float) -> dict[str, Any]:
+    def options(self, votes: str, weight: float) -> Options:
         """Return the options of the consensus."""
-        own = {"parameters": self.parameters, "label_parameters": self.label_parameters, "labels": self.labels}
-        return own | {"votes": votes, "network_weight": weight, "network": self.network}
+        return {
+            "method": "dataparams",
+            "parameters": self.parameters,
+            "label_parameters": self.label_parameters,
+            "labels": self.labels,
+            "votes": votes,
+            "network_weight": weight,
+            "network": self.network,
+        }
 
 
-def ways(radius: int, weight: float, trusted: Trusted | None, *, peer: bool) -> Mapping[str, dict[str, Any]]:
+def ways(radius: int, weight: float, trusted: Trusted | None, *, peer: bool) -> Mapping[str, Options]:
     """Return name and options of `fuse` of each way."""
-    joint = {"radius": radius}
-    found: dict[str, dict[str, Any]] = {
+    found: dict[str, Options] = {
         "majority": {"method": "majority"},
         "global similarity": {"method": "global"},
         "local similarity": {"method": "local"},
         STAPLE: {"method": "staple"},
-        "jlf": {"method": "jlf", **joint},
+        "jlf": {"method": "jlf", "radius": radius},
     }
     if peer:
-        found[PEER] = {"method": PEER, **joint}
+        found[PEER] = {"method": PEER, "radius": radius}
     if trusted is not None:
-        consensus = {
-            PAPER: trusted.options("softmax", 0.0),
-            "data parameters (paper) + network": trusted.options("softmax", weight),
-            "data parameters (labels)": trusted.options("label", 0.0),
-            "data parameters (joint)": trusted.options("joint", 0.0) | joint,
-            OURS: trusted.options("auto", weight) | joint,
-        }
-        found |= {name: {"method": "dataparams"} | options for name, options in consensus.items()}
-        half = max(len(trusted.parameters) // 2, 1)
-        found["jlf of the half most similar"] = {"method": "jlf", "select": half, **joint}
-        found["jlf of the half most trusted"] = found["jlf of the half most similar"] | {"select_by": trusted.parameters}
+        found[PAPER] = trusted.options("softmax", 0.0)
+        found["data parameters (paper) + network"] = trusted.options("softmax", weight)
+        found["data parameters (labels)"] = trusted.options("label", 0.0)
+        found["data parameters (joint)"] = {**trusted.options("joint", 0.0), "radius": radius}
+        found[OURS] = {**trusted.options("auto", weight), "radius": radius}
+        half: Options = {"method": "jlf", "radius": radius, "select": max(len(trusted.parameters) // 2, 1)}
+        found["jlf of the half most similar"] = half
+        found["jlf of the half most trusted"] = {**half, "select_by": trusted.parameters}
     return found
 
 
@@ -76,7 +94,7 @@ def mean_dice(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def fused(
-    candidates: Candidates, options: Mapping[str, dict[str, Any]], clock: Callable[[], float] = time.process_time
+    candidates: Candidates, options: Mapping[str, Options], clock: Callable[[], float] = time.process_time
 ) -> Iterator[tuple[str, np.ndarray, float]]:
     """Yield name, fused labels and CPU seconds of each way."""
     for name, chosen in options.items():

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import pandas as pd
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+from benchmarks.common import PICTURES
 from benchmarks.fusion.methods import OURS, PEER, STAPLE
+from benchmarks.pictures import save_figure
 
-PICTURE = Path(__file__).parents[2] / "docs" / "images" / "fusion.png"
+PICTURE = PICTURES / "fusion.png"
 COLUMNS = 3
 COLOURS = {OURS: "#b2182b", STAPLE: "#2166ac"}
 
@@ -37,6 +36,4 @@ def draw(tables: dict[str, pd.DataFrame], path: Path = PICTURE) -> None:
         axis.set_xlabel("Dice, mean over labels and targets")
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata, spearmanr
 
+from benchmarks.common import Record
 from benchmarks.fusion.cases import Labelled, candidates
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.data import trust_target
-from popatlas.fusion.dataparams.train import TrustSettings, train_trust
+from popatlas.fusion.dataparams.train import TrustResult, TrustSettings, train_trust
 from popatlas.fusion.segmenter import segment
 from popatlas.measures.overlap import dice
+from popatlas.networks.segmentation import SegmentationNet
 
 LABELS = np.array([0, 1])
 SHARE = 0.3
@@ -33,26 +34,26 @@ def middle_slices(labels: np.ndarray) -> list[int]:
     return [place for place in (middle - 3, middle, middle + 3) if labels[place].any()]
 
 
-def padded(image: np.ndarray, shape: Sequence[int], mode: str = "edge") -> np.ndarray:
-    """Return a slice in the middle of a larger one, so that a batch goes through the network at once."""
+def padded(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Return a slice in the middle of a larger one, its border repeated: a batch goes through the network at once."""
     missing = [wanted - count for wanted, count in zip(shape, image.shape, strict=True)]
-    return np.pad(image, [(gap // 2, gap - gap // 2) for gap in missing], mode=mode)  # type: ignore[call-overload]
+    return np.pad(image, [(gap // 2, gap - gap // 2) for gap in missing], mode="edge")
 
 
-def settings(epochs: int, **changes: Any) -> TrustSettings:
-    """Return the settings of a 2D experiment: batch and warm-up of the paper, inline updates."""
-    start = {"epochs": epochs, "warm_up": epochs // 4, "batch": 16, "update": "inline", "per_label": False}
-    return TrustSettings(**(start | {"positions": False} | changes))
+def settings(epochs: int, trust: bool = True) -> TrustSettings:
+    """Return the settings of a 2D experiment: batch and warm-up of the paper, inline updates; or no data parameters."""
+    warm_up = epochs // 4 if trust else epochs
+    return TrustSettings(epochs=epochs, warm_up=warm_up, batch=16, update="inline", per_label=False, positions=False)
 
 
-def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: TrustSettings) -> Any:
+def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: TrustSettings) -> TrustResult:
     stacks = [
         Candidates(one[None], image, subject=str(i)) for i, (image, one) in enumerate(zip(images, labels, strict=True))
     ]
     return train_trust([trust_target(stack, LABELS) for stack in stacks], LABELS, plan)
 
 
-def _validate(network: Any, images: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+def _validate(network: SegmentationNet, images: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
     scores = [dice(segment(network, LABELS, image)[0], truth) for image, truth in zip(images, truths, strict=True)]
     return float(np.mean(scores))
 
@@ -82,9 +83,9 @@ def disturbed(crops: Sequence[Labelled], epochs: int) -> pd.DataFrame:
             step = np.rint(shift * np.array([np.cos(angle), np.sin(angle)])).astype(int)
             labels.append(np.roll(truth, step, (0, 1)) if wrong else truth)
         quality = np.array([dice(label, truth) for label, (_, truth) in zip(labels, train, strict=True)])
-        row: dict[str, Any] = {"shift, voxels": shift, "n": len(train), "mean Dice of the labels": float(quality.mean())}
+        row: Record = {"shift, voxels": shift, "n": len(train), "mean Dice of the labels": float(quality.mean())}
         images = [image for image, _ in train]
-        for name, plan in (("without", settings(epochs, warm_up=epochs)), ("with", settings(epochs))):
+        for name, plan in (("without", settings(epochs, trust=False)), ("with", settings(epochs))):
             result = _train(images, labels, plan)
             row[f"network {name}"] = _validate(result.network, *zip(*held, strict=True))
         trust = np.array([result.trust[str(number)][0] for number in range(len(train))])
@@ -112,7 +113,7 @@ def mixed(files: Sequence[Path], epochs: int) -> pd.DataFrame:
     held = np.array(crop) % 3 == 0
     is_best = np.random.default_rng(0).random(len(best)) < 0.5
     mix = [a if good else b for a, b, good in zip(best, combined, is_best, strict=True)]
-    plain = settings(epochs, warm_up=epochs)
+    plain = settings(epochs, trust=False)
     rows = []
     arms = (("best", best, plain), ("mix, data parameters", mix, settings(epochs)), ("mix", mix, plain))
     for name, labels, plan in (*arms, ("combined", combined, plain)):
@@ -122,7 +123,7 @@ def mixed(files: Sequence[Path], epochs: int) -> pd.DataFrame:
             result.network, [images[n] for n in np.flatnonzero(held)], [truths[n] for n in np.flatnonzero(held)]
         )
         quality = np.mean([dice(labels[n], truths[n]) for n in kept])
-        row = {"labels": name, "n": len(kept), "mean Dice of the labels": quality, "network": score}
+        row: Record = {"labels": name, "n": len(kept), "mean Dice of the labels": float(quality), "network": score}
         if plan.warm_up < plan.epochs:
             trust = np.array([result.trust[str(position)][0] for position in range(len(kept))])
             row["AUC"] = _auc(trust, is_best[kept])

@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from benchmarks.common import Record
 from benchmarks.fusion.cases import candidates
 from benchmarks.fusion.methods import OURS, STAPLE, Trusted, fused, mean_dice, ways
 from popatlas.fusion.candidates import Candidates
@@ -73,11 +73,11 @@ def trained(name: str, files: Sequence[Path], plan: TrustSettings) -> Setting:
     return Setting(name, cases, result, time.process_time() - started)
 
 
-def trust_row(setting: Setting, update: str) -> dict[str, Any]:
+def trust_row(setting: Setting, update: str) -> Record:
     """Return how trust follows the true quality of the candidates: over all, and within each target."""
     quality = [setting.quality(*case) for case in setting.cases]
     trust = [setting.result.trust[stack.subject or ""] for stack, _ in setting.cases]
-    within = [spearmanr(a, b).statistic for a, b in zip(trust, quality, strict=True)]
+    within = [float(spearmanr(a, b).statistic) for a, b in zip(trust, quality, strict=True)]
     return {
         "setting": setting.name,
         "update": update,
@@ -113,7 +113,8 @@ def consensus_rows(
     found : dict
         Method to the fused labels of each target.
     """
-    rows, found = [], {}
+    rows: list[pd.DataFrame] = []
+    found: dict[str, list[np.ndarray]] = {}
     for number, (stack, truth) in enumerate(setting.cases):
         trusted = Trusted.of(stack, setting.result)
         for name, dseg, seconds in fused(stack, ways(radius, weight, trusted, peer=number < peers)):
@@ -124,14 +125,15 @@ def consensus_rows(
     return pd.concat(rows, ignore_index=True), found
 
 
-def network_rows(setting: Setting, found: dict[str, list[np.ndarray]], plan: TrustSettings) -> list[dict[str, Any]]:
+def network_rows(setting: Setting, found: dict[str, list[np.ndarray]], plan: TrustSettings) -> list[Record]:
     """Experiment IV: train a network on the labels of each arm for two thirds of the targets, score it on the others."""
     train = [number for number in range(len(setting.cases)) if number % 3]
     held = [number for number in range(len(setting.cases)) if number % 3 == 0]
     rng = np.random.default_rng(0)
-    rows = []
+    rows: list[Record] = []
     for arm in ARMS:
-        images, labels = [], []
+        images: list[np.ndarray] = []
+        labels: list[np.ndarray] = []
         for number in train:
             stack, truth = setting.cases[number]
             if arm == "all atlases":  # each candidate is a training image of its own
@@ -143,13 +145,13 @@ def network_rows(setting: Setting, found: dict[str, list[np.ndarray]], plan: Tru
             images += [np.asarray(stack.target)] * len(chosen)
             labels += chosen
         epochs = plan.epochs if arm != "all atlases" else max(plan.epochs * len(train) // len(images), 1)
-        settings = TrustSettings(**{**plan.__dict__, "epochs": epochs})
+        settings = replace(plan, epochs=epochs)
         network, values, _ = train_segmenter(images, labels, [str(i) for i in range(len(images))], settings)
         scores = []
         for number in held:
             stack, truth = setting.cases[number]
             scores.append(mean_dice(segment(network, values, np.asarray(stack.target))[0], truth))
-        row = {"setting": setting.name, "trained on": arm, "images": len(images), "held out": len(held)}
+        row: Record = {"setting": setting.name, "trained on": arm, "images": len(images), "held out": len(held)}
         rows.append(row | {"Dice": float(np.mean(scores)), "SD": float(np.std(scores))})
         print(rows[-1], flush=True)
     return rows
