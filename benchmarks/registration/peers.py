@@ -100,7 +100,7 @@ def load_greedy(fluid: float, elastic: float) -> Run:
     """Greedy; its inverse is an extra that it does not compute while it registers, so it is not in its time."""
     import torch
 
-    from popatlas.registration.engines.greedy.core import core as greedy
+    from popatlas.registration.engines.greedy import core as greedy
     from popatlas.registration.engines.greedy.settings import GreedySettings
 
     settings = GreedySettings(fluid=fluid, elastic=elastic)
