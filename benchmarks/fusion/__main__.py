@@ -35,7 +35,7 @@ from benchmarks.fusion.slices import disturbed, mixed
 from benchmarks.fusion.volumes import CONTRAST, SETTINGS, consensus_rows, network_rows, trained, trust_row
 from popatlas.config import default_config
 from popatlas.fusion.crossval import holm, signed_rank
-from popatlas.fusion.dataparams.train import TrustSettings
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import read_json, write_json
 
 Tables = Mapping[str, list[Record]]  # of a part, by name
@@ -80,7 +80,7 @@ def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: 
     trust: list[Record] = []
     networks: list[Record] = []
     tables = []
-    plan = TrustSettings(epochs=2) if quick else TrustSettings()
+    plan = DataParametersSettings(epochs=2) if quick else DataParametersSettings()
     for name in settings:
         setting = trained(name, files, plan)
         trust.append(trust_row(setting, plan.update))
@@ -90,7 +90,8 @@ def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: 
             tables.append(consensus_rows(setting.other_contrast(), RADIUS[part], weight, 0)[0])
             networks = network_rows(setting, found, plan)
     if part == "hippocampus":
-        trust.append(trust_row(trained("noisy", files, TrustSettings(epochs=plan.epochs, update="inline")), "inline"))
+        inline = DataParametersSettings(epochs=plan.epochs, update="inline")
+        trust.append(trust_row(trained("noisy", files, inline), "inline"))
     return {"trust": trust, "rows": records(pd.concat(tables, ignore_index=True)), "networks": networks}
 
 

@@ -18,8 +18,9 @@ from benchmarks.common import Record
 from benchmarks.fusion.cases import Labelled, candidates
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.data import trust_target
-from popatlas.fusion.dataparams.train import TrustResult, TrustSettings, train_trust
+from popatlas.fusion.dataparams.train import TrustResult, train_trust
 from popatlas.fusion.segmenter import segment
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.measures.overlap import dice
 from popatlas.networks.segmentation import SegmentationNet
 
@@ -40,13 +41,15 @@ def padded(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.pad(image, [(gap // 2, gap - gap // 2) for gap in missing], mode="edge")
 
 
-def settings(epochs: int, trust: bool = True) -> TrustSettings:
+def settings(epochs: int, trust: bool = True) -> DataParametersSettings:
     """Return the settings of a 2D experiment: batch and warm-up of the paper, inline updates; or no data parameters."""
     warm_up = epochs // 4 if trust else epochs
-    return TrustSettings(epochs=epochs, warm_up=warm_up, batch=16, update="inline", per_label=False, positions=False)
+    return DataParametersSettings(
+        epochs=epochs, warm_up=warm_up, batch=16, update="inline", per_label=False, positions=False
+    )
 
 
-def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: TrustSettings) -> TrustResult:
+def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: DataParametersSettings) -> TrustResult:
     stacks = [
         Candidates(one[None], image, subject=str(i)) for i, (image, one) in enumerate(zip(images, labels, strict=True))
     ]

@@ -16,8 +16,9 @@ from benchmarks.fusion.cases import candidates
 from benchmarks.fusion.methods import OURS, STAPLE, Trusted, fused, mean_dice, ways
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.data import label_values, trust_target
-from popatlas.fusion.dataparams.train import TrustResult, TrustSettings, train_trust
+from popatlas.fusion.dataparams.train import TrustResult, train_trust
 from popatlas.fusion.segmenter import segment, train_segmenter
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.measures.overlap import overlap
 
 # quality of the registrations of a target's candidates, in turn
@@ -63,7 +64,7 @@ class Setting:
         return np.array([mean_dice(one, truth) for one in candidates.labels])
 
 
-def trained(name: str, files: Sequence[Path], plan: TrustSettings) -> Setting:
+def trained(name: str, files: Sequence[Path], plan: DataParametersSettings) -> Setting:
     """Train network and data parameters on all targets of a setting."""
     cases = [candidates(file, SETTINGS[name]) for file in files]
     labels = label_values([stack for stack, _ in cases])
@@ -125,7 +126,7 @@ def consensus_rows(
     return pd.concat(rows, ignore_index=True), found
 
 
-def network_rows(setting: Setting, found: dict[str, list[np.ndarray]], plan: TrustSettings) -> list[Record]:
+def network_rows(setting: Setting, found: dict[str, list[np.ndarray]], plan: DataParametersSettings) -> list[Record]:
     """Experiment IV: train a network on the labels of each arm for two thirds of the targets, score it on the others."""
     train = [number for number in range(len(setting.cases)) if number % 3]
     held = [number for number in range(len(setting.cases)) if number % 3 == 0]

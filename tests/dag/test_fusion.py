@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from popatlas.fusion.names import MAPS, METHODS
+from popatlas.fusion.methods import MAPS, METHODS
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import Receipt
 from popatlas.study.fuse import training_memory

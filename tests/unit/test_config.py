@@ -3,7 +3,6 @@ import yaml
 
 from popatlas.config import default_config, find_problems, iteration_preset, load_config
 from popatlas.errors import ConfigError
-from popatlas.resources import schema_path
 from popatlas.settings import merge
 
 
@@ -74,15 +73,6 @@ def test_mistakes_are_explained(wrong, message):
 )
 def test_settings_of_fusion_that_agree(fuse):
     assert load_config({"fuse": fuse})["fuse"]["methods"] == fuse.get("methods", ["majority", "staple", "jlf"])
-
-
-def test_the_schema_knows_the_fusion_methods_of_the_package():
-    from popatlas.fusion import fuse, names
-
-    assert tuple(fuse.METHODS) == names.METHODS
-    keys = yaml.safe_load(schema_path("config").read_text())["properties"]["fuse"]["properties"]
-    for part in (keys["methods"]["items"], keys["segmenter"]["properties"]["labels"]):
-        assert tuple(part["enum"]) == names.METHODS
 
 
 def test_a_missing_or_broken_file_is_explained(tmp_path):

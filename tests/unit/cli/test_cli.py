@@ -8,7 +8,7 @@ from popatlas.cli.snake import check_options, command, is_dry_run, profile_folde
 from popatlas.cohort.view import hide, view_of
 from popatlas.config import load_config
 from popatlas.errors import ConfigError
-from popatlas.fusion.names import METHODS
+from popatlas.fusion.methods import METHODS
 from popatlas.resources import workflow_root
 from popatlas.study.bench import bench_config
 from popatlas.study.opening import only_looks

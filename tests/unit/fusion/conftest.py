@@ -3,7 +3,8 @@
 import pytest
 
 from popatlas.fusion.dataparams.data import label_values, trust_target
-from popatlas.fusion.dataparams.train import TrustSettings, train_trust
+from popatlas.fusion.dataparams.train import train_trust
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.interfaces.trust import TrainTrust
 from tests.unit.fusion.steps import TRAINING, training_inputs
 from tests.unit.fusion_files import case
@@ -28,7 +29,7 @@ def python(cohort):
     """The same training without files."""
     labels = label_values([one.candidates for one in cohort[:2]])
     targets = [trust_target(one.candidates, labels) for one in cohort[:2]]
-    return train_trust(targets, labels, TrustSettings(**TRAINING))
+    return train_trust(targets, labels, DataParametersSettings(**TRAINING))
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import torch
 from popatlas.errors import InputError
 from popatlas.fusion.dataparams.data import trust_target
 from popatlas.fusion.dataparams.files import load_trust, save_labelled
-from popatlas.fusion.dataparams.train import TrustSettings, estimate_trust
+from popatlas.fusion.dataparams.train import estimate_trust
 from popatlas.fusion.fuse import fuse
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import read_json, write_json
 from popatlas.interfaces.fuse import FuseLabels
 from popatlas.interfaces.trust import TrainTrust
@@ -65,7 +66,7 @@ def test_unknown_targets_get_estimated_parameters(cohort, trained, python, why, 
     FuseLabels(**inputs).run()
     assert notes_of(inputs)["parameters"] == "estimated"
     target = trust_target(one.candidates, python.labels)
-    estimated = estimate_trust([target], python.labels, python.network, TrustSettings(**TRAINING))
+    estimated = estimate_trust([target], python.labels, python.network, DataParametersSettings(**TRAINING))
     trust = estimated.trust[one.scan], estimated.label_trust[one.scan]
     expected = by_hand(one.candidates, python.labels, python.network, *trust)
     np.testing.assert_array_equal(voxels(inputs["out_file"]), expected.dseg)
@@ -93,7 +94,7 @@ def test_candidates_are_chosen_before_the_network_is_asked(tmp_path, trained, py
     FuseLabels(**inputs, settings=settings, in_gates=gates_of(one, quality.tolist())).run()
     filled = one.candidates.pick([0, 2, 3])
     estimated = estimate_trust(
-        [trust_target(filled, python.labels)], python.labels, python.network, TrustSettings(**TRAINING)
+        [trust_target(filled, python.labels)], python.labels, python.network, DataParametersSettings(**TRAINING)
     )
     raw, by_label = np.full(4, np.nan), np.zeros((4, len(python.labels)))
     raw[[0, 2, 3]], by_label[[0, 2, 3]] = estimated.trust["sub-n"], estimated.label_trust["sub-n"]

@@ -22,8 +22,9 @@ from popatlas.fusion.dataparams.loss import (
     label_losses,
     trust_loss,
 )
-from popatlas.fusion.dataparams.train import TrustSettings, TrustTrainer, estimate_trust, network_opinion, train_trust
+from popatlas.fusion.dataparams.train import TrustTrainer, estimate_trust, network_opinion, train_trust
 from popatlas.fusion.majority import majority_vote
+from popatlas.fusion.settings import DataParametersSettings
 
 Update = Literal["out-of-line", "inline"]
 BINARY = np.array([0, 1])
@@ -75,9 +76,9 @@ def corrupted_atlases(bad: int, count: int = 36) -> tuple[list[Candidates], list
     return found, truths
 
 
-def fast(update: Update, **changes: object) -> TrustSettings:
+def fast(update: Update, **changes: object) -> DataParametersSettings:
     options = {"epochs": 15, "batch": 8, "update": update, "positions": False, "augment": False, "per_label": False}
-    return TrustSettings(**(options | changes))  # type: ignore[arg-type]
+    return DataParametersSettings(**(options | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("update", ["out-of-line", "inline"])
@@ -119,7 +120,7 @@ def test_new_targets_are_judged_without_new_training() -> None:
 def test_training_repeats_itself() -> None:
     candidates, _ = corrupted_atlases(bad=2, count=6)
     targets = [trust_target(one, BINARY) for one in candidates]
-    settings = TrustSettings(epochs=2, batch=2)
+    settings = DataParametersSettings(epochs=2, batch=2)
     first, second = train_trust(targets, BINARY, settings), train_trust(targets, BINARY, settings)
     assert first.losses == second.losses
     for target in targets:
@@ -130,7 +131,7 @@ def test_training_repeats_itself() -> None:
 def test_warm_up_leaves_parameters_at_zero() -> None:
     candidates, _ = corrupted_atlases(bad=2, count=4)
     targets = [trust_target(one, BINARY) for one in candidates]
-    result = train_trust(targets, BINARY, TrustSettings(epochs=2, warm_up=2))
+    result = train_trust(targets, BINARY, DataParametersSettings(epochs=2, warm_up=2))
     assert all((trust == 0).all() for trust in result.trust.values())
     assert len(result.losses) == 2
 

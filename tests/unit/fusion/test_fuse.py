@@ -10,8 +10,9 @@ import pytest
 from popatlas.errors import ConfigError, InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.consensus import pooled, trust_vote
-from popatlas.fusion.fuse import METHODS, choose, fuse
+from popatlas.fusion.fuse import choose, fuse
 from popatlas.fusion.majority import majority_vote
+from popatlas.fusion.methods import METHODS
 from popatlas.fusion.vote import vote
 from popatlas.fusion.weighted_global import global_similarity, global_vote
 from popatlas.fusion.weighted_local import local_similarity, local_vote

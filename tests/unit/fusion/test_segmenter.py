@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from popatlas.errors import InputError
-from popatlas.fusion.dataparams.train import TrustSettings
 from popatlas.fusion.segmenter import load_segmenter, save_segmenter, segment, train_segmenter
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import read_json, save_image
 from popatlas.interfaces.trust import SegmentScan, TrainSegmenter
 from popatlas.measures.overlap import overlap
@@ -25,7 +25,7 @@ def heads():
 @pytest.fixture(scope="module")
 def trained(heads):
     images, dsegs = zip(*heads[:9], strict=True)
-    return train_segmenter(images, dsegs, [str(number) for number in range(9)], TrustSettings(**SETTINGS))
+    return train_segmenter(images, dsegs, [str(number) for number in range(9)], DataParametersSettings(**SETTINGS))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_training_is_repeated_by_its_seed_and_ignores_data_parameters(heads):
     images, dsegs = zip(*heads[:2], strict=True)
 
     def weights(**more):
-        found = train_segmenter(images, dsegs, ["a", "b"], TrustSettings(**QUICK, **more))
+        found = train_segmenter(images, dsegs, ["a", "b"], DataParametersSettings(**QUICK, **more))
         return found.network.classifier.weight
 
     first = weights()
@@ -96,7 +96,7 @@ def test_a_scan_is_cropped_as_in_training(heads, trained):
 
 def test_its_file_gives_the_same_labels(heads, trained, tmp_path):
     path = tmp_path / "net.safetensors"
-    save_segmenter(trained, TrustSettings(**SETTINGS), path)
+    save_segmenter(trained, DataParametersSettings(**SETTINGS), path)
     network, labels = load_segmenter(path)
     for before, after in zip(
         segment(trained.network, trained.labels, heads[10][0]), segment(network, labels, heads[10][0]), strict=True
@@ -107,7 +107,7 @@ def test_its_file_gives_the_same_labels(heads, trained, tmp_path):
 @pytest.mark.parametrize("place", [-1, 200])
 def test_a_file_that_was_changed_is_refused(heads, trained, tmp_path, place):
     path = tmp_path / "net.safetensors"
-    save_segmenter(trained, TrustSettings(**SETTINGS), path)
+    save_segmenter(trained, DataParametersSettings(**SETTINGS), path)
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
@@ -121,7 +121,7 @@ def test_a_file_that_was_changed_is_refused(heads, trained, tmp_path, place):
 def test_the_steps_are_the_python_calls(heads, files, tmp_path):
     TrainSegmenter(**files).run()
     images, dsegs = zip(*heads[:3], strict=True)
-    python = train_segmenter(images, dsegs, files["scans"], TrustSettings(**QUICK))
+    python = train_segmenter(images, dsegs, files["scans"], DataParametersSettings(**QUICK))
     network, labels = load_segmenter(files["out_network"])
     assert (network.classifier.weight == python.network.classifier.weight).all()
     curve = pd.read_csv(files["out_curve"], sep="\t")
@@ -195,7 +195,7 @@ def test_what_cannot_be_trained_on_is_refused(files, heads):
     ],
 )
 def test_what_cannot_be_labelled_is_refused(trained, tmp_path, image, message):
-    save_segmenter(trained, TrustSettings(**SETTINGS), tmp_path / "net.safetensors")
+    save_segmenter(trained, DataParametersSettings(**SETTINGS), tmp_path / "net.safetensors")
     save_image(image, AFFINE, tmp_path / "brain.nii.gz", np.float32)
     named = {"in_network": str(tmp_path / "net.safetensors"), "out_file": str(tmp_path / "d.nii.gz"), "subject": "sub-7"}
     with pytest.raises(InputError, match=rf"{message}.*brain\.nii\.gz.*sub-7.*Remedy"):

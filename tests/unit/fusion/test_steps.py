@@ -7,9 +7,9 @@ import pytest
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.scan import overlaps
-from popatlas.fusion.fuse import METHODS, fuse
+from popatlas.fusion.fuse import fuse
 from popatlas.fusion.labels import disputed_mask
-from popatlas.fusion.names import MAPS
+from popatlas.fusion.methods import MAPS, METHODS
 from popatlas.images.io import read_json, save_image
 from popatlas.interfaces.fuse import FuseLabels
 from popatlas.interfaces.trust import TrainTrust

@@ -8,7 +8,8 @@ import torch
 from popatlas.errors import InputError
 from popatlas.fusion.dataparams.data import trust_target
 from popatlas.fusion.dataparams.files import load_parameters, load_trust
-from popatlas.fusion.dataparams.train import TrustSettings, train_trust
+from popatlas.fusion.dataparams.train import train_trust
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import save_image
 from popatlas.interfaces.fuse import FuseLabels
 from popatlas.interfaces.trust import TrainTrust
@@ -18,7 +19,7 @@ from tests.unit.fusion_files import AFFINE, NAMES, VALUES, case
 
 def test_training_through_files_is_the_python_call(cohort, trained, python):
     loaded = load_trust(trained["out_network"])
-    assert loaded.settings == TrustSettings(**TRAINING)
+    assert loaded.settings == DataParametersSettings(**TRAINING)
     np.testing.assert_array_equal(loaded.labels, VALUES)
     for name, value in python.network.state_dict().items():
         assert (loaded.network.state_dict()[name] == value).all(), name
@@ -81,7 +82,7 @@ def test_targets_need_not_have_the_same_labels(tmp_path):
     TrainTrust(**inputs).run()
     labels = np.array([0, 7, 1000, 2000, 2147483647])
     targets = [trust_target(each.candidates, labels) for each in (one, other)]
-    expected = train_trust(targets, labels, TrustSettings(**TRAINING | {"epochs": 1}))
+    expected = train_trust(targets, labels, DataParametersSettings(**TRAINING | {"epochs": 1}))
     loaded = load_trust(inputs["out_network"])
     np.testing.assert_array_equal(loaded.labels, labels)
     assert (loaded.network.classifier.weight == expected.network.classifier.weight).all()
@@ -152,7 +153,7 @@ def test_training_refuses_lists_that_do_not_fit(cohort, tmp_path):
         ({"atlases": {cohort[0].scan: list(NAMES)}}, rf"not named .*{cohort[1].scan}"),
         ({"atlases": inputs["atlases"] | {cohort[1].scan: ["a", "a", "b", "c"]}}, "atlas is named twice"),
         ({"atlases": inputs["atlases"] | {cohort[1].scan: ["a", "b"]}}, rf"2 names for 4 candidates .*{cohort[1].scan}"),
-        ({"settings": TRAINING | {"network": "large"}}, "unknown network"),
+        ({"settings": TRAINING | {"network": "large"}}, r"fuse\.dataparams\.network: 'large' should be 'light' or 'lraspp'"),
     ]
     for change, message in cases:
         with pytest.raises(InputError, match=message):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from popatlas.config import default_config
-from popatlas.fusion.names import MAPS
+from popatlas.fusion.methods import MAPS
 from popatlas.interfaces import INTERFACES, load_interface
 from popatlas.resources import schema_path
 
@@ -101,7 +101,7 @@ def test_every_key_is_described_has_a_default_and_is_read():
         for key in keys:
             assert key in value, f"{'.'.join(keys)} has no default in config.yaml"
             value = value[key]
-        assert re.search(rf"""["'\[]{keys[-1]}["'\]]""", code), f"{'.'.join(keys)} is never read"
+        assert re.search(rf"""["'\[]{keys[-1]}["'\]]|\.{keys[-1]}\b""", code), f"{'.'.join(keys)} is never read"
 
 
 def test_sections_of_the_schema_forbid_unknown_keys():

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from popatlas.errors import InputError
 from popatlas.fusion.bench import run_bench
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.fuse import METHODS, fuse
+from popatlas.fusion.fuse import fuse
+from popatlas.fusion.methods import METHODS
 from popatlas.fusion.propagate import propagate
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface

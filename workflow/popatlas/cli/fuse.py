@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.config import Config
-from popatlas.fusion.names import METHODS
+from popatlas.fusion.methods import METHODS
 from popatlas.study.bench import CONFIG, bench_config
 
 SLOW = "jlfants"  # the same method as jlf, by ANTs: for comparison

@@ -21,7 +21,7 @@ import pandas as pd
 
 from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, read_batches
 from popatlas.errors import InputError
-from popatlas.fusion.names import SEGMENTER
+from popatlas.fusion.methods import SEGMENTER
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed, write_text
 from popatlas.receipts import ATTEMPT, read_attempt
 from popatlas.stages import EARLY, SIDE_STAGES, STAGES

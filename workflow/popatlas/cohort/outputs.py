@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from popatlas.config import Config
-from popatlas.fusion.names import MAPS, SEGMENTER
+from popatlas.fusion.methods import MAPS, SEGMENTER
 
 BUILD = "work/tpl-{label}/{version}"
 ITERATION = f"{BUILD}/iter-{{iteration}}"

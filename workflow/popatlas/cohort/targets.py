@@ -29,6 +29,8 @@ from popatlas.cohort.freeze import (
 )
 from popatlas.config import Config, registration_settings
 from popatlas.errors import ConfigError
+from popatlas.fusion.methods import METHODS
+from popatlas.fusion.settings import BY_PATCHES
 from popatlas.images.io import sha256, write_if_changed
 
 # network -> section of the configuration, what it does not learn from, and what training leaves behind
@@ -92,12 +94,11 @@ def fusion_settings(config: Config, method: str) -> dict[str, Any]:
     used = {key: fuse[key] for key in ("ties", "select")}
     if fuse["select"]:
         used["select_by"] = fuse["select_by"] if method == "dataparams" else "similarity"
-    if method in ("global", "local"):
-        used["similarity"] = fuse["similarity"]
-    if method in ("jlf", "jlfants") or (method == "dataparams" and fuse["dataparams"]["votes"] in ("auto", "joint")):
-        used["jlf"] = fuse["jlf"]
-    if method == "dataparams":
+    used |= {section: fuse[section] for section in METHODS[method].sections}
+    if METHODS[method].trained:
         used["dataparams"] = {key: fuse["dataparams"][key] for key in VOTING}  # the network keeps those of its training
+        if fuse["dataparams"]["votes"] not in BY_PATCHES:
+            del used["jlf"]
     return used
 
 

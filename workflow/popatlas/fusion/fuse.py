@@ -1,13 +1,13 @@
 """The one way into label fusion: candidates in, a consensus with its probabilities out, whatever the method.
 
-`METHODS` is the table of methods. A candidate without any label where others have some is a failed propagation: it is
+A candidate without any label where others have some is a failed propagation: it is
 left out, gets no trust and is named in the notes of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,45 +15,10 @@ import numpy.typing as npt
 
 from popatlas.errors import ConfigError, InputError
 from popatlas.fusion.candidates import Candidates, FloatArray
-from popatlas.fusion.dataparams.consensus import trust_vote
-from popatlas.fusion.joint import joint_label_fusion
-from popatlas.fusion.joint_ants import joint_label_fusion_ants
 from popatlas.fusion.labels import IntArray
-from popatlas.fusion.majority import majority_vote
+from popatlas.fusion.methods import METHODS
 from popatlas.fusion.result import Fusion
-from popatlas.fusion.staple import multilabel_staple
-from popatlas.fusion.weighted_global import global_similarity, global_vote
-from popatlas.fusion.weighted_local import local_vote
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to fuse.
-
-    Attributes
-    ----------
-    run : callable
-        Takes Candidates and options by name, returns a Fusion.
-    title : str
-        For reports.
-    needs_images : bool
-        It looks at the target and the images of the atlases.
-    """
-
-    run: Callable[..., Fusion]
-    title: str
-    needs_images: bool
-
-
-METHODS: dict[str, Method] = {
-    "majority": Method(majority_vote, "majority vote", needs_images=False),
-    "global": Method(global_vote, "vote weighted by global similarity", needs_images=True),
-    "local": Method(local_vote, "vote weighted by local similarity", needs_images=True),
-    "staple": Method(multilabel_staple, "multi-label STAPLE", needs_images=False),
-    "jlf": Method(joint_label_fusion, "joint label fusion", needs_images=True),
-    "jlfants": Method(joint_label_fusion_ants, "joint label fusion (ANTs)", needs_images=True),
-    "dataparams": Method(trust_vote, "data-parameter consensus", needs_images=True),
-}
+from popatlas.fusion.weighted_global import global_similarity
 
 # options of the methods with one value, or one row, for each candidate
 PER_CANDIDATE = {"parameters", "label_parameters", "quality", "prior"}
@@ -81,7 +46,7 @@ def fuse(
     images : (n_candidates, x, y[, z]) float ndarray, optional
         Images of the atlases; methods that look at images need them and `target`.
     method : str
-        A key of :data:`METHODS`.
+        A key of :data:`popatlas.fusion.methods.METHODS`.
     target : (x, y[, z]) float ndarray, optional
         Image to label.
     spacing : sequence of float, optional
@@ -112,18 +77,19 @@ def fuse(
     """
     if method not in METHODS:
         raise ConfigError(f"no fusion method is called '{method}'. Remedy: use one of {', '.join(METHODS)}")
-    if method == "dataparams" and "parameters" not in options:
-        raise ConfigError("dataparams needs `parameters`. Remedy: train them (popatlas.fusion.dataparams.train.train_trust)")
+    if METHODS[method].trained and "parameters" not in options:
+        raise ConfigError(f"{method} needs `parameters`. Remedy: train them (popatlas.fusion.dataparams.train.train_trust)")
     if not isinstance(candidates, Candidates):
         size = None if spacing is None else tuple(float(length) for length in spacing)
         candidates = Candidates(np.asarray(candidates), target, images, size, tuple(names), subject)
-    used = choose(candidates, select, select_by)
+    used, run = choose(candidates, select, select_by), METHODS[method].load()
     if len(used) == len(candidates.labels):
-        return METHODS[method].run(candidates, **options)
+        whole: Fusion = run(candidates, **options)
+        return whole
     for name in PER_CANDIDATE & options.keys():  # they follow the choice
         if options[name] is not None:
             options[name] = np.asarray(options[name])[used]
-    found = METHODS[method].run(candidates.pick(used), **options)
+    found: Fusion = run(candidates.pick(used), **options)
     trust = np.zeros(len(candidates.labels))
     trust[used] = found.trust
     left_out = [name for number, name in enumerate(candidates.names) if number not in set(used)]

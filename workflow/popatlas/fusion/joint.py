@@ -36,8 +36,9 @@ from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.labels import BoolArray, bounding_box
 from popatlas.fusion.result import Fusion
+from popatlas.fusion.settings import Ties
 from popatlas.fusion.slabs import in_core, slabs
-from popatlas.fusion.vote import NO_LABEL, Ties, decide, vote
+from popatlas.fusion.vote import NO_LABEL, decide, vote
 
 # labels that are kept at a voxel
 MOST_OPTIONS = 8

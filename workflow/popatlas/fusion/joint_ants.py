@@ -29,8 +29,9 @@ import numpy.typing as npt
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.labels import BoolArray, bounding_box, to_contiguous
 from popatlas.fusion.result import Fusion
+from popatlas.fusion.settings import Ties
 from popatlas.fusion.slabs import in_core, slabs
-from popatlas.fusion.vote import EQUAL_SHARE, NO_LABEL, Ties, decide, vote
+from popatlas.fusion.vote import EQUAL_SHARE, NO_LABEL, decide, vote
 
 # float32 copies of the probability maps that exist at once: in the engine, read back, and the list of the wrapper
 MAP_COPIES = 3

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.result import Fusion
-from popatlas.fusion.vote import Ties, vote
+from popatlas.fusion.settings import Ties
+from popatlas.fusion.vote import vote
 
 
 def majority_vote(candidates: Candidates, ties: Ties = "nearest") -> Fusion:

@@ -6,9 +6,8 @@ each target, which is believed: data parameters never start.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +16,10 @@ import numpy.typing as npt
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.data import label_values, standardised, trust_target
-from popatlas.fusion.dataparams.files import Labels, load_labelled, save_labelled
-from popatlas.fusion.dataparams.train import TrustSettings, train_trust
+from popatlas.fusion.dataparams.files import Labels, load_labelled, save_labelled, training_json
+from popatlas.fusion.dataparams.train import train_trust
 from popatlas.fusion.labels import IntArray
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import PathLike
 from popatlas.networks.segmentation import SegmentationNet
 
@@ -38,7 +38,7 @@ def train_segmenter(
     images: Sequence[Image],
     dsegs: Sequence[IntArray],
     names: Sequence[str],
-    settings: TrustSettings | None = None,
+    settings: DataParametersSettings | None = None,
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> Segmenter:
@@ -52,7 +52,7 @@ def train_segmenter(
         Labels of each image, on its grid.
     names : sequence of str
         Of the images, for messages.
-    settings : TrustSettings, optional
+    settings : DataParametersSettings, optional
         Those of the network; those of data parameters have no effect.
     device : str
         ``cpu`` or ``cuda``.
@@ -69,7 +69,7 @@ def train_segmenter(
     InputError
         No image, grids that differ, labels or images that cannot be used.
     """
-    settings = settings or TrustSettings()
+    settings = settings or DataParametersSettings()
     if not images:
         raise InputError("no image to train a segmentation network on", remedy="check that label fusion has results")
     stacks = [
@@ -129,9 +129,9 @@ def segment(
     return dseg, probability
 
 
-def save_segmenter(segmenter: Segmenter, settings: TrustSettings, path: PathLike) -> None:
+def save_segmenter(segmenter: Segmenter, settings: DataParametersSettings, path: PathLike) -> None:
     """Write network, label values and settings to a safetensors file, at once."""
-    save_labelled(segmenter.network, segmenter.labels, {"segmenter_settings": json.dumps(asdict(settings))}, path)
+    save_labelled(segmenter.network, segmenter.labels, {"segmenter_settings": training_json(settings)}, path)
 
 
 def load_segmenter(path: PathLike) -> tuple[SegmentationNet, Labels]:

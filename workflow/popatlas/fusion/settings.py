@@ -85,7 +85,7 @@ class DataParametersSettings:
         ge=0,
         le=20,
     )
-    seed: int = option(0, "Seed of the training", ge=0)
+    seed: int = option(0, "Seed of the training", ge=0, le=2**63 - 1)
     gpu: int = option(
         0,
         "GPUs asked for by training and fusion; 0 for the CPU, which is also used when no GPU is visible",
@@ -109,7 +109,7 @@ class SegmenterSettings:
     voxels: int = option(20_000, "Voxels of an image that are looked at in a step", ge=100, le=10_000_000)
     positions: bool = option(True, "The network also sees where in the image a voxel is")
     augment: bool = option(True, "Random intensities, noise and affine in training")
-    seed: int = option(0, "Seed of the training", ge=0)
+    seed: int = option(0, "Seed of the training", ge=0, le=2**63 - 1)
     gpu: int = option(
         0,
         "GPUs asked for by training and labelling; 0 for the CPU, which is also used when no GPU is visible",

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.labels import bounding_box, to_contiguous, union_mask
 from popatlas.fusion.result import Fusion
-from popatlas.fusion.vote import BLOCK, NO_LABEL, Ties, count_votes, decide, normalised, vote
+from popatlas.fusion.settings import Ties
+from popatlas.fusion.vote import BLOCK, NO_LABEL, count_votes, decide, normalised, vote
 
 Matrices = npt.NDArray[np.float64]
 # a label that a candidate never gave for another one is rare, not impossible

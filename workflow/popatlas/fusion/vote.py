@@ -16,15 +16,14 @@ At a tie the rule decides among the tied labels only:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.fusion.labels import BoolArray, IntArray, bounding_box
 from popatlas.fusion.result import Fusion
+from popatlas.fusion.settings import Ties
 
-Ties = Literal["nearest", "lowest"]
 LabelTable = npt.NDArray[np.int32]
 ShareTable = npt.NDArray[np.float32]
 # voxels that are counted at once: bounds the temporary tables

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from popatlas.fusion.candidates import Candidates, FloatArray
 from popatlas.fusion.labels import union_mask
 from popatlas.fusion.result import Fusion
-from popatlas.fusion.vote import Ties, vote
+from popatlas.fusion.settings import Ties
+from popatlas.fusion.vote import vote
 
 
 def global_vote(candidates: Candidates, ties: Ties = "nearest", power: float = 8.0) -> Fusion:

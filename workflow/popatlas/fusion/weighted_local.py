@@ -15,7 +15,8 @@ import numpy.typing as npt
 from popatlas.fusion.candidates import Candidates, FloatArray
 from popatlas.fusion.labels import BoolArray, bounding_box
 from popatlas.fusion.result import Fusion
-from popatlas.fusion.vote import Ties, vote
+from popatlas.fusion.settings import Ties
+from popatlas.fusion.vote import vote
 from popatlas.measures.correlation import WindowMoments
 
 # a window with less variance than this share of the image's is flat: its correlation says nothing

@@ -10,8 +10,8 @@ import numpy as np
 from nipype.interfaces.base import File, Str, isdefined, traits
 
 from popatlas.errors import InputError
-from popatlas.fusion.fuse import METHODS, fuse
-from popatlas.fusion.names import MAPS
+from popatlas.fusion.fuse import fuse
+from popatlas.fusion.methods import MAPS, METHODS
 from popatlas.images.io import load_image, save_image, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device
@@ -22,16 +22,7 @@ if TYPE_CHECKING:
     from popatlas.fusion.candidates import Candidates
     from popatlas.fusion.result import Fusion
 
-# what each method reads of the section `fuse` of the configuration
-JOINT = ("beta", "radius", "search", "rho")
-OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "global": ("similarity", ("power",)),
-    "local": ("similarity", ("power", "radius")),
-    "jlf": ("jlf", JOINT),
-    "jlfants": ("jlf", JOINT),
-    "dataparams": ("jlf", JOINT),
-}
-VOTING = ("votes", "network_weight")
+VOTING = ("votes", "network_weight")  # of the section dataparams: what the consensus takes, beside gate_quality
 
 
 class PropagateLabelsInputSpec(PopatlasInputSpec):
@@ -124,7 +115,7 @@ class FuseLabels(PopatlasInterface):
         inputs = self.inputs
         candidates = self._candidates()
         self.notes |= {"atlases": len(candidates.labels), "method": inputs.method}
-        if inputs.method == "dataparams":
+        if METHODS[inputs.method].trained:
             found, parameters = self._by_trust(candidates)
         else:
             options = self._options() | {"select": self._settings().get("select", 0)}
@@ -144,10 +135,10 @@ class FuseLabels(PopatlasInterface):
 
     def _options(self) -> dict[str, Any]:
         """Return the options of the method that the settings give."""
-        settings = self._settings()
-        section, keys = OPTIONS.get(self.inputs.method, ("", ()))
-        own = settings.get(section, {})
-        return {key: own[key] for key in keys if key in own} | {key: settings[key] for key in ("ties",) if key in settings}
+        settings, method = self._settings(), METHODS[self.inputs.method]
+        given = settings.get(method.sections[0], {}) if method.sections else {}
+        ties = {"ties": settings["ties"]} if "ties" in settings else {}
+        return {key: given[key] for key in method.options if key in given} | ties
 
     def _candidates(self) -> Candidates:
         from popatlas.fusion.candidate_files import read_candidates

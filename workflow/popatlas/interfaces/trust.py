@@ -15,6 +15,7 @@ from popatlas.errors import InputError
 from popatlas.images.io import load_image, save_image, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device
+from popatlas.settings import settings_from
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -60,14 +61,16 @@ class TrainTrust(PopatlasInterface):
     input_spec = TrainTrustInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.dataparams.files import save_trust, training_settings
+        from popatlas.fusion.dataparams.files import save_trust
         from popatlas.fusion.dataparams.train import train_trust
+        from popatlas.fusion.settings import DataParametersSettings
 
         inputs = self.inputs
         _check_lists(inputs.scans, in_labels=inputs.in_labels, in_targets=inputs.in_targets)
         self.notes |= {"left_out": {}, "skipped": {}}
         targets, labels, atlases = self._targets()
-        settings = training_settings(inputs.settings if isdefined(inputs.settings) else {})
+        given = inputs.settings if isdefined(inputs.settings) else {}
+        settings = settings_from(DataParametersSettings, given, "fuse.dataparams")
         self.notes |= {"targets": [target.name for target in targets], "labels": len(labels)}
         device = torch_device(self)
         result = train_trust(targets, labels, settings, device, Progress(settings.epochs))
@@ -143,12 +146,13 @@ class TrainSegmenter(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.fusion.candidate_files import read_pair
-        from popatlas.fusion.dataparams.files import training_settings
         from popatlas.fusion.segmenter import save_segmenter, train_segmenter
+        from popatlas.fusion.settings import SegmenterSettings
 
         inputs = self.inputs
         _check_lists(inputs.scans, in_targets=inputs.in_targets, in_dsegs=inputs.in_dsegs)
-        settings = training_settings(inputs.settings if isdefined(inputs.settings) else {})
+        given = inputs.settings if isdefined(inputs.settings) else {}
+        settings = settings_from(SegmenterSettings, given, "fuse.segmenter").training()
         files = zip(inputs.in_targets, inputs.in_dsegs, inputs.scans, strict=True)
         read = {scan: read_pair(brain, dseg, scan) for brain, dseg, scan in files}
         pairs = {scan: pair for scan, pair in read.items() if pair[1].any()}

@@ -20,14 +20,12 @@ from torch.nn import functional
 
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike
+from popatlas.networks.backbones import BACKBONES
 from popatlas.networks.base import FeatureNetwork, arrange
 from popatlas.networks.files import read_network, write_network
-from popatlas.networks.light import LightUNet
 from popatlas.networks.limits import check_description
-from popatlas.networks.lraspp import MobileLRASPP
+from popatlas.registry import find_entry
 
-NetworkName = Literal["light", "lraspp"]
-BACKBONES: dict[str, type[FeatureNetwork]] = {network.name: network for network in (LightUNet, MobileLRASPP)}
 BLOCK = 65536  # voxels: 40 MB of logits with 150 labels
 
 
@@ -140,14 +138,14 @@ class SegmentationNet(nn.Module):
 
 
 def build_network(
-    name: NetworkName, ndim: Literal[2, 3], n_labels: int, in_channels: int = 1, *, positions: bool = False, **options: Any
+    name: str, ndim: Literal[2, 3], n_labels: int, in_channels: int = 1, *, positions: bool = False, **options: Any
 ) -> SegmentationNet:
     """Make a segmentation network with random weights, those of torch's global generator.
 
     Parameters
     ----------
-    name : {"light", "lraspp"}
-        Backbone: `LightUNet`, `MobileLRASPP`.
+    name : str
+        Key of `popatlas.networks.backbones.BACKBONES`.
     ndim : {2, 3}
         Spatial axes.
     n_labels : int
@@ -169,11 +167,10 @@ def build_network(
     InputError
         When there is no such network or option, or its value is impossible.
     """
-    if name not in BACKBONES:
-        raise InputError(f"unknown network {name!r}", remedy=f"use one of {', '.join(BACKBONES)}")
+    kind: type[FeatureNetwork] = find_entry(BACKBONES, name, "network").load()
     try:
         check_description({"n_labels": n_labels, "in_channels": in_channels, **options})
-        backbone = BACKBONES[name](ndim, in_channels=in_channels + (ndim if positions else 0), **options)
+        backbone = kind(ndim, in_channels=in_channels + (ndim if positions else 0), **options)
         return SegmentationNet(backbone, n_labels, positions)
     except (TypeError, ValueError) as error:
         raise InputError(f"network {name}: {error}", remedy="correct its options") from error

@@ -43,7 +43,7 @@ def write_fusion_page(bench: Bench, out_dir: Path, references: Mapping[str, Path
     page : Path
         HTML page; pictures go to `figures` beside it.
     """
-    from popatlas.fusion.fuse import METHODS
+    from popatlas.fusion.methods import METHODS
 
     config = read_config(out_dir / "cohort" / "config.yaml")
     dice, chosen = bench.dice, bench.recommendation

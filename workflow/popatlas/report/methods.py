@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from popatlas.config import Config, iteration_preset
+from popatlas.fusion.methods import METHODS
+from popatlas.fusion.settings import describe as describe_fusion
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.resources import template_folder
 from popatlas.settings import settings_from
@@ -189,7 +191,8 @@ def _fusion(options: Config, methods: Sequence[str], counts: Counts) -> Iterator
     if options["select"]:
         best = {"similarity": "images were most similar to the target", "trust": "data parameters were highest"}
         yield f"Of these, the {options['select']} whose {best[options['select_by']]} were used."
-    yield f"They were fused by {_list([_FUSION[method](options) if method in _FUSION else method for method in methods])}."
+    told = [describe_fusion(method, options) if method in METHODS else method for method in methods]
+    yield f"They were fused by {_list(told)}."
     yield "A labelled atlas is never used for itself."
     if counts.held_out:
         yield (
@@ -197,45 +200,6 @@ def _fusion(options: Config, methods: Sequence[str], counts: Counts) -> Iterator
             "from the others, by paired two-sided Wilcoxon signed-rank tests [@wilcoxon1945] of the mean Dice coefficient "
             "with Holm's correction [@holm1979]."
         )
-
-
-def _joint(options: Config) -> str:
-    jlf = options["jlf"]
-    return f"beta {jlf['beta']:g}, patch radius {jlf['radius']}, search radius {jlf['search']}, rho {jlf['rho']:g}"
-
-
-def _similar(options: Config, where: str) -> str:
-    return f"a vote weighted by the {where} correlation of the images to the power {options['similarity']['power']:g}"
-
-
-def _dataparams(options: Config) -> str:
-    own, votes = options["dataparams"], {
-        "softmax": "the softmax of these parameters as weights",
-        "label": "the softmax of a parameter for each label as weights",
-        "joint": "joint label fusion [@wang2013] with weights multiplied by the sigmoid of these parameters",
-        "auto": "joint label fusion [@wang2013] with weights multiplied by the sigmoid of these parameters where the "
-        "atlases look like the target, and their softmax as weights elsewhere",
-    }  # fmt: skip
-    pooled = f", pooled with the network's opinion (weight {own['network_weight']:g})" if own["network_weight"] else ""
-    return (
-        "a consensus by data parameters [@weihsbach2022, @saxena2019], one trainable trust for each propagated label image, "
-        f"learned with a segmentation network ({own['network']}, {_several(own['epochs'], 'epoch')}, at most "
-        f"{own['targets']} targets), using {votes[own['votes']]}{pooled}"
-    )
-
-
-# method -> how it is told
-_FUSION: dict[str, Callable[[Config], str]] = {
-    "majority": lambda options: "majority voting [@heckemann2006]",
-    "global": lambda options: f"{_similar(options, 'global')} [@artaechevarria2009]",
-    "local": lambda options: (
-        f"{_similar(options, 'local')} in windows of radius {options['similarity']['radius']} [@artaechevarria2009]"
-    ),
-    "staple": lambda options: "multi-label STAPLE [@warfield2004, @rohlfing2004]",
-    "jlf": lambda options: f"joint label fusion [@wang2013] ({_joint(options)})",
-    "jlfants": lambda options: f"joint label fusion [@wang2013] as in ANTs ({_joint(options)})",
-    "dataparams": _dataparams,
-}
 
 
 def _measures(options: Config, methods: Sequence[str]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from popatlas.cohort.targets import Training, fusion_settings, training_settings
 from popatlas.config import Config
-from popatlas.fusion.names import MAPS, SEGMENTER
+from popatlas.fusion.methods import MAPS, SEGMENTER
 from popatlas.images.io import write_if_changed
 from popatlas.study.register import RegisterStudy
 

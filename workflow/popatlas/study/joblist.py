@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from popatlas.cohort.outputs import RULES
-from popatlas.fusion.names import SEGMENTER
+from popatlas.fusion.methods import SEGMENTER
 
 if TYPE_CHECKING:
     from popatlas.study.study import Study

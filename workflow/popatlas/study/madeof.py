@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from popatlas.cohort.targets import fusion_settings
 from popatlas.config import Config, registration_settings
-from popatlas.fusion.names import SEGMENTER
+from popatlas.fusion.methods import SEGMENTER
 from popatlas.images.io import sha256
 from popatlas.preprocess import FINDER, LEVELS
 from popatlas.receipts import fingerprint

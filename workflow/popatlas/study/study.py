@@ -23,7 +23,7 @@ from popatlas.cohort.opened import inspected_digests
 from popatlas.cohort.targets import Training, read_trainings
 from popatlas.cohort.training import NetworkTraining, read_network
 from popatlas.config import Config, iteration_preset, load_config, make_absolute, registration_settings
-from popatlas.fusion.names import METHODS
+from popatlas.fusion.methods import METHODS
 from popatlas.images.io import mask_beside, read_table
 from popatlas.study.fuse import FusionStudy
 from popatlas.study.network import TrainStudy

@@ -30,7 +30,7 @@ agrees with the consensus less often than the candidates do. What measures bette
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,10 +39,10 @@ from popatlas.errors import ConfigError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.joint import joint_label_fusion
 from popatlas.fusion.result import Fusion
-from popatlas.fusion.vote import NO_LABEL, Ties, decide, normalised, vote
+from popatlas.fusion.settings import Ties, Votes
+from popatlas.fusion.vote import NO_LABEL, decide, normalised, vote
 from popatlas.fusion.weighted_global import global_similarity
 
-Votes = Literal["auto", "softmax", "label", "joint"]
 FloatTable = npt.NDArray[np.floating[Any]]
 # a label that was not voted for, or that the network excludes, is improbable but not impossible
 SMALLEST = 1e-6

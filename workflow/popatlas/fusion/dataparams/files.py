@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +17,19 @@ import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.fusion.dataparams.data import TrustTarget
-from popatlas.fusion.dataparams.train import TrustResult, TrustSettings
+from popatlas.fusion.dataparams.train import TrustResult
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import PathLike, read_json, read_table, write_table
 from popatlas.networks.segmentation import SegmentationNet, load_network, save_network
+from popatlas.settings import settings_from
 
 Labels = npt.NDArray[np.int64]
 WHOLE = -1  # in the column `label`
 COLUMNS = ("target", "atlas", "label", "parameter")
 LABELS, SETTINGS = "labels", "trust_settings"  # entries of the metadata
-LARGEST_SETTING = 10_000_000  # no setting of training is larger
 TRAIN_AGAIN = "remove the network and its parameters, so that they are trained again"
-TRAINING_KEYS = (
-    "network", "epochs", "batch", "rate", "schedule", "decay", "restart", "trust_rate", "warm_up", "update", "risk",
-    "fixed_weighting", "per_label", "voxels", "positions", "augment", "bend", "seed",
-)  # fmt: skip
+# options that training does not depend on
+OF_THE_RUN = ("targets", "votes", "network_weight", "gate_quality", "gpu")
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,13 @@ class TrustNetwork:
         Its class i is `labels[i]`.
     labels : (n_labels,) int64 ndarray
         Label values, background first.
-    settings : TrustSettings
+    settings : DataParametersSettings
         How it was trained; data parameters of new targets are estimated in the same way.
     """
 
     network: SegmentationNet
     labels: Labels
-    settings: TrustSettings
+    settings: DataParametersSettings
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,16 @@ class Trust:
         return cls(result.trust[target], result.label_trust.get(target))
 
 
-def training_settings(section: Mapping[str, Any]) -> TrustSettings:
-    """Return the settings of training from a section of the configuration; keys that are not about training are left."""
-    return TrustSettings(**{key: section[key] for key in TRAINING_KEYS if key in section})
+def training_json(settings: DataParametersSettings) -> str:
+    """Return the settings that training depends on, for the metadata of a network."""
+    return json.dumps({key: value for key, value in asdict(settings).items() if key not in OF_THE_RUN})
 
 
 def save_trust(
     result: TrustResult,
     targets: Sequence[TrustTarget],
     atlases: Mapping[str, Sequence[str]],
-    settings: TrustSettings,
+    settings: DataParametersSettings,
     network: PathLike,
     parameters: PathLike,
 ) -> None:
@@ -97,7 +95,7 @@ def save_trust(
         What it was trained on: tells which labels a candidate has.
     atlases : mapping
         Name of each target to those of its candidates, in their order.
-    settings : TrustSettings
+    settings : DataParametersSettings
         How it was trained.
     network : path-like
         Output file, `.safetensors`.
@@ -105,7 +103,7 @@ def save_trust(
         Output file, `.parquet`.
     """
     write_table(parameter_table(result, targets, atlases), parameters)
-    save_labelled(result.network, result.labels, {SETTINGS: json.dumps(asdict(settings))}, network)
+    save_labelled(result.network, result.labels, {SETTINGS: training_json(settings)}, network)
 
 
 def parameter_table(
@@ -138,24 +136,11 @@ def load_trust(path: PathLike) -> TrustNetwork:
     if SETTINGS not in texts:
         raise InputError("the network was not trained for data parameters", file=path, remedy="give that of TrainTrust")
     try:
-        settings = _settings(json.loads(texts[SETTINGS]))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"settings of the network: {error}", file=path, remedy=TRAIN_AGAIN) from error
+        settings = settings_from(DataParametersSettings, json.loads(texts[SETTINGS]), "settings of the network")
+    except (InputError, ValueError, RecursionError) as error:
+        message = error.message if isinstance(error, InputError) else f"settings of the network: {error}"
+        raise InputError(message, file=path, remedy=TRAIN_AGAIN) from error
     return TrustNetwork(network, labels, settings)
-
-
-def _settings(values: Any) -> TrustSettings:
-    """Return settings of a file; TypeError or ValueError for unknown keys, other types, and numbers that never end."""
-    usual = asdict(TrustSettings())
-    if not isinstance(values, dict):
-        raise TypeError("they are no mapping")
-    for name, value in values.items():
-        kinds = (int, float) if isinstance(usual.get(name), float) else (type(usual.get(name)),)
-        if type(value) not in kinds:
-            raise TypeError(f"{name} is {value!r:.40}")
-        if isinstance(value, int | float) and not abs(value) <= LARGEST_SETTING:
-            raise ValueError(f"{name} is {value!r:.40}, the most is {LARGEST_SETTING}")
-    return TrustSettings(**values)
 
 
 def load_parameters(path: PathLike, target: str, atlases: Sequence[str], labels: Labels) -> Trust | None:

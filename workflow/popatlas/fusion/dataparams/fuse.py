@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.consensus import Votes
 from popatlas.fusion.dataparams.data import trust_target
 from popatlas.fusion.dataparams.files import Trust, TrustNetwork
 from popatlas.fusion.dataparams.train import estimate_trust, network_opinion
 from popatlas.fusion.fuse import choose, fuse
 from popatlas.fusion.result import Fusion
+from popatlas.fusion.settings import BY_PATCHES, SelectBy, Votes
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def fuse_by_trust(
     find: Callable[[Sequence[str]], Trust | None] | None = None,
     *,
     select: int = 0,
-    select_by: Literal["similarity", "trust"] = "similarity",
+    select_by: SelectBy = "similarity",
     quality: npt.NDArray[np.floating[Any]] | None = None,
     votes: Votes = "auto",
     network_weight: float = 0.3,
@@ -98,7 +98,7 @@ def fuse_by_trust(
     numbers = np.array(filled)[used]
     picked = _picked(some, used)
     # plain votes without the network need no opinion, joint ones doubt candidates by it
-    asked = picked.disputed.any() and (votes in ("auto", "joint") or network_weight > 0)
+    asked = picked.disputed.any() and (votes in BY_PATCHES or network_weight > 0)
     opinion = network_opinion(trained.network, target, picked.disputed, device) if asked else None
     found = fuse(
         picked,

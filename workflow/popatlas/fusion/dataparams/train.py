@@ -35,73 +35,8 @@ from torch import Tensor
 
 from popatlas.fusion.dataparams.data import Sample, TrustTarget, class_weights, draw, label_counts
 from popatlas.fusion.dataparams.loss import DataParameters, batch_losses, batch_weights
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.networks.segmentation import SegmentationNet, build_network, voxel_rows
-
-Update = Literal["out-of-line", "inline"]
-Schedule = Literal["decay", "restarts"]
-
-
-@dataclass(frozen=True)
-class TrustSettings:
-    """How network and data parameters are trained; the rates and decays are the paper's where they fit.
-
-    Attributes
-    ----------
-    network : str
-        ``light``, which a CPU can train, or ``lraspp``, as in the paper.
-    epochs : int
-        Passes over the targets.
-    batch : int
-        Targets in a step; each comes with all its candidates.
-    rate : float
-        Learning rate of the network (AdamW).
-    schedule : {"decay", "restarts"}
-        ``decay``: the rate is multiplied by `decay` after each epoch (the paper's in 3D). ``restarts``: it falls along a
-        cosine and starts anew after `restart` steps, then after twice as many, and so on (in 2D).
-    decay : float
-        For ``decay``.
-    restart : int
-        Steps, for ``restarts``.
-    trust_rate : float
-        Learning rate of the data parameters (SparseAdam).
-    warm_up : int
-        Epochs before the data parameters start.
-    update : {"out-of-line", "inline"}
-        See the module.
-    risk, fixed_weighting : bool
-        Terms of the loss, see the module.
-    per_label : bool
-        Also learn one parameter for each label of each candidate.
-    voxels : int
-        Voxels of an image where the loss is computed, disputed ones first; more is slower, not different on average.
-    positions : bool
-        The network also sees where a voxel is in its image: for labels that look alike.
-    augment : bool
-        Random intensity scale and noise, and a random affine of image and labels.
-    bend : float
-        With `augment`, also a random B-spline deformation: standard deviation of its control points, voxels.
-    seed : int
-        Of weights, order, voxels and augmentation.
-    """
-
-    network: Literal["light", "lraspp"] = "light"
-    epochs: int = 15
-    batch: int = 1
-    rate: float = 0.005
-    schedule: Schedule = "decay"
-    decay: float = 0.95
-    restart: int = 500
-    trust_rate: float = 0.1
-    warm_up: int = 0
-    update: Update = "out-of-line"
-    risk: bool = True
-    fixed_weighting: bool = True
-    per_label: bool = True
-    voxels: int = 20_000
-    positions: bool = True
-    augment: bool = True
-    bend: float = 0.0
-    seed: int = 0
 
 
 @dataclass
@@ -140,7 +75,7 @@ class TrustTrainer:
         self,
         targets: Sequence[TrustTarget],
         n_labels: int,
-        settings: TrustSettings,
+        settings: DataParametersSettings,
         network: SegmentationNet | None = None,
         device: str = "cpu",
     ) -> None:
@@ -228,13 +163,13 @@ class TrustTrainer:
         return TrustResult(self.network.eval(), labels, trust, by_label, losses)
 
 
-def _schedule(optimiser: torch.optim.Optimizer, settings: TrustSettings) -> torch.optim.lr_scheduler.LRScheduler:
+def _schedule(optimiser: torch.optim.Optimizer, settings: DataParametersSettings) -> torch.optim.lr_scheduler.LRScheduler:
     if settings.schedule == "decay":
         return torch.optim.lr_scheduler.ExponentialLR(optimiser, settings.decay)
     return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, settings.restart, T_mult=2)
 
 
-def _new_network(targets: Sequence[TrustTarget], n_labels: int, settings: TrustSettings) -> SegmentationNet:
+def _new_network(targets: Sequence[TrustTarget], n_labels: int, settings: DataParametersSettings) -> SegmentationNet:
     """Return a network that starts from the share of each label: with many labels it learns much faster so."""
     ndim: Literal[2, 3] = 2 if targets[0].ndim == 2 else 3
     network = build_network(settings.network, ndim, n_labels, positions=settings.positions)
@@ -247,7 +182,7 @@ def _new_network(targets: Sequence[TrustTarget], n_labels: int, settings: TrustS
 def train_trust(
     targets: Sequence[TrustTarget],
     labels: npt.NDArray[np.int64],
-    settings: TrustSettings | None = None,
+    settings: DataParametersSettings | None = None,
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> TrustResult:
@@ -259,7 +194,7 @@ def train_trust(
         Images with their candidates; all of 2 or all of 3 axes.
     labels : (n_labels,) int64 ndarray
         Label values, background first; class numbers of the targets index it.
-    settings : TrustSettings, optional
+    settings : DataParametersSettings, optional
         How.
     device : str
         ``cpu`` or ``cuda``.
@@ -271,7 +206,7 @@ def train_trust(
     TrustResult
         The same for the same input on one device and thread.
     """
-    settings = settings or TrustSettings()
+    settings = settings or DataParametersSettings()
     trainer, losses = TrustTrainer(targets, len(labels), settings, device=device), []
     for number in range(settings.epochs):
         losses.append(trainer.epoch(number))
@@ -284,7 +219,7 @@ def estimate_trust(
     targets: Sequence[TrustTarget],
     labels: npt.NDArray[np.int64],
     network: SegmentationNet,
-    settings: TrustSettings | None = None,
+    settings: DataParametersSettings | None = None,
     device: str = "cpu",
 ) -> TrustResult:
     """Find the data parameters of new targets with a network as it is: new subjects need no new training.
@@ -296,7 +231,7 @@ def estimate_trust(
     network : SegmentationNet
         Trained on other targets, with the same labels.
     """
-    settings = settings or TrustSettings()
+    settings = settings or DataParametersSettings()
     trainer = TrustTrainer(targets, len(labels), settings, network, device)
     losses = [trainer.epoch(number) for number in range(settings.warm_up, settings.epochs)]
     return trainer.result(labels, losses)
