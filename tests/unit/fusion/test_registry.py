@@ -8,7 +8,7 @@ import yaml
 
 from popatlas.config import default_config
 from popatlas.fusion.methods import METHODS
-from popatlas.fusion.settings import SECTIONS
+from popatlas.fusion.sections import SECTIONS
 from popatlas.resources import schema_path
 from popatlas.schema import schema_of
 from popatlas.settings import as_content

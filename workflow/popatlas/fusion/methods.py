@@ -29,7 +29,7 @@ class FusionMethod(Entry):
     needs_images : bool
         It looks at the target and the images of the atlases.
     sections : tuple of str
-        Sections of `fuse` in a configuration that its labels depend on, see `popatlas.fusion.settings.SECTIONS`.
+        Sections of `fuse` in a configuration that its labels depend on, see `popatlas.fusion.sections.SECTIONS`.
     options : tuple of str
         Those of the first section that its function takes.
     trained : bool

@@ -146,8 +146,8 @@ class TrainSegmenter(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.fusion.candidate_files import read_pair
+        from popatlas.fusion.sections import SegmenterSettings
         from popatlas.fusion.segmenter import save_segmenter, train_segmenter
-        from popatlas.fusion.settings import SegmenterSettings
 
         inputs = self.inputs
         _check_lists(inputs.scans, in_targets=inputs.in_targets, in_dsegs=inputs.in_dsegs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from popatlas.config import Config, iteration_preset
 from popatlas.fusion.methods import METHODS
-from popatlas.fusion.settings import describe as describe_fusion
+from popatlas.fusion.sections import describe as describe_fusion
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.resources import template_folder
 from popatlas.settings import settings_from
