@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
-from registries import similarities  # noqa: E402
+from registries import fusion_methods, regularisers, similarities  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
@@ -175,6 +175,8 @@ def main() -> None:
         ("recipes/index", recipes()),
         ("benchmarks", benchmarks()),
         ("reference/similarities", similarities()),
+        ("reference/regularisers", regularisers()),
+        ("reference/fusion-methods", fusion_methods()),
         *models(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)

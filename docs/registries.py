@@ -9,7 +9,10 @@ from typing import Any
 
 import yaml
 
+from popatlas.fusion.methods import METHODS
+from popatlas.fusion.sections import SECTIONS
 from popatlas.registry import Entry
+from popatlas.regularisers.registry import REGULARISERS
 from popatlas.report.methods import read_references, reference_line
 from popatlas.schema import schema_of
 from popatlas.settings import as_content
@@ -27,31 +30,68 @@ def similarities() -> str:
         "the moving image, $x$ voxels, $\\Omega$ the voxels that count.\n",
     ]
     for name, entry in SIMILARITIES.items():
-        lines += [*section(name, entry), *options_table(entry.load())]
+        kind = entry.load()
+        lines += [*section(name, entry, kind), *options_table(kind)]
         if entry.one_contrast:
             lines.append("Both images need one contrast.\n")
     return "\n".join(lines)
 
 
-def section(name: str, entry: Entry) -> Iterator[str]:
-    """Yield heading, meaning, formula and references of an entry."""
+def regularisers() -> str:
+    """Return the page of the regularisers."""
+    lines = [
+        "# Regularisers\n",
+        "Penalties on a displacement $u$: `regulariser` in the schedules of the engine `ffd` and in the loss of a recipe. "
+        "$i, j, k$ are axes, $x$ voxels of the grid of $u$, $\\Omega$ all of them.\n",
+    ]
+    for name, entry in REGULARISERS.items():
+        lines += section(name, entry, entry.load())
+        if entry.aliases:
+            lines.append(f"Also called {' and '.join(f'`{alias}`' for alias in entry.aliases)}.\n")
+    return "\n".join(lines)
+
+
+def fusion_methods() -> str:
+    """Return the page of the fusion methods."""
+    lines = [
+        "# Fusion methods\n",
+        "How `fuse.methods` make labels of candidates: $L_n(x)$ is the label that atlas $n$ has at voxel $x$, $I_n$ its "
+        "image, $T$ the target. [Fuse](../stages/fuse.md) tells when to use which.\n",
+    ]
+    for name, entry in METHODS.items():
+        lines += section(name, entry, inspect.getmodule(entry.load()))
+        lines.append("Looks at labels and images.\n" if entry.needs_images else "Looks at labels only.\n")
+        for number, place in enumerate(entry.sections):
+            only = entry.options if number == 0 else ()
+            lines += [f"Options, in `fuse.{place}`:\n", *options_table(SECTIONS[place], only)]
+    return "\n".join(lines)
+
+
+def section(name: str, entry: Entry, thing: Any) -> Iterator[str]:
+    """Yield heading, meaning (of the class, function or module `thing`), formula and references of an entry."""
     yield f"## `{name}`: {entry.title}\n"
     if entry.formula:
         yield f"$$\n{entry.formula}\n$$\n"
-    yield explanation(entry.load()) + "\n"
+    yield explanation(thing) + "\n"
     if entry.references:
         known = read_references()
         yield " ".join(reference_line(known[key]) for key in entry.references) + "\n"
 
 
 def explanation(thing: Any) -> str:
-    """Return the docstring of a class or function up to its first section, as Markdown."""
-    return re.split(r"\n\w[\w ]*\n---+\n", inspect.getdoc(thing) or "")[0].strip().replace("``", "`")
+    """Return a docstring up to its first section, as Markdown; citations stand below it anyway."""
+    text = re.split(r"\n\w[\w ]*\n---+\n", inspect.getdoc(thing) or "")[0].removeprefix("Return ")
+    text = re.sub(r":\w+:(`[^`]+`)", r"\1", text.replace("``", "`"))
+    own = [part for part in text.strip().split("\n\n") if not re.search(r"\d{4};\d+(\(\d+\))?:\d+-\d+\. doi:\S+$", part)]
+    return "\n\n".join([own[0][:1].upper() + own[0][1:], *own[1:]])
 
 
-def options_table(kind: Any) -> list[str]:
-    """Return a table of the options of a class of settings, without rows where it has none."""
-    rows = list(option_rows(schema_of(kind, complete=False), as_content(kind())))
+def options_table(kind: Any, only: tuple[str, ...] = ()) -> list[str]:
+    """Return a table of the options of a class of settings, of all or `only` some; nothing where it has none."""
+    schema = schema_of(kind, complete=False)
+    if only:
+        schema["properties"] = {name: schema["properties"][name] for name in only}
+    rows = list(option_rows(schema, as_content(kind())))
     return ["| option | default | allowed | meaning |", "|---|---|---|---|", *rows, ""] if rows else []
 
 
@@ -73,7 +113,7 @@ def allowed(part: Mapping[str, Any]) -> str:
     if "enum" in part:
         return ", ".join("null" if value is None else f"{value}" for value in part["enum"])
     kinds = [part["type"]] if isinstance(part["type"], str) else part["type"]
-    sides = [f"{words} {part[word]:g}" for word, words in SIDES if word in part]
+    sides = [f"{words} {part[word]}" for word, words in SIDES if word in part]
     if "array" in kinds:
         least, most = part.get("minItems", 0), part.get("maxItems")
         count = (

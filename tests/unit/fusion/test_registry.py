@@ -2,16 +2,21 @@
 
 import subprocess
 import sys
+from inspect import signature
+from pathlib import Path
 
 import pytest
 import yaml
 
 from popatlas.config import default_config
 from popatlas.fusion.methods import METHODS
-from popatlas.fusion.sections import SECTIONS
+from popatlas.fusion.sections import SECTIONS, describe
+from popatlas.report.methods import Counts, read_references, write_methods
 from popatlas.resources import schema_path
 from popatlas.schema import schema_of
 from popatlas.settings import as_content
+
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_naming_methods_and_their_settings_loads_nothing_heavy():
@@ -34,3 +39,29 @@ def test_a_section_of_the_configuration_is_its_class(name):
 def test_the_configuration_takes_each_method():
     fuse = yaml.safe_load(schema_path("config").read_text())["properties"]["fuse"]["properties"]
     assert fuse["methods"]["items"]["enum"] == list(METHODS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_is_a_function_that_takes_its_options(name):
+    entry = METHODS[name]
+    taken = signature(entry.load()).parameters
+    assert entry.title and next(iter(taken)) == "candidates" and "ties" in taken
+    assert set(entry.options) <= set(taken) or any(one.kind == one.VAR_KEYWORD for one in taken.values())
+    known = [option for place in entry.sections for option in schema_of(SECTIONS[place], complete=False)["properties"]]
+    assert set(entry.options) <= set(known)
+    assert set(entry.references) <= set(read_references())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_methods_text_tells_it(name):
+    found = write_methods(default_config(), Counts(3, 3, {}, 3, 2), [name], {})
+    text = dict(found.sections)["Label fusion"]
+    assert f"They were fused by {describe(name, default_config()['fuse']).split(' [@')[0]}" in text
+    assert set(METHODS[name].references) <= {reference.key for reference in found.references}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_docs_have_it(name):
+    page = (DOCS / "reference" / "fusion-methods.md").read_text()
+    assert f"## `{name}`: {METHODS[name].title}" in page and METHODS[name].formula in page
+    assert f"| `{name}` |" in (DOCS / "stages" / "fuse.md").read_text()

@@ -17,7 +17,7 @@ from popatlas.measures.overlap import overlap
 from tests.unit.fusion.steps import JOINT, TRAINING, notes_of, training_inputs, trust_of, voxels
 from tests.unit.fusion_files import AFFINE, NAMES, SHAPE, VALUES, case
 
-VOTERS = [name for name in METHODS if name != "dataparams"]
+VOTERS = [name for name, entry in METHODS.items() if not entry.trained]
 
 
 # One scan, every method
@@ -179,7 +179,7 @@ def test_candidates_of_another_grid_are_refused(target):
         FuseLabels(**target.inputs("majority")).run()
 
 
-@pytest.mark.parametrize("method", ["global", "local", "jlf", "jlfants", "dataparams"])
+@pytest.mark.parametrize("method", [name for name, entry in METHODS.items() if entry.needs_images])
 def test_images_are_needed_where_they_are_looked_at(target, method):
     inputs = target.inputs(method)
     del inputs["in_images"]

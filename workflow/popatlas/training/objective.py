@@ -14,8 +14,7 @@ from popatlas.errors import InputError
 from popatlas.images.filters import gaussian_smooth
 from popatlas.networks.registration import Prediction
 from popatlas.regularisers.affine import determinant_penalty, orthogonality_penalty
-from popatlas.regularisers.bending import bending
-from popatlas.regularisers.diffusion import diffusion, magnitude
+from popatlas.regularisers.registry import find_regulariser
 from popatlas.similarity.overlap import MultiscaleDice
 from popatlas.similarity.registry import make
 from popatlas.training.boxes import box_maps
@@ -23,7 +22,6 @@ from popatlas.training.pairs import one_hot, renumbered, sample_labels
 from popatlas.training.recipe import Recipe
 from popatlas.transforms.fields import warp
 
-REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {"diffusion": diffusion, "bending": bending, "magnitude": magnitude}
 TINY = 1e-5  # smallest probability of the cross-entropy
 
 
@@ -66,7 +64,7 @@ class Objective:
         self.spacing = float(recipe["grid"]["spacing_mm"])
         similarity = self.loss["similarity"]
         self.similarity = make(similarity["name"], **similarity["options"])
-        self.regulariser = REGULARISERS[self.loss["regulariser"]["name"]]
+        self.regulariser = find_regulariser(self.loss["regulariser"]["name"])
         self.terms: dict[str, tuple[float, Callable[[Batch, Prediction, torch.Generator], Tensor]]] = {
             "similarity": (similarity["weight"], self._similarity),
             "smoothness": (self.loss["regulariser"]["weight"], self._smoothness),

@@ -9,7 +9,7 @@ do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,9 +24,7 @@ from popatlas.images.scan import check_pair, check_scans
 from popatlas.registration.engines.ffd.settings import FFDSettings
 from popatlas.registration.engines.io import between_voxels, write_fields
 from popatlas.registration.types import Deformation, Rung, settings_of
-from popatlas.regularisers.bending import bending
-from popatlas.regularisers.diffusion import diffusion, magnitude
-from popatlas.regularisers.tv import total_variation
+from popatlas.regularisers.registry import find_regulariser
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
 from popatlas.similarity.registry import make
@@ -35,14 +33,6 @@ from popatlas.transforms.fields import coordinates, invert, resize_field, sample
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
-
-# Each takes the control displacements divided by the distance of the control points: their differences are slopes
-REGULARISERS: dict[str, Callable[[Tensor], Tensor]] = {
-    "l2": diffusion,
-    "tv": total_variation,
-    "bending": bending,
-    "magnitude": magnitude,
-}
 
 
 @dataclass(frozen=True)
@@ -194,6 +184,7 @@ class _Level:
         # voxels of the moving image may be larger or smaller than those of the fixed one
         density = matrix[:, :, :-1].norm(dim=2).mean(0).tolist()
         self.plan, self.similarity, self.matrix = plan, similarity, matrix
+        self.regulariser = find_regulariser(plan.regulariser)
         self.fixed, fixed_scale = _smaller(fixed, [float(factor)] * len(density))
         self.moving, moving_scale = _smaller(moving, [max(1.0, factor * d) for d in density])
         self.fixed_mask, self.moving_mask = (
@@ -228,7 +219,7 @@ class _Level:
         moved_to = self.matrix[:, :, :-1] @ at.flatten(2) + self.matrix[:, :, -1:]
         at = moved_to.reshape(at.shape) / self.moving_scale
         similarity = self.similarity(self.fixed, sample(self.moving, at), self._mask(at.detach()))
-        return similarity + self.plan.weight * REGULARISERS[self.plan.regulariser](control / self.plan.spacing)
+        return similarity + self.plan.weight * self.regulariser(control / self.plan.spacing)
 
     def _mask(self, at: Tensor) -> Tensor | None:
         if self.moving_mask is None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from popatlas.registration.engines.engine import Engine
 from popatlas.registration.engines.instance.settings import Shrink, SimilarityName
-from popatlas.registration.schedule import EngineSettings, check_levels, plainly
-from popatlas.settings import Count, option, settings
-from popatlas.similarity.registry import SIMILARITIES
+from popatlas.registration.schedule import EngineSettings, by, check_levels
+from popatlas.regularisers.registry import NAMES
+from popatlas.regularisers.registry import describe as describe_regulariser
+from popatlas.settings import Count, OneOf, option, settings
+from popatlas.similarity.registry import SIMILARITIES, describe
+
+KINDS = {"bspline": "cubic B-splines on", "linear": "linear interpolation between"}
 
 
 @settings
@@ -21,7 +25,7 @@ class FFDSettings(EngineSettings):
     options: Mapping[str, Any] = option({}, "Parameters of the similarity")
     spacing: float = option(5.0, "Distance of the control points, voxels of each level", ge=1)
     kind: Literal["bspline", "linear"] = option("bspline", "Interpolation between control points")
-    regulariser: Literal["l2", "tv", "bending", "magnitude"] = option("l2", "Penalty of the control displacements")
+    regulariser: Annotated[str, OneOf(NAMES)] = option("l2", "Penalty of the control displacements")
     weight: float = option(0.05, "Weight of the penalty", ge=0)
     shrink: tuple[Shrink, ...] = option((4, 2, 1), "Resolution of each level", min_length=1, max_length=6)
     iterations: tuple[Count, ...] = option((80, 60, 40), "Most iterations of each level", min_length=1, max_length=6)
@@ -37,7 +41,11 @@ class FFDSettings(EngineSettings):
 
     def schedule(self) -> str:
         """Return the schedule in words."""
-        return plainly(self)
+        return (
+            f"{describe(self.similarity, self.options)}, {KINDS[self.kind]} control points every {self.spacing:g} voxels, "
+            f"{describe_regulariser(self.regulariser)} with weight {self.weight:g}, at most {by(self.iterations)} "
+            f"iterations at shrink factors {by(self.shrink)}, steps of {self.rate:g} voxels"
+        )
 
     def with_similarity(self, name: str) -> Self:
         """Return the same schedule by another similarity with its own defaults."""

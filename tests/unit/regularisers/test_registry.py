@@ -1,0 +1,77 @@
+"""The registry of regularisers: each entry loads, is allowed, documented and told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from popatlas.config import default_config, find_problems
+from popatlas.errors import InputError
+from popatlas.regularisers.diffusion import diffusion
+from popatlas.regularisers.registry import ALIASES, NAMES, REGULARISERS, describe, find_regulariser
+from popatlas.report.methods import Counts, read_references, write_methods
+from popatlas.resources import schema_path
+from popatlas.training.recipe import load_recipe
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_naming_regularisers_loads_no_torch():
+    code = (
+        "import sys, popatlas.regularisers.registry;"
+        "print([name for name in ('torch', 'numpy', 'numba', 'scipy') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_each_is_a_function_with_words(name):
+    entry = REGULARISERS[name]
+    assert callable(find_regulariser(name)) and find_regulariser(name).__doc__
+    assert entry.title and entry.formula
+    assert set(entry.references) <= set(read_references())
+
+
+def test_an_alias_is_the_same_penalty():
+    assert find_regulariser("l2") is find_regulariser("diffusion") is diffusion
+    assert ALIASES == {"l2": "diffusion"} and describe("l2") == describe("diffusion")
+    assert list(NAMES) == [*REGULARISERS, "l2"]
+
+
+def test_an_unknown_name_is_refused_with_those_that_exist():
+    with pytest.raises(InputError, match=r"unknown regulariser 'l3'.*diffusion, tv, bending"):
+        find_regulariser("l3")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configurations_and_recipes_take_it(name):
+    config = default_config()
+    config["register"]["presets"]["ffd"]["default"]["regulariser"] = name
+    assert list(find_problems(config)) == []
+    assert load_recipe("voxelmorph", {"loss": {"regulariser": {"name": name}}})["loss"]["regulariser"]["name"] == name
+
+
+def test_schemas_allow_nothing_else():
+    engine = yaml.safe_load(schema_path("config").read_text())["properties"]["register"]["properties"]["presets"]
+    allowed = engine["properties"]["ffd"]["additionalProperties"]["properties"]["regulariser"]["enum"]
+    assert allowed == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_methods_text_tells_it(name):
+    config = default_config()
+    config["register"]["engine"] = "ffd"
+    config["register"]["presets"]["ffd"]["default"]["regulariser"] = name
+    found = write_methods(config, Counts(3, 3, {}), [], {})
+    entry = REGULARISERS[ALIASES.get(name, name)]
+    assert f"{entry.title} " in dict(found.sections)["Registration"]
+    assert set(entry.references) <= {reference.key for reference in found.references}
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_the_docs_have_it(name):
+    page = (DOCS / "reference" / "regularisers.md").read_text()
+    assert f"## `{name}`" in page and REGULARISERS[name].formula in page
+    assert all(f"`{alias}`" in page for alias in REGULARISERS[name].aliases)
