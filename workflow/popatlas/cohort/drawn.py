@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
+from popatlas.cohort.notes import note_beside, read_note, write_note
 from popatlas.errors import ConfigError, InputError, first_few
-from popatlas.images.io import read_json, read_table, table_text, write_if_changed
+from popatlas.images.io import read_table, table_text, write_if_changed
 from popatlas.receipts import FOLDER
 
 
@@ -49,11 +50,7 @@ class Drawn:
     @property
     def note(self) -> dict[str, Any]:
         """Version, what it is made of, and whether the network has been trained; empty where there is none."""
-        try:
-            found = read_json(self.path.with_suffix(".json"))
-        except InputError:
-            return {}
-        return dict(found) if isinstance(found, Mapping) and {"version", "request", "atlases"} <= set(found) else {}
+        return read_note(self.path, ("version", "request", "atlases"))
 
     def rows(self) -> pd.DataFrame | None:
         """Return the list as it lies there; None where it cannot be read."""
@@ -90,15 +87,12 @@ class Drawn:
         version = self.version(rows, made_of)
         trained = {"trained": True} if self.is_trained(version) else {}
         write_if_changed(self.path, table_text(rows))
-        self._write_note({"version": version, **made_of, **trained})
+        write_note(self.path, {"version": version, **made_of, **trained})
         return version
 
     def note_trained(self) -> None:
         """Note that the network has been trained."""
-        self._write_note(self.note | {"trained": True})
-
-    def _write_note(self, note: Mapping[str, Any]) -> None:
-        write_if_changed(self.path.with_suffix(".json"), json.dumps(note))
+        write_note(self.path, self.note | {"trained": True})
 
     def refusal(self) -> InputError:
         """Return the error for a list that is lost or changed, and that would be drawn otherwise today."""
@@ -108,7 +102,7 @@ class Drawn:
             f"the list of scans that the network {self.network}-{version} was trained on {why}, and another one would be "
             "drawn today",
             file=self.path,
-            remedy=f"put the file back; to train another network delete it and {self.path.with_suffix('.json').name}",
+            remedy=f"put the file back; to train another network delete it and {note_beside(self.path).name}",
         )
 
     def require_usable(self, scans: Sequence[str], usable: Sequence[str]) -> None:
@@ -119,7 +113,7 @@ class Drawn:
             raise ConfigError(
                 f"files of the trained network networks/{name} are gone, and {len(lost)} scan(s) that it was trained on are "
                 f"not used any more: {first_few(lost)}. Remedy: put the files back, or select these scans again; to train "
-                f"another network delete {self.path} and {self.path.with_suffix('.json').name}"
+                f"another network delete {self.path} and {note_beside(self.path).name}"
             )
 
 

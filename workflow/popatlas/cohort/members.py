@@ -7,15 +7,14 @@ the template's description. Members that were frozen stay so as long as one of t
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from popatlas.cohort.notes import read_note, write_note
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
 from popatlas.receipts import FOLDER, Receipt
@@ -46,11 +45,7 @@ class MemberList:
     @property
     def note(self) -> dict[str, Any]:
         """What was noted with the list: the request (members), its SHA-256, and whether the template is built."""
-        try:
-            found = read_json(self.path.with_suffix(".json"))
-        except InputError:
-            return {}
-        return dict(found) if isinstance(found, Mapping) else {}
+        return read_note(self.path)
 
     def frozen(self) -> pd.DataFrame | None:
         """Return the members of a template that has been built; None when it has not, and they may be drawn.
@@ -89,8 +84,7 @@ class MemberList:
 
     def _write_note(self, request: Any, *, built: bool) -> None:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        note = {"members": request, "sha256": digest, "built": built}
-        write_if_changed(self.path.with_suffix(".json"), json.dumps(note))
+        write_note(self.path, {"members": request, "sha256": digest, "built": built})
 
     def _is_whole(self, known: set[str]) -> bool:
         """Tell whether the list lies there, can be read and has a digest that is known; any where none is."""
