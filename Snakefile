@@ -5,7 +5,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from popatlas.study.opening import begin
-from popatlas.study.study import PARTS, WILDCARDS, growing
+from popatlas.study.rules import PARTS, SETTINGS, WILDCARDS, growing, option
 from popatlas.failures import stopping
 from popatlas.paths import path_prefix
 
@@ -18,7 +18,7 @@ configfile: Path(workflow.basedir) / "config.yaml"
 # The main process indexes the cohort and takes stock of what is made; the jobs read the tables that it wrote.
 with stopping():
     study = begin(config, sys.argv, main=workflow.is_main_process)
-label, build = study.label, study.build_folder
+label, build = study.template.label, study.template.build_folder
 shell.prefix(path_prefix())
 
 

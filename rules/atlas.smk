@@ -23,7 +23,7 @@ rule align_to_reference:
         unpack(
             study.asks(
                 "align_to_reference",
-                study.moving_brain,
+                study.register.moving_brain,
                 fixed=f"{build}/reference_T1w.nii.gz",
                 fixed_mask=f"{build}/reference_mask.nii.gz",
             )
@@ -39,8 +39,8 @@ rule align_to_reference:
         runtime=30,
     params:
         proof=study.proof("align_to_reference"),
-        rung=study.rung(study.iteration_preset(1)),
-        settings=study.step_config(),
+        rung=study.atlas.rung(1),
+        settings=SETTINGS,
     shell:
         "popatlas step RegisterRigid --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
@@ -51,7 +51,9 @@ rule align_to_reference:
 rule initialise_template:
     """Average the rigidly aligned members."""
     input:
-        unpack(study.asks("initialise_template", images=study.member_files(f"{build}/iter-0/{{scan}}_T1w.nii.gz"))),
+        unpack(
+            study.asks("initialise_template", images=study.atlas.member_files(f"{build}/iter-0/{{scan}}_T1w.nii.gz"))
+        ),
     output:
         **study.outputs("initialise_template"),
     log:
@@ -72,13 +74,7 @@ rule register_member:
     """Register a member to the template of the iteration before."""
     input:
         unpack(
-            study.asks(
-                "register_member",
-                study.iteration_inputs,
-                study.moving_brain,
-                fixed=study.previous_template,
-                fixed_mask=study.previous_mask,
-            )
+            study.asks("register_member", study.atlas.fixed, study.atlas.iteration_inputs, study.register.moving_brain)
         ),
     output:
         **study.outputs("register_member"),
@@ -87,15 +83,15 @@ rule register_member:
     benchmark:
         "benchmarks/atlas/{scan}_iter-{iteration}.tsv"
     conda:
-        "../envs/gpu.yaml" if study.predicted_gpu else "../envs/cpu.yaml"
+        "../envs/gpu.yaml" if study.register.predicted_gpu else "../envs/cpu.yaml"
     resources:
-        mem_mb=growing(study.register_memory()),
+        mem_mb=growing(study.register.memory()),
         runtime=240,
-        gpu=study.predicted_gpu,
+        gpu=study.register.predicted_gpu,
     params:
         proof=study.proof("register_member"),
-        rung=study.iteration_rung,
-        options=study.iteration_options,
+        rung=study.atlas.iteration_rung,
+        options=study.atlas.iteration_options,
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
@@ -107,9 +103,7 @@ rule register_member:
 rule average_template:
     """Average the registered members and move the average to their mean shape."""
     input:
-        unpack(
-            study.asks("average_template", study.averaged, template=study.previous_template, mask=study.previous_mask)
-        ),
+        unpack(study.asks("average_template", study.atlas.averaged)),
     output:
         **study.outputs("average_template"),
     log:
@@ -132,7 +126,7 @@ rule average_template:
 rule publish_template:
     """Publish the last iteration, or an existing template, with description and convergence table."""
     input:
-        unpack(study.asks("publish_template", study.template_sources)),
+        unpack(study.asks("publish_template", study.atlas.sources)),
     output:
         **study.outputs("publish_template"),
     log:
@@ -144,7 +138,7 @@ rule publish_template:
         runtime=10,
     params:
         proof=study.proof("publish_template"),
-        options=study.template_options,
+        options=study.atlas.options,
     shell:
         "popatlas step DescribeTemplate {params.options} --out_template {output.template:q} --out_mask {output.mask:q}"
         " --out_convergence {output.convergence:q} --out_description {output.description:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -19,15 +19,15 @@ if config["fuse"]["through"] == "direct":
         benchmark:
             "benchmarks/fuse/{scan}_from/{atlas}.tsv"
         conda:
-            "../envs/gpu.yaml" if study.register_gpu else "../envs/cpu.yaml"
+            "../envs/gpu.yaml" if study.register.gpu else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(study.register_memory()),
+            mem_mb=growing(study.register.memory()),
             runtime=240,
-            gpu=study.register_gpu,
+            gpu=study.register.gpu,
         params:
             proof=study.proof("register_atlas_to_target"),
-            rung=study.rung(config["register"]["preset"]),
-            settings=study.step_config(),
+            rung=study.register.rung,
+            settings=SETTINGS,
         shell:
             "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
             " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask"

@@ -16,7 +16,7 @@ rule settle_ledger:
         runtime=10,
     params:
         proof=study.proof("settle_ledger"),
-        config=study.step_config(),
+        config=SETTINGS,
     shell:
         "popatlas step SettleLedger --in_index {input.index:q} --derivatives . --config {params.config:q}"
         " --out_ledger {output.ledger:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -24,7 +24,7 @@ rule measure_scan:
         runtime=60,
     params:
         proof=study.proof("measure_scan"),
-        template=study.template_column(),
+        template=study.template.column,
         labels=study.label_options,
         references=study.reference_options,
         surface=config["measure"]["surface"],
@@ -55,7 +55,7 @@ rule score_truth:
         proof=study.proof("score_truth"),
         truth=study.truth_folder(),
         label=label,
-        template=study.template_column(),
+        template=study.template.column,
     shell:
         "popatlas step ScoreTruth --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives . --truth"
         " {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q} {params.proof} --record"
@@ -85,7 +85,7 @@ rule tabulate_cohort:
         runtime=60,
     params:
         proof=study.proof("tabulate_cohort"),
-        extra=study.option("--in_extra", study.truth_tables()),
+        extra=option("--in_extra", study.truth_tables()),
     shell:
         "popatlas step TabulateCohort --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives ."
         " --in_participants {input.participants:q} {params.extra} --out_parquet {output.parquet:q} --out_tsv"

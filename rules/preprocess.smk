@@ -16,8 +16,8 @@ rule conform_image:
         runtime=30,
     params:
         proof=study.proof("conform_image"),
-        raw=study.raw_image,
-        n4=study.as_json("preprocess", "n4"),
+        raw=study.preprocess.raw_image,
+        n4=study.preprocess.n4,
         resolution=config["preprocess"]["resolution_mm"],
         denoise=config["preprocess"]["denoise"],
     shell:
@@ -54,7 +54,7 @@ else:
     rule extract_brains:
         """Find the brains of one batch of scans with one loaded network (or take the foreground: method none)."""
         input:
-            unpack(study.asks("extract_brains", images=study.batch_images)),
+            unpack(study.asks("extract_brains", images=study.preprocess.batch_images)),
         output:
             **study.outputs("extract_brains"),
         log:
@@ -69,8 +69,8 @@ else:
             gpu=brain["gpu"],
         params:
             proof=study.proof("extract_brains"),
-            scans=study.batch_scans,
-            masks=study.batch_masks,
+            scans=study.preprocess.batch_scans,
+            masks=study.preprocess.batch_masks,
             threshold=brain["threshold"],
             dilate=brain["dilate"],
             method=brain["method"],
@@ -84,7 +84,11 @@ else:
 rule normalise_brain:
     """Check the brain mask, publish it, and scale the brain's intensities."""
     input:
-        unpack(study.asks("normalise_brain", image="{scan}_desc-preproc_T1w.nii.gz", found=study.brain_evidence)),
+        unpack(
+            study.asks(
+                "normalise_brain", image="{scan}_desc-preproc_T1w.nii.gz", found=study.preprocess.brain_evidence
+            )
+        ),
     output:
         **study.outputs("normalise_brain"),
     log:
@@ -96,7 +100,7 @@ rule normalise_brain:
         runtime=10,
     params:
         proof=study.proof("normalise_brain"),
-        mask=f"{study.brain_folder}/{{scan}}_mask.nii.gz",
+        mask=study.preprocess.raw_mask("{scan}"),
         method=config["preprocess"]["intensity"],
         volume=brain["volume_ml"],
     shell:
@@ -125,8 +129,8 @@ rule align_channel:
         runtime=30,
     params:
         proof=study.proof("align_channel"),
-        channel=study.channel_image,
-        n4=study.as_json("preprocess", "n4"),
+        channel=study.preprocess.channel_image,
+        n4=study.preprocess.n4,
     shell:
         "popatlas step AlignChannel --subject {wildcards.scan:q} --threads {threads} --in_channel {params.channel:q}"
         " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q} --out_file {output.image:q}"

@@ -1,16 +1,9 @@
-if study.predictions:
+if study.register.predictions:
 
     rule predict_deformations:
         """Predict the registrations of a batch of brains to the final template by one loaded network."""
         input:
-            unpack(
-                study.asks(
-                    "predict_deformations",
-                    study.fixed_template,
-                    brains=study.prediction_brains,
-                    masks=study.prediction_masks,
-                )
-            ),
+            unpack(study.asks("predict_deformations", study.register.prediction_brains, study.register.fixed_template)),
         output:
             **study.outputs("predict_deformations"),
         log:
@@ -18,17 +11,17 @@ if study.predictions:
         benchmark:
             "benchmarks/register/predict-batch-{batch}.tsv"
         conda:
-            "../envs/gpu.yaml" if study.register_gpu else "../envs/cpu.yaml"
+            "../envs/gpu.yaml" if study.register.gpu else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(study.prediction_memory()),
+            mem_mb=growing(study.register.prediction_memory()),
             runtime=growing(240),
-            gpu=study.register_gpu,
+            gpu=study.register.gpu,
         params:
             proof=study.proof("predict_deformations"),
-            scans=study.prediction_scans,
-            rung=study.rung(config["register"]["preset"]),
-            settings=study.step_config(),
-            folder=study.predictions,
+            scans=study.register.prediction_scans,
+            rung=study.register.rung,
+            settings=SETTINGS,
+            folder=study.register.predictions,
         shell:
             "popatlas step PredictDeformations --subject batch-{wildcards.batch} --threads {threads} --in_fixed"
             " {input.fixed:q} --in_fixed_mask {input.fixed_mask:q} --in_brains {input.brains:q} --in_masks"
@@ -39,15 +32,7 @@ if study.predictions:
     use rule predict_deformations as predict_members with:
         """Predict the registrations of a batch of members to the template of the iteration before."""
         input:
-            unpack(
-                study.asks(
-                    "predict_members",
-                    fixed=study.previous_template,
-                    fixed_mask=study.previous_mask,
-                    brains=study.iteration_brains,
-                    masks=study.iteration_masks,
-                )
-            ),
+            unpack(study.asks("predict_members", study.atlas.fixed, study.atlas.iteration_brains)),
         output:
             **study.outputs("predict_members"),
         log:
@@ -56,16 +41,23 @@ if study.predictions:
             "benchmarks/atlas/predict_iter-{iteration}_batch-{batch}.tsv"
         params:
             proof=study.proof("predict_members"),
-            scans=study.iteration_scans,
-            rung=study.iteration_rung,
-            settings=study.step_config(),
-            folder=study.iteration_folder,
+            scans=study.atlas.iteration_scans,
+            rung=study.atlas.iteration_rung,
+            settings=SETTINGS,
+            folder=study.atlas.iteration_folder,
 
 
 rule register_to_template:
     """Register a brain to the final template; a failed gate climbs the ladder, then fails the scan."""
     input:
-        unpack(study.asks("register_to_template", study.prediction_inputs, study.fixed_template, study.moving_brain)),
+        unpack(
+            study.asks(
+                "register_to_template",
+                study.register.prediction_inputs,
+                study.register.fixed_template,
+                study.register.moving_brain,
+            )
+        ),
     output:
         **study.outputs("register_to_template"),
     log:
@@ -73,16 +65,16 @@ rule register_to_template:
     benchmark:
         "benchmarks/register/{scan}_register.tsv"
     conda:
-        "../envs/gpu.yaml" if study.predicted_gpu else "../envs/cpu.yaml"
+        "../envs/gpu.yaml" if study.register.predicted_gpu else "../envs/cpu.yaml"
     resources:
-        mem_mb=growing(study.register_memory()),
+        mem_mb=growing(study.register.memory()),
         runtime=240,
-        gpu=study.predicted_gpu,
+        gpu=study.register.predicted_gpu,
     params:
         proof=study.proof("register_to_template"),
-        rung=study.rung(config["register"]["preset"]),
-        settings=study.step_config(),
-        prediction=study.prediction_options,
+        rung=study.register.rung,
+        settings=SETTINGS,
+        prediction=study.register.prediction_options,
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"

@@ -19,7 +19,7 @@ rule draw_subject:
         proof=study.proof("draw_subject"),
         label=label,
         page=lambda wildcards: study.subject_page(wildcards.scan),
-        methods=study.option("--methods", study.methods),
+        methods=option("--methods", study.methods),
     shell:
         "popatlas step DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
         " --template_label {params.label} {params.methods} --out_page {params.page:q} --out_thumbnail"
@@ -51,9 +51,9 @@ rule write_report:
     params:
         proof=study.proof("write_report"),
         label=label,
-        methods=study.option("--methods", study.methods),
+        methods=option("--methods", study.methods),
         per_page=config["report"]["per_page"],
-        config=study.step_config(),
+        config=SETTINGS,
     shell:
         "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {params.label}"
         " {params.methods} --per_page {params.per_page} --config {params.config:q} --out_page {output.page:q}"

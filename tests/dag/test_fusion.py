@@ -11,7 +11,7 @@ from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import Receipt
 from popatlas.study.fuse import training_memory
 from popatlas.study.inventory import Inventory
-from popatlas.study.study import growing
+from popatlas.study.rules import growing
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan

@@ -214,7 +214,7 @@ def test_a_failed_target_still_serves_the_others_as_an_atlas(cohort):
     before = stock(cohort)
     fail(cohort, SCAN, stage="fuse")
     after = stock(cohort)
-    assert SCAN in after.study.atlases and SCAN not in after.study.own
+    assert SCAN in after.study.atlases and SCAN not in after.study.scans.own
     for name in before.made:
         job = before.jobs.jobs[name]
         if job.scan and job.scan != SCAN:

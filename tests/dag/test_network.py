@@ -57,8 +57,8 @@ def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
     settings = with_register(gpu=1)
     lines = commands(cohort, settings, r"(?:PredictDeformations|RegisterImages)")
     study = opened(cohort, settings)
-    folder = study.predictions
-    assert re.fullmatch(rf"work/network/tiny-default-[0-9a-f]{{8}}/{study.version}", folder)
+    folder = study.register.predictions
+    assert re.fullmatch(rf"work/network/tiny-default-[0-9a-f]{{8}}/{study.template.version}", folder)
     predicting = [line for line in lines if "PredictDeformations" in line]
     first, second = sorted((line for line in predicting if f" {folder} " in line), key=lambda line: SCANS[0] not in line)
     for scan in SCANS:
@@ -106,8 +106,8 @@ def test_the_gpu_profile_asks_a_gpu_for_predictions_only(cohort):
 )
 def test_gpus_are_asked_for_where_they_are_used(cohort, engine, alone, to_template):
     study = opened(cohort, with_register(engine=engine, gpu=2))
-    assert (study.register_gpu, study.predicted_gpu) == (alone, to_template)
-    assert bool(study.predictions) == (engine == "network")
+    assert (study.register.gpu, study.register.predicted_gpu) == (alone, to_template)
+    assert bool(study.register.predictions) == (engine == "network")
 
 
 def test_a_network_on_the_ladder_needs_no_batches(cohort):
@@ -127,7 +127,7 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
     study = opened(cohort, NETWORK)
     assert plan(cohort, with_register(gpu=1, network={"batch": 2})) == {}
     for same in ({"gpu": 1}, {"network": {"batch": 2}}, {"weights": str(cohort / "own" / "tiny.safetensors")}):
-        assert opened(cohort, with_register(**same)).version == study.version
+        assert opened(cohort, with_register(**same)).version == study.template.version
     moved = cohort / "own" / "tiny.safetensors"
     assert plan(cohort, with_register(weights=str(moved))) == {}, "the same file, by its path"
     moved = moved.rename(cohort / "moved.safetensors")
@@ -148,7 +148,7 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
     jobs = plan(cohort, NETWORK)
     assert (jobs["predict_deformations"], jobs["register_to_template"]) == (3, 8)
     assert (jobs["predict_members"], jobs["register_member"]) == (6, 18)
-    assert opened(cohort, NETWORK).version != study.version
+    assert opened(cohort, NETWORK).version != study.template.version
 
 
 def test_gpus_count_for_no_engine(cohort):
@@ -160,12 +160,12 @@ def test_gpus_count_for_no_engine(cohort):
 def test_a_failed_prediction_goes_to_a_new_batch_unless_the_ladder_has_helped(cohort):
     study = opened(cohort, NETWORK)
     states = {scan: {"state": "ok"} for scan in SCANS[:4]} | {SCANS[1]: {"state": "failed"}}
-    write_json(cohort / "out" / study.predictions / "batch-1.json", states)
+    write_json(cohort / "out" / study.register.predictions / "batch-1.json", states)
     registered = [
-        f"from-T1w_to-{study.label}_mode-image_xfm.nii.gz",
-        f"from-{study.label}_to-T1w_mode-image_xfm.nii.gz",
-        f"space-{study.label}_desc-brain_T1w.nii.gz",
-        f"space-{study.label}_desc-logjacobian_T1w.nii.gz",
+        f"from-T1w_to-{study.template.label}_mode-image_xfm.nii.gz",
+        f"from-{study.template.label}_to-T1w_mode-image_xfm.nii.gz",
+        f"space-{study.template.label}_desc-brain_T1w.nii.gz",
+        f"space-{study.template.label}_desc-logjacobian_T1w.nii.gz",
     ]
     for name in registered:
         noise_image(cohort / "out" / f"{SCANS[1]}_{name}", seed=1)
@@ -206,7 +206,7 @@ def test_a_failed_scan_is_left_out_of_a_batch_that_has_not_run(cohort):
     opened(cohort, NETWORK)
     fail(cohort, SCANS[0])
     study = opened(cohort, NETWORK)
-    assert study.prediction_scans(SimpleNamespace(batch="1")) == SCANS[1:4]
+    assert study.register.prediction_scans(SimpleNamespace(batch="1")) == SCANS[1:4]
     assert members(cohort)[1] == tuple(SCANS[:4]), "it keeps its place"
 
 

@@ -10,7 +10,7 @@ from popatlas.config import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import read_table, write_text
 from popatlas.study.network import budget, network_memory
-from popatlas.study.study import growing
+from popatlas.study.rules import growing
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan

@@ -171,6 +171,6 @@ def _within(found: Inspection, limits: Mapping[str, Any]) -> bool:
     return all(low < value < high for value in spacing) and all(value >= limits["min_shape"] for value in shape)
 
 
-def inspected_digests(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each image of a scan by its path, from the scan's row of the index."""
-    return {path: facts["sha256"] for path, (*_, facts) in json.loads(row["inspected"] or "{}").items()}
+def inspected_digests(inspected: str | None) -> dict[str, str]:
+    """Return the SHA-256 of each image of a scan by its path, from the column `inspected` of the index."""
+    return {path: facts["sha256"] for path, (*_, facts) in json.loads(inspected or "{}").items()}

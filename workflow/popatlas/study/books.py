@@ -93,6 +93,6 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
     ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done)
     done = [(row["scan"], row["stage"]) for row in ledger[ledger["state"] == "ok"].to_dict("records")]
     said = [(scan, stage, line) for scan, stage in done for line in whole.said(scan, stage)]
-    write_remarks(out_dir, said, {scan: study.gate(scan) for scan, stage in done if stage == "register"})
+    write_remarks(out_dir, said, {scan: study.template.gate(scan) for scan, stage in done if stage == "register"})
     rows = ledger[ledger["state"] == "failed"].to_dict("records")
     return {(str(row["scan"]), str(row["stage"])): str(row["reason"]) for row in rows}

@@ -7,15 +7,16 @@ import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from popatlas.cohort.targets import Training, fusion_settings, training_settings
 from popatlas.config import Config
 from popatlas.fusion.methods import MAPS, SEGMENTER
 from popatlas.images.io import write_if_changed
-from popatlas.study.register import RegisterStudy
+from popatlas.study.jobs import JobStudy
+from popatlas.study.rules import Files, Given, Wildcards
+from popatlas.study.scans import Scans
+from popatlas.study.template import Template
 
-Wildcards = Any
 TRUST_TABLES = ("group/trust.parquet", "group/trust.tsv", "group/trust.json", "report/figures/trust.png")
 # Memory of a training: mm^3 of a brain's box, MB of the process itself, MB of a step for each target and million voxels
 BRAIN_BOX, PROCESS, STEP = 3.5e6, 3000, 400
@@ -47,15 +48,15 @@ def training_memory(name: str, targets: int, atlases: int, resolution: float, ba
     return math.ceil(PROCESS + millions * (STEP * batch + CANDIDATE_READ * candidates + held))
 
 
-class FusionStudy(RegisterStudy):
+class FusionStudy(JobStudy):
     """Input functions and targets of the rules of fusion; `Study` holds what they read."""
 
     config: Config
     out_dir: Path
-    own: tuple[str, ...]
+    scans: Scans
+    template: Template
     atlases: dict[str, str]
     trainings: dict[str, Training]
-    unbenched: frozenset[str]
 
     @property
     def fusion_methods(self) -> list[str]:
@@ -104,13 +105,13 @@ class FusionStudy(RegisterStudy):
     def _atlas_stems(self, scan: str) -> list[str]:
         if self.config["fuse"]["through"] == "direct":
             return [f"work/pairs/{scan}/from/{atlas}_desc" for atlas in self.atlases_for(scan)]
-        return [f"{atlas}_from-T1w_to-{self.label}_mode-image_desc" for atlas in self.atlases_for(scan)]
+        return [f"{atlas}_from-T1w_to-{self.template.label}_mode-image_desc" for atlas in self.atlases_for(scan)]
 
     def target_transforms(self, wildcards: Wildcards) -> dict[str, str]:
         """Return the target's own transforms when labels go through the template, nothing when they go directly."""
         if self.config["fuse"]["through"] == "direct":
             return {}
-        scan, label = wildcards.scan, self.label
+        scan, label = wildcards.scan, self.template.label
         return {
             "target_affine": f"{scan}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat",
             "target_inverse_warp": f"{scan}_from-{label}_to-T1w_mode-image_desc-warp_xfm.nii.gz",
@@ -122,7 +123,7 @@ class FusionStudy(RegisterStudy):
 
     # Fusion
 
-    def trust_inputs(self, wildcards: Wildcards) -> dict[str, Any]:
+    def trust_inputs(self, wildcards: Wildcards) -> dict[str, Files]:
         """Return what the method dataparams reads beside the candidates: network, parameters, gates of the atlases."""
         if wildcards.method != "dataparams":
             return {}
@@ -134,9 +135,9 @@ class FusionStudy(RegisterStudy):
     def _atlas_gates(self, scan: str) -> list[str]:
         if self.config["fuse"]["through"] == "direct":
             return [f"work/pairs/{scan}/from/{atlas}_gate.json" for atlas in self.atlases_for(scan)]
-        return [self.gate(atlas) for atlas in self.atlases_for(scan)]
+        return [self.template.gate(atlas) for atlas in self.atlases_for(scan)]
 
-    def trust_options(self, wildcards: Wildcards, input: Any) -> str:
+    def trust_options(self, wildcards: Wildcards, input: Given) -> str:
         """Return FuseLabels' options for what `trust_inputs` lists."""
         if not hasattr(input, "network"):
             return ""
@@ -157,7 +158,7 @@ class FusionStudy(RegisterStudy):
         return {name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in wanted}
 
     @staticmethod
-    def map_options(wildcards: Wildcards, output: Any) -> str:
+    def map_options(wildcards: Wildcards, output: Given) -> str:
         """Return the options for the maps among a job's outputs."""
         # taken from the outputs, so that it is no parameter of the job: without maps nothing is redone
         files = {name: getattr(output, name) for name in MAPS if hasattr(output, name)}
@@ -210,7 +211,7 @@ class FusionStudy(RegisterStudy):
 
     def segmentations(self) -> list[str]:
         """Return the labels of the segmenter for every scan of the cohort."""
-        scans = self.own if self.has_segmenter else ()
+        scans = self.scans.own if self.has_segmenter else ()
         return [f"{scan}_desc-{SEGMENTER}_dseg.nii.gz" for scan in scans]
 
     # Results
@@ -230,13 +231,13 @@ class FusionStudy(RegisterStudy):
 
     def scan_trust(self) -> list[str]:
         """Return the trust table of every scan and fusion method."""
-        served = [scan for scan in self.own if self.atlases_for(scan)]
+        served = [scan for scan in self.scans.own if self.atlases_for(scan)]
         return [f"{scan}_desc-{method}_trust.tsv" for scan in served for method in self.fusion_methods]
 
     def trust_gates(self) -> list[str]:
         """Return the gates of all scans and of the atlases that are registered to the template."""
         atlases = self.atlases if self.config["fuse"]["through"] == "template" else ()
-        return [self.gate(scan) for scan in dict.fromkeys([*self.own, *atlases])] if self.scan_trust() else []
+        return [self.template.gate(scan) for scan in dict.fromkeys([*self.scans.own, *atlases])] if self.scan_trust() else []
 
     def trust_tables(self) -> list[str]:
         """Return the cohort's table of trust, where something is fused."""
@@ -262,7 +263,7 @@ class FusionStudy(RegisterStudy):
     @property
     def bench_scans(self) -> list[str]:
         """Return the labelled atlases that others can label, those that failed at it left out."""
-        return [atlas for atlas in self.atlases if atlas not in self.unbenched and self.atlases_for(atlas)]
+        return [atlas for atlas in self.atlases if atlas not in self.scans.unbenched and self.atlases_for(atlas)]
 
     def bench_references(self) -> list[str]:
         """Return the own labels of the atlases of the bench."""

@@ -110,15 +110,15 @@ class Inventory:
         ConfigError
             With their names and what can be done.
         """
-        study = self.study
-        gone = [scan for scan in study.members if scan not in study.images]
+        study, label = self.study, self.study.template.label
+        gone = [scan for scan in study.atlas.members if scan not in study.scans.images]
         jobs = [self.jobs.jobs[name] for name in self.needed(target)] if gone else []
         lost = sorted({job.wildcards["scan"] for job in jobs if job.rule in OF_MEMBERS} & set(gone))
         if lost:
             raise ConfigError(
-                f"the template {study.label} has to be built again, and {len(lost)} of its frozen members are not used any "
+                f"the template {label} has to be built again, and {len(lost)} of its frozen members are not used any "
                 f"more: {first_few(scan.rsplit('/', 1)[-1] for scan in lost)}. Remedy: select these scans again, put the "
-                f"files of tpl-{study.label}/ back, or set atlas.label to a new name, so that a new template is built"
+                f"files of tpl-{label}/ back, or set atlas.label to a new name, so that a new template is built"
             )
 
     def count(self, target: str) -> dict[str, int]:
@@ -221,10 +221,8 @@ class Inventory:
             os.utime(self.study.out_dir / path)
         needed = self.needed(target)
         self._set_aside([name for name in needed if name in self.bad_files])
-        stale = (OUTDATED, SUPERSEDED, REFUSED)
-        needed += [
-            name for name, job in self.jobs.jobs.items() if job.scan in self.study.dead and self.verdicts[name] in stale
-        ]
+        stale, dead = (OUTDATED, SUPERSEDED, REFUSED), self.study.scans.dead
+        needed += [name for name, job in self.jobs.jobs.items() if job.scan in dead and self.verdicts[name] in stale]
         folders: set[Path] = set()
         for name in needed:
             job, receipt = self.jobs.jobs[name], self.receipts[name]

@@ -62,7 +62,7 @@ class JobList:
 
     def __init__(self, study: Study) -> None:
         self.study = study
-        self.scans = (*study.own, *study.dead)
+        self.scans = (*study.scans.own, *study.scans.dead)
         self.jobs: dict[str, Job] = {}
         for rule, wildcards, needs in self._listed():
             name = self.name(rule, **wildcards)
@@ -74,30 +74,30 @@ class JobList:
 
     def wanted(self, target: str) -> list[str]:
         """Return the names of the jobs that a part of the pipeline (`Study.parts`) asks for."""
-        study, own, alive = self.study, set(self.study.own), self.study.alive
+        scans, own = self.study.scans, set(self.study.scans.own)
         stages = {
             "preprocess": ("preprocess",),
             "subjects": ("preprocess", "register", "fuse", "measure", "channel", "page"),
         }
         if target in ("segmentations", "networks", "fusion_bench"):
             rules = {"segmentations": "segment_scan", "networks": "train_registration", "fusion_bench": "bench_fusion"}
-            return [name for name, job in self.jobs.items() if job.rule == rules[target] and job.scan not in study.dead]
+            return [name for name, job in self.jobs.items() if job.rule == rules[target] and job.scan not in scans.dead]
         wanted = stages.get(target, stages["subjects"])
-        left_out = {("page", scan) for scan in study.undrawn} | {("channel", scan) for scan in study.unaligned}
+        left_out = {("page", scan) for scan in scans.undrawn} | {("channel", scan) for scan in scans.unaligned}
         found = [
             name
             for name, job in self.jobs.items()
             if job.is_kept
             and job.stage in wanted
             and (job.stage, job.scan) not in left_out
-            and job.scan in (alive if job.stage in ("preprocess", "register") else own)
+            and job.scan in (scans.alive if job.stage in ("preprocess", "register") else own)
         ]
         if target == "preprocess":
             return found
         found += [name for name, job in self.jobs.items() if job.rule == "publish_template"]
         if target == "subjects":
             return found
-        bench = ("bench_fusion",) if study.config["fuse"]["bench"] else ()
+        bench = ("bench_fusion",) if self.study.config["fuse"]["bench"] else ()
         return [*found, *(name for name, job in self.jobs.items() if job.rule in (*GROUP, *bench))]
 
     def needed(self, names: Iterable[str], made: frozenset[str] | set[str]) -> list[str]:
@@ -146,26 +146,26 @@ class JobList:
 
     def _preprocessing(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
         study, by_template = self.study, self.study.config["preprocess"]["brain"]["method"] == "template"
-        for scan in study.images:
+        for scan in study.scans.images:
             conformed = self.name("conform_image", scan=scan)
             yield "conform_image", {"scan": scan}, []
             if by_template:
                 yield "extract_brain_by_template", {"scan": scan}, [conformed]
                 mask = self.name("extract_brain_by_template", scan=scan)
             else:
-                mask = self.name("extract_brains", batch=str(study.brain_batches.of.get(scan, 0)))
+                mask = self.name("extract_brains", batch=str(study.preprocess.batches.of.get(scan, 0)))
             yield "normalise_brain", {"scan": scan}, [conformed, mask]
-        batches = study.brain_batches
-        for number in () if by_template else sorted({batches.of[scan] for scan in study.images if scan in batches.of}):
+        batches = study.preprocess.batches
+        for number in () if by_template else sorted({batches.of[scan] for scan in study.scans.images if scan in batches.of}):
             scans = [scan for scan in batches.scans(number) if scan in batches.alive]
             yield "extract_brains", {"batch": str(number)}, [self.name("conform_image", scan=scan) for scan in scans]
         for scan in self.scans:
-            for channel in study.channels[scan]:
+            for channel in study.scans.channels[scan]:
                 needs = [self.name("conform_image", scan=scan), self._brain(scan)]
                 yield "align_channel", {"scan": scan, "channel": channel}, needs
 
     def _template(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
-        study, members = self.study, self.study.members
+        study, members = self.study, self.study.atlas.members
         if study.config["atlas"]["template"] is not None:
             yield "publish_template", {}, []
             return
@@ -176,7 +176,7 @@ class JobList:
         before = self.name("initialise_template")
         count = study.config["atlas"]["iterations"]
         for iteration in map(str, range(1, count + 1)):
-            batches = {scan: str(study.member_batches[scan]) for scan in members} if study.predictions else {}
+            batches = {scan: str(study.atlas.batches[scan]) for scan in members} if study.atlas.batches else {}
             for batch in dict.fromkeys(batches.values()):
                 brains = [self._brain(scan) for scan in members if batches[scan] == batch]
                 yield "predict_members", {"iteration": iteration, "batch": batch}, [before, *brains]
@@ -195,9 +195,9 @@ class JobList:
         study, template = self.study, self.name("publish_template")
         through = study.atlases if study.config["fuse"]["through"] == "template" else {}
         scans = list(dict.fromkeys([*self.scans, *through]))
-        batches = {scan: str(study.prediction_batches.of.get(scan, 0)) for scan in scans} if study.predictions else {}
+        batches = {scan: str(study.register.batches.of.get(scan, 0)) for scan in scans} if study.register.predictions else {}
         for batch in dict.fromkeys(batches.values()):
-            brains = [self._brain(scan) for scan in study.prediction_batches.scans(int(batch)) if scan in study.images]
+            brains = [self._brain(scan) for scan in study.register.batches.scans(int(batch)) if scan in study.scans.images]
             yield "predict_deformations", {"batch": batch}, [template, *brains]
         for scan in scans:
             predicted = [self.name("predict_deformations", batch=batches[scan])] if batches else []
@@ -264,7 +264,7 @@ class JobList:
 
     def _group(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
         study = self.study
-        measured = [self.name("measure_scan", scan=scan) for scan in study.own]
+        measured = [self.name("measure_scan", scan=scan) for scan in study.scans.own]
         yield "settle_ledger", {}, measured
         settled, joined = self.name("settle_ledger"), [self.name("settle_ledger")]
         if study.truth_tables():
@@ -273,7 +273,7 @@ class JobList:
         yield "tabulate_cohort", {}, joined
         shown = [settled, self.name("tabulate_cohort"), self.name("publish_template")]
         if study.trust_tables():
-            fused = [name for scan in study.own for name in self._labels(scan)]
+            fused = [name for scan in study.scans.own for name in self._labels(scan)]
             yield "tabulate_trust", {}, [*fused, *measured]  # the gates of all scans are behind their measures
             shown.append(self.name("tabulate_trust"))
         if study.bench_files():
@@ -285,5 +285,5 @@ class JobList:
             yield "bench_fusion", {}, fused
             if study.config["fuse"]["bench"]:
                 shown.append(self.name("bench_fusion"))
-        drawn = [self.name("draw_subject", scan=scan) for scan in study.own if scan not in study.undrawn]
+        drawn = [self.name("draw_subject", scan=scan) for scan in study.scans.own if scan not in study.scans.undrawn]
         yield "write_report", {}, [*shown, *drawn]

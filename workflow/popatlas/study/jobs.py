@@ -5,17 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from popatlas.cohort.outputs import RULES, fill, made_files
 from popatlas.config import Config
 from popatlas.receipts import FOLDER
 from popatlas.study.madeof import MadeOf
+from popatlas.study.rules import Files, Named, Wildcards
 
 if TYPE_CHECKING:
     from popatlas.study.study import Study
-
-Wildcards = Any
 
 
 class JobStudy:
@@ -27,12 +26,12 @@ class JobStudy:
     def names(self, rule: str) -> dict[str, str]:
         """Return the names that the patterns of a rule are filled in with (`popatlas.cohort.outputs`)."""
         study = cast("Study", self)
-        names = {"label": study.label, "brains": study.brain_folder, "version": study.version}
+        names = {"label": study.template.label, "brains": study.preprocess.brain_folder, "version": study.template.version}
         if rule in ("train_trust", "train_segmenter"):
             return names | {"version": study.trainings[rule.removeprefix("train_")].version}
         if rule in ("write_training_table", "train_registration"):
             return names | {"name": study.plan.name, "version": study.plan.version}
-        return names | {"predictions": study.predictions}
+        return names | {"predictions": study.register.predictions}
 
     def outputs(self, rule: str) -> dict[str, str]:
         """Return output name to pattern of a rule."""
@@ -63,8 +62,8 @@ class JobStudy:
         return options
 
     def asks(
-        self, rule: str, *functions: Callable[[Wildcards], Mapping[str, Any]], **inputs: Any
-    ) -> Callable[[Wildcards], Any]:
+        self, rule: str, *functions: Named, **inputs: Files | Callable[[Wildcards], Files]
+    ) -> Callable[[Wildcards], dict[str, Files]]:
         """Return the input function of a rule: what a job reads, and nothing once it is made.
 
         Parameters
@@ -77,7 +76,7 @@ class JobStudy:
             Input name to a pattern, a list of files, or a function that returns one or the other.
         """
 
-        def asked(wildcards: Wildcards) -> dict[str, Any]:
+        def asked(wildcards: Wildcards) -> dict[str, Files]:
             names = {str(key): str(value) for key, value in wildcards.items()}
             if self.job_name(rule, names) in self.made:
                 return {}

@@ -52,7 +52,11 @@ class MadeOf:
     def conform_image(self, scan: str) -> Any:
         """Return what the conformed image of a scan is made of."""
         section = self.config["preprocess"]
-        return [self.study.raw_digests[scan], {key: section[key] for key in ("n4", "resolution_mm", "denoise")}, LEVELS]
+        return [
+            self.study.scans.raw_digests[scan],
+            {key: section[key] for key in ("n4", "resolution_mm", "denoise")},
+            LEVELS,
+        ]
 
     def raw_mask(self, scan: str) -> Any:
         """Return what the raw brain mask of a scan is made of, whatever batch it was in."""
@@ -67,11 +71,11 @@ class MadeOf:
 
     def extract_brains(self, batch: str) -> Any:
         """Return what the raw masks of a batch are made of."""
-        return self._each("raw_mask", self.study.brain_batches.scans(int(batch)))
+        return self._each("raw_mask", self.study.preprocess.batches.scans(int(batch)))
 
     def _each(self, rule: str, scans: Iterable[str]) -> dict[str, str]:
         """Return the fingerprints of the scans of a batch, those that have failed too."""
-        return {scan: self(rule, scan=scan) for scan in scans if scan in self.study.raw_digests}
+        return {scan: self(rule, scan=scan) for scan in scans if scan in self.study.scans.raw_digests}
 
     def brain(self, scan: str) -> Any:
         """Return what the brain of a scan is made of; what judges its mask does not count."""
@@ -83,13 +87,13 @@ class MadeOf:
 
     def align_channel(self, scan: str, channel: str) -> Any:
         """Return what an extra channel of a scan is made of."""
-        raw = self.study.channel_digests[scan][channel]
+        raw = self.study.scans.channel_digests[scan][channel]
         return [raw, self("brain", scan=scan), self.config["preprocess"]["n4"]]
 
     # Template: its version is a fingerprint of members, their images and all settings
 
     def _template(self, **wildcards: str) -> Any:
-        return self.study.version
+        return self.study.template.version
 
     make_reference = align_to_reference = initialise_template = predict_members = _template
     register_member = average_template = publish_template = _template
@@ -101,11 +105,11 @@ class MadeOf:
 
     def predict_deformations(self, batch: str) -> Any:
         """Return what the predictions of a batch are made of."""
-        return [self._each("brain", self.study.prediction_batches.scans(int(batch))), self.study.version, self._way()]
+        return [self._each("brain", self.study.register.batches.scans(int(batch))), self.study.template.version, self._way()]
 
     def register_to_template(self, scan: str) -> Any:
         """Return what the registration of a scan is made of."""
-        return [self("brain", scan=scan), self.study.version, self._way()]
+        return [self("brain", scan=scan), self.study.template.version, self._way()]
 
     def register_atlas_to_target(self, scan: str, atlas: str) -> Any:
         """Return what the registration of an atlas to a target is made of."""
@@ -166,7 +170,7 @@ class MadeOf:
             self.labels(scan),
             {key: study.digests.of(path) for key, path in given.items() if path},
             self._names(),
-            study.template_column(),
+            study.template.column,
             {key: section[key] for key in ("surface", "min_voxels")},
         ]
 
@@ -175,19 +179,19 @@ class MadeOf:
 
     def draw_subject(self, scan: str) -> Any:
         """Return what the page of a scan is made of."""
-        return [self("measure_scan", scan=scan), self.study.methods, self.study.label]
+        return [self("measure_scan", scan=scan), self.study.methods, self.study.template.label]
 
     def settle_ledger(self) -> Any:
         """Return what the ledger tells: what was measured, and who is out and why."""
-        return [{scan: self("measure_scan", scan=scan) for scan in self.study.own}, self.study.outside]
+        return [{scan: self("measure_scan", scan=scan) for scan in self.study.scans.own}, self.study.scans.outside]
 
     def score_truth(self) -> Any:
         """Return what the truth scores are made of."""
         from popatlas.measures.truth import truth_files
 
         study, folder = self.study, self.study.truth_folder()
-        truth = {name: study.digests.of(folder / name) for name in truth_files(study.own)} if folder else {}
-        return [{scan: self("register_to_template", scan=scan) for scan in study.own}, truth, study.outside]
+        truth = {name: study.digests.of(folder / name) for name in truth_files(study.scans.own)} if folder else {}
+        return [{scan: self("register_to_template", scan=scan) for scan in study.scans.own}, truth, study.scans.outside]
 
     def tabulate_cohort(self) -> Any:
         """Return what the group tables are made of."""
@@ -197,7 +201,7 @@ class MadeOf:
 
     def tabulate_trust(self) -> Any:
         """Return what the group table of trust is made of."""
-        return [{scan: self.labels(scan) for scan in self.study.own}, sorted(self.study.atlases)]
+        return [{scan: self.labels(scan) for scan in self.study.scans.own}, sorted(self.study.atlases)]
 
     def bench_fusion(self) -> Any:
         """Return what the comparison of the fusion methods is made of."""
@@ -214,6 +218,6 @@ class MadeOf:
         study = self.study
         trust = [self("tabulate_trust")] if study.trust_tables() else []
         bench = [self("bench_fusion")] if self.config["fuse"]["bench"] and study.bench_targets() else []
-        without = [sorted(study.undrawn), sorted(study.unaligned), sorted(study.unbenched)]
-        pages = {scan: self("draw_subject", scan=scan) for scan in study.own if scan not in study.undrawn}
-        return [self("tabulate_cohort"), trust, bench, without, pages, study.version, science(self.config)]
+        without = [sorted(study.scans.undrawn), sorted(study.scans.unaligned), sorted(study.scans.unbenched)]
+        pages = {scan: self("draw_subject", scan=scan) for scan in study.scans.own if scan not in study.scans.undrawn}
+        return [self("tabulate_cohort"), trust, bench, without, pages, study.template.version, science(self.config)]

@@ -6,16 +6,15 @@ import json
 import math
 import shlex
 from pathlib import Path
-from typing import Any
 
 from popatlas.cohort.freeze import resolve_pattern
 from popatlas.cohort.training import REFERENCE, SCANS, NetworkTraining
 from popatlas.config import Config
 from popatlas.images.io import write_if_changed
 from popatlas.study.jobs import JobStudy
+from popatlas.study.rules import Resources, Wildcards
 from popatlas.training.recipe import slice_places
 
-Wildcards = Any
 # Memory of a process: MB of the process itself, bytes of a voxel of a pair that goes through the network with its gradients,
 # and of a voxel of a scan (image, labels and mask); measured on `brain-t1w` with 24 scans: 1.1 GB
 PROCESS, PAIR, HELD = 2000, 2000, 12
@@ -119,7 +118,7 @@ class TrainStudy(JobStudy):
         """Return the complete recipe as JSON."""
         return json.dumps(self.plan.recipe)
 
-    def network_budget(self, wildcards: Wildcards, resources: Any) -> float:
+    def network_budget(self, wildcards: Wildcards, resources: Resources) -> float:
         """Return after how many minutes a job stops with a checkpoint."""
         return budget(self.config["train"]["minutes"], float(resources.runtime))
 

@@ -21,7 +21,8 @@ from popatlas.config import load_config, make_absolute
 from popatlas.errors import ConfigError
 from popatlas.study.inventory import Inventory
 from popatlas.study.prepare import simulate_if_missing
-from popatlas.study.study import PARTS, Study, open_study
+from popatlas.study.rules import PARTS
+from popatlas.study.study import Study, open_study
 
 # options of Snakemake with which it runs no job
 LOOKS = re.compile(

@@ -8,6 +8,7 @@ from pathlib import Path
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, batches
 from popatlas.config import Config, default_config
 from popatlas.images.io import write_if_changed
+from popatlas.study.preprocess import brain_folder
 from popatlas.study.register import prediction_folder
 
 
@@ -51,11 +52,6 @@ def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> No
     done = {scan for scan in usable if all((out_dir / pattern.format(scan=scan)).is_file() for pattern in patterns)}
     batches(usable, size, out_dir, receipts, table=PREDICTIONS, settled=done)
     batches(list(members["scan"]), size, out_dir, table=MEMBERS)
-
-
-def brain_folder(config: Config) -> str:
-    """Return the folder of the raw brain masks: one for each method, so that none is taken for another's."""
-    return f"work/brain/{config['preprocess']['brain']['method']}"
 
 
 def simulate_if_missing(config: Config) -> None:

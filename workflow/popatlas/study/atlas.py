@@ -1,0 +1,128 @@
+"""The atlas as the rules ask for it: iterations of the template, their predictions, and what is published."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from popatlas.config import Config, iteration_preset
+from popatlas.images.io import mask_beside
+from popatlas.study.preprocess import BRAIN, MASK
+from popatlas.study.register import prediction_option
+from popatlas.study.rules import SETTINGS, Files, Given, Wildcards
+from popatlas.study.template import Template
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """What the rules that build or publish the template ask.
+
+    Attributes
+    ----------
+    config : dict
+        Complete configuration.
+    template : Template
+        Its name and version.
+    members : tuple of str
+        Frozen members; other members make another version.
+    batches : dict
+        Member to its batch of predictions; empty where nothing is predicted.
+    rungs : dict
+        Preset to how a registration with it is tried first, as JSON.
+    """
+
+    config: Config
+    template: Template
+    members: tuple[str, ...]
+    batches: Mapping[str, int]
+    rungs: Mapping[str, str]
+
+    def rung(self, iteration: int) -> str:
+        """Return how a registration of an iteration is tried first, as JSON."""
+        return self.rungs[iteration_preset(self.config, iteration)]
+
+    def iteration_rung(self, wildcards: Wildcards) -> str:
+        """Return how a registration of the iteration of a job is tried first, as JSON."""
+        return self.rung(int(wildcards.iteration))
+
+    def member_files(self, pattern: str) -> list[str]:
+        """Return one path per member from a pattern with `{scan}`."""
+        return [pattern.format(scan=scan) for scan in self.members]
+
+    def _folder(self, iteration: int) -> str:
+        return f"{self.template.build_folder}/iter-{iteration}"
+
+    def _made(self, iteration: int) -> tuple[str, str]:
+        """Return the template that an iteration makes, and its mask."""
+        return f"{self._folder(iteration)}/template_T1w.nii.gz", f"{self._folder(iteration)}/template_mask.nii.gz"
+
+    def fixed(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return the template that an iteration registers to, which is that of the iteration before, and its mask."""
+        template, mask = self._made(int(wildcards.iteration) - 1)
+        return {"fixed": template, "fixed_mask": mask}
+
+    def averaged(self, wildcards: Wildcards) -> dict[str, Files]:
+        """Return what the average of an iteration reads: the template before, and what there is of each member."""
+        template, mask = self._made(int(wildcards.iteration) - 1)
+        folder = self._folder(int(wildcards.iteration))
+        ends = {"images": "T1w.nii.gz", "masks": "mask.nii.gz", "affines": "xfm.mat", "warps": "xfm.nii.gz"}
+        moved = {name: self.member_files(f"{folder}/{{scan}}_{end}") for name, end in ends.items()}
+        return {"template": template, "mask": mask, **moved}
+
+    # Predictions while the template is built
+
+    def iteration_folder(self, wildcards: Wildcards) -> str:
+        """Return the folder of the predictions to the template of the iteration before."""
+        return f"{self._folder(int(wildcards.iteration))}/predictions"
+
+    def iteration_scans(self, wildcards: Wildcards) -> list[str]:
+        """Return the members of a batch."""
+        return [scan for scan in self.members if self.batches[scan] == int(wildcards.batch)]
+
+    def iteration_brains(self, wildcards: Wildcards) -> dict[str, list[str]]:
+        """Return the brains of the members of a batch, and their masks."""
+        scans = self.iteration_scans(wildcards)
+        return {
+            "brains": [BRAIN.format(scan=scan) for scan in scans],
+            "masks": [MASK.format(scan=scan) for scan in scans],
+        }
+
+    def iteration_inputs(self, wildcards: Wildcards) -> dict[str, str]:
+        """Return the receipt of the batch that predicts the registration of a member, nothing when none does."""
+        if not self.batches:
+            return {}
+        return {"receipt": f"{self.iteration_folder(wildcards)}/batch-{self.batches[wildcards.scan]}.json"}
+
+    def iteration_options(self, wildcards: Wildcards, input: Given) -> str:
+        """Return RegisterImages' options: the configuration, and what `iteration_inputs` lists."""
+        taken = prediction_option(f"{self.iteration_folder(wildcards)}/{wildcards.scan}", input)
+        return f"--settings {shlex.quote(SETTINGS)} {taken}"
+
+    # The published template
+
+    def sources(self, wildcards: Wildcards) -> dict[str, Files]:
+        """Return the inputs of the published template: the last iteration; nothing for an existing one."""
+        if self.config["atlas"]["template"] is not None:
+            return {}
+        last = self.config["atlas"]["iterations"]
+        template, mask = self._made(last)
+        return {
+            "template": template,
+            "mask": mask,
+            "rows": [f"{self._folder(number)}/convergence.json" for number in range(1, last + 1)],
+            "members": f"cohort/atlas-{self.template.label}.tsv",
+        }
+
+    def options(self, wildcards: Wildcards, input: Given) -> str:
+        """Return DescribeTemplate's options: an existing template has no members, and a mask only where one is given."""
+        name, existing = f"--label {self.template.label} --version {self.template.version}", self.config["atlas"]["template"]
+        if existing is not None:
+            mask = mask_beside(existing)
+            given = f"{name} --in_template {shlex.quote(str(Path(existing).resolve()))}"
+            return given if mask is None else f"{given} --in_mask {shlex.quote(str(mask))}"
+        if not hasattr(input, "template"):  # it is made
+            return name
+        given = f"{name} --in_template {shlex.quote(input.template)} --in_mask {shlex.quote(input.mask)}"
+        return f"{given} --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
