@@ -20,13 +20,14 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
-from registries import fusion_methods, regularisers, similarities  # noqa: E402
+from registries import fusion_methods, regularisers, similarities, with_metrics  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
 from popatlas.config import default_config  # noqa: E402
 from popatlas.images.io import read_json, write_if_changed  # noqa: E402
 from popatlas.measures.dictionary import dictionary  # noqa: E402
+from popatlas.measures.metrics import BENCH_METRICS, METRICS  # noqa: E402
 from popatlas.networks.registration import build_registration_network  # noqa: E402
 from popatlas.resources import schema_path  # noqa: E402
 from popatlas.training.recipe import Recipe, load_recipe, recipe_names  # noqa: E402
@@ -167,7 +168,7 @@ def models() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write all pages; files that would not change are left alone."""
+    """Write all pages, and the names of metrics into the schemas of tables; files that would not change are left alone."""
     for name, page in (
         ("configuration", configuration()),
         ("cli", command_line()),
@@ -180,6 +181,9 @@ def main() -> None:
         *models(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)
+    for name, metrics in (("metrics", METRICS), ("fusion-bench", BENCH_METRICS)):
+        schema = schema_path(name)
+        write_if_changed(schema, with_metrics(schema.read_text(encoding="utf-8"), metrics))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import yaml
 
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.sections import SECTIONS
+from popatlas.measures.metrics import Metric
 from popatlas.registry import Entry
 from popatlas.regularisers.registry import REGULARISERS
 from popatlas.report.methods import read_references, reference_line
@@ -122,3 +123,11 @@ def allowed(part: Mapping[str, Any]) -> str:
         return f"{count} of: {allowed(part['items'])}"
     words = {"boolean": "true, false", "integer": "whole number", "number": "number", "string": "text", "null": "null"}
     return ", ".join([*(words.get(kind, kind) for kind in kinds), *sides])
+
+
+def with_metrics(text: str, metrics: Mapping[str, Metric]) -> str:
+    """Return a schema of a table with the names and units of its metrics."""
+    units = yaml.safe_dump(list(dict.fromkeys(metric.unit for metric in metrics.values())), default_flow_style=True)
+    names = "".join(f"      - {name}\n" for name in metrics)
+    text = re.sub(r"(?ms)^  metric:.*?(?=^  \w)", f"  metric:\n    enum:\n{names}", text)
+    return re.sub(r"(?m)^  unit:.*$", f"  unit: {{enum: {units.strip()}}}", text)

@@ -14,7 +14,8 @@ from popatlas.errors import InputError
 from popatlas.fusion.bench import read_costs, run_bench, summarise
 from popatlas.fusion.crossval import compare, holm, median_interval, recommend, score, signed_rank, smallest_p
 from popatlas.images.io import save_image, write_json
-from popatlas.measures.dictionary import BENCH_COLUMN_TEXT, BENCH_METRICS, bench_dictionary
+from popatlas.measures.dictionary import BENCH_COLUMN_TEXT, bench_dictionary
+from popatlas.measures.metrics import BENCH_METRICS
 from popatlas.resources import schema_path
 
 AFFINE = np.diag([1.0, 2.0, 3.0, 1.0])

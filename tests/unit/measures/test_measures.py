@@ -15,8 +15,9 @@ from jsonschema import Draft202012Validator
 from popatlas.errors import InputError
 from popatlas.images.io import read_table, save_image, write_json, write_table
 from popatlas.interfaces.measure import MeasureScan, TabulateCohort
-from popatlas.measures.dictionary import COLUMN_TEXT, COLUMNS, METRICS
+from popatlas.measures.dictionary import COLUMN_TEXT, COLUMNS
 from popatlas.measures.landmarks import landmark_errors, read_landmarks, target_registration_error
+from popatlas.measures.metrics import METRICS
 from popatlas.measures.names import find_names, read_names
 from popatlas.measures.overlap import dice, overlap
 from popatlas.measures.scan import ScanFiles, measure_scan, split_scan

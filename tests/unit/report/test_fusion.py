@@ -228,7 +228,7 @@ def test_pictures_of_an_earlier_bench_go_and_others_stay(out):
 def test_p_values_are_told_with_enough_targets(out, tmp_path):
     from popatlas.fusion.bench import Bench
     from popatlas.fusion.crossval import compare
-    from popatlas.measures.dictionary import BENCH_METRICS
+    from popatlas.measures.metrics import BENCH_METRICS
     from popatlas.report.fusion import write_fusion_page
 
     random = np.random.default_rng(0)

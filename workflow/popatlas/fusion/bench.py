@@ -14,7 +14,8 @@ from popatlas.errors import InputError
 from popatlas.fusion.crossval import FEWEST, Comparison, Recommendation, compare, recommend, score, smallest_p
 from popatlas.images.io import read_json
 from popatlas.images.labels import read_labels
-from popatlas.measures.dictionary import BENCH_COLUMN_TEXT, BENCH_METRICS, bench_dictionary
+from popatlas.measures.dictionary import BENCH_COLUMN_TEXT, bench_dictionary
+from popatlas.measures.metrics import BENCH_METRICS
 from popatlas.measures.scan import resample_labels
 
 TRAINED = "dataparams"  # the method that a network is trained for

@@ -19,10 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from popatlas.measures.dictionary import BENCH_METRICS
-from popatlas.measures.overlap import overlap
-from popatlas.measures.surface import label_surface_distances
-from popatlas.measures.volumes import voxel_ml
+from popatlas.measures.metrics import BENCH_METRICS
+from popatlas.measures.overlap import LabelPair
+from popatlas.measures.scores import label_scores
 
 IntArray = npt.NDArray[np.integer[Any]]
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -58,7 +57,7 @@ def score(
     Returns
     -------
     DataFrame
-        Columns label, metric (of :data:`popatlas.measures.dictionary.BENCH_METRICS`), value and unit. Of a label that
+        Columns label, metric (of :data:`popatlas.measures.metrics.BENCH_METRICS`), value and unit. Of a label that
         the fused image lacks Dice is 0, the volume error -100 %, and the distances are missing.
 
     Raises
@@ -66,18 +65,7 @@ def score(
     InputError
         When the shapes differ.
     """
-    table = overlap(reference, fused)
-    table = table[table["n_reference"] >= max(min_voxels, 1)]
-    if labels is not None:
-        table = table[table["label"].isin(list(labels))]
-    spacing = np.sqrt((np.asarray(affine, dtype=float)[:3, :3] ** 2).sum(axis=0))
-    distances = label_surface_distances(reference, fused, spacing.tolist(), table["label"])
-    excess = table["n_prediction"] - table["n_reference"]
-    table = table.assign(volume_error=100.0 * excess / table["n_reference"], volume_error_ml=excess * voxel_ml(affine))
-    table = table.merge(distances, on="label")
-    rows = table.melt("label", list(BENCH_METRICS), var_name="metric", value_name="value")
-    rows["unit"] = rows["metric"].map({name: metric.unit for name, metric in BENCH_METRICS.items()})
-    return rows.astype({"value": float})
+    return label_scores(LabelPair(reference, fused, affine, labels, min_voxels), BENCH_METRICS)
 
 
 @dataclass(frozen=True)
@@ -139,7 +127,7 @@ def compare(table: pd.DataFrame, metric: str = "dice", seed: int = 0) -> Compari
     table : DataFrame
         Tidy scores: scan, method, label, metric, value.
     metric : str
-        Key of :data:`popatlas.measures.dictionary.BENCH_METRICS`.
+        Key of :data:`popatlas.measures.metrics.BENCH_METRICS`.
     seed : int
         Of the bootstrap.
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json
-from popatlas.measures.dictionary import ATTEMPT, METRICS
+from popatlas.measures.dictionary import ATTEMPT
+from popatlas.measures.metrics import METRICS
 
 PREFIX = "gate_"
 

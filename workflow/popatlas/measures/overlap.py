@@ -6,6 +6,9 @@ Imaging 2015;15:29. doi:10.1186/s12880-015-0068-x (definitions of all three meas
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,6 +63,54 @@ def overlap(reference: IntArray, prediction: IntArray) -> pd.DataFrame:
         }
     )
     return table[table["label"] != 0].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class LabelPair:
+    """Reference and fused labels on one grid.
+
+    Attributes
+    ----------
+    reference, fused : (x, y, z) int ndarray
+        0 is background.
+    affine : (4, 4) ndarray
+        Voxel to mm.
+    wanted : iterable of int, optional
+        Labels to score; all of the reference when left out. One that the reference lacks is not scored.
+    min_voxels : int
+        Labels with fewer voxels in the reference are not scored.
+    """
+
+    reference: IntArray
+    fused: IntArray
+    affine: npt.NDArray[np.floating[Any]]
+    wanted: Iterable[int] | None = None
+    min_voxels: int = 1
+
+    @cached_property
+    def overlaps(self) -> pd.DataFrame:
+        """What `overlap` says of the labels that are scored; InputError when the shapes differ."""
+        table = overlap(self.reference, self.fused)
+        table = table[table["n_reference"] >= max(self.min_voxels, 1)]
+        if self.wanted is not None:
+            table = table[table["label"].isin(list(self.wanted))]
+        return table.reset_index(drop=True)
+
+    @property
+    def labels(self) -> list[int]:
+        """Labels that are scored, sorted."""
+        return [int(label) for label in self.overlaps["label"]]
+
+    @property
+    def spacing(self) -> list[float]:
+        """Voxel size in mm along each array axis."""
+        sizes: list[float] = np.sqrt((np.asarray(self.affine, dtype=float)[:3, :3] ** 2).sum(axis=0)).tolist()
+        return sizes
+
+
+def overlaps(pair: LabelPair) -> dict[str, Any]:
+    """Return ``dice``, ``jaccard`` and ``volume_similarity`` of each label of a pair."""
+    return {name: pair.overlaps[name] for name in ("dice", "jaccard", "volume_similarity")}
 
 
 def dice(first: npt.NDArray[Any], second: npt.NDArray[Any], empty: float = float("nan")) -> float:

@@ -15,18 +15,16 @@ from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.images.place import check_place, read_mask_on
 from popatlas.measures.attempts import attempt_rows
-from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION, unit_of
-from popatlas.measures.jacobian import summarise_log_jacobian
+from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION
 from popatlas.measures.landmarks import AXES, read_landmarks, to_template
+from popatlas.measures.metrics import OF_FIELDS, OF_IMAGES, OF_LABELS, measure, unit_of
 from popatlas.measures.names import find_names, read_names
-from popatlas.measures.overlap import overlap
-from popatlas.measures.similarity import similarity
-from popatlas.measures.surface import label_surface_distances
+from popatlas.measures.overlap import LabelPair
+from popatlas.measures.scores import label_scores
 from popatlas.measures.volumes import volumes
 from popatlas.transforms.resample import Step, resample
 
 Row = tuple[str, str, str, float]  # method, label, metric, value
-OVERLAP_METRICS = ("dice", "jaccard", "volume_similarity")
 
 
 @dataclass(frozen=True)
@@ -151,18 +149,10 @@ def _label_rows(files: ScanFiles, surface: bool, min_voxels: int) -> Iterator[Ro
             yield method, name(int(label)), "volume", value
         if given is None:
             continue
-        reference = resample_labels(given, image)
-        scores = overlap(reference, fused)
-        scores = scores[scores["n_reference"] >= min_voxels]
-        metrics = list(OVERLAP_METRICS)
-        if surface:
-            spacing = np.sqrt((image.affine[:3, :3] ** 2).sum(axis=0))
-            distances = label_surface_distances(reference, fused, spacing.tolist(), scores["label"])
-            scores = scores.merge(distances, on="label")
-            metrics += ["hd95", "assd"]
-        for metric in metrics:
-            for label, value in zip(scores["label"], scores[metric], strict=True):
-                yield method, name(int(label)), metric, float(value)
+        metrics = {key: metric for key, metric in OF_LABELS.items() if metric.scan and (surface or not metric.slow)}
+        pair = LabelPair(resample_labels(given, image), fused, image.affine, min_voxels=min_voxels)
+        for label, metric, value, _ in label_scores(pair, metrics).itertuples(index=False):
+            yield method, name(int(label)), str(metric), float(value)
 
 
 def _reference(files: ScanFiles) -> LabelImage | None:
@@ -186,13 +176,13 @@ def _registration_rows(files: ScanFiles) -> Iterator[Row]:
     mask = _mask(files.template_mask, files.template_brain, files.scan).data
     if files.brain is not None and files.affine is not None:
         moved = resample(files.template_brain, files.brain, [Step(files.affine)], "linear", files.scan)
-        yield from ((AFFINE, BRAIN, metric, value) for metric, value in similarity(template, moved, mask).items())
+        yield from ((AFFINE, BRAIN, *found) for found in measure(OF_IMAGES, template, moved, mask).items())
     if files.warped is not None:
         warped = np.asarray(load_image(files.warped).dataobj)
-        yield from ((REGISTRATION, BRAIN, m, value) for m, value in similarity(template, warped, mask).items())
+        yield from ((REGISTRATION, BRAIN, *found) for found in measure(OF_IMAGES, template, warped, mask).items())
     if files.log_jacobian is not None:
-        summary = summarise_log_jacobian(np.asarray(load_image(files.log_jacobian).dataobj), mask)
-        yield from ((REGISTRATION, BRAIN, metric, value) for metric, value in summary.items())
+        field = np.asarray(load_image(files.log_jacobian).dataobj)
+        yield from ((REGISTRATION, BRAIN, *found) for found in measure(OF_FIELDS, field, mask).items())
 
 
 def _landmark_rows(files: ScanFiles) -> Iterator[Row]:

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from popatlas.measures.overlap import LabelPair
+
 IntArray = npt.NDArray[np.integer[Any]]
 
 
@@ -85,6 +87,12 @@ def label_surface_distances(
             values = surface_distances(numbered[0][box] == index + 1, numbered[1][box] == index + 1, spacing)
         rows.append((int(label), *values))
     return pd.DataFrame(rows, columns=["label", "hd95", "assd"])
+
+
+def surfaces(pair: LabelPair) -> dict[str, Any]:
+    """Return ``hd95`` and ``assd`` of each label of a pair, see `label_surface_distances`."""
+    table = label_surface_distances(pair.reference, pair.fused, pair.spacing, pair.labels)
+    return {name: table[name] for name in ("hd95", "assd")}
 
 
 def _number(image: IntArray, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:

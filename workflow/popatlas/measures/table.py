@@ -15,8 +15,9 @@ import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_table
-from popatlas.measures.dictionary import BRAIN, COLUMNS, KEYS, METRICS
+from popatlas.measures.dictionary import BRAIN, COLUMNS, KEYS
 from popatlas.measures.landmarks import landmark_errors
+from popatlas.measures.metrics import METRICS
 from popatlas.stages import SIDE_STAGES
 
 OUT_STATES = ("failed", "excluded", "unavailable")

@@ -29,8 +29,9 @@ from popatlas.errors import InputError
 from popatlas.images.io import load_image
 from popatlas.images.labels import read_mask
 from popatlas.measures.correlation import pearson
-from popatlas.measures.dictionary import BRAIN, COLUMNS, GROUP, MASK, TRUTH, unit_of
+from popatlas.measures.dictionary import BRAIN, COLUMNS, GROUP, MASK, TRUTH
 from popatlas.measures.landmarks import RAS_TO_LPS
+from popatlas.measures.metrics import unit_of
 from popatlas.measures.overlap import dice
 from popatlas.measures.scan import resample_labels, split_scan
 

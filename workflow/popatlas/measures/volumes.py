@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from popatlas.measures.overlap import LabelPair
+
 
 def voxel_ml(affine: npt.NDArray[np.floating[Any]]) -> float:
     """Return the volume of a voxel in millilitres from a (4, 4) affine in mm."""
@@ -32,3 +34,12 @@ def volumes(labels: npt.NDArray[np.integer[Any]], affine: npt.NDArray[np.floatin
     values, counts = np.unique(labels, return_counts=True)
     inside = values != 0
     return pd.DataFrame({"label": values[inside].astype(np.int64), "volume": counts[inside] * voxel_ml(affine)})
+
+
+def volume_errors(pair: LabelPair) -> dict[str, Any]:
+    """Return ``volume_error`` (percent) and ``volume_error_ml`` of each label of a pair: fused minus reference."""
+    excess = pair.overlaps["n_prediction"] - pair.overlaps["n_reference"]
+    return {
+        "volume_error": 100.0 * excess / pair.overlaps["n_reference"],
+        "volume_error_ml": excess * voxel_ml(pair.affine),
+    }

@@ -11,7 +11,7 @@ import numpy as np
 import popatlas
 from popatlas.fusion.bench import Bench
 from popatlas.fusion.crossval import ALPHA, CLOSE, FEWEST, Comparison, smallest_p, tell_p
-from popatlas.measures.dictionary import BENCH_METRICS
+from popatlas.measures.metrics import BENCH_METRICS
 from popatlas.report.figures import Cell, ColourBar, Disagreement, Labels, Layer, under
 from popatlas.report.pages import link, optional_json, read_config, scan_name, study_name, subject_page, write_page
 from popatlas.report.panels import Figure, ScanImages, Sheet, paint, voxels

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from popatlas.measures.dictionary import BRAIN, MASK, METRICS, REGISTRATION, TRUTH
+from popatlas.measures.dictionary import BRAIN, MASK, REGISTRATION, TRUTH
+from popatlas.measures.metrics import METRICS
 
 OUTLIER = 3.5
 MAD_TO_SD = 1.4826

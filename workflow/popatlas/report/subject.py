@@ -12,7 +12,8 @@ import pandas as pd
 
 from popatlas.images.io import read_table
 from popatlas.measures.attempts import tried
-from popatlas.measures.dictionary import BRAIN, METRICS, REFERENCE
+from popatlas.measures.dictionary import BRAIN, REFERENCE
+from popatlas.measures.metrics import METRICS
 from popatlas.measures.names import LABEL_NAMES, find_names, read_names
 from popatlas.report.figures import label_hex
 from popatlas.report.pages import (
