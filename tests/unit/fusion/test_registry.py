@@ -64,4 +64,3 @@ def test_the_methods_text_tells_it(name):
 def test_the_docs_have_it(name):
     page = (DOCS / "reference" / "fusion-methods.md").read_text()
     assert f"## `{name}`: {METHODS[name].title}" in page and METHODS[name].formula in page
-    assert f"| `{name}` |" in (DOCS / "stages" / "fuse.md").read_text()

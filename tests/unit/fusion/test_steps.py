@@ -54,6 +54,19 @@ def test_options_left_out_keep_their_defaults_and_maps_are_written_where_they_ar
     assert read_json(inputs["record"])["peak_mb"] > 0
 
 
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("jlf", {"jlf": {"raduis": 2}}, r"fuse\.jlf: unknown key 'raduis', did you mean 'radius'"),
+        ("local", {"similarity": {"power": -1}}, r"fuse\.similarity\.power: -1 should be greater than or equal to 0"),
+        ("global", {"similarity": {"radius": 2.5}}, r"fuse\.similarity\.radius: 2\.5 should be a valid integer"),
+    ],
+)
+def test_options_that_a_method_has_not_or_cannot_have_are_refused(target, method, settings, message):
+    with pytest.raises(InputError, match=message):
+        FuseLabels(**target.inputs(method, settings=settings)).run()
+
+
 def test_the_trust_table_ranks_the_atlases_and_tells_their_overlap(target):
     inputs = target.inputs("global", out_trust=target.file("trust", "tsv"))
     FuseLabels(**inputs).run()
