@@ -24,23 +24,22 @@ import tempfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.common import RESULTS, Bar, at_least, at_most, known, parser, report
+from benchmarks.common import PICTURES, RESULTS, Bar, at_least, at_most, known, parser, report
 from benchmarks.starts.brains import Brain
-from benchmarks.starts.cases import SIMULATED_MM, Case, cases
-from benchmarks.starts.heads import AXES, TURNS, Head, heads, prepare
+from benchmarks.starts.cases import AXES, SIMULATED_MM, Case, cases
+from benchmarks.starts.heads import TURNS, Head, heads, prepare
 from benchmarks.starts.learn import left_out
-from benchmarks.starts.methods import CONFIG, GATE, METHODS, dice
+from benchmarks.starts.methods import CONFIG, GATE, METHODS, dice, reason
 from benchmarks.starts.plot import plot
+from benchmarks.starts.rows import Key, Row
 from popatlas.errors import PopatlasError
 from popatlas.images.io import read_json, write_json
 
-ROOT = Path(__file__).parents[2]
 IXI = "ixi-hh"  # folder of the dataset where --data is one of several
 RIGHT, RIGHT_CONTRAST = 0.85, 0.8  # shares of the untouched pair's Dice
 REAL, MADE, HEADS = 2, 8, 2
@@ -49,7 +48,6 @@ QUICK = 1
 COMPARED = 1  # pairs of each kind of data that the other methods are asked about; untouched ones are timed on twice as many
 UPRIGHT = ("upright", 0)
 TIMED = 3  # repeats of each untouched pair
-Row = dict[str, Any]
 Untouched = tuple[list[str], float]  # transforms and Dice
 
 
@@ -62,7 +60,7 @@ class Runs:
 
     def has(self, **key: str) -> bool:
         """Tell whether there is a row with these entries."""
-        return any(all(row.get(name) == value for name, value in key.items()) for row in self.rows)
+        return any(key.items() <= row.items() for row in self.rows)
 
     def add(self, row: Row) -> None:
         """Keep a row."""
@@ -146,14 +144,8 @@ def run_times(args: argparse.Namespace, runs: Runs) -> None:
                     out = folder / method
                     out.mkdir()
                     seconds = METHODS[method](*files, out).seconds
-                    row = {
-                        "data": case.data,
-                        "pair": case.pair,
-                        "kind": "time",
-                        "case": f"repeat {repeat}",
-                        "method": method,
-                    }
-                    runs.add(row | {"seconds": seconds})
+                    row: Row = {"data": case.data, "pair": case.pair, "kind": "time", "case": f"repeat {repeat}"}
+                    runs.add({**row, "method": method, "seconds": seconds})
 
 
 def run_heads(args: argparse.Namespace, runs: Runs) -> None:
@@ -176,12 +168,13 @@ def run_heads(args: argparse.Namespace, runs: Runs) -> None:
                 turn = degrees * np.array(AXES.get(name, (0, 0, 0)), float)
                 refused, seconds, overlap = _turned_head(fixed, head.turned(turn), folder / f"{degrees}-{name}")
                 reference = reference if degrees else overlap
-                row = {"verdict": verdict(refused, overlap, reference, "whole head"), "dice": overlap}
                 if not runs.has(**key):
-                    runs.add(key | row | {"reference": reference, "seconds": seconds, "said": refused})
+                    judged = verdict(refused, overlap, reference, "whole head")
+                    found: Row = {"verdict": judged, "dice": overlap, "reference": reference}
+                    runs.add({**key, **found, "seconds": seconds, "said": refused})
 
 
-def _head_key(data: str, head: Head, name: str, degrees: int) -> dict[str, str]:
+def _head_key(data: str, head: Head, name: str, degrees: int) -> Key:
     what = f"{degrees} degrees, {name}" if degrees else name
     return {"data": data, "pair": str(head.name), "kind": "whole head", "case": what, "method": "ours"}
 
@@ -192,7 +185,7 @@ def _turned_head(fixed: Brain, head: Head, folder: Path) -> tuple[str, float, fl
         moving = prepare(head, folder / "prepared")
         found = METHODS["ours"](fixed.write(folder / "fixed"), moving.write(folder / "moving"), folder)
     except PopatlasError as error:
-        return str(error).split(" [file")[0], float("nan"), float("nan")
+        return reason(error), float("nan"), float("nan")
     overlap = float("nan") if found.refused else dice(fixed, moving, found.chain, folder)
     return found.refused, found.seconds, overlap
 
@@ -271,7 +264,7 @@ def main() -> None:
     data = "simulated brains" + ("; IXI (brain-development.org, CC BY-SA 3.0)" if args.data else "")
     report("starts", tables, bars(judged, table[table["kind"] == "time"], sides), args, data)
     if not args.quick:
-        plot(summary, ROOT / "docs" / "images" / "starts.png")
+        plot(summary, PICTURES / "starts.png")
     print(f"runs: {runs.file}, results: {RESULTS}")
 
 

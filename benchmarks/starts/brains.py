@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 from nibabel.processing import resample_from_to
 from scipy.ndimage import uniform_filter1d
 from scipy.spatial.transform import Rotation
 
+from benchmarks.dataset import label_box
 from popatlas.config import default_config
 from popatlas.images import subject as draw
 from popatlas.images.deformation import sample
@@ -23,7 +23,7 @@ from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.conform import load_single_volume, resample_isotropic
 from popatlas.preprocess.intensity import normalise
 
-Array = npt.NDArray[Any]
+Vector = Sequence[float] | np.ndarray
 # intensities of other contrasts at those of a T1w brain, 0 to 1: CSF, grey and white matter lie near 0.1, 0.55 and 0.9
 KNOTS = (0.0, 0.15, 0.35, 0.55, 0.75, 0.9, 1.1, 1.5)
 CONTRASTS = {
@@ -38,10 +38,10 @@ class Brain:
     """A brain without skull: intensities of about 0 to 1, mask and labels on one grid, voxel to RAS mm."""
 
     name: str
-    image: Array
-    mask: Array
-    labels: Array
-    affine: Array
+    image: np.ndarray
+    mask: np.ndarray
+    labels: np.ndarray
+    affine: np.ndarray
 
     def write(self, folder: Path) -> Path:
         """Write `brain.nii.gz` and `mask.nii.gz`, and return the folder."""
@@ -51,19 +51,19 @@ class Brain:
         return folder
 
     @property
-    def centre(self) -> Array:
+    def centre(self) -> np.ndarray:
         """Middle of the mask, mm."""
         return np.asarray(self.affine[:3, :3] @ np.argwhere(self.mask > 0).mean(0) + self.affine[:3, 3])
 
-    def moved(self, matrix: Array) -> Brain:
+    def moved(self, matrix: np.ndarray) -> Brain:
         """Change the header only: voxels are said to lie where a matrix takes them."""
         return replace(self, affine=matrix @ self.affine)
 
-    def turned(self, degrees: npt.ArrayLike) -> Brain:
+    def turned(self, degrees: Vector) -> Brain:
         """Turn the header about the middle of the brain, by a rotation vector."""
-        return self.moved(about(self.centre, Rotation.from_rotvec(degrees, degrees=True).as_matrix()))
+        return self.moved(turn_about(self.centre, degrees))
 
-    def shifted(self, millimetres: npt.ArrayLike) -> Brain:
+    def shifted(self, millimetres: Vector) -> Brain:
         """Move the header."""
         matrix = np.eye(4)
         matrix[:3, 3] = millimetres
@@ -102,11 +102,16 @@ class Brain:
         return replace(self, image=np.clip(self.image + noise, 0, 1.5) * (self.mask > 0))
 
 
-def about(point: Array, linear: Array) -> Array:
+def about(point: np.ndarray, linear: np.ndarray) -> np.ndarray:
     """Return the matrix (4, 4) of a linear map about a point."""
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = linear, point - linear @ point
     return matrix
+
+
+def turn_about(point: np.ndarray, degrees: Vector) -> np.ndarray:
+    """Return the matrix (4, 4) of a rotation vector about a point."""
+    return about(point, Rotation.from_rotvec(np.asarray(degrees, float), degrees=True).as_matrix())
 
 
 def simulated(seed: int, number: int, voxel_mm: float, torque: float = 1.0) -> Brain:
@@ -121,22 +126,26 @@ def simulated(seed: int, number: int, voxel_mm: float, torque: float = 1.0) -> B
     torque : float
         Strength of people's mean asymmetry; 0 for a brain whose left and right cannot be told.
     """
+    return boxed(f"simulated-{seed}-{number}", *simulated_head(seed, number, voxel_mm, torque))
+
+
+def simulated_head(
+    seed: int, number: int, voxel_mm: float, torque: float = 1.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw the head of a subject of `popatlas simulate`: image, labels, and affine to RAS mm; see `simulated`."""
     anatomy = draw.draw_anatomy(seed, number, draw.draw_traits(seed, number), torque=torque)
     rng = draw.generator(seed, number, 2, 1)
     scan = draw.draw_scan(rng, draw.draw_pose(rng), voxel_mm)
     points = anatomy.to_mni(scan.anatomy_points())
     labels = sample(head_model().labels, head_model().affine, points, order=0).astype(np.int16)
-    image = draw.draw_image(rng, points, scan, "T1w")
-    return boxed(f"simulated-{seed}-{number}", image, labels, scan.grid.affine)
+    return draw.draw_image(rng, points, scan, "T1w"), labels, scan.grid.affine
 
 
-def boxed(name: str, image: Array, labels: Array, affine: Array, margin: int = 6) -> Brain:
+def boxed(name: str, image: np.ndarray, labels: np.ndarray, affine: np.ndarray, margin: int = 6) -> Brain:
     """Return a brain from a head and its labels: what is labelled, normalised, in a box with some room."""
-    inside = np.argwhere(labels > 0)
-    low = np.maximum(inside.min(0) - margin, 0)
-    box = tuple(slice(start, stop + margin + 1) for start, stop in zip(low, inside.max(0), strict=True))
+    box = label_box(labels, margin)
     shifted = affine.copy()
-    shifted[:3, 3] += affine[:3, :3] @ low
+    shifted[:3, 3] += affine[:3, :3] @ [part.start for part in box]
     mask = (labels[box] > 0).astype(np.uint8)
     return Brain(name, normalise(image[box], mask, "robust"), mask, labels[box], shifted)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +58,12 @@ def pairs(data: Path | None, real: int, made: int) -> Iterator[tuple[str, str, C
     """Yield where a pair is from, its name, and functions that make the two brains."""
     for number in range(made):
         one, other = 2 * number + 1, 2 * number + 2
-        yield "simulated", f"{one} < {other}", lambda one=one: drawn(one), lambda other=other: drawn(other)
+        yield "simulated", f"{one} < {other}", partial(drawn, one), partial(drawn, other)
     if data is None:
         return
     scans = np.random.default_rng(SEED).permutation(labelled_scans(data))
-    for one, other in zip(scans[::2][:real], scans[1::2][:real], strict=True):
-        yield "IXI", f"{one} < {other}", lambda one=one: labelled(data, one), lambda other=other: labelled(data, other)
+    for first, second in zip(scans[::2][:real], scans[1::2][:real], strict=True):
+        yield "IXI", f"{first} < {second}", partial(labelled, data, first), partial(labelled, data, second)
 
 
 def damages(rng: np.random.Generator) -> Iterator[tuple[str, str, Damage]]:
@@ -72,22 +72,25 @@ def damages(rng: np.random.Generator) -> Iterator[tuple[str, str, Damage]]:
     for axis, vector in AXES.items():
         for degrees in (90, 180):
             turn = degrees * np.array(vector, float)
-            yield "turned by 90 or 180", f"{degrees} degrees, {axis}", lambda brain, turn=turn: brain.turned(turn)
+            yield "turned by 90 or 180", f"{degrees} degrees, {axis}", partial(Brain.turned, degrees=turn)
     for degrees in OBLIQUE:
-        axis = rng.normal(size=3)
-        turn = degrees * axis / np.linalg.norm(axis)
-        yield "turned, oblique", f"{degrees} degrees", lambda brain, turn=turn: brain.turned(turn)
+        oblique = rng.normal(size=3)
+        turn = degrees * oblique / np.linalg.norm(oblique)
+        yield "turned, oblique", f"{degrees} degrees", partial(Brain.turned, degrees=turn)
     shift = 90 * rng.choice([-1, 1], 3)
     yield "shifted", "90 mm along each axis", lambda brain: brain.shifted(shift)
     yield "mirrored", "mirrored", lambda brain: brain.mirrored()
     turned = 180 * np.array(list(AXES.values())[rng.integers(3)], float)
     yield "mirrored", "mirrored and turned by 180 degrees", lambda brain: brain.mirrored().turned(turned)
-    for name, part in CROPS.items():
-        yield "cropped", name, lambda brain, part=part: brain.cropped(*part)
+    for name, (number, start, stop) in CROPS.items():
+        yield "cropped", name, partial(Brain.cropped, axis=number, start=start, stop=stop)
     for contrast in CONTRASTS:
-        yield "other contrast", contrast, lambda brain, contrast=contrast: brain.recoloured(contrast)
-    turn = np.array([0.0, 0.0, 180.0])
-    yield "other contrast", "T2-like, turned by 180 degrees", lambda brain: brain.recoloured("T2-like").turned(turn)
+        yield "other contrast", contrast, partial(Brain.recoloured, contrast=contrast)
+    yield (
+        "other contrast",
+        "T2-like, turned by 180 degrees",
+        lambda brain: brain.recoloured("T2-like").turned((0.0, 0.0, 180.0)),
+    )
     yield "thick slices, noise", "6 mm, axial", lambda brain: brain.thick(2, 3 if brain.affine[2, 2] < 2.5 else 2)
     yield "thick slices, noise", "6 mm, coronal", lambda brain: brain.thick(1, 3 if brain.affine[2, 2] < 2.5 else 2)
     yield "thick slices, noise", "noise", lambda brain: brain.noisy(0.1, SEED)

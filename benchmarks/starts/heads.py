@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.processing import resample_from_to
-from scipy.spatial.transform import Rotation
 
-from benchmarks.starts.brains import Brain, about, labelled_scans
+from benchmarks.starts.brains import Brain, labelled_scans, simulated_head, turn_about
 from benchmarks.starts.cases import AXES, SEED
+from benchmarks.starts.methods import quiet
 from popatlas.config import default_config
-from popatlas.images import subject as draw
-from popatlas.images.deformation import sample
 from popatlas.images.io import load_image, save_image
-from popatlas.images.phantom import head_model
 from popatlas.interfaces import load_interface
 
 PREPROCESS = default_config()["preprocess"]
@@ -39,19 +35,14 @@ class Head:
     def turned(self, degrees: np.ndarray) -> Head:
         """Turn both headers about the middle of the image."""
         middle = self.affine[:3, :3] @ ((np.array(self.image.shape) - 1) / 2) + self.affine[:3, 3]
-        matrix = about(middle, Rotation.from_rotvec(degrees, degrees=True).as_matrix())
+        matrix = turn_about(middle, degrees)
         return Head(self.name, self.image, matrix @ self.affine, self.labels, matrix @ self.labels_affine)
 
 
-def simulated_head(number: int) -> Head:
+def drawn_head(number: int) -> Head:
     """Draw a head of `popatlas simulate` at 2 mm."""
-    anatomy = draw.draw_anatomy(SEED, number, draw.draw_traits(SEED, number))
-    rng = draw.generator(SEED, number, 2, 1)
-    scan = draw.draw_scan(rng, draw.draw_pose(rng), 2.0)
-    points = anatomy.to_mni(scan.anatomy_points())
-    labels = sample(head_model().labels, head_model().affine, points, order=0).astype(np.int16)
-    image = draw.draw_image(rng, points, scan, "T1w")
-    return Head(f"simulated-{number}", image, scan.grid.affine, labels, scan.grid.affine)
+    image, labels, affine = simulated_head(SEED, number, 2.0)
+    return Head(f"simulated-{number}", image, affine, labels, affine)
 
 
 def real_head(data: Path, scan: str) -> Head:
@@ -68,9 +59,11 @@ def real_head(data: Path, scan: str) -> Head:
 def heads(data: Path | None, count: int) -> Iterator[tuple[str, Callable[[], Head]]]:
     """Yield where a head is from and a function that makes it; the first of each kind is the fixed one."""
     for number in range(1, count + 1):
-        yield "simulated", lambda number=number: simulated_head(number)
-    for scan in [] if data is None else np.random.default_rng(SEED).permutation(labelled_scans(data))[:count]:
-        yield "IXI", lambda scan=scan: real_head(data, scan)
+        yield "simulated", partial(drawn_head, number)
+    if data is None:
+        return
+    for scan in np.random.default_rng(SEED).permutation(labelled_scans(data))[:count]:
+        yield "IXI", partial(real_head, data, scan)
 
 
 def prepare(head: Head, folder: Path) -> Brain:
@@ -85,7 +78,7 @@ def prepare(head: Head, folder: Path) -> Brain:
     files = {"in_files": [conformed], "scans": ["head"], "out_masks": [found], "out_receipt": receipt}
     limits = {"volume_ml": PREPROCESS["brain"]["volume_ml"], "in_receipt": receipt}
     outputs = {"out_brain": brain, "out_mask": mask, "out_qc": quality}
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet():
         load_interface("CorrectAndConform")(subject="head", in_file=raw, out_file=conformed, **options).run()
         load_interface("ExtractBrain")(subject="head", **files).run()
         load_interface("NormaliseBrain")(subject="head", in_file=conformed, in_mask=found, **limits, **outputs).run()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from benchmarks.dataset import LPS
 from benchmarks.starts.brains import Brain, labelled, labelled_scans, simulated
 from benchmarks.starts.scans import scan_of
 from popatlas.groupwise.template import reference_brain
@@ -30,7 +31,6 @@ SHAPE, ORIGIN = (48, 56, 48), (-94.0, -128.0, -88.0)  # RAS; an even number of v
 RIDGE = 0.3
 SYMMETRIC = 48  # brains without asymmetry
 PLANTED = 2.0  # a coarse registration finds about half of an asymmetry: with this, simulated brains look like people's
-TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def symmetric_brain() -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ def symmetric_brain() -> tuple[np.ndarray, np.ndarray]:
     values = map_coordinates(smooth, at, order=1)
     share = map_coordinates(gaussian_filter((fine > 0.05).astype(np.float32), 0.8), at, order=1)
     brain = np.where((share + share[::-1]) / 2 > 0.5, (values + values[::-1]) / 2, 0)
-    return np.clip(np.rint(255 * brain / brain.max()), 0, 255).astype(np.uint8), TO_LPS @ affine
+    return np.clip(np.rint(255 * brain / brain.max()), 0, 255).astype(np.uint8), LPS @ affine
 
 
 def asymmetry(symmetric: Scan, brain: Brain) -> tuple[np.ndarray, np.ndarray]:
@@ -71,6 +71,7 @@ def cosines(rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def mean_torque(symmetric: Scan, displacements: np.ndarray) -> np.ndarray:
     """Return people's mean asymmetry as a displacement (3, x, y, z) in RAS mm on the symmetric grid, zero outside."""
+    assert symmetric.mask is not None
     mask = symmetric.mask[0, 0].numpy() > 0
     half = mask.copy()
     half[len(half) // 2 :] = False
@@ -139,7 +140,7 @@ def main() -> None:
     field = mean_torque(sides.symmetric_scan(brain, affine), displacements)
     step = draw.TORQUE_STEP
     points = draw.field_grid().points()[:, ::step, ::step, ::step]
-    ticks = np.rint(sample(field, TO_LPS @ affine, points) * 32)
+    ticks = np.rint(sample(field, LPS @ affine, points) * 32)
     torque = np.clip(ticks, -127, 127).astype(np.int8)
     np.savez_compressed(draw.TORQUE_FILE, torque=torque, unit=np.float64(PLANTED / 32))
 

@@ -48,9 +48,15 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """Print nothing."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
+
+
+def reason(error: PopatlasError) -> str:
+    """Return why something was refused, without its file and remedy."""
+    return str(error).split(" [file")[0]
 
 
 def ours(fixed: Path, moving: Path, out: Path) -> Outcome:
@@ -65,11 +71,11 @@ def ours(fixed: Path, moving: Path, out: Path) -> Outcome:
     options = {"rung": resolve_rung(CONFIG, "default"), "fallback": resolve_fallback(CONFIG, "default"), "gate": GATE}
     started = time.process_time()
     try:
-        with _quiet():
+        with quiet():
             load_interface("RegisterImages")(**options, **files, **outputs).run()
         refused = ""
     except PopatlasError as error:
-        refused = str(error).split(" [file")[0]
+        refused = reason(error)
     return Outcome(refused, [outputs["out_warp"], outputs["out_affine"]], time.process_time() - started)
 
 
@@ -77,7 +83,7 @@ def old(fixed: Path, moving: Path, out: Path) -> Outcome:
     """Run the first attempt as it was, with the gate that it had."""
     rung = planned_rung(resolve_rung(CONFIG, "default"))
     started = time.process_time()
-    with _quiet():
+    with quiet():
         reasons = first_attempt(_load(fixed, moving), rung, GATE, out)
     return Outcome("; ".join(reasons), [str(out / "warp.nii.gz"), str(out / "affine.mat")], time.process_time() - started)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -32,7 +31,7 @@ def align_unseen(pair: Pair) -> Matrix:
     return register(fixed, moving, kinds=("rigid", "affine"), initial=start).matrix
 
 
-def first_attempt(pair: Pair, rung: Rung, limits: Mapping[str, Any], folder: Path) -> list[str]:
+def first_attempt(pair: Pair, rung: Rung, limits: Mapping[str, object], folder: Path) -> list[str]:
     """Register as before, leave `warp.nii.gz` and `affine.mat` in a folder, and return the reasons of the old gate."""
     matrix = align_unseen(pair)
     affine = folder / "affine.mat"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib
-import pandas as pd
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.patches import Rectangle
+
+from benchmarks.pictures import save_figure
 
 COLOURS = {"right": "#4c9f70", "refused": "#e0c25a", "wrong": "#c0504d"}
 
@@ -45,9 +45,7 @@ def plot(summary: pd.DataFrame, path: Path) -> None:
         axis.set_xticks([])
         axis.set_yticks(range(len(kinds)), kinds)
     axes[0][0].invert_yaxis()
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
+    handles = [Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
     figure.legend(handles, ["right", "refused", "wrong and passed"], loc="lower center", ncols=3, frameon=False)
     figure.tight_layout(rect=(0, 0.07, 1, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)

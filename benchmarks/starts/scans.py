@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from benchmarks.dataset import LPS
 from benchmarks.starts.brains import Brain
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
-
-TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def scan_of(brain: Brain) -> Scan:
@@ -17,4 +16,4 @@ def scan_of(brain: Brain) -> Scan:
     image, mask = (
         torch.from_numpy(np.ascontiguousarray(part, dtype=np.float32))[None, None] for part in (brain.image, brain.mask > 0)
     )
-    return Scan(image, Grid(brain.image.shape, TO_LPS @ brain.affine), mask)
+    return Scan(image, Grid(brain.image.shape, LPS @ brain.affine), mask)
