@@ -24,6 +24,7 @@ from popatlas.registration.types import Rung
 # never seen in training; fixed once and for all
 HELD_OUT = ("IXI057", "IXI126", "IXI239", "IXI277", "IXI441", "IXI485", "IXI577", "IXI636")
 CHOOSERS = ("IXI079", "IXI282", "IXI538")  # of the other 24: the best step of a training is chosen by them
+RUNG = Rung("mass", "affine", "instance", InstanceSettings())  # whose affine stage aligns scans and pairs
 CONFIG = "preprocess: {resolution_mm: 2.0}\nfuse: {atlases: 0, methods: []}\n"
 
 
@@ -42,7 +43,6 @@ def align_all(scans: list[str], out: Path) -> None:
     template, mask = out / "mni152.nii.gz", out / "mni152_mask.nii.gz"
     save_image(image, affine, template)
     save_image((image > 0).astype("uint8"), affine, mask)
-    rung = Rung("mass", "affine", "instance", InstanceSettings())
     for scan in scans:
         target = affine_file(out, scan)
         if target.is_file():
@@ -51,7 +51,7 @@ def align_all(scans: list[str], out: Path) -> None:
         pair = load_pair(str(template), str(mask), str(brain), str(out / f"{scan}_desc-brain_mask.nii.gz"), scan)
         folder = out / "work" / "mni"
         folder.mkdir(parents=True, exist_ok=True)
-        align(pair, rung, folder).replace(target)
+        align(pair, RUNG, folder).replace(target)
         print(f"{scan} aligned", flush=True)
 
 

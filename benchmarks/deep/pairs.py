@@ -10,17 +10,15 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from benchmarks.deep.cohort import HELD_OUT
+from benchmarks.deep.cohort import HELD_OUT, RUNG
 from benchmarks.deep.contrast import CONTRASTS, other_contrast
 from benchmarks.registration.cases import Case
 from benchmarks.registration.cohort import Brain, paired
 from popatlas.errors import InputError
 from popatlas.images.labels import read_mask
 from popatlas.measures.scan import resample_labels
-from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.linear import align
 from popatlas.registration.pair import load_pair
-from popatlas.registration.types import Rung
 from popatlas.training.table import TrainingScan, read_training_table
 from popatlas.transforms.affine import read_affine
 
@@ -85,7 +83,7 @@ def common_affine(fixed: TrainingScan, moving: TrainingScan) -> np.ndarray:
     files = [str(file) for scan in (fixed, moving) for file in (scan.image, scan.mask)]
     pair = load_pair(files[0], files[1], files[2], files[3], fixed.subject)
     with tempfile.TemporaryDirectory(prefix="popatlas-affine-") as folder:
-        return read_affine(align(pair, Rung("mass", "affine", "instance", InstanceSettings()), Path(folder)))
+        return read_affine(align(pair, RUNG, Path(folder)))
 
 
 def brain(scan: TrainingScan) -> Brain:

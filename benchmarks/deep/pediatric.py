@@ -16,6 +16,7 @@ import torch
 from scipy.stats import wilcoxon
 
 from benchmarks.common import Record
+from benchmarks.deep.cohort import RUNG
 from benchmarks.deep.contrast import TISSUES, tissues
 from benchmarks.deep.pairs import held_out_pairs
 from benchmarks.deep.rows import TissueScores, TrainingRow
@@ -24,10 +25,8 @@ from popatlas.errors import InputError
 from popatlas.images.io import read_json, write_json, write_table
 from popatlas.measures.overlap import overlap
 from popatlas.networks.registration import RegistrationNetwork, load_registration_network
-from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.linear import align, find_start
 from popatlas.registration.pair import load_pair
-from popatlas.registration.types import Rung
 from popatlas.training.conform import Volume, load_scan
 from popatlas.training.recipe import Recipe, load_recipe
 from popatlas.training.sources import training_grid
@@ -40,7 +39,6 @@ STARTS = ("none", "rigid", "affine")
 SHAPES = {2: [80, 96, 80], 3: [56, 64, 56]}  # millimetres -> voxels
 RATE = 5e-4  # five times that of the study, whose trainings are far longer
 USELESS = "no better than without registration"  # what training says then
-RUNG = Rung("mass", "affine", "instance", InstanceSettings())
 
 
 def run_pediatric(table: Path, out: Path, count: int, steps: int) -> list[TrainingRow]:
