@@ -31,6 +31,7 @@ from popatlas.measures.metrics import BENCH_METRICS, METRICS  # noqa: E402
 from popatlas.networks.registration import build_registration_network  # noqa: E402
 from popatlas.resources import schema_path  # noqa: E402
 from popatlas.training.recipe import Recipe, load_recipe, recipe_names  # noqa: E402
+from popatlas.training.sections import LossSection  # noqa: E402
 from popatlas.training.train import count_parameters  # noqa: E402
 from popatlas.zoo.lock import read_lock  # noqa: E402
 from popatlas.zoo.store import load_weights  # noqa: E402
@@ -118,29 +119,29 @@ def _recipe(recipe: Recipe) -> str:
     name = recipe.name
     page = "brains" if name.startswith("brain-") else name.removesuffix("-diffeo")
     with torch.device("meta"):
-        net = build_registration_network(recipe["network"]["name"], recipe.ndim, **recipe["network"]["options"])
+        net = build_registration_network(recipe.network.name, recipe.ndim, **recipe.network.options)
     cells = [
         f"[{name}]({page}.md)",
         f"{recipe.ndim}D",
         f"`{net.name}`",
         f"{count_parameters(net):,}",
-        losses(recipe["loss"]),
-        recipe["reference"],
+        losses(recipe.loss),
+        recipe.reference,
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def losses(loss: dict[str, Any]) -> str:
+def losses(loss: LossSection) -> str:
     """Return the terms of a recipe's loss with their weights."""
-    labels, affine = loss["labels"], loss["affine"]
+    labels, affine = loss.labels, loss.affine
     names = {
-        loss["similarity"]["name"]: loss["similarity"]["weight"],
-        f"{labels['kind'].replace('_', ' ')} of labels": labels["weight"],
-        "boxes": loss["boxes"]["weight"],
-        "mask": loss["mask"]["weight"],
-        loss["regulariser"]["name"]: loss["regulariser"]["weight"],
-        "determinant": affine["determinant"],
-        "orthogonality": affine["orthogonality"],
+        loss.similarity.name: loss.similarity.weight,
+        f"{labels.kind.replace('_', ' ')} of labels": labels.weight,
+        "boxes": loss.boxes.weight,
+        "mask": loss.mask.weight,
+        loss.regulariser.name: loss.regulariser.weight,
+        "determinant": affine.determinant,
+        "orthogonality": affine.orthogonality,
     }
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in names.items() if weight)
 

@@ -63,7 +63,7 @@ def engines(digest: str) -> dict[str, Run]:
 
 def heights(recipe: Recipe) -> list[float]:
     """Return `HEIGHTS` places evenly over those that the network was trained on, mm."""
-    low, high = recipe["grid"]["slices_mm"]
+    low, high = recipe.grid.slices_mm
     return [float(place) for place in np.linspace(low, high, HEIGHTS)]
 
 

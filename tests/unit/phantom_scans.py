@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 
 from popatlas.images.io import save_image, write_table
-from popatlas.training.motion import MotionSettings, displacement_of, random_motion
+from popatlas.training.motion import displacement_of, random_motion
+from popatlas.training.settings import MotionSettings
 from popatlas.transforms.fields import coordinates, warp, warp_labels
 
 GREY = (0.0, 0.9, 0.6, 0.35, 0.75)  # of the labels

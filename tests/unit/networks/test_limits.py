@@ -156,8 +156,8 @@ def test_numbers_that_no_network_has_are_refused(kind, tmp_path):
 def test_every_network_of_the_package_is_within_the_bounds():
     nets = [build_registration_network(name, ndim) for name in ARCHITECTURES for ndim in (2, 3) if name != "cascade"]
     for recipe in map(load_recipe, recipe_names()):
-        if recipe["network"]["name"] != "cascade":
-            nets.append(build_registration_network(recipe["network"]["name"], recipe.ndim, **recipe["network"]["options"]))
+        if recipe.network.name != "cascade":
+            nets.append(build_registration_network(recipe.network.name, recipe.ndim, **recipe.network.options))
     for net in nets:
         check_description(net.describe())
         options = {key: value for key, value in net.describe().items() if key not in ("name", "ndim")}

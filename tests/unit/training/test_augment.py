@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from popatlas.training.augment import AugmentSettings, LookSettings, augment, augment_pair, changed_look, exchanged
+from popatlas.training.augment import augment, augment_pair, changed_look, exchanged
 from popatlas.training.conform import Volume
-from popatlas.training.motion import Motion, MotionSettings, displacement_of, random_matrix, random_motion
+from popatlas.training.motion import Motion, displacement_of, random_matrix, random_motion
+from popatlas.training.settings import AugmentSettings, LookSettings, MotionSettings
 from popatlas.transforms.fields import coordinates, warp, warp_labels
 
 SHAPES = pytest.mark.parametrize("shape", [(20, 24, 22), (28, 30)], ids=["3d", "2d"])

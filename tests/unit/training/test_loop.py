@@ -58,7 +58,7 @@ def trainer(table: Path, folder: Path, *changes: str) -> Trainer:
 
 def trainer_of(recipe: Recipe, table: Path, folder: Path, place: Place | None = None) -> Trainer:
     torch.manual_seed(0)
-    net = build_registration_network(recipe["network"]["name"], recipe.ndim, **recipe["network"]["options"])
+    net = build_registration_network(recipe.network.name, recipe.ndim, **recipe.network.options)
     source = make_source(recipe, read_training_table(table))
     return Trainer(recipe, net, source, folder, "same", place, report=lambda line: None)
 

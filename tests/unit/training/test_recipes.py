@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,9 @@ import yaml
 from popatlas.cli.main import main
 from popatlas.errors import InputError
 from popatlas.networks.registration import RegistrationNetwork, build_registration_network
-from popatlas.training.augment import AugmentSettings
-from popatlas.training.motion import MotionSettings
 from popatlas.training.objective import Objective
 from popatlas.training.recipe import Recipe, load_recipe, parse_changes, recipe_names
-from popatlas.training.settings import settings_from
-from popatlas.training.synthesis import SynthesisSettings
+from popatlas.training.sections import NetworkSection, RegulariserSection
 
 DOCS = Path(__file__).parents[3] / "docs" / "recipes"
 
@@ -42,7 +40,7 @@ NETWORKS = {
 def on_paper(recipe: Recipe) -> RegistrationNetwork:
     """Build a network of full size without memory for its weights."""
     with torch.device("meta"):
-        return build_registration_network(recipe["network"]["name"], recipe.ndim, **recipe["network"]["options"])
+        return build_registration_network(recipe.network.name, recipe.ndim, **recipe.network.options)
 
 
 def learnt(net: RegistrationNetwork) -> int:
@@ -58,13 +56,9 @@ def test_a_recipe_of_the_package_is_complete(name: str) -> None:
     recipe = load_recipe(name)
     net = on_paper(recipe)
     assert (net.name, net.ndim, learnt(net)) == NETWORKS[name]
-    assert recipe.name == name and recipe.title and recipe["reference"]
-    assert not any(n % net.stride for n in recipe["grid"]["shape"])
-    # the parts that have their settings checked when they are made
-    Objective(recipe)
-    settings_from(MotionSettings, recipe["augment"]["common"], "augment.common")
-    settings_from(AugmentSettings, recipe["augment"]["each"], "augment.each")
-    settings_from(SynthesisSettings, recipe["synthesis"]["options"], "synthesis.options")
+    assert recipe.name == name and recipe.title and recipe.reference
+    assert not any(n % net.stride for n in recipe.grid.shape)
+    Objective(recipe)  # checks the options of the similarity
 
 
 def commands() -> list[tuple[str, list[str]]]:
@@ -94,7 +88,7 @@ def test_the_documentation_has_the_variants_of_labelreg() -> None:
     found = {
         " ".join(settings): load_recipe(name, parse_changes(settings)) for name, settings in commands() if name == "labelreg"
     }
-    networks = [recipe["network"]["options"] for recipe in found.values()]
+    networks = [recipe.network.options for recipe in found.values()]
     for part in (
         {"levels": [0]},
         {"levels": [1, 2, 3, 4]},
@@ -103,14 +97,12 @@ def test_the_documentation_has_the_variants_of_labelreg() -> None:
         {"variant": "composite"},
     ):
         assert part in networks
-    sizes = {str(recipe["network"]["options"]): learnt(on_paper(recipe)) for recipe in found.values()}
+    sizes = {str(recipe.network.options): learnt(on_paper(recipe)) for recipe in found.values()}
     assert sizes[str({"variant": "composite"})] > sizes["{}"] > sizes[str({"levels": [1, 2, 3, 4]})]
-    losses = [recipe["loss"] for recipe in found.values()]
-    assert any(loss["labels"]["kind"] == "cross_entropy" for loss in losses)
-    assert any(
-        loss["regulariser"] == {"name": "diffusion", "weight": plain["loss"]["regulariser"]["weight"]} for loss in losses
-    )
-    assert any(loss["labels"]["prefilter"] and loss["labels"]["kind"] == "multiscale_dice" for loss in losses)
+    losses = [recipe.loss for recipe in found.values()]
+    assert any(loss.labels.kind == "cross_entropy" for loss in losses)
+    assert any(loss.regulariser == RegulariserSection("diffusion", plain.loss.regulariser.weight) for loss in losses)
+    assert any(loss.labels.prefilter and loss.labels.kind == "multiscale_dice" for loss in losses)
 
 
 def test_every_recipe_has_a_page() -> None:
@@ -147,9 +139,9 @@ def test_every_recipe_has_a_page() -> None:
         (["grid.slices_mm=[.inf, 3]"], r"grid.slices_mm.0: inf is not a finite number", "correct"),
         (["grid.slice_axis=S"], "grid: slice axis 'S' needs one letter of .* and a shape of two axes", "correct"),
         (["grid.slices_mm=[30, -30]"], "grid.slices_mm: 30 is above -30", "correct"),
-        (["augment.common={rotate: 3}"], r"augment.common: unknown key 'rotate' \(use rotation", "correct"),
-        (["augment.each={look: {gamma: -1}}"], "augment.each.look: gamma", "correct"),
-        (["synthesis.options={same: 2}"], "synthesis.options: same", "correct"),
+        (["augment.common={rotate: 3}"], "augment.common: unknown key 'rotate', did you mean 'rotation'", "correct"),
+        (["augment.each={look: {gamma: -1}}"], "augment.each.look.gamma: -1 is less than the minimum of 0", "correct"),
+        (["synthesis.options={same: 2}"], "synthesis.options.same: 2 is greater than the maximum of 1", "correct"),
         (["schedule.warm_up=20000"], "schedule.warm_up: 20000 of 20000 steps leave nothing to train in", "correct"),
     ],
 )
@@ -214,24 +206,24 @@ def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
     mine = load_recipe(written(tmp_path, name="mine", extends="brain-t1w", schedule={"steps": 7, "warm_up": 2}))
     plain = load_recipe("brain-t1w")
     assert mine.name == "mine" and mine.title == plain.title
-    assert mine["schedule"] == plain["schedule"] | {"steps": 7, "warm_up": 2}
-    same = {key for key in plain.content if mine[key] == plain[key]}
+    assert mine.schedule == replace(plain.schedule, steps=7, warm_up=2)
+    same = {key for key in plain.content if mine.content[key] == plain.content[key]}
     assert same == set(plain.content) - {"name", "schedule"}
 
 
 def test_without_a_parent_the_rest_are_the_defaults(tmp_path: Path) -> None:
     mine = load_recipe(written(tmp_path, name="mine", loss={"regulariser": {"weight": 0.5}}))
     base = load_recipe("base")
-    assert mine["loss"]["regulariser"] == {"name": "diffusion", "weight": 0.5}
-    assert mine["network"] == base["network"] and mine["schedule"] == base["schedule"]
+    assert mine.loss.regulariser == RegulariserSection("diffusion", 0.5)
+    assert mine.network == base.network and mine.schedule == base.schedule
 
 
 def test_options_of_another_architecture_are_not_inherited(tmp_path: Path) -> None:
     other = {"name": "pyramid", "options": {"correlation": 2}}
-    assert load_recipe(written(tmp_path, name="mine", extends="brain-t1w", network=other))["network"] == other
+    assert load_recipe(written(tmp_path, name="mine", extends="brain-t1w", network=other)).network == NetworkSection(**other)
     same = {"name": "fast", "options": {"norm": "batch"}}
     mine = load_recipe(written(tmp_path, name="mine", extends="brain-t1w", network=same))
-    assert mine["network"]["options"] == load_recipe("brain-t1w")["network"]["options"] | {"norm": "batch"}
+    assert mine.network.options == load_recipe("brain-t1w").network.options | {"norm": "batch"}
 
 
 def test_parents_have_parents(tmp_path: Path) -> None:
@@ -239,10 +231,10 @@ def test_parents_have_parents(tmp_path: Path) -> None:
     above = tmp_path / "above.yaml"
     above.write_text(f"{{name: above, extends: {below}, schedule: {{rate: 0.002}}}}")
     found = load_recipe(above)
-    assert found.name == "above" and found["schedule"]["rate"] == 0.002
-    assert found["loss"]["regulariser"]["weight"] == 0.25
-    assert found["network"] == load_recipe("voxelmorph-diffeo")["network"]
-    assert found["network"]["options"]["encoder"] == load_recipe("voxelmorph")["network"]["options"]["encoder"]
+    assert found.name == "above" and found.schedule.rate == 0.002
+    assert found.loss.regulariser.weight == 0.25
+    assert found.network == load_recipe("voxelmorph-diffeo").network
+    assert found.network.options["encoder"] == load_recipe("voxelmorph").network.options["encoder"]
 
 
 def test_settings_are_yaml_and_nested() -> None:
@@ -262,8 +254,8 @@ def test_settings_that_cannot_be_read(setting: str, remedy: str) -> None:
 def test_settings_replace_values_and_keep_their_neighbours() -> None:
     found = load_recipe("labelreg", parse_changes(["loss.labels.sigmas=[0, 4]", "network.options.channels=8"]))
     plain = load_recipe("labelreg")
-    assert found["loss"]["labels"] == plain["loss"]["labels"] | {"sigmas": [0, 4]}
-    assert found["network"]["options"] == {"channels": 8}
+    assert found.loss.labels == replace(plain.loss.labels, sigmas=(0, 4))
+    assert found.network.options == {"channels": 8}
     assert load_recipe("labelreg").content == plain.content, "the recipe itself stays"
 
 
@@ -283,7 +275,7 @@ def test_the_command_shows_a_recipe_that_is_a_recipe(name: str, tmp_path: Path, 
     path.write_text(capsys.readouterr().out)
     shown = load_recipe(path)
     assert shown.content == load_recipe(name, {"schedule": {"seed": 11}}).content
-    assert shown["schedule"]["seed"] == 11
+    assert shown.schedule.seed == 11
 
 
 @pytest.mark.parametrize(
@@ -307,7 +299,7 @@ def test_a_training_without_a_table_is_told(tmp_path: Path, capsys: pytest.Captu
 
 def test_another_similarity_or_network_starts_without_the_options_of_the_old_one(tmp_path: Path) -> None:
     recipe = load_recipe("voxelmorph", parse_changes(["loss.similarity.name=ncc", "network.name=pyramid"]))
-    assert recipe["loss"]["similarity"]["options"] == {} and recipe["network"] == {"name": "pyramid", "options": {}}
+    assert recipe.loss.similarity.options == {} and recipe.network == NetworkSection("pyramid", {})
     with pytest.raises(InputError, match=r"loss\.similarity: .*radiuz"):
         load_recipe("voxelmorph", parse_changes(["loss.similarity.options.radiuz=3"]))
 
@@ -316,7 +308,7 @@ def test_a_recipe_extends_a_file_beside_it(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\ntitle: Mine\nextends: voxelmorph\nschedule: {steps: 7}\n")
     (tmp_path / "more.yaml").write_text("name: more\ntitle: More\nextends: mine.yaml\nschedule: {batch: 3}\n")
     recipe = load_recipe(tmp_path / "more.yaml")
-    assert (recipe["schedule"]["steps"], recipe["schedule"]["batch"], recipe["network"]["name"]) == (7, 3, "unet")
+    assert (recipe.schedule.steps, recipe.schedule.batch, recipe.network.name) == (7, 3, "unet")
 
 
 def test_a_section_that_is_no_mapping_is_explained(tmp_path: Path) -> None:

@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from popatlas.training.contrast import ContrastSettings, paint, random_contrast, random_recolouring, random_table
-from popatlas.training.motion import MotionSettings, displacement_of, flow, random_motion, random_velocity
+from popatlas.training.contrast import paint, random_contrast, random_recolouring, random_table
+from popatlas.training.motion import displacement_of, flow, random_motion, random_velocity
 from popatlas.training.random_fields import bias_field, smooth_noise, unit_range
-from popatlas.training.synthesis import STRONG, ShapeSettings, SynthesisSettings, SyntheticPairs, random_labels
+from popatlas.training.settings import STRONG, ContrastSettings, MotionSettings, ShapeSettings, SynthesisSettings
+from popatlas.training.synthesis import SyntheticPairs, random_labels
 from popatlas.transforms.fields import compose, jacobian_determinant, warp_labels
 
 SHAPES = pytest.mark.parametrize("shape", [(20, 24, 22), (28, 30)], ids=["3d", "2d"])

@@ -25,7 +25,7 @@ from popatlas.interfaces.train import TrainRegistration, WriteTrainingTable
 from popatlas.networks.registration import load_registration_network
 from popatlas.study.network import TrainStudy, network_memory
 from popatlas.training.launch import UNFINISHED, run_processes
-from popatlas.training.recipe import load_recipe, parse_changes
+from popatlas.training.recipe import Recipe, load_recipe, parse_changes
 from popatlas.training.table import read_training_table
 from tests.unit.phantom_scans import write_scans
 from tests.unit.training.test_loop import TINY
@@ -193,15 +193,15 @@ def test_the_table_holds_what_is_known_of_each_scan(tmp_path: Path) -> None:
 
 def test_slices_are_held_as_images(tmp_path: Path) -> None:
     plain, slices = load_recipe("brain-t1w-2d", {"grid": {"slice_axis": ""}}), load_recipe("brain-t1w-2d")
-    low, high = slices["grid"]["slices_mm"]
-    places = int((high - low) / slices["grid"]["spacing_mm"]) + 1
-    assert slices["grid"]["slice_axis"] and places > 1
+    low, high = slices.grid.slices_mm
+    places = int((high - low) / slices.grid.spacing_mm) + 1
+    assert slices.grid.slice_axis and places > 1
 
-    def needed(content: dict[str, Any]) -> int:
+    def needed(recipe: Recipe) -> int:
         study = TrainStudy()
-        study.config, study.network = {"train": {"gpus": 0}}, NetworkTraining("n", "v", content, ("a", "b"))
+        study.config, study.network = {"train": {"gpus": 0}}, NetworkTraining("n", "v", recipe, ("a", "b"))
         return study.network_memory()
 
-    voxels, batch = math.prod(plain["grid"]["shape"]), plain["schedule"]["batch"]
-    assert needed(plain.content) == network_memory(voxels, batch, 2)
-    assert needed(slices.content) == network_memory(voxels, batch, 2 * places) > needed(plain.content)
+    voxels, batch = math.prod(plain.grid.shape), plain.schedule.batch
+    assert needed(plain) == network_memory(voxels, batch, 2)
+    assert needed(slices) == network_memory(voxels, batch, 2 * places) > needed(plain)

@@ -76,7 +76,7 @@ def test_the_lock_file_tells_what_the_recipe_says_and_what_was_measured(entry: E
     net, _ = load_weights(entry.name)  # digest, size, architecture and recipe are checked
     recipe = load_recipe(str(entry.recipe))
     assert entry.recipe == entry.name and net.describe() == {"name": net.name, "ndim": net.ndim, **net.options}
-    assert recipe["network"]["options"].items() <= net.options.items()
+    assert recipe.network.options.items() <= net.options.items()
     assert entry.input.spacing_mm == (2.0,) * entry.ndim and entry.input.stripped and entry.input.affine_first
     assert entry.input.intensity == Intensity("robust") and entry.licence == "CC-BY-SA-3.0"
     assert (DOCS.parent / str(entry.model_card)).is_file() and entry.sha256 in (

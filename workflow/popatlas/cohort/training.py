@@ -47,8 +47,8 @@ class NetworkTraining:
     ----------
     name, version : str
         Of its folder; the version is a hash over recipe, scans and all that made them.
-    recipe : dict
-        Complete recipe.
+    recipe : Recipe
+        Recipe.
     scans : tuple of str
         Frozen scans; none for a recipe that needs no data.
     is_trained : bool
@@ -57,7 +57,7 @@ class NetworkTraining:
 
     name: str
     version: str
-    recipe: dict[str, Any]
+    recipe: Recipe
     scans: tuple[str, ...]
     is_trained: bool = False
 
@@ -115,7 +115,7 @@ def freeze_network(
     files = atlas_files(index, served) if "fusion" in request else {}
     candidates = _candidates(config, recipe, index, usable, list(served["atlas"]), out_dir)
     made_of = {"request": request, "atlases": files}
-    written = drawn_scans(config["train"]["name"] or recipe["name"], out_dir)
+    written = drawn_scans(config["train"]["name"] or recipe.name, out_dir)
     written.mend(made_of)
     found = read_network(config, out_dir)
     is_same = found is not None and _is_same(written, request, files, candidates, index)
@@ -134,7 +134,7 @@ def freeze_network(
 
 def needs_scans(recipe: Recipe) -> bool:
     """Tell whether a recipe learns from scans or their label maps."""
-    return bool(recipe["data"]["source"] != "shapes")
+    return recipe.data.source != "shapes"
 
 
 def drawn_scans(name: str, out_dir: Path) -> Drawn:
@@ -148,8 +148,8 @@ def read_network(config: Config, out_dir: Path) -> NetworkTraining | None:
     if config["train"]["recipe"] is None or not written.note:
         return None
     note, rows = written.note, written.rows()
-    recipe = note["request"]["recipe"]
-    name = config["train"]["name"] or recipe["name"]
+    recipe = Recipe.of(note["request"]["recipe"])
+    name = config["train"]["name"] or recipe.name
     plan = NetworkTraining(name, note["version"], recipe, () if rows is None else tuple(rows["scan"]))
     trained = plan.is_there(out_dir) or drawn_scans(name, out_dir).is_trained(plan.version)
     return NetworkTraining(name, plan.version, recipe, plan.scans, is_trained=trained)
@@ -161,7 +161,7 @@ def _request(config: Config, recipe: Recipe, out_dir: Path) -> dict[str, Any]:
         return {"recipe": recipe.content}
     settings = {key: value for key, value in config["train"].items() if key not in EXECUTION}
     request: dict[str, Any] = {"recipe": recipe.content, "train": settings, "preprocess": preprocess_settings(config)}
-    if recipe["grid"]["affine_first"]:
+    if recipe.grid.affine_first:
         version = template_version(read_members(config, out_dir), config)
         request |= {"register": registration_settings(config, config["register"]["preset"]), "template": version}
     if (method := config["train"]["labels"]) not in (None, REFERENCE):

@@ -123,7 +123,7 @@ class TrainRegistration(PopatlasInterface):
         from popatlas.training.checkpoint import Checkpoint
 
         path = folder / "checkpoint.pt"
-        done, steps = Checkpoint.load(path).step, recipe["schedule"]["steps"]
+        done, steps = Checkpoint.load(path).step, recipe.schedule.steps
         self.notes |= {"steps_done": done, "steps": steps}
         message = f"not finished: {done} of {steps} steps ({reason})"
         raise InputError(message, file=path, remedy="run again, the training goes on from this checkpoint")

@@ -240,10 +240,10 @@ class JobList:
             yield "train_registration", {}, table
 
     def _training_needs(self) -> Iterator[str]:
-        grid, method = self.study.plan.recipe["grid"], self.study.config["train"]["labels"]
+        grid, method = self.study.plan.recipe.grid, self.study.config["train"]["labels"]
         for scan in self.study.plan.scans:
             yield from (self.name("conform_image", scan=scan), self._brain(scan))
-            if grid["affine_first"]:
+            if grid.affine_first:
                 yield self.name("register_to_template", scan=scan)
             if method in self.study.fusion_methods:
                 yield self.name("fuse_labels", scan=scan, method=method)

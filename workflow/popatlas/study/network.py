@@ -69,12 +69,12 @@ class TrainStudy(JobStudy):
 
     def network_inputs(self) -> dict[str, list[str]]:
         """Return what is known of each training scan: image, mask, and as far as the recipe reads them affine and labels."""
-        grid, label, method = self.plan.recipe["grid"], self.config["atlas"]["label"], self.config["train"]["labels"]
+        grid, label, method = self.plan.recipe.grid, self.config["atlas"]["label"], self.config["train"]["labels"]
         patterns = {
-            "images": f"{{scan}}_desc-{'brain' if grid['stripped'] else 'preproc'}_T1w.nii.gz",
+            "images": f"{{scan}}_desc-{'brain' if grid.stripped else 'preproc'}_T1w.nii.gz",
             "masks": "{scan}_desc-brain_mask.nii.gz",
         }
-        if grid["affine_first"]:
+        if grid.affine_first:
             patterns["affines"] = f"{{scan}}_from-T1w_to-{label}_mode-image_desc-affine_xfm.mat"
         if method not in (None, REFERENCE):
             patterns["labels"] = f"{{scan}}_desc-{method}_dseg.nii.gz"
@@ -116,7 +116,7 @@ class TrainStudy(JobStudy):
 
     def network_recipe(self) -> str:
         """Return the complete recipe as JSON."""
-        return json.dumps(self.plan.recipe)
+        return json.dumps(self.plan.recipe.content)
 
     def network_budget(self, wildcards: Wildcards, resources: Resources) -> float:
         """Return after how many minutes a job stops with a checkpoint."""
@@ -125,6 +125,6 @@ class TrainStudy(JobStudy):
     def network_memory(self) -> int:
         """Return the memory that the training needs, megabytes."""
         recipe = self.plan.recipe
-        voxels = math.prod(recipe["grid"]["shape"])
-        held = len(self.plan.scans) * max(1, len(slice_places(self.plan.recipe)))
-        return network_memory(voxels, recipe["schedule"]["batch"], held, max(1, self.config["train"]["gpus"]))
+        voxels = math.prod(recipe.grid.shape)
+        held = len(self.plan.scans) * max(1, len(slice_places(recipe.grid)))
+        return network_memory(voxels, recipe.schedule.batch, held, max(1, self.config["train"]["gpus"]))

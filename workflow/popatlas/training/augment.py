@@ -3,111 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from popatlas.training.conform import Volume
-from popatlas.training.motion import Motion, MotionSettings, displacement_of, random_motion
-from popatlas.training.random_fields import (
-    Range,
-    bias_field,
-    blurred,
-    chance,
-    check_range,
-    check_within,
-    normal,
-    uniform,
-    unit_range,
-)
-
-
-@dataclass(frozen=True)
-class LookSettings:
-    """How far the intensities of an image are changed; not at all by default.
-
-    Attributes
-    ----------
-    gamma : float
-        The logarithm of the exponent is uniform in ± this.
-    noise : float
-        Largest standard deviation of normal noise, as a share of the range of the image.
-    bias : float
-        Largest standard deviation of the logarithm of the bias field.
-    bias_spacing : (float, float)
-        Distance of its control points, voxels.
-    invert : float
-        Probability that bright becomes dark; the background stays.
-    blur : float
-        Largest standard deviation of a Gaussian, drawn for each axis, voxels.
-    thick : float
-        Probability of thick slices: one axis is blurred much more.
-    slices : (float, float)
-        Thickness of thick slices, voxels.
-
-    Raises
-    ------
-    ValueError
-        For a value that is negative, out of order or, where it is a share, above 1.
-    """
-
-    gamma: float = 0.0
-    noise: float = 0.0
-    bias: float = 0.0
-    bias_spacing: Range = (24.0, 64.0)
-    invert: float = 0.0
-    blur: float = 0.0
-    thick: float = 0.0
-    slices: Range = (2.0, 4.0)
-
-    def __post_init__(self) -> None:
-        check_within("gamma", self.gamma, most=2.0)
-        check_within("noise", self.noise, most=1.0)
-        check_within("bias", self.bias)
-        check_range("bias_spacing", self.bias_spacing, least=2.0)
-        check_within("invert", self.invert, most=1.0)
-        check_within("blur", self.blur)
-        check_within("thick", self.thick, most=1.0)
-        check_range("slices", self.slices, least=1.0)
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """What is changed in a scan; nothing by default.
-
-    Attributes
-    ----------
-    motion : MotionSettings
-        Affine and bend.
-    look : LookSettings
-        Intensities.
-    flip : float
-        Probability that a scan, or both of a pair, are mirrored; 0 by default, since people are not symmetric.
-    flip_axis : int
-        Array axis that is mirrored.
-    sides : tuple of (int, int)
-        Labels that change places in a mirrored scan, left and right.
-
-    Raises
-    ------
-    ValueError
-        For an impossible probability or axis, or a label that has two partners.
-    """
-
-    motion: MotionSettings = field(default_factory=MotionSettings)
-    look: LookSettings = field(default_factory=LookSettings)
-    flip: float = 0.0
-    flip_axis: int = 0
-    sides: tuple[tuple[int, int], ...] = ()
-
-    def __post_init__(self) -> None:
-        check_within("flip", self.flip, most=1.0)
-        if self.flip_axis not in (0, 1, 2):
-            raise ValueError(f"flip_axis: no axis {self.flip_axis}")
-        named = [label for pair in self.sides for label in pair]
-        if len(set(named)) < len(named) or min(named, default=0) < 0:
-            raise ValueError(f"sides: each label has one partner and is at least 0, not {self.sides}")
+from popatlas.training.motion import Motion, displacement_of, random_motion
+from popatlas.training.random_fields import bias_field, blurred, chance, normal, uniform, unit_range
+from popatlas.training.settings import AugmentSettings, LookSettings, MotionSettings
 
 
 def augment(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,13 @@ from popatlas.images.io import load_image
 from popatlas.images.labels import read_labels, read_mask
 from popatlas.images.place import check_place
 from popatlas.training.grid import RAS, TrainingGrid
+from popatlas.training.sections import Intensity
 from popatlas.training.table import TrainingScan
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.chain import Affine, Chain
 from popatlas.transforms.fields import Mode, displaced, sample
 from popatlas.transforms.linear import move
 from popatlas.zoo.contract import FEWEST_ZEROS
-
-Intensity = Literal["robust", "zscore", "none"]
 
 MOST_VOXELS = 4  # of an array that is kept for interpolating it once, times those of the grid: memory
 

@@ -4,83 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from popatlas.training.random_fields import (
-    Range,
-    bias_field,
-    blurred,
-    chance,
-    check_range,
-    check_within,
-    normal,
-    uniform,
-    unit_range,
-)
+from popatlas.training.random_fields import bias_field, blurred, chance, normal, uniform, unit_range
+from popatlas.training.settings import MOST_LABELS, ContrastSettings
 
 KNOTS = 6  # of a curve from grey values to others
-MOST_LABELS = 2**16  # the look-up table has an entry for each value up to the largest
-
-
-@dataclass(frozen=True)
-class ContrastSettings:
-    """How images look; grey values are shares of the full range.
-
-    Attributes
-    ----------
-    mean, sd : (float, float)
-        Range of the mean of each label and of the standard deviation of its noise.
-    noise : float
-        Largest standard deviation of noise that is added after the blur, to all labels alike.
-    blur : float
-        Largest standard deviation of a Gaussian, drawn for each axis, voxels.
-    bias : float
-        Largest standard deviation of the logarithm of the bias field.
-    bias_spacing : (float, float)
-        Distance of its control points, voxels.
-    gamma : float
-        Standard deviation of the logarithm of the exponent.
-    strip : float
-        Probability that the background, label 0, is 0 as in a skull-stripped image; else it is a label as any other.
-    classes : tuple of tuple of (int, int)
-        Labels of one tissue, each class as ranges of label values, both ends included: they get the same grey value, as
-        regions of the cortex have, whose borders no image shows. All other labels are classes of their own.
-    spread : float
-        Standard deviation of the means of the labels of a class about its grey value.
-
-    Raises
-    ------
-    ValueError
-        For a value that is negative, out of order or, where it is a share, above 1.
-    """
-
-    mean: Range = (0.1, 0.9)
-    sd: Range = (0.02, 0.1)
-    noise: float = 0.02
-    blur: float = 1.0
-    bias: float = 0.3
-    bias_spacing: Range = (24.0, 64.0)
-    gamma: float = 0.25
-    strip: float = 0.5
-    classes: tuple[tuple[tuple[int, int], ...], ...] = ()
-    spread: float = 0.02
-
-    def __post_init__(self) -> None:
-        members = [label for ranges in self.classes for low, high in ranges for label in range(low, high + 1)]
-        if any(not 0 <= low <= high for ranges in self.classes for low, high in ranges) or len(set(members)) < len(members):
-            raise ValueError(f"classes {self.classes}: ranges of labels from 0, each label in one of them at most")
-        check_within("spread", self.spread, most=1.0)
-        check_range("mean", self.mean, most=1.0)
-        check_range("sd", self.sd, most=1.0)
-        check_within("noise", self.noise, most=1.0)
-        check_within("blur", self.blur)
-        check_within("bias", self.bias)
-        check_range("bias_spacing", self.bias_spacing, least=2.0)
-        check_within("gamma", self.gamma, most=2.0)
-        check_within("strip", self.strip, most=1.0)
 
 
 def random_table(size: int, settings: ContrastSettings, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -28,6 +28,7 @@ from popatlas.training.distributed import Place
 from popatlas.training.objective import Batch, Objective
 from popatlas.training.randomness import step_generator
 from popatlas.training.recipe import Recipe
+from popatlas.training.sections import ScheduleSection
 from popatlas.training.validation import validate
 
 LINE_EVERY = 30.0  # seconds between lines of progress
@@ -100,15 +101,15 @@ class Trainer:
         report: Callable[[str], None] = print,
         extra: Callable[[Row], None] | None = None,
     ) -> None:
-        self.recipe, self.plan, self.source, self.folder = recipe, recipe["schedule"], source, folder
+        self.recipe, self.plan, self.source, self.folder = recipe, recipe.schedule, source, folder
         self.place, self.report, self.extra = place or Place(), report, extra
         self.net = net.to(self.place.device)
         self.objective = Objective(recipe)
-        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=self.plan["rate"])
-        half = PRECISIONS[_precision(self.plan["precision"], self.place.device)]
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=self.plan.rate)
+        half = PRECISIONS[_precision(self.plan.precision, self.place.device)]
         self.half = half
         self.scaler = torch.amp.GradScaler(self.place.device, enabled=half is torch.float16)
-        self.state = Checkpoint(identity, 0, {}, {}, {}, _copy(self.net), -math.inf, 0, micro_batch=self.plan["batch"])
+        self.state = Checkpoint(identity, 0, {}, {}, {}, _copy(self.net), -math.inf, 0, micro_batch=self.plan.batch)
 
     @property
     def path(self) -> Path:
@@ -123,7 +124,7 @@ class Trainer:
         self.net.load_state_dict(self.state.weights)
         self.optimiser.load_state_dict(self.state.optimiser)
         self.scaler.load_state_dict(self.state.scaler)
-        self.report(f"resumed at step {self.state.step} of {self.plan['steps']}")
+        self.report(f"resumed at step {self.state.step} of {self.plan.steps}")
         return True
 
     def run(self, seconds: float = math.inf) -> Outcome:
@@ -142,47 +143,46 @@ class Trainer:
         started, spent, last_line = time.monotonic(), self.state.seconds, -math.inf
         reason = "the schedule ended"
         with stop_signals() as asked:
-            while self.state.step < self.plan["steps"]:
+            while self.state.step < self.plan.steps:
                 self.state.pending.append(self._step())
                 self.state.step += 1
                 self.state.seconds = spent + time.monotonic() - started
-                if self._due("record_every"):
+                if self._due(self.plan.record_every):
                     self._record("train", _mean(self.state.pending))
                     self.state.pending.clear()
                 if time.monotonic() - last_line > LINE_EVERY and self.state.curve:
                     last_line = time.monotonic()
                     self.report(self._progress(self.state.seconds / self.state.step))
-                if self._due("validate_every") and not self._validate():
-                    reason = f"no better score in {self.plan['patience']} validations"
+                if self._due(self.plan.validate_every) and not self._validate():
+                    reason = f"no better score in {self.plan.patience} validations"
                     break
                 if self.place.any_of(bool(asked) or time.monotonic() - started > seconds):
                     self._save()
                     why = f"signal {asked[0]}" if asked else "the time was over"
                     return Outcome(False, f"{why} at step {self.state.step}", self.state, self._best())
-                if self._due("checkpoint_every"):
+                if self._due(self.plan.checkpoint_every):
                     self._save()
         self.state.ended = reason
         self._save()
         return Outcome(True, reason, self.state, self._best())
 
-    def _due(self, key: str) -> bool:
-        step, steps = self.state.step, self.plan["steps"]
-        return step % int(self.plan[key]) == 0 or step == int(steps)
+    def _due(self, every: int) -> bool:
+        return self.state.step % every == 0 or self.state.step == self.plan.steps
 
     def _step(self) -> Row:
         """Make one step; while the device's memory is too small, again with half as many pairs at once."""
-        generator = step_generator(self.plan["seed"], self.state.step, self.place.rank)
-        batch = to_device(self.source.draw(self.plan["batch"], generator), self.place.device)
+        generator = step_generator(self.plan.seed, self.state.step, self.place.rank)
+        batch = to_device(self.source.draw(self.plan.batch, generator), self.place.device)
         state = generator.get_state()
         while (row := self._tried(batch, generator)) is None:
             self._halve()
             generator.set_state(state)
         self.place.average_gradients(self.net.parameters())
         for group in self.optimiser.param_groups:
-            group["lr"] = row["rate"] = self.plan["rate"] * rate_share(self.plan, self.state.step)
+            group["lr"] = row["rate"] = self.plan.rate * rate_share(self.plan, self.state.step)
         self.scaler.unscale_(self.optimiser)
-        if self.plan["clip"]:
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.plan["clip"])
+        if self.plan.clip:
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.plan.clip)
         self.scaler.step(self.optimiser)
         self.scaler.update()
         return row
@@ -206,7 +206,7 @@ class Trainer:
             remedy = "use a smaller grid.shape or network, or a device with more memory"
             raise InputError(f"one pair does not fit into the memory of {self.place.device}", remedy=remedy)
         self.state.micro_batch = math.ceil(self.state.micro_batch / 2)
-        self.report(f"memory ran out: {self.state.micro_batch} pairs at once from now on, {self.plan['batch']} a step")
+        self.report(f"memory ran out: {self.state.micro_batch} pairs at once from now on, {self.plan.batch} a step")
 
     def _gradients(self, batch: Batch, generator: torch.Generator) -> Row:
         """Sum the gradients of a batch, some pairs at a time, and return the mean terms."""
@@ -233,11 +233,11 @@ class Trainer:
         scores = self.place.from_first(scores)
         self._record("validation", scores)
         score = _score(scores)
-        if score > self.state.best_score + self.plan["least_gain"]:
+        if score > self.state.best_score + self.plan.least_gain:
             self.state.best_score, self.state.best_step, self.state.best_weights = score, self.state.step, _copy(self.net)
-        waited = (self.state.step - self.state.best_step) // self.plan["validate_every"]
-        done = self.state.step >= self.plan["steps"]
-        late = waited >= self.plan["patience"] or done
+        waited = (self.state.step - self.state.best_step) // self.plan.validate_every
+        done = self.state.step >= self.plan.steps
+        late = waited >= self.plan.patience or done
         if self.state.best_score <= _unregistered(scores) and late:
             name = "Dice" if not math.isnan(scores["dice"]) else "correlation"
             raise InputError(
@@ -246,7 +246,7 @@ class Trainer:
                 file=self.path,
                 remedy="check that the images are affinely aligned and of one kind; train longer, or with a lower rate",
             )
-        return bool(waited < self.plan["patience"])
+        return waited < self.plan.patience
 
     def _record(self, phase: str, values: Row) -> None:
         row = {"step": self.state.step, "phase": phase, "seconds": round(self.state.seconds, 1), **values}
@@ -255,10 +255,10 @@ class Trainer:
             self.extra(row)
 
     def _progress(self, each: float) -> str:
-        left = each * (self.plan["steps"] - self.state.step)
+        left = each * (self.plan.steps - self.state.step)
         last = self.state.curve[-1]
         terms = ", ".join(f"{k} {v:.4g}" for k, v in last.items() if k not in ("step", "phase", "seconds", "rate"))
-        return f"step {self.state.step} of {self.plan['steps']}: {terms}; {each:.2f} s a step, {clock(left)} left"
+        return f"step {self.state.step} of {self.plan.steps}: {terms}; {each:.2f} s a step, {clock(left)} left"
 
     def _save(self) -> None:
         if self.place.rank:
@@ -276,17 +276,15 @@ class Trainer:
         return {k: v for k, v in rows[-1].items() if k not in ("step", "phase", "seconds")} if rows else {}
 
 
-def rate_share(plan: dict[str, Any], step: int) -> float:
+def rate_share(plan: ScheduleSection, step: int) -> float:
     """Return the learning rate of a step as a share of the largest one: a linear rise, then the decay of the plan."""
-    if step < plan["warm_up"]:
-        return float((step + 1) / plan["warm_up"])
-    if plan["decay"] == "cosine":
-        done = (step - plan["warm_up"]) / (plan["steps"] - plan["warm_up"])
+    if step < plan.warm_up:
+        return (step + 1) / plan.warm_up
+    if plan.decay == "cosine":
+        done = (step - plan.warm_up) / (plan.steps - plan.warm_up)
         return 0.5 * (1 + math.cos(math.pi * done))
-    if plan["decay"] == "halving":
-        return float(
-            0.5 ** max(0, (step - plan["halve_from"]) // plan["halve_every"] + 1 if step >= plan["halve_from"] else 0)
-        )
+    if plan.decay == "halving" and step >= plan.halve_from:
+        return 0.5 ** ((step - plan.halve_from) // plan.halve_every + 1)
     return 1.0
 
 

@@ -11,59 +11,14 @@ import torch
 from torch import Tensor
 
 from popatlas.images.grid import Grid
-from popatlas.training.random_fields import Range, check_range, check_within, log_uniform, smooth_noise, uniform
+from popatlas.training.random_fields import log_uniform, smooth_noise, uniform
+from popatlas.training.settings import MotionSettings, Range
 from popatlas.transforms.fields import coordinates, resize_field, sample
 from popatlas.transforms.linear import matrix, move, parameter_count, voxel_matrix
 from popatlas.transforms.velocity import integrate_stationary
 
 STEPS = 4  # voxels of the coarse grid between control points: enough for a cubic B-spline to look smooth
 SQUARINGS = 5  # the drawn velocities move a point by a few voxels
-
-
-@dataclass(frozen=True)
-class MotionSettings:
-    """How far random motions go; each number is uniform up to its limit, in both directions. Nothing moves by default.
-
-    Attributes
-    ----------
-    rotation : float
-        Degrees about each axis.
-    scale : float
-        Natural logarithm of the stretch along each axis.
-    shear : float
-        Logarithmic shear of each pair of axes.
-    shift : float
-        Millimetres along each axis.
-    bend : float
-        Largest standard deviation of the stationary velocity, voxels; 0 for affine motions.
-    bend_spacing : (float, float)
-        Distance of the control points of the velocity, voxels.
-
-    Raises
-    ------
-    ValueError
-        For negative limits, rotations above 180 degrees, scales that turn an image into a speck, or a spacing below 2.
-    """
-
-    rotation: float = 0.0
-    scale: float = 0.0
-    shear: float = 0.0
-    shift: float = 0.0
-    bend: float = 0.0
-    bend_spacing: Range = (8.0, 32.0)
-
-    def __post_init__(self) -> None:
-        check_within("rotation", self.rotation, most=180.0)
-        check_within("scale", self.scale, most=1.0)
-        check_within("shear", self.shear, most=1.0)
-        check_within("shift", self.shift)
-        check_within("bend", self.bend)
-        check_range("bend_spacing", self.bend_spacing, least=2.0)
-
-    @property
-    def still(self) -> bool:
-        """Whether nothing moves."""
-        return not any((self.rotation, self.scale, self.shear, self.shift, self.bend))
 
 
 @dataclass(frozen=True, eq=False)

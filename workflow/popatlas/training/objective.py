@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,20 +59,20 @@ class Objective:
     """
 
     def __init__(self, recipe: Recipe) -> None:
-        self.loss: Mapping[str, Any] = recipe["loss"]
-        self.spacing = float(recipe["grid"]["spacing_mm"])
-        similarity = self.loss["similarity"]
-        self.similarity = make(similarity["name"], **similarity["options"])
-        self.regulariser = find_regulariser(self.loss["regulariser"]["name"])
+        self.loss = recipe.loss
+        self.spacing = recipe.grid.spacing_mm
+        loss, similarity = recipe.loss, recipe.loss.similarity
+        self.similarity = make(similarity.name, **similarity.options)
+        self.regulariser = find_regulariser(loss.regulariser.name)
         self.terms: dict[str, tuple[float, Callable[[Batch, Prediction, torch.Generator], Tensor]]] = {
-            "similarity": (similarity["weight"], self._similarity),
-            "smoothness": (self.loss["regulariser"]["weight"], self._smoothness),
-            "determinant": (self.loss["affine"]["determinant"], self._determinant),
-            "orthogonality": (self.loss["affine"]["orthogonality"], self._orthogonality),
-            "labels": (self.loss["labels"]["weight"], self._labels),
-            "painted": (self.loss["painted"]["weight"], self._painted),
-            "boxes": (self.loss["boxes"]["weight"], self._boxes),
-            "mask": (self.loss["mask"]["weight"], self._mask),
+            "similarity": (similarity.weight, self._similarity),
+            "smoothness": (loss.regulariser.weight, self._smoothness),
+            "determinant": (loss.affine.determinant, self._determinant),
+            "orthogonality": (loss.affine.orthogonality, self._orthogonality),
+            "labels": (loss.labels.weight, self._labels),
+            "painted": (loss.painted.weight, self._painted),
+            "boxes": (loss.boxes.weight, self._boxes),
+            "mask": (loss.mask.weight, self._mask),
         }
 
     def __call__(self, batch: Batch, found: Prediction, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -121,21 +120,21 @@ class Objective:
 
     def _labels(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
         """Compare labels drawn for each pair: first the pair was drawn, then its labels (Hu et al. 2018)."""
-        options = self.loss["labels"]
-        shrink = options["shrink"]
-        compare = OVERLAPS[options["kind"]]
+        options = self.loss.labels
+        shrink: int = options.shrink
+        compare = OVERLAPS[options.kind]
         values = []
         for row in range(len(batch.fixed)):
             fixed, moving = _label_rows(batch, row)
-            names = sample_labels(fixed, moving, options["count"], generator)
+            names = sample_labels(fixed, moving, options.count, generator)
             if not len(names):  # nothing in common, as between slices of different heights
                 values.append(_nothing(found))
                 continue
             maps = [shrunk(one_hot(image, names), shrink) for image in (fixed, moving)]
             voxel = self.spacing * shrink
-            sigmas = [sigma / voxel for sigma in options["sigmas"]]
+            sigmas = [sigma / voxel for sigma in options.sigmas]
             field = shrunk(found.displacement[row : row + 1], shrink) / shrink
-            if options["prefilter"]:
+            if options.prefilter:
                 scales = [[_blurred(image, sigma) for image in maps] for sigma in sigmas]
                 found_at = [compare(one, warp(other, field), [0.0]) for one, other in scales]
                 values.append(torch.stack(found_at).mean(0))
@@ -159,15 +158,15 @@ class Objective:
 
     def _boxes(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
         """Compare the boxes around labels; a warped box stays a soft map."""
-        options = self.loss["boxes"]
+        options = self.loss.boxes
         values = []
         for row in range(len(batch.fixed)):
             fixed, moving = _label_rows(batch, row)
-            names = sample_labels(fixed, moving, options["count"], generator)
+            names = sample_labels(fixed, moving, options.count, generator)
             if not len(names):
                 values.append(_nothing(found))
                 continue
-            maps = [box_maps(image, names, options["jitter"], generator) for image in (fixed, moving)]
+            maps = [box_maps(image, names, options.jitter, generator) for image in (fixed, moving)]
             values.append((maps[0] - warp(maps[1], found.displacement[row : row + 1])).square().mean().reshape(1))
         return torch.cat(values)
 

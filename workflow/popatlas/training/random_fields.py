@@ -13,32 +13,12 @@ import torch
 from torch import Tensor
 
 from popatlas.images.filters import gaussian_smooth
+from popatlas.training.settings import Range
 from popatlas.transforms.ffd import control_shape, dense_from_control
-
-Range = tuple[float, float]
 
 BLUR_STEP = 1 / 16  # voxels; few different widths keep the cache of smoothing matrices useful
 # mean over an axis of the sum of squared weights of the cubic B-spline: how much variance it leaves of random coefficients
 SPLINE_VARIANCE = 151 / 315
-
-
-def check_range(name: str, values: Range, least: float = 0.0, most: float = math.inf) -> None:
-    """Refuse a range that is not finite, not in order or not within bounds.
-
-    Raises
-    ------
-    ValueError
-        Naming the setting.
-    """
-    low, high = values
-    if not (least <= low <= high <= most and math.isfinite(high)):
-        raise ValueError(f"{name}: {low} to {high} is not a range within {least} to {most}")
-
-
-def check_within(name: str, value: float, least: float = 0.0, most: float = math.inf) -> None:
-    """Refuse a value that is not finite or not within bounds; see `check_range`."""
-    if not (least <= value <= most and math.isfinite(value)):
-        raise ValueError(f"{name}: {value} is not within {least} to {most}")
 
 
 def uniform(generator: torch.Generator, low: float, high: float) -> float:

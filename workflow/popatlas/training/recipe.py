@@ -1,27 +1,27 @@
 """Recipes: which architecture is trained on what, by which losses and which schedule. Small YAML files that are validated.
 
-A recipe is architecture x transform x similarity x regulariser x supervision x schedule. Those of the package are in
+Their keys, types and ranges are in `popatlas.training.sections`. Those of the package are in
 `popatlas/recipes`; a user's own file may say `extends: NAME` and only what differs.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike
-from popatlas.resources import PACKAGE, schema_path
-from popatlas.schema import schema_problems
-from popatlas.settings import merge, not_finite
+from popatlas.resources import PACKAGE
+from popatlas.schema import schema_of, schema_problems
+from popatlas.settings import Content, find_faults, merge, not_finite, settings_from
 from popatlas.training.grid import TrainingGrid
+from popatlas.training.sections import GridSection, ScheduleSection, Sections
 from popatlas.yamlfile import parse_yaml, read_yaml
 
 FOLDER = PACKAGE / "recipes"
@@ -30,29 +30,32 @@ SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A validated recipe.
+class Recipe(Sections):
+    """A validated recipe: its sections with all of their keys.
 
     Attributes
     ----------
-    name, title : str
-        Of the recipe.
     content : dict
-        The complete recipe: sections `network`, `grid`, `data`, `augment`, `synthesis`, `loss` and `schedule`, each with all
-        of its keys, as `workflow/schemas/recipe.schema.yaml` describes them.
+        The same as the files say it, the recipe laid over the defaults: what is shown, written into files and hashed.
     """
 
-    name: str
-    title: str
-    content: dict[str, Any]
+    content: Content = field(default_factory=dict)
 
-    def __getitem__(self, section: str) -> Any:
-        return self.content[section]
+    @classmethod
+    def of(cls, content: Content) -> Recipe:
+        """Return the recipe of a complete content.
+
+        Raises
+        ------
+        InputError
+            For an unknown key or an impossible value.
+        """
+        return cls(**vars(settings_from(Sections, content, "recipe")), content=content)
 
     @property
     def ndim(self) -> int:
         """Number of spatial axes."""
-        return len(self.content["grid"]["shape"])
+        return len(self.grid.shape)
 
     def as_json(self) -> str:
         """Return the recipe as text that is the same for the same recipe."""
@@ -64,7 +67,7 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != BASE)
 
 
-def load_recipe(source: PathLike, changes: Mapping[str, Any] | None = None, *, build: bool = True) -> Recipe:
+def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *, build: bool = True) -> Recipe:
     """Read a recipe.
 
     Parameters
@@ -88,26 +91,25 @@ def load_recipe(source: PathLike, changes: Mapping[str, Any] | None = None, *, b
         lines = "\n  - ".join(problems)
         remedy = "correct the keys; popatlas/recipes/base.yaml lists all of them"
         raise InputError(f"recipe {source}: {len(problems)} problem(s)\n  - {lines}\n", remedy=remedy)
-    return Recipe(content["name"], content["title"], content)
+    return Recipe.of(content)
 
 
 def learns_from_labels(recipe: Recipe) -> bool:
     """Tell whether a recipe needs the label maps of scans."""
-    source, loss = recipe["data"]["source"], recipe["loss"]
-    weights = (loss[key]["weight"] for key in ("labels", "painted", "boxes"))
+    source, loss = recipe.data.source, recipe.loss
+    weights = (loss.labels.weight, loss.painted.weight, loss.boxes.weight)
     return source == "labels" or (source == "scans" and any(weights))
 
 
-def slice_places(content: Mapping[str, Any]) -> list[float]:
+def slice_places(grid: GridSection) -> list[float]:
     """Return the places of the slices of a 2D recipe, one for each voxel size, mm; none in 3D."""
-    grid = content["grid"]
-    if not grid["slice_axis"]:
+    if not grid.slice_axis:
         return []
-    low, high = grid["slices_mm"]
-    return [float(place) for place in np.arange(low, high + 1e-6, grid["spacing_mm"])]
+    low, high = grid.slices_mm
+    return [float(place) for place in np.arange(low, high + 1e-6, grid.spacing_mm)]
 
 
-def parse_changes(settings: list[str]) -> dict[str, Any]:
+def parse_changes(settings: list[str]) -> Content:
     """Turn ``section.key=value`` texts, values in YAML, into nested mappings.
 
     Raises
@@ -115,7 +117,7 @@ def parse_changes(settings: list[str]) -> dict[str, Any]:
     InputError
         For a text without ``=``, or a value that is no YAML.
     """
-    changes: dict[str, Any] = {}
+    changes: Content = {}
     for setting in settings:
         key, found, text = setting.partition("=")
         if not found or not key:
@@ -127,7 +129,7 @@ def parse_changes(settings: list[str]) -> dict[str, Any]:
     return changes
 
 
-def _read(source: PathLike) -> dict[str, Any]:
+def _read(source: PathLike) -> Content:
     """Return what a recipe's file says itself."""
     path = Path(source)
     if path.suffix not in SUFFIXES:
@@ -140,12 +142,16 @@ def _read(source: PathLike) -> dict[str, Any]:
     return content
 
 
-def _extended(own: Mapping[str, Any], chain: list[str]) -> dict[str, Any]:
+def _extended(own: Content, chain: list[str]) -> Content:
     """Lay a recipe over the one that it extends, that one over its own, and so on down to the defaults."""
     rest = {key: value for key, value in own.items() if key != "extends"}
     parent = own.get("extends", BASE if chain[-1] != BASE else None)
     if parent is None:
         return rest
+    if not isinstance(parent, str):
+        raise InputError(
+            f"extends: {parent!r} is no recipe", file=chain[-1], remedy="name a recipe, or a file beside this one"
+        )
     if Path(parent).suffix in SUFFIXES:  # a file beside this one
         parent = str(Path(chain[-1]).parent / parent)
     if parent in chain:
@@ -155,7 +161,7 @@ def _extended(own: Mapping[str, Any], chain: list[str]) -> dict[str, Any]:
     return laid_over(_extended(_read(parent), [*chain, parent]), rest)
 
 
-def laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(below: Content, above: Mapping[str, object]) -> Content:
     """Return a recipe with another's values over it; options of another architecture or similarity do not stay."""
     below = copy.deepcopy(below)
     for section in (("network",), ("loss", "similarity")):
@@ -165,93 +171,83 @@ def laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merge(below, above)
 
 
-def _within(content: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+def _within(content: Mapping[str, object], keys: Sequence[str]) -> Content:
     """Return a nested section; an empty one where there is none, or something else."""
-    found: Any = content
+    found: object = content
     for key in keys:
         found = found.get(key, {}) if isinstance(found, Mapping) else {}
     return found if isinstance(found, dict) else {}
 
 
-def _problems(content: Mapping[str, Any], *, build: bool) -> list[str]:
+@functools.cache
+def _schema() -> Content:
+    return schema_of(Sections, complete=False)
+
+
+def _problems(content: Content, *, build: bool) -> list[str]:
     """Return one readable line for each problem."""
-    schema = yaml.safe_load(schema_path("recipe").read_text(encoding="utf-8"))
-    if problems := schema_problems(schema, content):
+    if problems := [*schema_problems(_schema(), content), *not_finite(content)]:
         return problems
-    if endless := list(not_finite(content)):
-        return endless
-    return [*(_network_problems(content) + _settings_problems(content) if build else ()), *_contradictions(content)]
+    if faults := find_faults(Sections, content):
+        return faults
+    recipe = Recipe.of(content)
+    return [*(_network_problems(recipe) if build else ()), *_contradictions(recipe)]
 
 
-def _network_problems(content: Mapping[str, Any]) -> list[str]:
+def _network_problems(recipe: Recipe) -> list[str]:
     """Return what is wrong with the network, its grid and the similarity."""
     import torch
 
     from popatlas.networks.registration import build_registration_network
     from popatlas.similarity.registry import make
 
-    network, shape, similarity = content["network"], content["grid"]["shape"], content["loss"]["similarity"]
+    network, shape, similarity = recipe.network, recipe.grid.shape, recipe.loss.similarity
     try:
         with torch.device("meta"):
-            net = build_registration_network(network["name"], len(shape), **network["options"])
+            net = build_registration_network(network.name, len(shape), **network.options)
     except InputError as error:
         return [f"network: {error.message}"]
     try:
-        make(similarity["name"], **similarity["options"])
+        make(similarity.name, **similarity.options)
     except InputError as error:
         return [f"loss.similarity: {error.message}"]
     if any(n % net.stride for n in shape):
-        return [f"grid.shape: {shape} are not multiples of {net.stride}, which {network['name']} needs"]
+        return [f"grid.shape: {list(shape)} are not multiples of {net.stride}, which {network.name} needs"]
     return []
 
 
-def _settings_problems(content: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with augmentation and synthesis, whose keys are those of their settings."""
-    from popatlas.training.augment import AugmentSettings
-    from popatlas.training.motion import MotionSettings
-    from popatlas.training.settings import settings_from
-    from popatlas.training.synthesis import SynthesisSettings
-
-    augment, found = content["augment"], []
-    parts: list[tuple[type, Mapping[str, Any], str]] = [
-        (MotionSettings, augment["common"], "augment.common"),
-        (AugmentSettings, augment["each"], "augment.each"),
-        (SynthesisSettings, content["synthesis"]["options"], "synthesis.options"),
-    ]
-    for kind, values, where in parts:
-        try:
-            settings_from(kind, values, where)
-        except InputError as error:
-            found.append(f"{error.message} ({error.remedy})")
-    return found
-
-
-def _grid_problems(grid: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with shape, voxel size and slices."""
-    shape = tuple(grid["shape"])
-    try:
-        TrainingGrid(shape, (float(grid["spacing_mm"]),) * len(shape), slice_axis=grid["slice_axis"])
-    except ValueError as error:
-        return [f"grid: {error}"]
-    low, high = grid["slices_mm"]
-    return [f"grid.slices_mm: {low} is above {high}; give the lowest place first"] if low > high else []
-
-
-def _contradictions(content: Mapping[str, Any]) -> list[str]:
+def _contradictions(recipe: Recipe) -> list[str]:
     """Return what is wrong though each key is right by itself."""
-    found = _grid_problems(content["grid"])
-    loss, schedule = content["loss"], content["schedule"]
-    learns = ("similarity", "labels", "painted", "boxes")
-    if not any(loss[key]["weight"] for key in learns):
-        found.append(f"loss: all weights of {', '.join(learns)} are 0, there is nothing to learn from")
-    source, synthesis = content["data"]["source"], content["synthesis"]
-    behind = synthesis["compare"] == "scans"
+    return [*_grid_contradictions(recipe.grid), *_loss_contradictions(recipe), *_schedule_contradictions(recipe.schedule)]
+
+
+def _grid_contradictions(grid: GridSection) -> Iterator[str]:
+    """Yield what is wrong with shape, voxel size and slices."""
+    try:
+        TrainingGrid(grid.shape, (grid.spacing_mm,) * len(grid.shape), slice_axis=grid.slice_axis)
+    except ValueError as error:
+        yield f"grid: {error}"
+    low, high = grid.slices_mm
+    if low > high:
+        yield f"grid.slices_mm: {low:g} is above {high:g}; give the lowest place first"
+
+
+def _loss_contradictions(recipe: Recipe) -> Iterator[str]:
+    """Yield what is wrong with the losses, and with the pairs that they compare."""
+    loss, source, synthesis = recipe.loss, recipe.data.source, recipe.synthesis
+    if not any((loss.similarity.weight, loss.labels.weight, loss.painted.weight, loss.boxes.weight)):
+        yield "loss: all weights of similarity, labels, painted, boxes are 0, there is nothing to learn from"
+    behind = synthesis.compare == "scans"
     if behind and source != "labels":
-        found.append(f"synthesis.compare: scans: with data.source {source} there are no scans behind the images")
-    if synthesis["options"].get("recoloured") and not behind:
-        found.append("synthesis.options.recoloured: needs the scans behind the images; set synthesis.compare to scans")
-    if source != "scans" and loss["similarity"]["weight"] and synthesis["contrast"] == "each" and not behind:
-        found.append("loss.similarity: synthetic pairs of different contrasts have no similarity; set its weight to 0")
-    if schedule["warm_up"] >= schedule["steps"]:
-        found.append(f"schedule.warm_up: {schedule['warm_up']} of {schedule['steps']} steps leave nothing to train in")
-    return found
+        yield f"synthesis.compare: scans: with data.source {source} there are no scans behind the images"
+    if synthesis.options.recoloured and not behind:
+        yield "synthesis.options.recoloured: needs the scans behind the images; set synthesis.compare to scans"
+    if synthesis.options.recoloured and synthesis.contrast == "same":
+        yield "synthesis.contrast: same: recoloured scans and painted images have no contrast in common"
+    if source != "scans" and loss.similarity.weight and synthesis.contrast == "each" and not behind:
+        yield "loss.similarity: synthetic pairs of different contrasts have no similarity; set its weight to 0"
+
+
+def _schedule_contradictions(schedule: ScheduleSection) -> Iterator[str]:
+    if schedule.warm_up >= schedule.steps:
+        yield f"schedule.warm_up: {schedule.warm_up} of {schedule.steps} steps leave nothing to train in"

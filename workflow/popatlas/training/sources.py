@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.training.augment import AugmentSettings, augment_pair
+from popatlas.training.augment import augment_pair
 from popatlas.training.conform import Volume, load_labels, load_scan, load_slices, middle_of
 from popatlas.training.grid import TrainingGrid
-from popatlas.training.motion import MotionSettings
 from popatlas.training.objective import Batch
 from popatlas.training.pairs import Pair, PairSampler, renumbered
 from popatlas.training.random_fields import uniform
 from popatlas.training.randomness import step_generator
 from popatlas.training.recipe import Recipe, learns_from_labels, slice_places
-from popatlas.training.settings import settings_from
-from popatlas.training.synthesis import SynthesisSettings, SyntheticPairs
+from popatlas.training.synthesis import SyntheticPairs
 from popatlas.training.table import TrainingScan
 
 NUMBERS = 2**62  # of pairs in the stream that the steps draw from
@@ -46,15 +44,12 @@ class ScanSource:
 
     def __init__(self, recipe: Recipe, scans: Sequence[TrainingScan]) -> None:
         self.recipe = recipe
-        self.sampler = PairSampler(scans, recipe["schedule"]["seed"], order=recipe["data"]["order"])
+        self.sampler = PairSampler(scans, recipe.schedule.seed, order=recipe.data.order)
         if not self.sampler.validation_pairs(1):
             message = "there is no pair of scans for validation, which chooses the best network"
             raise InputError(message, remedy="give some subjects of a group the split validation")
         self.grid = training_grid(recipe, scans)
-        self.places = slice_places(recipe.content)
-        section = recipe["augment"]
-        self.common = settings_from(MotionSettings, section["common"], "augment.common")
-        self.each = settings_from(AugmentSettings, section["each"], "augment.each")
+        self.places = slice_places(recipe.grid)
         self._volumes: dict[str, list[Volume]] = {}
 
     def volumes(self, scan: TrainingScan) -> list[Volume]:
@@ -70,14 +65,14 @@ class ScanSource:
     def _pair(self, generator: torch.Generator) -> Batch:
         number = int(torch.randint(NUMBERS, (), generator=generator))
         fixed, moving = self._images(self.sampler.pair(number), int(uniform(generator, 0, max(len(self.places), 1))))
-        return as_batch(*augment_pair(fixed, moving, self.each, generator, self.common))
+        return as_batch(*augment_pair(fixed, moving, self.recipe.augment.each, generator, self.recipe.augment.common))
 
     def _images(self, pair: Pair, place: int) -> tuple[Volume, Volume]:
         return self.volumes(pair.fixed)[place], self.volumes(pair.moving)[place]
 
     def validation(self) -> list[Batch]:
         """Return the validation pairs as they are; of slices some, evenly over their places."""
-        count = self.recipe["schedule"]["validation_pairs"]
+        count = self.recipe.schedule.validation_pairs
         places = [0] if not self.places else list(np.linspace(0, len(self.places) - 1, 5)[1:-1].astype(int))
         return [as_batch(*self._images(pair, place)) for pair in self.sampler.validation_pairs(count) for place in places]
 
@@ -94,7 +89,7 @@ class SyntheticSource:
     """
 
     def __init__(self, recipe: Recipe, train: SyntheticPairs, held: SyntheticPairs) -> None:
-        self.count = int(recipe["schedule"]["validation_pairs"])
+        self.count = recipe.schedule.validation_pairs
         self.train, self.held = train, held
 
     def draw(self, pairs: int, generator: torch.Generator) -> Batch:
@@ -128,7 +123,7 @@ def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | S
     InputError
         When the recipe needs scans or labels that the table does not have, or from `ScanSource`.
     """
-    kind = recipe["data"]["source"]
+    kind = recipe.data.source
     if kind == "shapes":
         return SyntheticSource(recipe, *[_synthetic(recipe, [], [])] * 2)
     if not scans:
@@ -140,7 +135,7 @@ def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | S
                 raise InputError(message, subject=scan.name, remedy="fill the column `labels` of the table")
     if kind == "scans":
         return ScanSource(recipe, scans)
-    grid, places = training_grid(recipe, scans), slice_places(recipe.content)
+    grid, places = training_grid(recipe, scans), slice_places(recipe.grid)
     drawn = []
     for split in ("train", "validation"):
         chosen = [scan for scan in scans if scan.split == split]
@@ -148,7 +143,7 @@ def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | S
         if not maps:
             message = f"no scan has the split {split}"
             raise InputError(message, remedy=f"give some subjects of the table the split {split}")
-        compared = chosen if recipe["synthesis"]["compare"] == "scans" else []
+        compared = chosen if recipe.synthesis.compare == "scans" else []
         volumes = [volume for scan in compared for volume in _volumes(recipe, scan, grid, places)]
         drawn.append(_synthetic(recipe, renumbered(*maps), [volume.image for volume in volumes]))
     return SyntheticSource(recipe, *drawn)
@@ -156,15 +151,15 @@ def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | S
 
 def _synthetic(recipe: Recipe, maps: Sequence[Tensor], scans: Sequence[Tensor]) -> SyntheticPairs:
     """Return pairs drawn from label maps and, where there are any, their scans."""
-    synthesis, shape = recipe["synthesis"], tuple(recipe["grid"]["shape"])
-    options = {"one_contrast": synthesis["contrast"] == "same", **synthesis["options"]}
-    settings = settings_from(SynthesisSettings, options, "synthesis.options")
-    return SyntheticPairs(maps, settings, shape, (float(recipe["grid"]["spacing_mm"]),) * len(shape), scans)
+    settings = recipe.synthesis.options
+    if "one_contrast" not in recipe.content["synthesis"]["options"]:
+        settings = replace(settings, one_contrast=recipe.synthesis.contrast == "same")
+    return SyntheticPairs(maps, settings, recipe.grid.shape, (recipe.grid.spacing_mm,) * recipe.ndim, scans)
 
 
 def _volumes(recipe: Recipe, scan: TrainingScan, grid: TrainingGrid, places: Sequence[float]) -> list[Volume]:
     """Return a scan on the training grid: one volume, or its slices at the places."""
-    intensity, stripped = recipe["data"]["intensity"], recipe["grid"]["stripped"]
+    intensity, stripped = recipe.data.intensity, recipe.grid.stripped
     if places:
         return load_slices(scan, grid, places, intensity, stripped=stripped)
     return [load_scan(scan, grid, intensity, stripped=stripped)]
@@ -172,10 +167,8 @@ def _volumes(recipe: Recipe, scan: TrainingScan, grid: TrainingGrid, places: Seq
 
 def training_grid(recipe: Recipe, scans: Sequence[TrainingScan]) -> TrainingGrid:
     """Return the grid of a recipe, its middle where the training scans are in their common space."""
-    grid = recipe["grid"]
-    shape = tuple(grid["shape"])
-    spacing = (float(grid["spacing_mm"]),) * len(shape)
-    plain = TrainingGrid(shape, spacing, slice_axis=grid["slice_axis"])
+    shape, spacing, across = recipe.grid.shape, (recipe.grid.spacing_mm,) * recipe.ndim, recipe.grid.slice_axis
+    plain = TrainingGrid(shape, spacing, slice_axis=across)
     used = [scan for scan in scans if scan.split != "test"]
     without = [scan for scan in used if scan.affine is None]
     if without and len(without) < len(used):
@@ -184,7 +177,7 @@ def training_grid(recipe: Recipe, scans: Sequence[TrainingScan]) -> TrainingGrid
     if without:
         return plain
     centres = [middle_of(scan) for scan in scans if scan.split == "train"]
-    return TrainingGrid(shape, spacing, centre=tuple(np.median(centres, axis=0)), slice_axis=grid["slice_axis"])
+    return TrainingGrid(shape, spacing, centre=tuple(np.median(centres, axis=0)), slice_axis=across)
 
 
 def as_batch(fixed: Volume, moving: Volume) -> Batch:
@@ -197,8 +190,5 @@ def as_batch(fixed: Volume, moving: Volume) -> Batch:
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """Return batches as one; labels only where all have them."""
-    values: dict[str, Any] = {}
-    for name in Batch.__dataclass_fields__:
-        parts = [getattr(batch, name) for batch in batches]
-        values[name] = None if any(part is None for part in parts) else torch.cat(parts)
-    return Batch(**values)
+    found = {name: [getattr(batch, name) for batch in batches] for name in Batch.__dataclass_fields__}
+    return Batch(**{name: torch.cat(parts) for name, parts in found.items() if all(part is not None for part in parts)})

@@ -8,69 +8,16 @@ scans of the maps, where there are any, may be recoloured instead of painted, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from popatlas.training.contrast import (
-    MOST_LABELS,
-    ContrastSettings,
-    random_contrast,
-    random_recolouring,
-    random_table,
-    table_size,
-)
-from popatlas.training.motion import MotionSettings, displacement_of, flow, random_motion, random_velocity
-from popatlas.training.random_fields import Range, chance, check_range, check_within, log_uniform, smooth_noise, uniform
+from popatlas.training.contrast import random_contrast, random_recolouring, random_table, table_size
+from popatlas.training.motion import displacement_of, flow, random_motion, random_velocity
+from popatlas.training.random_fields import chance, log_uniform, smooth_noise, uniform
+from popatlas.training.settings import ShapeSettings, SynthesisSettings
 from popatlas.transforms.fields import warp, warp_labels
-
-STRONG = MotionSettings(rotation=10.0, scale=0.1, shear=0.05, shift=8.0, bend=2.0)  # more than people differ
-
-
-@dataclass(frozen=True)
-class ShapeSettings:
-    """Random shapes: how many labels, and the distance of the control points of the noise that makes them, voxels."""
-
-    count: int = 26
-    spacing: Range = (12.0, 32.0)
-
-    def __post_init__(self) -> None:
-        check_within("count", self.count, least=2, most=MOST_LABELS)
-        check_range("spacing", self.spacing, least=2.0)
-
-
-@dataclass(frozen=True)
-class SynthesisSettings:
-    """How pairs are made.
-
-    Attributes
-    ----------
-    same : float
-        Probability that both images are made of one label map rather than of two different ones; random shapes always are,
-        since two of them do not correspond.
-    one_contrast : bool
-        Both images get the same grey values and background, so that losses that compare intensities make sense; noise,
-        blur, bias and gamma differ.
-    recoloured : float
-        Probability that an image is the scan behind its label map in random grey values, rather than painted; `one_contrast`
-        does not go with it.
-    motion, contrast, shapes
-        Settings of the parts.
-    """
-
-    same: float = 0.0
-    recoloured: float = 0.0
-    one_contrast: bool = False
-    motion: MotionSettings = field(default_factory=lambda: STRONG)
-    contrast: ContrastSettings = field(default_factory=ContrastSettings)
-    shapes: ShapeSettings = field(default_factory=ShapeSettings)
-
-    def __post_init__(self) -> None:
-        check_within("same", self.same, most=1.0)
-        check_within("recoloured", self.recoloured, most=1.0)
-        if self.recoloured and self.one_contrast:
-            raise ValueError("recoloured scans and painted images have no contrast in common")
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,15 +102,15 @@ def train(
     scans = read_training_table(table) if table is not None else []
     with processes(options.device) as place:
         quiet = report if place.rank == 0 else _nothing
-        torch.manual_seed(recipe["schedule"]["seed"])
-        net = build_registration_network(recipe["network"]["name"], recipe.ndim, **recipe["network"]["options"])
+        torch.manual_seed(recipe.schedule.seed)
+        net = build_registration_network(recipe.network.name, recipe.ndim, **recipe.network.options)
         source = make_source(recipe, scans)
         extra = TensorBoard(path / "tensorboard").add if options.tensorboard and place.rank == 0 else None
         identity = place.from_first(identity_of(recipe, scans, place.world) if place.rank == 0 else "")
         trainer = Trainer(recipe, net, source, path, identity, place, quiet, extra)
         if options.restart or not trainer.resume():
             quiet(f"{recipe.title}: {count_parameters(net):,} parameters, {_told(scans)}, on {place.device}")
-            if recipe["grid"]["affine_first"] and scans and scans[0].affine is None:
+            if recipe.grid.affine_first and scans and scans[0].affine is None:
                 quiet("no column `affine`: the images are taken as they are, affinely aligned to each other")
         outcome = trainer.run(60 * options.minutes)
         if outcome.finished and place.rank == 0 and not _is_published(path):
@@ -161,19 +161,18 @@ def publish(
 
 def contract_of(recipe: Recipe, net: RegistrationNetwork) -> InputContract:
     """Return what the images of a network must be, from its recipe."""
-    grid, synthetic = recipe["grid"], recipe["data"]["source"] != "scans"
-    kind: Kind = "robust" if synthetic else recipe["data"]["intensity"]
-    shape = tuple(grid["shape"])
-    letters = "RAS" if recipe.ndim == 3 else "".join(letter for letter in "RAS" if letter != grid["slice_axis"])[:2]
+    grid, synthetic = recipe.grid, recipe.data.source != "scans"
+    kind: Kind = "robust" if synthetic else recipe.data.intensity
+    letters = "RAS" if recipe.ndim == 3 else "".join(letter for letter in "RAS" if letter != grid.slice_axis)[:2]
     return InputContract(
-        spacing_mm=(float(grid["spacing_mm"]),) * recipe.ndim,
+        spacing_mm=(grid.spacing_mm,) * recipe.ndim,
         multiple=net.stride,
         orientation=letters,
-        shape=shape if net.fixed_shape else None,
-        usual_shape=None if net.fixed_shape else shape,
+        shape=grid.shape if net.fixed_shape else None,
+        usual_shape=None if net.fixed_shape else grid.shape,
         intensity=Intensity(kind),
-        stripped=grid["stripped"],
-        affine_first=grid["affine_first"],
+        stripped=grid.stripped,
+        affine_first=grid.affine_first,
     )
 
 
