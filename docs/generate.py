@@ -1,4 +1,4 @@
-"""Write the pages that follow from the code: configuration, command line, outputs, recipes and benchmarks.
+"""Write what follows from the code: pages of configuration, command line, outputs, recipes and benchmarks; JSON Schemas.
 
 python docs/generate.py
 """
@@ -35,6 +35,7 @@ from popatlas.training.sections import LossSection  # noqa: E402
 from popatlas.training.train import count_parameters  # noqa: E402
 from popatlas.zoo.lock import read_lock  # noqa: E402
 from popatlas.zoo.store import load_weights  # noqa: E402
+from schemas import SCHEMAS, schema_text  # noqa: E402
 
 MARK = "<!-- written by docs/generate.py -->\n"
 
@@ -169,7 +170,9 @@ def models() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    """Write all pages, and the names of metrics into the schemas of tables; files that would not change are left alone."""
+    """Write all pages and schemas; files that would not change are left alone."""
+    for name in SCHEMAS:
+        write_if_changed(schema_path(name), schema_text(name))
     for name, page in (
         ("configuration", configuration()),
         ("cli", command_line()),

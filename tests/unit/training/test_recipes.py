@@ -161,7 +161,7 @@ def test_all_problems_are_told_at_once() -> None:
     ("settings", "where"),
     [
         ("loss.similarity.options={width: 3}", "similarity lncc"),
-        ("loss.similarity.name=pearson", "unknown similarity 'pearson'"),
+        ("loss.similarity.name=pearson", "loss.similarity.name: 'pearson' is not one of .*lncc"),
     ],
 )
 def test_a_wrong_similarity_is_told_before_the_training(settings: str, where: str) -> None:

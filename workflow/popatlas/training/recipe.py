@@ -186,10 +186,8 @@ def _schema() -> Content:
 
 def _problems(content: Content, *, build: bool) -> list[str]:
     """Return one readable line for each problem."""
-    if problems := [*schema_problems(_schema(), content), *not_finite(content)]:
+    if problems := schema_problems(_schema(), content) or list(not_finite(content)) or find_faults(Sections, content):
         return problems
-    if faults := find_faults(Sections, content):
-        return faults
     recipe = Recipe.of(content)
     return [*(_network_problems(recipe) if build else ()), *_contradictions(recipe)]
 

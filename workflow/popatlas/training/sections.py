@@ -8,6 +8,7 @@ from pydantic import Field
 
 from popatlas.regularisers.registry import NAMES
 from popatlas.settings import Content, OneOf, option, settings
+from popatlas.similarity.registry import SIMILARITIES
 from popatlas.training.settings import AugmentSettings, MotionSettings, SynthesisSettings
 
 Intensity = Literal["robust", "zscore", "none"]
@@ -74,7 +75,7 @@ class SynthesisSection:
 class SimilaritySection:
     """How alike the images are."""
 
-    name: str = option("lncc", "Similarity")
+    name: Annotated[str, OneOf(tuple(SIMILARITIES))] = option("lncc", "Similarity")
     options: Content = option({}, "Its options")
     weight: float = option(1.0, "Weight in the loss", ge=0)
 

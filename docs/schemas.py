@@ -1,0 +1,45 @@
+"""JSON Schemas that follow from classes of settings: what stands in workflow/schemas, for editors and other programs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import yaml
+
+from popatlas.schema import schema_of
+from popatlas.training.sections import Sections
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A schema that is written.
+
+    Attributes
+    ----------
+    kind : type
+        Class of settings.
+    title : str
+        What has this schema.
+    complete : bool
+        Every key has to be there; see `popatlas.schema.schema_of`.
+    """
+
+    kind: type
+    title: str
+    complete: bool
+
+
+SCHEMAS: dict[str, Schema] = {"recipe": Schema(Sections, "recipe of a registration network", complete=False)}
+
+
+def schema_text(name: str) -> str:
+    """Return a schema as YAML, with what it is made of at the top."""
+    schema = SCHEMAS[name]
+    content = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"popatlas/{name}",
+        "title": schema.title,
+        **schema_of(schema.kind, complete=schema.complete),
+    }
+    head = f"# Written by docs/generate.py from {schema.kind.__module__}.{schema.kind.__qualname__}: change it there.\n"
+    return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=125, allow_unicode=True)
