@@ -121,9 +121,13 @@ def test_every_recipe_has_a_page() -> None:
         (["schedule.rate=1e-4"], "schedule.rate: '1e-4' is not of type 'number'", "correct the keys"),
         (["schedule.steps=0"], "schedule.steps: 0 is less than the minimum", "correct the keys"),
         (["loss.labels.kind=jaccard"], "loss.labels.kind: 'jaccard' is not one of", "correct the keys"),
-        (["network.name=resnet"], "network: unknown network 'resnet'", "correct the keys"),
-        (["network.options.width=3"], "network: network unet: .*'width'", "correct the keys"),
-        (["network.options.encoder=[]"], r"network: network unet: encoder \[\] needs 1 or more", "correct the keys"),
+        (["network.name=resnet"], "network.name: 'resnet' is not one of .*'unet'", "correct the keys"),
+        (
+            ["network.options.width=3"],
+            "network.options: unknown key 'width', known keys: alignment, .*, up",
+            "correct the keys",
+        ),
+        (["network.options.encoder=[]"], "network.options.encoder: Tuple should have at least 1 item", "correct the keys"),
         (["grid.shape=[80, 96, 81]"], r"grid.shape: \[80, 96, 81\] are not multiples of 16, which unet needs", "correct"),
         (["grid.shape=[80]"], r"grid.shape: \[80\] is too short", "correct the keys"),
         (
@@ -160,7 +164,7 @@ def test_all_problems_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("settings", "where"),
     [
-        ("loss.similarity.options={width: 3}", "similarity lncc"),
+        ("loss.similarity.options={width: 3}", r"loss\.similarity\.options: unknown key 'width'"),
         ("loss.similarity.name=pearson", "loss.similarity.name: 'pearson' is not one of .*lncc"),
     ],
 )
@@ -300,7 +304,7 @@ def test_a_training_without_a_table_is_told(tmp_path: Path, capsys: pytest.Captu
 def test_another_similarity_or_network_starts_without_the_options_of_the_old_one(tmp_path: Path) -> None:
     recipe = load_recipe("voxelmorph", parse_changes(["loss.similarity.name=ncc", "network.name=pyramid"]))
     assert recipe.loss.similarity.options == {} and recipe.network == NetworkSection("pyramid", {})
-    with pytest.raises(InputError, match=r"loss\.similarity: .*radiuz"):
+    with pytest.raises(InputError, match=r"loss\.similarity\.options: unknown key 'radiuz', did you mean 'radius'"):
         load_recipe("voxelmorph", parse_changes(["loss.similarity.options.radiuz=3"]))
 
 

@@ -7,19 +7,18 @@ Hu et al., "Weakly-supervised convolutional neural networks for multimodal image
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from popatlas.networks.base import Norm, convolution, enlarge, normalisation
+from popatlas.networks.base import convolution, enlarge, normalisation
 from popatlas.networks.cascade import AffineHead, affine_displacement
 from popatlas.networks.heads import FieldHead
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import LabelRegSettings, Norm
 from popatlas.transforms.fields import warp
 
-Variant = Literal["local", "global", "composite"]
 FIRST = 7  # voxels that the first convolution sees along each axis
 
 
@@ -30,62 +29,20 @@ class LabelRegNet(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    variant : {"local", "global", "composite"}
-        A dense displacement; an affine map; or the sum of both, where the dense one is found from the moving image as warped
-        by the affine map.
-    levels : sequence of int, optional
-        Which levels of the dense network give a displacement, level k that of ``2**k`` voxels; by default all, and only 0 in
-        the composite network, as published. Levels finer than all of these are not built. Empty for the affine map.
-    additive : bool
-        Whether the decoder adds the linearly enlarged coarser features to those of its transposed convolutions. Without,
-        registrations were far less accurate in the paper.
-    channels : int
-        Of the first level of the dense network, doubled at each halving.
-    global_channels : int
-        The same of the affine network.
-    halvings : int
-        Of the grid.
-    cells : int
-        Of the affine map's dense layer; see `popatlas.networks.cascade.AffineHead`.
-    norm : {"batch", "instance", "group"}
-        Normalisation, that of the paper first; see `popatlas.networks.base.normalisation`.
-
-    Raises
-    ------
-    ValueError
-        When the variant is unknown, levels do not fit it, or a number is not positive.
+    settings : LabelRegSettings
+        Its options.
     """
 
     name = "labelreg"
 
-    def __init__(
-        self,
-        ndim: int,
-        variant: Variant = "local",
-        levels: Sequence[int] | None = None,
-        additive: bool = True,
-        channels: int = 32,
-        global_channels: int = 8,
-        halvings: int = 4,
-        cells: int = 2,
-        norm: Norm = "batch",
-    ) -> None:
-        if variant not in get_args(Variant):
-            raise ValueError(f"unknown variant {variant!r}, use one of {', '.join(get_args(Variant))}")
-        if min(channels, global_channels, halvings, cells) < 1:
-            raise ValueError(
-                f"channels {channels} and {global_channels}, halvings {halvings}, cells {cells} must be positive"
-            )
-        known = {"local": range(halvings + 1), "global": range(0), "composite": range(1)}[variant]
-        chosen = sorted(set(known if levels is None else levels))
-        if bool(chosen) != (variant != "global") or not set(chosen) <= set(range(halvings + 1)):
-            raise ValueError(f"levels {chosen} do not fit the {variant} network with {halvings} halvings")
-        options: dict[str, Any] = {"variant": variant, "levels": chosen, "additive": additive, "channels": channels}
-        options |= {"global_channels": global_channels, "halvings": halvings, "cells": cells, "norm": norm}
-        super().__init__(ndim, 2**halvings, options)
-        widths, coarse = ([first * 2**level for level in range(halvings + 1)] for first in (channels, global_channels))
-        self.whole = None if variant == "local" else Global(norm, ndim, coarse, cells)
-        self.local = None if variant == "global" else Local(norm, ndim, widths, chosen, additive)
+    def __init__(self, ndim: int, settings: LabelRegSettings) -> None:
+        super().__init__(ndim, settings)
+        self.options["levels"] = chosen = settings.chosen
+        variant, norm, levels = settings.variant, settings.norm, range(settings.halvings + 1)
+        first = (settings.channels, settings.global_channels)
+        widths, coarse = ([channels * 2**level for level in levels] for channels in first)
+        self.whole = None if variant == "local" else Global(norm, ndim, coarse, settings.cells)
+        self.local = None if variant == "global" else Local(norm, ndim, widths, chosen, settings.additive)
 
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:
         """Return the sum of the displacements, which is what is to be smooth; see `RegistrationNetwork.forward`."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from popatlas.networks.limits import check_stride
+from popatlas.networks.backbones import BackboneSettings
+from popatlas.networks.settings import Norm
+from popatlas.settings import as_content
 
-Norm = Literal["instance", "group", "batch"]
 GROUPS = 8  # of group normalisation, fewer where they do not divide the channels
 
 
@@ -29,30 +30,25 @@ class FeatureNetwork(nn.Module, ABC):
         Spatial axes.
     in_channels : int
         Channels of the image.
-    channels : int
-        Features of each voxel.
-    stride : int
-        `forward` takes images whose sizes are multiples of this number of voxels.
-    options : dict
-        The other arguments of the constructor, as JSON can hold them.
+    settings : BackboneSettings
+        Options of the network.
 
     Raises
     ------
     ValueError
-        When `ndim` is neither 2 nor 3, a number of channels is not positive, or the stride larger than any image.
+        When `ndim` is neither 2 nor 3, or the number of channels not positive.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, ndim: int, in_channels: int, channels: int, stride: int, options: dict[str, Any]) -> None:
+    def __init__(self, ndim: int, in_channels: int, settings: BackboneSettings) -> None:
         super().__init__()
         if ndim not in (2, 3):
             raise ValueError(f"networks have 2 or 3 spatial axes, not {ndim}")
-        if min(in_channels, channels) < 1:
-            raise ValueError(f"cannot make {channels} features of {in_channels} channels")
-        check_stride(stride)
-        self.ndim, self.in_channels, self.channels, self.stride = ndim, in_channels, channels, stride
-        self.options = options
+        if in_channels < 1:
+            raise ValueError(f"cannot make features of {in_channels} channels")
+        self.ndim, self.in_channels, self.channels = ndim, in_channels, settings.features
+        self.stride, self.options = settings.stride, as_content(settings)
 
     @abstractmethod
     def forward(self, image: Tensor) -> Tensor:
@@ -106,14 +102,7 @@ def normalisation(norm: Norm, ndim: int, channels: int) -> nn.Module:
         Spatial axes.
     channels : int
         Channels.
-
-    Raises
-    ------
-    ValueError
-        When there is no such normalisation.
     """
-    if norm not in get_args(Norm):
-        raise ValueError(f"unknown norm {norm!r}, use one of {', '.join(get_args(Norm))}")
     if norm == "batch":
         return nn.BatchNorm3d(channels) if ndim == 3 else nn.BatchNorm2d(channels)
     # torch's InstanceNorm would leave the channels-last format

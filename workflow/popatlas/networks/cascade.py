@@ -8,13 +8,14 @@ et al., IEEE Journal of Biomedical and Health Informatics 2020;24:1394-1404, doi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import CascadeSettings
+from popatlas.settings import Content
 from popatlas.transforms.fields import compose, coordinates, warp
 
 SLOPE = 0.1  # of the activation below zero
@@ -33,48 +34,20 @@ class RecursiveCascade(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    cascades : int
-        Deformable networks; 1 to 10 in the paper, and better with more. Each one's field is divided by their number.
-    widths : sequence of int
-        Channels of the grids of 2, 4, 8 ... times the voxel size, in the deformable networks and in the affine stage.
-    affine : bool
-        Whether the affine stage comes first; not needed for images that are already affinely aligned.
-    repeats : int
-        How often each deformable network is applied before the next one takes over, with the same weights. Networks can be
-        trained with 1 and applied with more for large displacements: the attribute `repeats` can be changed at any time.
-    scale : float
-        Voxels of a cascade for an output of one, before the division by their number.
-    cells : int
-        The features of the affine stage are averaged in so many cells along each axis before its dense layer; see
-        `AffineHead`.
-
-    Raises
-    ------
-    ValueError
-        When a number is not positive.
+    settings : CascadeSettings
+        Its options.
     """
 
     name = "cascade"
 
-    def __init__(
-        self,
-        ndim: int,
-        cascades: int = 3,
-        widths: Sequence[int] = (16, 32, 64, 128, 256, 512),
-        affine: bool = True,
-        repeats: int = 1,
-        scale: float = 20.0,
-        cells: int = 2,
-    ) -> None:
-        if not widths or min(cascades, repeats, cells, scale, *widths) <= 0:
-            raise ValueError(f"cascades {cascades}, widths {list(widths)}, repeats, scale and cells must be positive")
-        options = {"cascades": cascades, "widths": list(widths), "affine": affine, "scale": scale, "cells": cells}
-        super().__init__(ndim, 2 ** len(widths), options)
-        self.repeats = repeats
-        self.affine = AffineStage(ndim, widths, cells) if affine else None
-        self.cascades = nn.ModuleList(TweeningNet(ndim, widths, scale / cascades) for _ in range(cascades))
+    def __init__(self, ndim: int, settings: CascadeSettings) -> None:
+        super().__init__(ndim, settings)
+        widths, cascades = settings.widths, settings.cascades
+        self.repeats = settings.repeats
+        self.affine = AffineStage(ndim, widths, settings.cells) if settings.affine else None
+        self.cascades = nn.ModuleList(TweeningNet(ndim, widths, settings.scale / cascades) for _ in range(cascades))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Content:
         """Return the arguments that make this architecture, with the `repeats` of now."""
         return {**super().describe(), "repeats": self.repeats}
 

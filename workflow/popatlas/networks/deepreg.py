@@ -6,17 +6,16 @@ channels its network registered brains of growing children in a study of pre-ali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from popatlas.networks.base import Norm, normalisation
-from popatlas.networks.heads import FieldHead, Transform, finish, flowed_back
+from popatlas.networks.base import normalisation
+from popatlas.networks.heads import FieldHead, finish, flowed_back
 from popatlas.networks.light import SLOPE, Residual, unit
 from popatlas.networks.registration import Prediction, RegistrationNetwork
-from popatlas.networks.unet import check_choice, check_widths
+from popatlas.networks.settings import DeepRegSettings, Norm, Transform
 
 
 class DeepRegUNet(RegistrationNetwork):
@@ -26,29 +25,16 @@ class DeepRegUNet(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    widths : sequence of int
-        Channels of each grid, the full one first; two or more.
-    transform : {"displacement", "velocity"}
-        What the network predicts.
-    norm : {"instance", "group", "batch"}
-        Normalisation; DeepReg's is that over batches. See `popatlas.networks.base.normalisation`.
-
-    Raises
-    ------
-    ValueError
-        When there are fewer than two widths, one is not positive, or a choice is unknown.
+    settings : DeepRegSettings
+        Its options.
     """
 
     name = "deepreg"
 
-    def __init__(
-        self, ndim: int, widths: Sequence[int] = (8, 16, 32), transform: Transform = "displacement", norm: Norm = "batch"
-    ) -> None:
-        check_choice("transform", transform, Transform)
-        check_widths("widths", widths, 2)
-        options = {"widths": list(widths), "transform": transform, "norm": norm}
-        super().__init__(ndim, 2 ** (len(widths) - 1), options)
-        self.transform: Transform = transform
+    def __init__(self, ndim: int, settings: DeepRegSettings) -> None:
+        super().__init__(ndim, settings)
+        widths, norm = settings.widths, settings.norm
+        self.transform: Transform = settings.transform
         self.encoder = nn.ModuleList(_stage(norm, ndim, a, b) for a, b in pairwise([2, *widths]))
         self.pool = nn.MaxPool3d(2) if ndim == 3 else nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(Rise(norm, ndim, coarse, fine) for fine, coarse in reversed(list(pairwise(widths))))

@@ -20,23 +20,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from popatlas.networks.base import Norm
 from popatlas.networks.forces import descriptor_force, image_force
-from popatlas.networks.heads import FieldHead, Transform, composed, finish, flowed_back, refined
+from popatlas.networks.heads import FieldHead, composed, finish, flowed_back, refined
 from popatlas.networks.light import Merge, Residual, unit
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import FastSettings, Norm, Transform
+from popatlas.settings import Content
 from popatlas.similarity.mind import mindssc_descriptor
 from popatlas.transforms.fields import warp
 
-Sees = Literal["images", "descriptors", "both"]
-
-BLOCK = 2  # voxels along each axis
+BLOCK = FastSettings.BLOCK
 RADIUS, DILATION = 1, 1  # of a descriptor, voxels
 ENTRIES = {2: 4, 3: 12}
 SHARE = 0.3  # voxels that the longest vectors of a force add to an untrained network
@@ -76,59 +74,19 @@ class FastNet(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    widths : sequence of int
-        Channels of each level: the grid of the blocks, that of double block size, and so on.
-    blocks : sequence of int
-        Residual blocks of the encoder at each level.
-    transform : {"displacement", "velocity"}
-        What the network predicts.
-    norm : {"instance", "group", "batch"}
-        Normalisation; see `popatlas.networks.base.normalisation`.
-    fine : bool
-        Vectors for each voxel, not for each block.
-    squarings : int
-        Of a velocity.
-    passes : int
-        How often the network looks at the images; may be changed after training.
-    sees : {"images", "descriptors", "both"}
-        What it looks at: blocks of voxels, or means over the blocks of the self-similarity of the images.
-    guided : bool
-        Each pass sees the forces of the similarity of what it looks at, and adds a learnt share of them to its vectors.
-
-    Raises
-    ------
-    ValueError
-        When there are fewer than two levels, `blocks` does not fit them, or `sees` is none of these.
+    settings : FastSettings
+        Its options.
     """
 
     name = "fast"
     passes: int
 
-    def __init__(
-        self,
-        ndim: int,
-        widths: Sequence[int] = (24, 48, 96, 96),
-        blocks: Sequence[int] = (0, 1, 1, 1),
-        transform: Transform = "velocity",
-        norm: Norm = "instance",
-        fine: bool = False,
-        squarings: int = 7,
-        passes: int = 1,
-        sees: Sees = "images",
-        guided: bool = False,
-    ) -> None:
-        if len(widths) < 2 or len(blocks) != len(widths) or min(widths) < 1 or min(blocks) < 0:
-            raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} need an entry for each of two or more levels")
-        if passes < 1 or squarings < 0:
-            raise ValueError(f"passes {passes} must be at least 1 and squarings {squarings} at least 0")
-        if sees not in get_args(Sees):
-            raise ValueError(f"sees {sees!r} is none of {', '.join(get_args(Sees))}")
-        options = {"widths": list(widths), "blocks": list(blocks), "transform": transform, "norm": norm} | {
-            "fine": fine, "squarings": squarings, "passes": passes, "sees": sees, "guided": guided
-        }  # fmt: skip
-        super().__init__(ndim, BLOCK * 2 ** (len(widths) - 1), options)
-        self.transform: Transform = transform
-        self.fine, self.squarings, self.passes, self.sees = fine, squarings, passes, sees
+    def __init__(self, ndim: int, settings: FastSettings) -> None:
+        super().__init__(ndim, settings)
+        widths, blocks, norm = settings.widths, settings.blocks, settings.norm
+        fine, sees, guided = settings.fine, settings.sees, settings.guided
+        self.transform: Transform = settings.transform
+        self.fine, self.squarings, self.passes, self.sees = fine, settings.squarings, settings.passes, sees
         steps = list(pairwise(widths))
         looks_at = [BLOCK**ndim] * (sees != "descriptors") + [1] * (sees != "images")
         inputs = BLOCK**ndim * (sees != "descriptors") + ENTRIES[ndim] * (sees != "images")
@@ -158,7 +116,7 @@ class FastNet(RegistrationNetwork):
         """Return the flow of the negative velocity; see `RegistrationNetwork.inverse`. Several passes have none."""
         return flowed_back(found, self.squarings)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Content:
         """Return the arguments that make this architecture, with the `passes` of now."""
         return {**super().describe(), "passes": self.passes}
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from popatlas.networks.registration import Prediction
+from popatlas.networks.settings import Transform
 from popatlas.transforms.fields import compose
 from popatlas.transforms.velocity import integrate_stationary
 
 SQUARINGS = 7  # of a flow
-Transform = Literal["displacement", "velocity"]
 
 
 class FieldHead(nn.Module):
@@ -67,8 +66,6 @@ def finish(vectors: Tensor, shape: Sequence[int], transform: Transform, steps: i
     Prediction
         With the vectors as the field to be smooth.
     """
-    if transform not in get_args(Transform):
-        raise ValueError(f"unknown transform {transform!r}, use one of {', '.join(get_args(Transform))}")
     flows = transform == "velocity"
     coarse = integrate_stationary(vectors, steps, composed) if flows else vectors
     return Prediction(refined(coarse, shape), velocity=vectors if flows else None, smooth=(vectors,))

@@ -8,16 +8,16 @@ they mean the same at each resolution. How smooth the result should be is an inp
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import LapIRNSettings
+from popatlas.settings import Content
 from popatlas.transforms.fields import warp
 
-LEVELS, BLOCKS = 3, 5
+LEVELS, BLOCKS = LapIRNSettings.LEVELS, 5
 LATENT = 64  # size of the vector that the dial becomes
 SLOPE = 0.2
 
@@ -29,33 +29,23 @@ class LapIRN(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    channels : int
-        Half of the features that each resolution starts with.
-    smoothness : float
-        From 0 (free) to 1 (smooth); the attribute of this name may be changed later.
-    reach : float
-        Largest component of the displacement that a resolution adds, in halves of the image.
-
-    Raises
-    ------
-    ValueError
-        When `channels` or `reach` is not positive, or `smoothness` is not from 0 to 1.
+    settings : LapIRNSettings
+        Its options.
     """
 
     name = "lapirn"
     fixed_shape = True
 
-    def __init__(self, ndim: int, channels: int = 4, smoothness: float = 0.1, reach: float = 0.4) -> None:
-        if min(channels, reach) <= 0 or not 0 <= smoothness <= 1:
-            raise ValueError(f"channels {channels} or reach {reach} not positive, or smoothness {smoothness} not in 0 .. 1")
-        super().__init__(ndim, 2 ** (LEVELS + 1), {"channels": channels, "smoothness": smoothness, "reach": reach})
-        self.smoothness = smoothness
+    def __init__(self, ndim: int, settings: LapIRNSettings) -> None:
+        super().__init__(ndim, settings)
+        channels, reach = settings.channels, settings.reach
+        self.smoothness = settings.smoothness
         # the finest level keeps fewer features, at its many voxels
         ends = [4 * channels] * (LEVELS - 1) + [2 * channels]
         inputs = [2] + [2 + ndim] * (LEVELS - 1)
         self.levels = nn.ModuleList(Level(ndim, n, channels, end, reach) for n, end in zip(inputs, ends, strict=True))
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Content:
         """Return the arguments that make this architecture, with the `smoothness` of now."""
         return {**super().describe(), "smoothness": self.smoothness}
 

@@ -9,12 +9,13 @@ classifier behind it: with a normalisation and an activation between them the la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
 
-from popatlas.networks.base import FeatureNetwork, Norm, convolution, enlarge, normalisation, pointwise
+from popatlas.networks.backbones import LightSettings
+from popatlas.networks.base import FeatureNetwork, convolution, enlarge, normalisation, pointwise
+from popatlas.networks.settings import Norm
 
 SLOPE = 0.01  # of the activation below zero
 STEM = 5  # voxels that the first convolution sees each way: on a CPU torch is slow with three of a single channel
@@ -32,36 +33,15 @@ class LightUNet(FeatureNetwork):
         Spatial axes.
     in_channels : int
         Channels of the image.
-    features : int
-        Features of each voxel.
-    widths : sequence of int
-        Channels of each level: the full grid, that of double voxel size, and so on.
-    blocks : sequence of int
-        Residual blocks of the encoder at each level but the first.
-    norm : {"instance", "group", "batch"}
-        Normalisation after each convolution but the last; see `normalisation`.
-
-    Raises
-    ------
-    ValueError
-        When there are fewer than two levels, `blocks` does not fit them, or a number is not positive.
+    settings : LightSettings
+        Its options.
     """
 
     name = "light"
 
-    def __init__(
-        self,
-        ndim: int,
-        in_channels: int = 1,
-        features: int = 24,
-        widths: Sequence[int] = (8, 32, 48),
-        blocks: Sequence[int] = (1, 2),
-        norm: Norm = "instance",
-    ) -> None:
-        if len(widths) < 2 or len(blocks) != len(widths) - 1 or min(*widths, *blocks) < 1:
-            raise ValueError(f"widths {list(widths)} and blocks {list(blocks)} must be positive, with one block number less")
-        options = {"features": features, "widths": list(widths), "blocks": list(blocks), "norm": norm}
-        super().__init__(ndim, in_channels, features, 2 ** len(blocks), options)
+    def __init__(self, ndim: int, in_channels: int, settings: LightSettings) -> None:
+        super().__init__(ndim, in_channels, settings)
+        widths, blocks, norm, features = settings.widths, settings.blocks, settings.norm, settings.features
         self.stem = unit(norm, ndim, in_channels, widths[0], kernel=STEM)
         steps = list(pairwise(widths))
         self.encoder = nn.ModuleList(

@@ -1,7 +1,7 @@
 """Bounds of what a description of a network may ask for, so that a forged file costs neither memory nor time.
 
 A description is a name and options, read from a file or a recipe. Its numbers are bounded before anything is built; while
-a network is built around the tensors of a file, it may not make many more than these.
+a network is built around the tensors of a file, it may not make many more than these. Numbers and lists need no torch.
 """
 
 from __future__ import annotations
@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 LARGEST = 1 << 16  # of any other number: channels, features, labels
 # numbers that something is repeated by; a grid is halved, or a flow squared, as often as its own digits allow
@@ -27,7 +24,7 @@ COARSEST = 1 << 12  # voxels of the finest grid in one of the coarsest
 SPARE = 4  # tensors of a network for each one that it saves
 
 
-def check_description(values: Mapping[str, Any]) -> None:
+def check_description(values: Mapping[str, object]) -> None:
     """Check the numbers, texts and lists of a description of a network.
 
     Parameters
@@ -44,7 +41,7 @@ def check_description(values: Mapping[str, Any]) -> None:
         _check(str(name)[:TEXT], value, REPEATS.get(name, LARGEST), DEPTH)
 
 
-def _check(name: str, value: Any, most: int, depth: int) -> None:
+def _check(name: str, value: object, most: int, depth: int) -> None:
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, int | float):
@@ -86,6 +83,11 @@ def no_more_than(tensors: int) -> Iterator[None]:
     ValueError
         In the block, as soon as there are more.
     """
+    from torch.nn.modules.module import (
+        register_module_buffer_registration_hook,
+        register_module_parameter_registration_hook,
+    )
+
     left = SPARE * (tensors + 1)
 
     def made(module: nn.Module, name: str, value: Tensor | None) -> None:

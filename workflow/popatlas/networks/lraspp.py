@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from popatlas.networks.base import FeatureNetwork, Norm, convolution, enlarge, normalisation, pointwise
+from popatlas.networks.backbones import LRASPPSettings
+from popatlas.networks.base import FeatureNetwork, convolution, enlarge, normalisation, pointwise
+from popatlas.networks.settings import Norm
 
 # input, expanded and output channels and stride of each block; the first takes the image, at stride 2
 STEM = (32, 16)
@@ -41,27 +43,15 @@ class MobileLRASPP(FeatureNetwork):
         Spatial axes.
     in_channels : int
         Channels of the image.
-    features : int
-        Features of each voxel.
-    inner : int
-        Channels of the gated map.
-    norm : {"instance", "group", "batch"}
-        See `normalisation`; the paper has batches of 8 or 32 images and `batch`, a CPU a few and `instance`.
-
-    Raises
-    ------
-    ValueError
-        When a number is not positive.
+    settings : LRASPPSettings
+        Its options.
     """
 
     name = "lraspp"
 
-    def __init__(
-        self, ndim: int, in_channels: int = 1, features: int = 32, inner: int = 128, norm: Norm = "instance"
-    ) -> None:
-        super().__init__(ndim, in_channels, features, 4, {"features": features, "inner": inner, "norm": norm})
-        if inner < 1:
-            raise ValueError(f"inner must be positive, not {inner}")
+    def __init__(self, ndim: int, in_channels: int, settings: LRASPPSettings) -> None:
+        super().__init__(ndim, in_channels, settings)
+        features, inner, norm = settings.features, settings.inner, settings.norm
         middle, low = STEM
         deep = BLOCKS[-1][2]
         self.stem = inverted(norm, ndim, convolution(ndim, in_channels, middle, stride=2), middle, low)

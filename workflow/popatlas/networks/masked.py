@@ -6,14 +6,13 @@ so that the similarity can be weighted by them; its layers are not published. Ou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor, nn
 
 from popatlas.networks.registration import Prediction
-from popatlas.networks.unet import Decoder, VoxelMorphUNet, check_widths
+from popatlas.networks.settings import MaskedSettings
+from popatlas.networks.unet import Decoder, VoxelMorphUNet
 
 
 class MaskedFCN(VoxelMorphUNet):
@@ -23,35 +22,19 @@ class MaskedFCN(VoxelMorphUNet):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    mask_decoder, mask_final : sequence of int
-        Channels of the mask's branch, as `decoder` and `final` are those of the field's; it always ends on the full grid.
-    **options
-        Those of `VoxelMorphUNet`.
-
-    Raises
-    ------
-    ValueError
-        When widths are missing or not positive, or an option of `VoxelMorphUNet` is impossible.
+    settings : MaskedSettings
+        Its options.
     """
 
     name = "masked"
 
-    def __init__(
-        self,
-        ndim: int,
-        mask_decoder: Sequence[int] = (16, 16, 16, 16),
-        mask_final: Sequence[int] = (8,),
-        **options: Any,
-    ) -> None:
-        super().__init__(ndim, **options)
-        widths = [2, *self.options["encoder"]]
-        check_widths("mask_decoder", mask_decoder, len(widths) - 1)
-        check_widths("mask_final", mask_final, 0)
-        slope, upsampling = self.options["slope"], self.options["upsampling"]
-        branch = Decoder(ndim, widths, mask_decoder, mask_final, False, slope, upsampling)
+    def __init__(self, ndim: int, settings: MaskedSettings) -> None:
+        super().__init__(ndim, settings)
+        widths = [2, *settings.encoder]
+        decoder, final, slope, upsampling = settings.mask_decoder, settings.mask_final, settings.slope, settings.upsampling
+        branch = Decoder(ndim, widths, decoder, final, False, slope, upsampling)
         layer = nn.Conv3d if ndim == 3 else nn.Conv2d
         self.mask = nn.ModuleDict({"decoder": branch, "head": layer(branch.channels, 1, 3, padding=1)})
-        self.options |= {"mask_decoder": list(mask_decoder), "mask_final": list(mask_final)}
 
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:
         """Return field and mask of a pair; see `RegistrationNetwork.forward`."""

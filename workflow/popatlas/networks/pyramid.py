@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from popatlas.networks.base import enlarge
-from popatlas.networks.heads import FieldHead, Transform, finish, refined
+from popatlas.networks.heads import FieldHead, finish, refined
 from popatlas.networks.registration import Prediction, RegistrationNetwork
-from popatlas.networks.unet import Unit, check_choice, check_widths
+from popatlas.networks.settings import PyramidSettings, Transform
+from popatlas.networks.unet import Unit
 from popatlas.transforms.fields import compose, warp
 
 
@@ -32,52 +32,19 @@ class DualPRNet(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    widths : sequence of int
-        Channels of each grid, the full one first: 8, 16, 32, 32 in the first paper, 8, 16, 16, 32, 32 in the second.
-    transform : {"displacement", "velocity"}
-        What the increments are.
-    correlation : int
-        Joins the products of the fixed and the warped moving features at the 3 ** D offsets of this many voxels and none
-        along each axis ("++", where it is 2); 0 for none.
-    fusion : int
-        Convolutions of the joint features before that of the increment: none in the first paper.
-    stop : bool
-        The warp of the features passes no gradient to the field so far, which learns by the composition alone.
-    slope : float
-        Of the activations below zero.
-    steps : int
-        Squarings of the flow of a velocity.
-
-    Raises
-    ------
-    ValueError
-        When there are fewer than two widths, one is not positive, or an option is impossible.
+    settings : PyramidSettings
+        Its options.
     """
 
     name = "pyramid"
 
-    def __init__(
-        self,
-        ndim: int,
-        widths: Sequence[int] = (8, 16, 32, 32),
-        transform: Transform = "displacement",
-        correlation: int = 0,
-        fusion: int = 0,
-        stop: bool = True,
-        slope: float = 0.2,
-        steps: int = 7,
-    ) -> None:
-        check_choice("transform", transform, Transform)
-        check_widths("widths", widths, 2)
-        if min(correlation, fusion, steps) < 0:
-            raise ValueError(f"correlation {correlation}, fusion {fusion} and steps {steps} must not be negative")
-        options: dict[str, Any] = {"widths": list(widths), "transform": transform, "correlation": correlation}
-        options |= {"fusion": fusion, "stop": stop, "slope": slope, "steps": steps}
-        super().__init__(ndim, 2 ** (len(widths) - 1), options)
-        self.transform: Transform = transform
-        self.correlation, self.stop, self.steps = correlation, stop, steps
+    def __init__(self, ndim: int, settings: PyramidSettings) -> None:
+        super().__init__(ndim, settings)
+        widths, slope, fusion = settings.widths, settings.slope, settings.fusion
+        self.transform: Transform = settings.transform
+        self.correlation, self.stop, self.steps = settings.correlation, settings.stop, settings.steps
         self.stream = Stream(ndim, widths, slope)
-        joint = 3**ndim if correlation else 0
+        joint = 3**ndim if self.correlation else 0
         self.heads = nn.ModuleList(_head(ndim, 2 * width + joint, width, fusion, slope) for width in reversed(widths))
 
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:

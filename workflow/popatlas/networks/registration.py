@@ -1,40 +1,27 @@
 """Registration networks: two images in, a displacement out; what every architecture of the package gives and takes.
 
-An architecture is a module of its own that subclasses `RegistrationNetwork` and joins `ARCHITECTURES`; heads and integrators
-are in `popatlas.networks.heads`.
+An architecture is a module of its own that subclasses `RegistrationNetwork`, a class in `popatlas.networks.settings` for its
+options and an entry in `popatlas.networks.architectures`; heads and integrators are in `popatlas.networks.heads`.
 """
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike
+from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.base import arrange
 from popatlas.networks.files import read_network, write_network
-from popatlas.networks.limits import check_description, check_stride
-
-# name -> module and class; imported when asked for
-ARCHITECTURES: dict[str, tuple[str, str]] = {
-    "fast": ("popatlas.networks.fast", "FastNet"),
-    "unet": ("popatlas.networks.unet", "VoxelMorphUNet"),
-    "deepreg": ("popatlas.networks.deepreg", "DeepRegUNet"),
-    "masked": ("popatlas.networks.masked", "MaskedFCN"),
-    "pyramid": ("popatlas.networks.pyramid", "DualPRNet"),
-    "symnet": ("popatlas.networks.symnet", "SymNet"),
-    "lapirn": ("popatlas.networks.lapirn", "LapIRN"),
-    "cascade": ("popatlas.networks.cascade", "RecursiveCascade"),
-    "labelreg": ("popatlas.networks.additive", "LabelRegNet"),
-    "twostream": ("popatlas.networks.twostream", "TwoStreamNet"),
-}
-# the same for networks of other packages, which users install themselves
-OPTIONAL: dict[str, tuple[str, str]] = {"unigradicon": ("popatlas.networks.unigradicon", "UniGradICON")}
+from popatlas.networks.limits import check_description
+from popatlas.networks.settings import NetworkSettings
+from popatlas.registry import find_entry
+from popatlas.settings import Content, as_content, settings_from
 
 
 @dataclass(frozen=True)
@@ -71,27 +58,24 @@ class RegistrationNetwork(nn.Module, ABC):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    stride : int
-        `predict` takes images whose sizes are multiples of this number of voxels.
-    options : mapping
-        The other arguments of the constructor, as JSON can hold them.
+    settings : NetworkSettings
+        Options of the architecture.
 
     Raises
     ------
     ValueError
-        When `ndim` is neither 2 nor 3, or the stride larger than any image.
+        When `ndim` is neither 2 nor 3.
     """
 
     name: ClassVar[str]
     fixed_shape: ClassVar[bool] = False  # the output scales with the size of the images: good for that of the training only
     passes: int | None = None  # how often the network looks at a pair, of one that can look several times
 
-    def __init__(self, ndim: int, stride: int, options: Mapping[str, Any]) -> None:
+    def __init__(self, ndim: int, settings: NetworkSettings) -> None:
         super().__init__()
         if ndim not in (2, 3):
             raise ValueError(f"networks have 2 or 3 spatial axes, not {ndim}")
-        check_stride(stride)
-        self.ndim, self.stride, self.options = ndim, stride, dict(options)
+        self.ndim, self.stride, self.options = ndim, settings.stride, as_content(settings)
 
     @abstractmethod
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:
@@ -139,22 +123,22 @@ class RegistrationNetwork(nn.Module, ABC):
         """
         return None
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Content:
         """Return the arguments of `build_registration_network` that make this architecture, as JSON can hold them."""
         return {"name": self.name, "ndim": self.ndim, **self.options}
 
 
-def build_registration_network(name: str, ndim: int, **options: Any) -> RegistrationNetwork:
+def build_registration_network(name: str, ndim: int, **options: object) -> RegistrationNetwork:
     """Make a registration network with random weights, those of torch's global generator.
 
     Parameters
     ----------
     name : str
-        Key of `ARCHITECTURES` or `OPTIONAL`.
+        Key of `popatlas.networks.architectures.ARCHITECTURES`.
     ndim : {2, 3}
         Spatial axes.
     **options
-        Options of the architecture.
+        Options of the architecture that differ from its defaults.
 
     Returns
     -------
@@ -168,13 +152,11 @@ def build_registration_network(name: str, ndim: int, **options: Any) -> Registra
     PackageError
         When an optional architecture needs a package that is not installed.
     """
-    known = ARCHITECTURES | OPTIONAL
-    if name not in known:
-        raise InputError(f"unknown network {name!r}", remedy=f"use one of {', '.join(known)}")
-    module, kind = known[name]
+    entry = find_entry(ARCHITECTURES, name, "network")
     try:
         check_description(options)
-        net: RegistrationNetwork = getattr(importlib.import_module(module), kind)(ndim, **options)
+        settings = settings_from(entry.settings, options, f"network {name}")
+        net: RegistrationNetwork = entry.load()(ndim, settings)
     except (TypeError, ValueError) as error:
         raise InputError(f"network {name}: {error}", remedy="correct its options") from error
     arrange(net)

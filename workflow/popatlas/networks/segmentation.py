@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from popatlas.networks.base import FeatureNetwork, arrange
 from popatlas.networks.files import read_network, write_network
 from popatlas.networks.limits import check_description
 from popatlas.registry import find_entry
+from popatlas.settings import Content, settings_from
 
 BLOCK = 65536  # voxels: 40 MB of logits with 150 labels
 
@@ -131,14 +131,14 @@ class SegmentationNet(nn.Module):
         labels, probability = torch.cat([part.indices for part in best]), torch.cat([part.values for part in best])
         return labels.reshape(shape), probability.reshape(shape)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Content:
         """Return the arguments of `build_network` that make this architecture, as JSON can hold them."""
         own = {"n_labels": self.n_labels, "in_channels": self.in_channels, "positions": self.positions}
         return {"name": self.backbone.name, "ndim": self.backbone.ndim, **own, **self.backbone.options}
 
 
 def build_network(
-    name: str, ndim: Literal[2, 3], n_labels: int, in_channels: int = 1, *, positions: bool = False, **options: Any
+    name: str, ndim: int, n_labels: int, in_channels: int = 1, *, positions: bool = False, **options: object
 ) -> SegmentationNet:
     """Make a segmentation network with random weights, those of torch's global generator.
 
@@ -167,10 +167,11 @@ def build_network(
     InputError
         When there is no such network or option, or its value is impossible.
     """
-    kind: type[FeatureNetwork] = find_entry(BACKBONES, name, "network").load()
+    entry = find_entry(BACKBONES, name, "network")
     try:
         check_description({"n_labels": n_labels, "in_channels": in_channels, **options})
-        backbone = kind(ndim, in_channels=in_channels + (ndim if positions else 0), **options)
+        settings = settings_from(entry.settings, options, f"network {name}")
+        backbone: FeatureNetwork = entry.load()(ndim, in_channels + (ndim if positions else 0), settings)
         return SegmentationNet(backbone, n_labels, positions)
     except (TypeError, ValueError) as error:
         raise InputError(f"network {name}: {error}", remedy="correct its options") from error

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import SymNetSettings
 from popatlas.transforms.fields import compose
 from popatlas.transforms.velocity import integrate_stationary
 
-HALVINGS = 4
 HEAD = 5  # voxels of the last kernels
 # channels of the decoder in units of `channels`, coarsest first: what comes up, then of the two convolutions
 RISING, FIRST, SECOND = (8, 4, 2, 2), (8, 4, 4, 2), (4, 2, 2, 2)
@@ -30,33 +30,23 @@ class SymNet(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    channels : int
-        Features of the full resolution; the deeper ones are multiples of them.
-    reach : float
-        Largest component of a velocity, voxels.
-    steps : int
-        Squarings of the integration.
-
-    Raises
-    ------
-    ValueError
-        When `channels`, `reach` or `steps` is not positive.
+    settings : SymNetSettings
+        Its options.
     """
 
     name = "symnet"
 
-    def __init__(self, ndim: int, channels: int = 7, reach: float = 100.0, steps: int = 7) -> None:
-        if min(channels, reach, steps) <= 0:
-            raise ValueError(f"channels {channels}, reach {reach} and steps {steps} must be positive")
-        super().__init__(ndim, 2**HALVINGS, {"channels": channels, "reach": reach, "steps": steps})
-        self.reach, self.steps = reach, steps
+    def __init__(self, ndim: int, settings: SymNetSettings) -> None:
+        super().__init__(ndim, settings)
+        channels, halvings = settings.channels, settings.HALVINGS
+        self.reach, self.steps = settings.reach, settings.steps
         layer, rise = (nn.Conv3d, nn.ConvTranspose3d) if ndim == 3 else (nn.Conv2d, nn.ConvTranspose2d)
 
         def two(inputs: int, first: int, second: int, stride: int = 1) -> nn.ModuleList:
             before = layer(inputs, first, 3, stride=stride, padding=1)
             return nn.ModuleList([before, layer(first, second, 3, padding=1)])
 
-        widths = [channels * 2**level for level in range(HALVINGS + 1)]
+        widths = [channels * 2**level for level in range(halvings + 1)]
         self.encoder = nn.ModuleList([two(2, channels, channels)])
         for fine, coarse in pairwise(widths):
             # the coarsest level ends with as many channels as the one above it

@@ -6,18 +6,18 @@ Imaging 2022;9:044001, doi:10.1117/1.JMI.9.4.044001. Trained with the boxes of `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from popatlas.networks.base import Norm, enlarge
+from popatlas.networks.base import enlarge
 from popatlas.networks.cascade import cascaded
 from popatlas.networks.heads import FieldHead
 from popatlas.networks.light import unit
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import TwoStreamSettings
+from popatlas.settings import Content
 
 TAIL = 3  # convolutions between the U-Net and the field
 
@@ -38,38 +38,18 @@ class TwoStreamNet(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes.
-    maps : int
-        Features of each image; the U-Net takes and gives twice as many.
-    widths : sequence of int
-        Channels of each encoder block, which halves the grid.
-    passes : int
-        How often the network is applied, from the second time on to the moving image as it is warped so far; the fields are
-        composed. The attribute `passes` can be changed at any time.
-    norm : {"instance", "group", "batch"}
-        Normalisation; see `popatlas.networks.base.normalisation`.
-
-    Raises
-    ------
-    ValueError
-        When a number is not positive, or there are no widths.
+    settings : TwoStreamSettings
+        Its options.
     """
 
     name = "twostream"
     passes: int
     fixed_shape = True
 
-    def __init__(
-        self,
-        ndim: int,
-        maps: int = 16,
-        widths: Sequence[int] = (32, 64, 128),
-        passes: int = 2,
-        norm: Norm = "instance",
-    ) -> None:
-        if not widths or min(maps, passes, *widths) < 1:
-            raise ValueError(f"maps {maps}, passes {passes} and widths {list(widths)} must be positive")
-        super().__init__(ndim, 2 ** len(widths), {"maps": maps, "widths": list(widths), "norm": norm})
-        self.passes = passes
+    def __init__(self, ndim: int, settings: TwoStreamSettings) -> None:
+        super().__init__(ndim, settings)
+        maps, widths, norm = settings.maps, settings.widths, settings.norm
+        self.passes = settings.passes
         joint = 2 * maps
         steps = list(pairwise([joint, *widths]))
         self.stream = nn.Sequential(unit(norm, ndim, 1, maps), unit(norm, ndim, maps, maps))
@@ -79,7 +59,7 @@ class TwoStreamNet(RegistrationNetwork):
         self.tail = nn.Sequential(*(unit(norm, ndim, joint, joint) for _ in range(TAIL)))
         self.head = FieldHead(ndim, joint, kernel=1)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Content:
         """Return the arguments that make this architecture, with the `passes` of now."""
         return {**super().describe(), "passes": self.passes}
 

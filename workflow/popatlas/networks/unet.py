@@ -11,101 +11,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from popatlas.networks.base import enlarge
-from popatlas.networks.heads import FieldHead, Transform, finish, refined
+from popatlas.networks.heads import FieldHead, finish, refined
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import Alignment, Padding, Transform, UNetSettings, Upsampling
 from popatlas.transforms.fields import coordinates, sample
-
-Upsampling = Literal["nearest", "linear"]
-Padding = Literal["both", "end"]
-Alignment = Literal["blocks", "corners", "origin"]
 
 
 class VoxelMorphUNet(RegistrationNetwork):
     """VoxelMorph's U-Net with a head for the field.
 
-    The published networks are these, the first by default: VoxelMorph 0.1 with ``decoder=(32, 32, 32, 32)`` and
-    ``final=(32, 16, 16)``; that of CVPR 2018, "vm2", with ``decoder=(32, 32, 32, 32, 32)`` and ``final=(16, 16)``; that of
-    MICCAI 2018 with ``decoder=(32, 32, 32, 32, 16)``, ``final=()``, ``half=True``, ``transform="velocity"``, of whose two
-    heads this is the mean. The last two come from TensorFlow: ``padding="end"``.
-
     Parameters
     ----------
     ndim : {2, 3}
         Spatial axes.
-    encoder : sequence of int
-        Channels of the convolutions of stride 2.
-    decoder : sequence of int
-        Channels of the convolutions from the coarsest grid to voxels of double size: one for each grid of the encoder,
-        further ones work on the last of these grids.
-    final : sequence of int
-        Channels of the convolutions on the grid of the head.
-    transform : {"displacement", "velocity"}
-        What the network predicts.
-    half : bool
-        The last enlargement and the joint with the images are left out: the head works on voxels of double size.
-    shrink : bool
-        The field of the head is brought to voxels of double size before it flows (``int_downsize=2`` of VoxelMorph).
-    alignment : {"blocks", "corners", "origin"}
-        Where voxels of double size lie, which matters where `half` or `shrink` make such a field: two voxels of the images
-        each, or between the same outermost voxels (VoxelMorph since 2019), or one at every second voxel (2018).
-    steps : int
-        Squarings of the flow of a velocity.
-    slope : float
-        Of the activations below zero.
-    upsampling : {"nearest", "linear"}
-        How features are enlarged.
-    padding : {"both", "end"}
-        Where the images of convolutions of stride 2 have a border of zeros: around them, or only behind their last voxels,
-        as "same" means in TensorFlow for even sizes. Weights of one do not fit the other.
-
-    Raises
-    ------
-    ValueError
-        When widths are missing or not positive, a choice is unknown, or the field would be made coarser twice.
+    settings : UNetSettings
+        Its options.
     """
 
     name = "unet"
 
-    def __init__(
-        self,
-        ndim: int,
-        encoder: Sequence[int] = (16, 32, 32, 32),
-        decoder: Sequence[int] = (32, 32, 32, 32),
-        final: Sequence[int] = (32, 16, 16),
-        transform: Transform = "displacement",
-        half: bool = False,
-        shrink: bool = False,
-        alignment: Alignment = "blocks",
-        steps: int = 7,
-        slope: float = 0.2,
-        upsampling: Upsampling = "nearest",
-        padding: Padding = "both",
-    ) -> None:
-        check_choice("transform", transform, Transform)
-        check_choice("alignment", alignment, Alignment)
-        check_choice("padding", padding, Padding)
-        check_widths("encoder", encoder)
-        if steps < 0 or (half and shrink):
-            raise ValueError(f"steps {steps} must not be negative, and half and shrink exclude each other")
-        options: dict[str, Any] = {"encoder": list(encoder), "decoder": list(decoder), "final": list(final)}
-        options |= {"transform": transform, "half": half, "shrink": shrink, "alignment": alignment, "steps": steps}
-        options |= {"slope": slope, "upsampling": upsampling, "padding": padding}
-        super().__init__(ndim, 2 ** len(encoder), options)
-        self.transform: Transform = transform
-        self.alignment: Alignment = alignment
-        self.shrink, self.steps = shrink, steps
+    def __init__(self, ndim: int, settings: UNetSettings) -> None:
+        super().__init__(ndim, settings)
+        encoder, slope, padding = settings.encoder, settings.slope, settings.padding
+        self.transform: Transform = settings.transform
+        self.alignment: Alignment = settings.alignment
+        self.shrink, self.steps = settings.shrink, settings.steps
         widths = [2, *encoder]
         self.encoder = nn.ModuleList(
             Unit(ndim, widths[i], widths[i + 1], slope, stride=2, padding=padding) for i in range(len(encoder))
         )
-        self.decoder = Decoder(ndim, widths, decoder, final, half, slope, upsampling)
+        self.decoder = Decoder(ndim, widths, settings.decoder, settings.final, settings.half, slope, settings.upsampling)
         self.head = FieldHead(ndim, self.decoder.channels)
 
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:
@@ -149,7 +90,7 @@ class Unit(nn.Module):
     stride : {1, 2}
         Voxels from one output to the next.
     padding : {"both", "end"}
-        See `VoxelMorphUNet`.
+        See `UNetSettings`.
     """
 
     def __init__(
@@ -179,18 +120,13 @@ class Decoder(nn.ModuleList):
     widths : sequence of int
         Channels of the images and of each grid of the encoder, finest first.
     decoder, final : sequence of int
-        Channels; see `VoxelMorphUNet`.
+        Channels; see `UNetSettings`.
     half : bool
         Stop at voxels of double size.
     slope : float
         Of the activations below zero.
     upsampling : {"nearest", "linear"}
         How features are enlarged.
-
-    Raises
-    ------
-    ValueError
-        When there are fewer widths than grids, one is not positive, or `upsampling` is unknown.
     """
 
     def __init__(
@@ -203,9 +139,6 @@ class Decoder(nn.ModuleList):
         slope: float,
         upsampling: Upsampling = "nearest",
     ) -> None:
-        check_choice("upsampling", upsampling, Upsampling)
-        check_widths("decoder", decoder, len(widths) - 1)
-        check_widths("final", final, 0)
         joined = {i: widths[-1 - i] for i in range(1, len(widths) - 1)}
         if not half:
             joined[len(decoder)] = widths[0]
@@ -241,7 +174,7 @@ def resized(vectors: Tensor, shape: Sequence[int], alignment: Alignment) -> Tens
     shape : sequence of int
         New shape, by one factor for all axes.
     alignment : {"blocks", "corners", "origin"}
-        Where the voxels lie; see `VoxelMorphUNet`.
+        Where the voxels lie; see `UNetSettings`.
 
     Returns
     -------
@@ -255,15 +188,3 @@ def resized(vectors: Tensor, shape: Sequence[int], alignment: Alignment) -> Tens
         return factor * sample(vectors, coordinates(shape, device=vectors.device, dtype=vectors.dtype) / factor)
     mode = "trilinear" if vectors.ndim == 5 else "bilinear"
     return factor * functional.interpolate(vectors, size=tuple(shape), mode=mode, align_corners=True)
-
-
-def check_choice(option: str, value: object, choices: Any) -> None:
-    """Raise ValueError unless the value of an option is one of those of a Literal."""
-    if value not in get_args(choices):
-        raise ValueError(f"unknown {option} {value!r}, use one of {', '.join(get_args(choices))}")
-
-
-def check_widths(option: str, widths: Sequence[int], fewest: int = 1) -> None:
-    """Raise ValueError unless an option holds enough positive widths."""
-    if len(widths) < fewest or min(widths, default=1) < 1:
-        raise ValueError(f"{option} {list(widths)} needs {fewest} or more positive widths")

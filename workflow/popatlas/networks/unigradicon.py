@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import PackageError
+from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.registration import Prediction, RegistrationNetwork
+from popatlas.networks.settings import UniGradICONSettings
 
-MODULES = ("itk", "icon_registration", "unigradicon")
+MODULES = ARCHITECTURES["unigradicon"].packages
 # with all that they ask for, they would replace torch by another one
 INSTALL = "pip install --no-deps itk-core icon-registration unigradicon"
 SMALLEST = 65  # voxels of each axis: the coarsest U-Net halves a quarter of them five times
-STRIDE = 5  # divides the 175 voxels of the published weights, and 65
 
 
 class UniGradICON(RegistrationNetwork):
@@ -32,6 +33,8 @@ class UniGradICON(RegistrationNetwork):
     ----------
     ndim : {2, 3}
         Spatial axes; the published weights are for 3.
+    settings : UniGradICONSettings
+        Its options: none.
 
     Raises
     ------
@@ -41,8 +44,8 @@ class UniGradICON(RegistrationNetwork):
 
     name = "unigradicon"
 
-    def __init__(self, ndim: int) -> None:
-        super().__init__(ndim, STRIDE, {})
+    def __init__(self, ndim: int, settings: UniGradICONSettings) -> None:
+        super().__init__(ndim, settings)
         check_packages()
         import unigradicon
 

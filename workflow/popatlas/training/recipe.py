@@ -17,11 +17,14 @@ import numpy as np
 
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike
+from popatlas.networks.architectures import ARCHITECTURES
+from popatlas.networks.limits import check_description
 from popatlas.resources import PACKAGE
 from popatlas.schema import schema_of, schema_problems
 from popatlas.settings import Content, find_faults, merge, not_finite, settings_from
+from popatlas.similarity.registry import SIMILARITIES
 from popatlas.training.grid import TrainingGrid
-from popatlas.training.sections import GridSection, ScheduleSection, Sections
+from popatlas.training.sections import GridSection, ScheduleSection, Sections, SimilaritySection
 from popatlas.yamlfile import parse_yaml, read_yaml
 
 FOLDER = PACKAGE / "recipes"
@@ -77,7 +80,7 @@ def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *
     changes : mapping, optional
         Values that replace those of the recipe, as nested mappings.
     build : bool
-        Try the network's options too; without, torch is not imported.
+        Check the options of the similarity too; without, torch is not imported.
 
     Raises
     ------
@@ -189,29 +192,30 @@ def _problems(content: Content, *, build: bool) -> list[str]:
     if problems := schema_problems(_schema(), content) or list(not_finite(content)) or find_faults(Sections, content):
         return problems
     recipe = Recipe.of(content)
-    return [*(_network_problems(recipe) if build else ()), *_contradictions(recipe)]
+    similarity = _similarity_problems(recipe.loss.similarity) if build else []
+    return [*_network_problems(recipe), *similarity, *_contradictions(recipe)]
 
 
 def _network_problems(recipe: Recipe) -> list[str]:
-    """Return what is wrong with the network, its grid and the similarity."""
-    import torch
-
-    from popatlas.networks.registration import build_registration_network
-    from popatlas.similarity.registry import make
-
-    network, shape, similarity = recipe.network, recipe.grid.shape, recipe.loss.similarity
+    """Return what is wrong with the options of the network, and with its grid."""
+    network, shape = recipe.network, list(recipe.grid.shape)
+    kind = ARCHITECTURES[network.name].settings
     try:
-        with torch.device("meta"):
-            net = build_registration_network(network.name, len(shape), **network.options)
+        check_description(network.options)
+        stride = settings_from(kind, network.options, "network.options").stride
+    except ValueError as error:
+        return [f"network.options: {error}"]
     except InputError as error:
-        return [f"network: {error.message}"]
-    try:
-        make(similarity.name, **similarity.options)
-    except InputError as error:
-        return [f"loss.similarity: {error.message}"]
-    if any(n % net.stride for n in shape):
-        return [f"grid.shape: {list(shape)} are not multiples of {net.stride}, which {network.name} needs"]
+        return [error.message]
+    if any(n % stride for n in shape):
+        return [f"grid.shape: {shape} are not multiples of {stride}, which {network.name} needs"]
     return []
+
+
+def _similarity_problems(similarity: SimilaritySection) -> list[str]:
+    """Return what is wrong with the options of the similarity; imports torch."""
+    kind = SIMILARITIES[similarity.name].load()
+    return find_faults(kind, similarity.options, "loss.similarity.options")
 
 
 def _contradictions(recipe: Recipe) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.regularisers.registry import NAMES
 from popatlas.settings import Content, OneOf, option, settings
 from popatlas.similarity.registry import SIMILARITIES
@@ -21,7 +22,7 @@ Sigma = Annotated[float, Field(ge=0)]
 class NetworkSection:
     """What is trained."""
 
-    name: str = option("fast", "Architecture")
+    name: Annotated[str, OneOf(tuple(ARCHITECTURES))] = option("fast", "Architecture")
     options: Content = option({}, "Its options")
 
 

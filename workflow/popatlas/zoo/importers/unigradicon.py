@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from popatlas.networks.registration import build_registration_network
-from popatlas.networks.unigradicon import STRIDE
+from popatlas.networks.settings import UniGradICONSettings
 from popatlas.zoo.importers.base import Imported, fill, refuse
 from popatlas.zoo.importers.pytorch import read_state
 from popatlas.zoo.metadata import InputContract, Intensity, TrainingFacts
@@ -18,7 +18,7 @@ from popatlas.zoo.metadata import InputContract, Intensity, TrainingFacts
 SIZE = 175  # voxels of each axis
 BRAINS = InputContract(
     spacing_mm=(182 / SIZE, 217.7 / SIZE, 182 / SIZE),
-    multiple=STRIDE,
+    multiple=UniGradICONSettings().stride,
     orientation="SAL",  # axes of an array as ITK reads it
     shape=(SIZE,) * 3,
     intensity=Intensity("clipped", 0.0, 1.0),
