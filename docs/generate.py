@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
-from registries import fusion_methods, regularisers, similarities, with_metrics  # noqa: E402
+from registries import fusion_methods, networks, recipe_keys, regularisers, similarities, with_metrics  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
@@ -106,7 +106,8 @@ def recipes() -> str:
     lines = [
         "# Recipes\n",
         "What a registration network is trained by: `popatlas train NAME OUT_DIR --table scans.tsv` "
-        "([Training](../training.md)). `popatlas train NAME --show` prints a recipe with all of its keys. The pages tell "
+        "([Training](../training.md)). `popatlas train NAME --show` prints a recipe with all of its keys, which "
+        "[Keys of a recipe](keys.md) explains. The pages tell "
         "what the papers say, what they leave open or contradict, and what we chose.\n",
         "| recipe | | network | parameters | losses | reference |",
         "|---|---|---|---|---|---|",
@@ -182,6 +183,8 @@ def main() -> None:
         ("reference/similarities", similarities()),
         ("reference/regularisers", regularisers()),
         ("reference/fusion-methods", fusion_methods()),
+        ("reference/networks", networks()),
+        ("recipes/keys", recipe_keys()),
         *models(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)

@@ -12,12 +12,15 @@ import yaml
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.sections import SECTIONS
 from popatlas.measures.metrics import Metric
+from popatlas.networks.architectures import ARCHITECTURES
+from popatlas.networks.backbones import BACKBONES
 from popatlas.registry import Entry
 from popatlas.regularisers.registry import REGULARISERS
 from popatlas.report.methods import read_references, reference_line
 from popatlas.schema import schema_of
 from popatlas.settings import as_content
 from popatlas.similarity.registry import SIMILARITIES
+from popatlas.training.sections import Sections
 
 SIDES = (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below"))
 
@@ -68,6 +71,35 @@ def fusion_methods() -> str:
     return "\n".join(lines)
 
 
+def networks() -> str:
+    """Return the page of the architectures."""
+    lines = [
+        "# Networks\n",
+        "Architectures of registration networks: `network.name` and `network.options` of a recipe. All are for images of "
+        "two and of three axes.\n",
+    ]
+    for name, entry in ARCHITECTURES.items():
+        lines += [*section(name, entry, entry.load()), *options_table(entry.settings)]
+        if entry.packages:
+            lines.append(f"It needs packages that are installed by hand: {', '.join(entry.packages)}.\n")
+    lines.append("# Segmentation networks\n\n`fuse.segmenter.network` and `fuse.dataparams.network` of a configuration.\n")
+    for name, entry in BACKBONES.items():
+        lines += [*section(name, entry, entry.load()), *options_table(entry.settings)]
+    return "\n".join(lines)
+
+
+def recipe_keys() -> str:
+    """Return the page of all keys of a recipe."""
+    head = (
+        "# Keys of a recipe\n\nA recipe of yours says only what differs: from its parent (`extends: NAME`), or from these "
+        "defaults. `--set section.key=value` changes one key. Unknown keys are refused with the nearest known one. Options "
+        "of the network are those of its [architecture](../reference/networks.md), options of the similarity those of the "
+        "[similarity](../reference/similarities.md). `extends` is a file beside the recipe, or the name of a "
+        "[recipe](index.md).\n\n"
+    )
+    return head + "\n".join(options_table(Sections))
+
+
 def section(name: str, entry: Entry, thing: Any) -> Iterator[str]:
     """Yield heading, meaning (of the class, function or module `thing`), formula and references of an entry."""
     yield f"## `{name}`: {entry.title}\n"
@@ -112,7 +144,7 @@ def allowed(part: Mapping[str, Any]) -> str:
     if "anyOf" in part:
         return ", or ".join(allowed(inner) for inner in part["anyOf"])
     if "enum" in part:
-        return ", ".join("null" if value is None else f"{value}" for value in part["enum"])
+        return ", ".join("null" if value is None else f"{value}" or "empty" for value in part["enum"])
     kinds = [part["type"]] if isinstance(part["type"], str) else part["type"]
     sides = [f"{words} {part[word]}" for word, words in SIDES if word in part]
     if "array" in kinds:

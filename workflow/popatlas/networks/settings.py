@@ -90,13 +90,7 @@ class FastSettings(NetworkSettings):
 
 @settings
 class UNetSettings(NetworkSettings):
-    """Options of `popatlas.networks.unet.VoxelMorphUNet`.
-
-    The published networks are these, the first by default: VoxelMorph 0.1 with ``decoder=(32, 32, 32, 32)`` and
-    ``final=(32, 16, 16)``; that of CVPR 2018, "vm2", with ``decoder=(32, 32, 32, 32, 32)`` and ``final=(16, 16)``; that of
-    MICCAI 2018 with ``decoder=(32, 32, 32, 32, 16)``, ``final=()``, ``half=True``, ``transform="velocity"``, of whose two
-    heads this is the mean. The last two come from TensorFlow: ``padding="end"``.
-    """
+    """Options of `popatlas.networks.unet.VoxelMorphUNet`."""
 
     encoder: Widths = option((16, 32, 32, 32), "Channels of the convolutions of stride 2", min_length=1, max_length=ENTRIES)
     decoder: Widths = option(

@@ -26,6 +26,11 @@ from popatlas.transforms.fields import coordinates, sample
 class VoxelMorphUNet(RegistrationNetwork):
     """VoxelMorph's U-Net with a head for the field.
 
+    The published networks are these, the first by default: VoxelMorph 0.1 with ``decoder=(32, 32, 32, 32)`` and
+    ``final=(32, 16, 16)``; that of CVPR 2018, "vm2", with ``decoder=(32, 32, 32, 32, 32)`` and ``final=(16, 16)``; that of
+    MICCAI 2018 with ``decoder=(32, 32, 32, 32, 16)``, ``final=()``, ``half=True``, ``transform="velocity"``, of whose two
+    heads this is the mean. The last two come from TensorFlow: ``padding="end"``.
+
     Parameters
     ----------
     ndim : {2, 3}

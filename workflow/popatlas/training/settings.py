@@ -156,7 +156,7 @@ class SynthesisSettings:
         "Both images get the same grey values and background, so that losses that compare intensities make sense; noise,"
         " blur, bias and gamma differ",
     )
-    motion: MotionSettings = option(STRONG, "Motion of each image")
+    motion: MotionSettings = option(STRONG, "Motion of each image; one that is given starts from none, not from this")
     contrast: ContrastSettings = option(ContrastSettings(), "Look of each image")
     shapes: ShapeSettings = option(ShapeSettings(), "Shapes of data.source shapes")
 
