@@ -26,6 +26,7 @@ from popatlas.training.distributed import Place
 from popatlas.training.loop import Trainer, rate_share
 from popatlas.training.objective import Batch
 from popatlas.training.recipe import Recipe, load_recipe, parse_changes
+from popatlas.training.sections import ScheduleSection
 from popatlas.training.sources import make_source
 from popatlas.training.table import TrainingScan, read_training_table
 from popatlas.training.train import Options, identity_of, train
@@ -293,10 +294,10 @@ def test_a_loss_that_is_not_finite_is_an_error(table: Path, tmp_path: Path) -> N
 
 
 def test_learning_rates() -> None:
-    plan = {"warm_up": 10, "steps": 110, "decay": "cosine"}
+    plan = ScheduleSection(warm_up=10, steps=110, decay="cosine")
     assert rate_share(plan, 0) == pytest.approx(0.1) and rate_share(plan, 10) == 1
     assert rate_share(plan, 60) == pytest.approx(0.5) and rate_share(plan, 110) == pytest.approx(0)
-    halving = {"warm_up": 0, "steps": 100, "decay": "halving", "halve_from": 60, "halve_every": 20}
+    halving = ScheduleSection(warm_up=0, steps=100, decay="halving", halve_from=60, halve_every=20)
     assert [rate_share(halving, step) for step in (0, 59, 60, 79, 80, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
 
 

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -30,6 +29,7 @@ from popatlas.cohort.targets import atlas_files, fusion_request, label_request
 from popatlas.config import Config, registration_settings
 from popatlas.errors import ConfigError
 from popatlas.images.io import sha256
+from popatlas.settings import Content
 from popatlas.training.recipe import Recipe, load_recipe
 
 SCANS = "cohort/network-scans.tsv"
@@ -155,12 +155,12 @@ def read_network(config: Config, out_dir: Path) -> NetworkTraining | None:
     return NetworkTraining(name, plan.version, recipe, plan.scans, is_trained=trained)
 
 
-def _request(config: Config, recipe: Recipe, out_dir: Path) -> dict[str, Any]:
+def _request(config: Config, recipe: Recipe, out_dir: Path) -> Content:
     """Return what a training depends on, beside scans and atlases."""
     if not needs_scans(recipe):
         return {"recipe": recipe.content}
     settings = {key: value for key, value in config["train"].items() if key not in EXECUTION}
-    request: dict[str, Any] = {"recipe": recipe.content, "train": settings, "preprocess": preprocess_settings(config)}
+    request: Content = {"recipe": recipe.content, "train": settings, "preprocess": preprocess_settings(config)}
     if recipe.grid.affine_first:
         version = template_version(read_members(config, out_dir), config)
         request |= {"register": registration_settings(config, config["register"]["preset"]), "template": version}
@@ -217,7 +217,7 @@ def _is_kept(found: NetworkTraining, usable: Sequence[str], out_dir: Path) -> bo
 
 def _is_same(
     written: Drawn,
-    request: Mapping[str, Any],
+    request: Mapping[str, object],
     files: Mapping[str, list[str]],
     candidates: pd.DataFrame,
     index: pd.DataFrame,

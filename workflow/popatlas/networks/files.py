@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,7 +26,7 @@ KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that a 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def write_network(net: nn.Module, architecture: Mapping[str, Any], path: PathLike, metadata: Mapping[str, str]) -> None:
+def write_network(net: nn.Module, architecture: Mapping[str, object], path: PathLike, metadata: Mapping[str, str]) -> None:
     """Write architecture and weights to a safetensors file; at once, never half.
 
     Parameters
@@ -100,7 +100,7 @@ def read_network(path: PathLike, build: Callable[..., Net]) -> tuple[Net, dict[s
     return net.eval(), texts
 
 
-def _assemble(build: Callable[..., Net], architecture: dict[str, Any], tensors: dict[str, Tensor]) -> Net:
+def _assemble(build: Callable[..., Net], architecture: Mapping[str, object], tensors: dict[str, Tensor]) -> Net:
     """Build a network around its weights, of their type.
 
     It is built without memory first, so that a wrong description costs none, and no random numbers are drawn.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from popatlas.errors import InputError
 from popatlas.images.io import atomic_path
+from popatlas.training.curve import Row, Terms
 
 Weights = dict[str, torch.Tensor]
 
@@ -44,15 +44,15 @@ class Checkpoint:
     identity: str
     step: int
     weights: Weights
-    optimiser: dict[str, Any]
-    scaler: dict[str, Any]
+    optimiser: dict[str, object]
+    scaler: dict[str, object]
     best_weights: Weights
     best_score: float
     best_step: int
     micro_batch: int
     seconds: float = 0.0
-    curve: list[dict[str, Any]] = field(default_factory=list)
-    pending: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[Row] = field(default_factory=list)
+    pending: list[Terms] = field(default_factory=list)
     ended: str = ""
 
     def save(self, path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -277,7 +277,7 @@ def _read(path: Path, name: str, ndim: int) -> _Part:
     return _part(values, grid, path, name, ndim)
 
 
-def _part(data: npt.NDArray[Any], grid: Grid, path: Path, name: str, ndim: int) -> _Part:
+def _part(data: npt.NDArray[np.generic], grid: Grid, path: Path, name: str, ndim: int) -> _Part:
     """Return voxels of `ndim` axes on their grid; InputError for another number of axes."""
     if ndim == 2 and _is_flat(grid):
         data, grid = data[..., 0], _flat(grid)
@@ -337,7 +337,7 @@ def _brain(data: Tensor, mask: Tensor | None, scan: TrainingScan) -> Tensor:
     return data
 
 
-def _rescaled(data: Tensor, values: npt.NDArray[Any], intensity: Intensity, scan: TrainingScan) -> Tensor:
+def _rescaled(data: Tensor, values: npt.NDArray[np.float64], intensity: Intensity, scan: TrainingScan) -> Tensor:
     if intensity == "none":
         return data
     if intensity == "zscore":

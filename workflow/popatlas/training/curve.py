@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.io import atomic_path
 
-Row = dict[str, Any]
+Terms = dict[str, float]  # name of a loss term or of a score to its value
+Row = dict[str, float | str]  # step, phase and seconds, and terms
 TITLES = {"loss": "loss and its terms", "dice": "Dice of validation pairs", "ncc": "correlation of validation pairs"}
 
 

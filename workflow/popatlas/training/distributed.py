@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Place:
         torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
         return bool(said > 0)
 
-    def from_first(self, value: Any) -> Any:
+    def from_first(self, value: Value) -> Value:
         """Return what the first process has, whatever the others give."""
         if self.world == 1:
             return value

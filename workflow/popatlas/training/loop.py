@@ -23,7 +23,7 @@ from popatlas.errors import InputError
 from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import RegistrationNetwork
 from popatlas.training.checkpoint import Checkpoint
-from popatlas.training.curve import Row, draw_curve, write_curve
+from popatlas.training.curve import Row, Terms, draw_curve, write_curve
 from popatlas.training.distributed import Place
 from popatlas.training.objective import Batch, Objective
 from popatlas.training.randomness import step_generator
@@ -64,7 +64,7 @@ class Outcome:
     finished: bool
     reason: str
     checkpoint: Checkpoint
-    scores: dict[str, float]
+    scores: Terms
 
 
 class Trainer:
@@ -169,7 +169,7 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return self.state.step % every == 0 or self.state.step == self.plan.steps
 
-    def _step(self) -> Row:
+    def _step(self) -> Terms:
         """Make one step; while the device's memory is too small, again with half as many pairs at once."""
         generator = step_generator(self.plan.seed, self.state.step, self.place.rank)
         batch = to_device(self.source.draw(self.plan.batch, generator), self.place.device)
@@ -187,7 +187,7 @@ class Trainer:
         self.scaler.update()
         return row
 
-    def _tried(self, batch: Batch, generator: torch.Generator) -> Row | None:
+    def _tried(self, batch: Batch, generator: torch.Generator) -> Terms | None:
         """Return the terms of a batch, nothing when memory ran out here or in another process."""
         torch.manual_seed(generator.initial_seed())  # networks that draw do the same in each try
         row = None
@@ -208,7 +208,7 @@ class Trainer:
         self.state.micro_batch = math.ceil(self.state.micro_batch / 2)
         self.report(f"memory ran out: {self.state.micro_batch} pairs at once from now on, {self.plan.batch} a step")
 
-    def _gradients(self, batch: Batch, generator: torch.Generator) -> Row:
+    def _gradients(self, batch: Batch, generator: torch.Generator) -> Terms:
         """Sum the gradients of a batch, some pairs at a time, and return the mean terms."""
         self.optimiser.zero_grad(set_to_none=True)
         size, rows = len(batch.fixed), []
@@ -227,7 +227,7 @@ class Trainer:
 
     def _validate(self) -> bool:
         """Validate, keep the best network, and tell whether to go on."""
-        scores = {}
+        scores: Terms = {}
         if self.place.rank == 0:
             scores = validate(self.net, [to_device(pair, self.place.device) for pair in self.source.validation()])
         scores = self.place.from_first(scores)
@@ -248,8 +248,8 @@ class Trainer:
             )
         return waited < self.plan.patience
 
-    def _record(self, phase: str, values: Row) -> None:
-        row = {"step": self.state.step, "phase": phase, "seconds": round(self.state.seconds, 1), **values}
+    def _record(self, phase: str, values: Terms) -> None:
+        row: Row = {"step": self.state.step, "phase": phase, "seconds": round(self.state.seconds, 1), **values}
         self.state.curve.append(row)
         if self.extra is not None and self.place.rank == 0:
             self.extra(row)
@@ -271,9 +271,9 @@ class Trainer:
             write_curve(state.curve, self.folder / "curve.csv")
             draw_curve(state.curve, self.folder / "curve.png", self.recipe.title)
 
-    def _best(self) -> dict[str, float]:
+    def _best(self) -> Terms:
         rows = [row for row in self.state.curve if row["phase"] == "validation" and row["step"] == self.state.best_step]
-        return {k: v for k, v in rows[-1].items() if k not in ("step", "phase", "seconds")} if rows else {}
+        return {k: float(v) for k, v in rows[-1].items() if k not in ("step", "phase", "seconds")} if rows else {}
 
 
 def rate_share(plan: ScheduleSection, step: int) -> float:
@@ -332,15 +332,15 @@ def _copy(net: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
 
 
-def _mean(rows: Sequence[Row]) -> Row:
+def _mean(rows: Sequence[Terms]) -> Terms:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
 
-def _score(scores: dict[str, float]) -> float:
+def _score(scores: Terms) -> float:
     """Return what the best network is chosen by: Dice where there are labels, else correlation; folds cost."""
     value = scores["ncc"] if math.isnan(scores["dice"]) else scores["dice"]
     return value - scores["folded"]
 
 
-def _unregistered(scores: dict[str, float]) -> float:
+def _unregistered(scores: Terms) -> float:
     return scores["ncc_before"] if math.isnan(scores["dice"]) else scores["dice_before"]

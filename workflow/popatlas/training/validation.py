@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from popatlas.errors import InputError
 from popatlas.networks.registration import RegistrationNetwork
 from popatlas.networks.segmentation import evaluating
 from popatlas.similarity.ncc import NCC
+from popatlas.training.curve import Terms
 from popatlas.training.objective import Batch
 from popatlas.training.pairs import renumbered
 from popatlas.transforms.fields import jacobian_determinant, warp, warp_labels
@@ -53,7 +53,7 @@ def mean_dice(fixed: Tensor, warped: Tensor, moving: Tensor) -> float:
 
 
 @torch.no_grad()
-def validate(net: RegistrationNetwork, pairs: Sequence[Batch]) -> dict[str, Any]:
+def validate(net: RegistrationNetwork, pairs: Sequence[Batch]) -> Terms:
     """Register validation pairs.
 
     Parameters
@@ -82,7 +82,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _scores(pair: Batch, displacement: Tensor) -> dict[str, float]:
+def _scores(pair: Batch, displacement: Tensor) -> Terms:
     ncc = NCC()
     warped = warp(pair.moving, displacement)
     row = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Any
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -286,10 +286,9 @@ def _conform(scan: Scan, inside: Tensor, target: Grid, affine: Array, contract: 
     values = (scan.image - fill) * brain if contract.stripped else scan.image - fill
     between = np.linalg.inv(scan.grid.affine) @ np.asarray(affine, dtype=np.float64) @ target.affine
     shown = inside | (values != 0)  # heads show more than the brain
-    box: Any = tuple(
-        slice(max(low - NEAR, 0), high + NEAR + 1) for low, high in (_extent(shown, a) for a in range(target.ndim))
-    )
-    values, brain = values[(..., *box)], brain[(..., *box)]  # what lies further away is 0
+    box = tuple(slice(max(low - NEAR, 0), high + NEAR + 1) for low, high in (_extent(shown, a) for a in range(target.ndim)))
+    near: tuple[EllipsisType | slice, ...] = (..., *box)
+    values, brain = values[near], brain[near]  # what lies further away is 0
     between[:-1, -1] -= [part.start for part in box]
     if (shift := _whole_shift(between)) is not None:
         values, there = (_cut(part, shift, target.shape) for part in (values, brain))

@@ -9,13 +9,13 @@ import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
 
 from popatlas.errors import InputError, SetupError
 from popatlas.images.io import write_text
 from popatlas.resources import schema_path
+from popatlas.settings import Content, settings
 from popatlas.yamlfile import read_yaml
 from popatlas.zoo.metadata import Facts, InputContract, Memory, Score, TrainingFacts
 
@@ -24,7 +24,7 @@ SHIPPED = Path(__file__).parent
 HEADER = "# Written by `popatlas weights`; described by the schema `weights`.\n"
 
 
-@dataclass(frozen=True)
+@settings
 class Entry(Facts):
     """Weights of one network.
 
@@ -93,7 +93,7 @@ class Entry(Facts):
         dice = [score for score in self.scores if score.metric == "dice"]
         return max(dice, key=lambda score: score.value) if dice else next(iter(self.scores), None)
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> Content:
         """Return what the lock file holds."""
         values = super().to_plain()
         del values["folder"]
@@ -161,7 +161,7 @@ def _is_there(path: Path) -> bool:
         return False
 
 
-def check_lock(content: Any) -> None:
+def check_lock(content: Content) -> None:
     """Check the content of a lock file against its schema.
 
     Raises
@@ -186,7 +186,7 @@ def check_lock(content: Any) -> None:
         raise ValueError("; ".join(problems))
 
 
-def content_of(entries: Iterable[Entry]) -> dict[str, Any]:
+def content_of(entries: Iterable[Entry]) -> Content:
     """Return what a lock file of entries holds."""
     return {"weights": [entry.to_plain() for entry in entries]}
 

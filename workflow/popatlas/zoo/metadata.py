@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from collections.abc import Iterable, Mapping
+from typing import Literal, Self
+
+from popatlas.errors import InputError
+from popatlas.settings import Content, as_content, settings, settings_from
 
 # keys of the metadata; the recipe is the name of the recipe itself
 CONTRACT, RECIPE, TRAINING, SCORES = "popatlas_contract", "popatlas_recipe", "popatlas_training", "popatlas_scores"
@@ -22,9 +21,9 @@ LARGEST_MM, LARGEST_SHAPE = 100.0, 4096  # no image has larger voxels, or more a
 class Facts:
     """A dataclass that goes to JSON and back."""
 
-    def to_plain(self) -> dict[str, Any]:
+    def to_plain(self) -> Content:
         """Return the fields as dicts, lists and plain values."""
-        values: dict[str, Any] = _plain(asdict(self))  # type: ignore[call-overload]
+        values: Content = as_content(self)
         return values
 
     def to_json(self) -> str:
@@ -32,7 +31,7 @@ class Facts:
         return json.dumps(self.to_plain(), sort_keys=True)
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+    def from_plain(cls, values: Mapping[str, object]) -> Self:
         """Make an object of what `to_plain` returns.
 
         Raises
@@ -40,15 +39,10 @@ class Facts:
         ValueError
             When a key is unknown or missing, or a value impossible.
         """
-        known = {item.name for item in fields(cls)}  # type: ignore[arg-type]
-        if not isinstance(values, Mapping) or set(values) - known:
-            extra = sorted(set(values) - known) if isinstance(values, Mapping) else values
-            raise ValueError(f"unknown keys of {cls.__name__}: {extra}; known: {sorted(known)}")
-        hints = get_type_hints(cls)
         try:
-            return cls(**{key: _typed(hints[key], value) for key, value in values.items()})
-        except TypeError as error:
-            raise ValueError(f"{cls.__name__}: {error}") from error
+            return settings_from(cls, values, cls.__name__)
+        except (InputError, TypeError) as error:
+            raise ValueError(str(error)) from error
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -56,7 +50,7 @@ class Facts:
         return cls.from_plain(json.loads(text))
 
 
-@dataclass(frozen=True)
+@settings
 class Intensity(Facts):
     """How intensities are scaled for a network.
 
@@ -76,11 +70,11 @@ class Intensity(Facts):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind) or not -math.inf < self.low < self.high < math.inf:
-            raise ValueError(f"intensity {self.kind!r} from {self.low} to {self.high}: need {get_args(Kind)} and low < high")
+        if self.low >= self.high:
+            raise ValueError(f"intensity from {self.low} to {self.high}: low must be below high")
 
 
-@dataclass(frozen=True)
+@settings
 class InputContract(Facts):
     """Images that a network was trained for.
 
@@ -168,7 +162,7 @@ class InputContract(Facts):
         return ", ".join([*parts, *["brain"] * self.stripped, *["after affine"] * self.affine_first])
 
 
-@dataclass(frozen=True)
+@settings
 class TrainingFacts(Facts):
     """How a network was trained.
 
@@ -193,7 +187,7 @@ class TrainingFacts(Facts):
     hours: float | None = None
 
 
-@dataclass(frozen=True)
+@settings
 class Score(Facts):
     """A measured number: on what data, which metric, its mean over n cases, and the command that measured it."""
 
@@ -204,7 +198,7 @@ class Score(Facts):
     command: str
 
 
-@dataclass(frozen=True)
+@settings
 class Memory(Facts):
     """Peak memory of a prediction: ``base_bytes + bytes_per_voxel`` times the voxels of the batch."""
 
@@ -216,7 +210,7 @@ class Memory(Facts):
         return round(self.base_bytes + self.bytes_per_voxel * voxels)
 
 
-def scores_to_json(scores: typing.Iterable[Score]) -> str:
+def scores_to_json(scores: Iterable[Score]) -> str:
     """Return the text for the key `SCORES`."""
     return json.dumps([score.to_plain() for score in scores], sort_keys=True)
 
@@ -227,28 +221,3 @@ def scores_from_json(text: str) -> tuple[Score, ...]:
     if not isinstance(found, list):
         raise ValueError(f"{found!r:.80} is no list of scores")
     return tuple(Score.from_plain(values) for values in found)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    """Bring a value of JSON to the type of a field."""
-    if isinstance(hint, types.UnionType):
-        options = [kind for kind in get_args(hint) if kind is not types.NoneType]
-        return None if value is None else _typed(options[0], value)
-    if get_origin(hint) is tuple:
-        inner = get_args(hint)
-        return tuple(_typed(inner[0], item) for item in value)
-    if isinstance(hint, type) and issubclass(hint, Facts):
-        return value if isinstance(value, hint) else hint.from_plain(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
-        raise ValueError(f"{value!r} is no {hint.__name__}")
-    if hint is float and not math.isfinite(value):
-        raise ValueError(f"{value} is not a finite number")
-    return value
