@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 # labels of the trained segmentation network stand beside those of the fusion methods
 SEGMENTER = "segmenter"
 MAPS = ("probability", "agreement", "entropy")
-JOINT = ("beta", "radius", "search", "rho")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class FusionMethod(Entry):
     sections : tuple of str
         Sections of `fuse` in a configuration that its labels depend on, see `popatlas.fusion.sections.SECTIONS`.
     options : tuple of str
-        Those of the first section that its function takes.
+        Those of the first section that its function takes; all where none are named.
     trained : bool
         A network and data parameters are trained for it first.
     words : callable, optional
@@ -118,7 +117,6 @@ METHODS: dict[str, FusionMethod] = {
         r" \quad \arg\max_l \sum_n w_{x,n}\, [L_n(x) = l]",
         needs_images=True,
         sections=("jlf",),
-        options=JOINT,
         words=lambda joint: f"joint label fusion [@wang2013] ({_joint(joint)})",
     ),
     "jlfants": FusionMethod(
@@ -127,7 +125,6 @@ METHODS: dict[str, FusionMethod] = {
         references=("wang2013",),
         needs_images=True,
         sections=("jlf",),
-        options=JOINT,
         words=lambda joint: f"joint label fusion [@wang2013] as in ANTs ({_joint(joint)})",
     ),
     "dataparams": FusionMethod(
@@ -137,7 +134,6 @@ METHODS: dict[str, FusionMethod] = {
         formula=r"\arg\max_l \sum_n \mathrm{softmax}(d)_n\, [L_n(x) = l]",
         needs_images=True,
         sections=("jlf", "dataparams"),
-        options=JOINT,
         trained=True,
         words=_dataparams,
     ),

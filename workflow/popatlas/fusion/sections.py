@@ -54,6 +54,21 @@ def section(name: str, fuse: Mapping[str, Any]) -> Any:
     return settings_from(SECTIONS[name], fuse.get(name, {}), f"fuse.{name}")
 
 
+def given_options(method: str, fuse: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that the function of a method takes, as far as `fuse` gives them.
+
+    Raises
+    ------
+    InputError
+        For an option that its sections do not have, or an impossible value.
+    """
+    entry = METHODS[method]
+    for name in entry.sections:
+        section(name, fuse)
+    given = fuse.get(entry.sections[0], {}) if entry.sections else {}
+    return {name: value for name, value in given.items() if name in (entry.options or given)}
+
+
 def describe(method: str, fuse: Mapping[str, Any]) -> str:
     """Return in words how a method fuses with the settings of `fuse`, for the methods text."""
     entry = METHODS[method]

@@ -12,7 +12,7 @@ from nipype.interfaces.base import File, Str, isdefined, traits
 from popatlas.errors import InputError
 from popatlas.fusion.fuse import fuse
 from popatlas.fusion.methods import MAPS, METHODS
-from popatlas.fusion.sections import section
+from popatlas.fusion.sections import given_options
 from popatlas.images.io import load_image, save_image, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device
@@ -136,12 +136,9 @@ class FuseLabels(PopatlasInterface):
 
     def _options(self) -> dict[str, Any]:
         """Return the options of the method that the settings give."""
-        settings, method = self._settings(), METHODS[self.inputs.method]
-        for place in method.sections:
-            section(place, settings)  # refuses what no option is
-        given = settings.get(method.sections[0], {}) if method.sections else {}
+        settings = self._settings()
         ties = {"ties": settings["ties"]} if "ties" in settings else {}
-        return {key: given[key] for key in method.options if key in given} | ties
+        return given_options(self.inputs.method, settings) | ties
 
     def _candidates(self) -> Candidates:
         from popatlas.fusion.candidate_files import read_candidates
