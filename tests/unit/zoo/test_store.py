@@ -188,12 +188,18 @@ def test_networks_that_see_forces_and_descriptors_are_added(folder, ndim):
     assert entry.memory.bytes_per_voxel > 50
 
 
-def test_a_network_that_cannot_run_is_not_added(folder):
+def test_a_network_that_cannot_run_is_not_added(folder, monkeypatch):
     net = build_registration_network("unet", 2)
-    net.options["slope"] = "steep"
     save_registration_network(net, folder / "a.safetensors", {})
-    with pytest.raises(InputError, match=r"the network does not run: TypeError.*a\.safetensors.*Remedy"):
-        add_weights(folder / "a.safetensors", replace(TOLD, contract=replace(CONTRACT_2D, multiple=16), training=FACTS))
+    told = replace(TOLD, contract=replace(CONTRACT_2D, multiple=16), training=FACTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(net), "predict", lambda net, fixed, moving: len(3))
+        with pytest.raises(InputError, match=r"the network does not run: TypeError.*a\.safetensors.*Remedy"):
+            add_weights(folder / "a.safetensors", told)
+    net.options["slope"] = "steep"
+    save_registration_network(net, folder / "b.safetensors", {})
+    with pytest.raises(InputError, match=r"cannot be built: network unet\.slope: 'steep'.*b\.safetensors.*Remedy"):
+        add_weights(folder / "b.safetensors", told)
 
 
 def test_networks_that_scale_with_the_image_need_its_shape(folder):

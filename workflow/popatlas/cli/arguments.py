@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+Subparsers: TypeAlias = "_SubParsersAction[ArgumentParser]"  # what verbs are added to
 
 
 def given_path(text: str) -> Path:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from popatlas.cli.arguments import given_path, positive
+from popatlas.cli.arguments import Subparsers, given_path, positive
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `simulate`."""
     parser = subparsers.add_parser(
         "simulate",

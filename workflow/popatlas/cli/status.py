@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
-from popatlas.cli.arguments import given_path
+from popatlas.cli.arguments import Subparsers, given_path
 
 SHOWN = 50  # scans whose registration has to be looked at
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `status`."""
     parser = subparsers.add_parser(
         "status",

@@ -9,12 +9,13 @@ import socket
 import sys
 from typing import Any
 
+from popatlas.cli.arguments import Subparsers
 from popatlas.errors import InputError
 from popatlas.failures import foreseen
 from popatlas.interfaces import STEPS, load_interface
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `step` to the help; its options are parsed here, when the interface is known."""
     subparsers.add_parser("step", help="run one step of the pipeline by hand (the commands in the logs)")
 

@@ -6,12 +6,11 @@ import argparse
 import math
 import os
 import sys
-from typing import Any
 
-from popatlas.cli.arguments import count, duration, given_path, positive
+from popatlas.cli.arguments import Subparsers, count, duration, given_path, positive
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `train`."""
     parser = subparsers.add_parser(
         "train",

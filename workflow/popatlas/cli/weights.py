@@ -5,18 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from popatlas.cli.arguments import given_path
+from popatlas.cli.arguments import Subparsers, given_path
 
 if TYPE_CHECKING:
+    from popatlas.settings import Content
     from popatlas.zoo.lock import Entry
+    from popatlas.zoo.metadata import InputContract
 
 # those of popatlas.zoo.importers.base.IMPORTERS, which is slow to import; a test compares them
 KINDS = ("voxelmorph-cvpr2018", "voxelmorph-miccai2018", "symnet", "lapirn-lite", "unigradicon")
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `weights` and what it does."""
     parser = subparsers.add_parser(
         "weights",
@@ -48,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
     imported.add_argument("--name", help="name among your weights (default: the kind)")
 
 
-def _add_add(actions: Any) -> None:
+def _add_add(actions: Subparsers) -> None:
     added = actions.add_parser(
         "add",
         help="add a weights file to yours",
@@ -111,7 +113,7 @@ def table_lines(rows: list[dict[str, str]]) -> list[str]:
     return ["  ".join(line[name].ljust(widths[name]) for name in columns).rstrip() for line in lines]
 
 
-def _described(entry: Entry) -> dict[str, Any]:
+def _described(entry: Entry) -> Content:
     return entry.to_plain() | {"path": str(entry.path)}
 
 
@@ -156,7 +158,7 @@ def _add(args: argparse.Namespace) -> int:
     return _added(add_weights(args.file, told, shipped=args.shipped))
 
 
-def _read_contract(path: Path) -> Any:
+def _read_contract(path: Path) -> InputContract:
     from popatlas.errors import InputError
     from popatlas.yamlfile import read_yaml
     from popatlas.zoo.metadata import InputContract

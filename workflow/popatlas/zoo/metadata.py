@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Literal, Self
 
-from popatlas.errors import InputError
-from popatlas.settings import Content, as_content, settings, settings_from
+from popatlas.settings import Content, as_content, find_faults, settings, settings_from
 
 # keys of the metadata; the recipe is the name of the recipe itself
 CONTRACT, RECIPE, TRAINING, SCORES = "popatlas_contract", "popatlas_recipe", "popatlas_training", "popatlas_scores"
@@ -40,9 +39,12 @@ class Facts:
             When a key is unknown or missing, or a value impossible.
         """
         try:
-            return settings_from(cls, values, cls.__name__)
-        except (InputError, TypeError) as error:
+            faults = find_faults(cls, values, cls.__name__)
+        except TypeError as error:  # what no file of JSON can hold
             raise ValueError(str(error)) from error
+        if faults:
+            raise ValueError("; ".join(faults))
+        return settings_from(cls, values, cls.__name__)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
