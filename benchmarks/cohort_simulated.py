@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.common import METHODS, at_least, at_most, parser, popatlas, report, stage_costs, ventricle_ages
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 from popatlas.images.io import read_json, read_table
 
 QUICK_SUBJECTS = 4
@@ -23,7 +23,7 @@ QUICK_SUBJECTS = 4
 def simulate_and_run(folder: Path, subjects: int, cores: int) -> Path:
     """Simulate a cohort, run the pipeline on it, and return the output folder."""
     bids, out = folder / "bids", folder / "derivatives"
-    popatlas("simulate", bids, "--subjects", subjects, "--seed", default_config()["simulate"]["seed"])
+    popatlas("simulate", bids, "--subjects", subjects, "--seed", default_content()["simulate"]["seed"])
     popatlas("run", bids, out, "--cores", cores)
     return out
 
@@ -40,7 +40,7 @@ def main() -> None:
     """Run, score, print and write."""
     args = parser(__doc__).parse_args()
     folder = args.out or Path(tempfile.mkdtemp(prefix="popatlas-simulated-"))
-    out = simulate_and_run(folder, QUICK_SUBJECTS if args.quick else default_config()["simulate"]["subjects"], args.cores)
+    out = simulate_and_run(folder, QUICK_SUBJECTS if args.quick else default_content()["simulate"]["subjects"], args.cores)
     truth = read_table(out / "group" / "truth.tsv")
     metrics = read_table(out / "group" / "metrics.parquet")
     scored = truth.groupby("metric")["value"].agg(["count", "mean", "min", "max"]).reset_index()

@@ -24,7 +24,7 @@ from registries import fusion_methods, networks, recipe_keys, regularisers, simi
 
 from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
-from popatlas.config import default_config  # noqa: E402
+from popatlas.config.load import default_config, default_content  # noqa: E402
 from popatlas.images.io import read_json, write_if_changed  # noqa: E402
 from popatlas.measures.dictionary import dictionary  # noqa: E402
 from popatlas.measures.metrics import BENCH_METRICS, METRICS  # noqa: E402
@@ -59,7 +59,7 @@ def keys(schema: dict[str, Any], values: Any, prefix: str = "") -> Iterator[tupl
 def configuration() -> str:
     """Return the page of all configuration keys."""
     schema = yaml.safe_load(schema_path("config").read_text(encoding="utf-8"))
-    rows = [f"| `{key}` | `{value}` | {meaning} |" for key, value, meaning in keys(schema, default_config())]
+    rows = [f"| `{key}` | `{value}` | {meaning} |" for key, value, meaning in keys(schema, default_content())]
     head = (
         "# Configuration\n\nA file of yours holds only what differs: `popatlas run BIDS_DIR OUT_DIR --config my.yaml`. "
         "Unknown keys are refused with the nearest known one. Threads, memory and partitions are in the profiles.\n\n"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import yaml
 
+from popatlas.config.schema import config_schema
+from popatlas.config.sections import Config
 from popatlas.schema import schema_of
+from popatlas.settings import Content
 from popatlas.training.sections import Sections
 
 
@@ -20,16 +24,19 @@ class Schema:
         Class of settings.
     title : str
         What has this schema.
-    complete : bool
-        Every key has to be there; see `popatlas.schema.schema_of`.
+    content : callable
+        Returns it.
     """
 
     kind: type
     title: str
-    complete: bool
+    content: Callable[[], Content]
 
 
-SCHEMAS: dict[str, Schema] = {"recipe": Schema(Sections, "recipe of a registration network", complete=False)}
+SCHEMAS: dict[str, Schema] = {
+    "config": Schema(Config, "popatlas configuration", config_schema),
+    "recipe": Schema(Sections, "recipe of a registration network", lambda: schema_of(Sections, complete=False)),
+}
 
 
 def schema_text(name: str) -> str:
@@ -39,7 +46,7 @@ def schema_text(name: str) -> str:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"popatlas/{name}",
         "title": schema.title,
-        **schema_of(schema.kind, complete=schema.complete),
+        **schema.content(),
     }
     head = f"# Written by docs/generate.py from {schema.kind.__module__}.{schema.kind.__qualname__}: change it there.\n"
     return head + yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=125, allow_unicode=True)

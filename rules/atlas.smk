@@ -11,7 +11,7 @@ rule make_reference:
         runtime=10,
     params:
         proof=study.proof("make_reference"),
-        resolution=config["preprocess"]["resolution_mm"],
+        resolution=study.config.preprocess.resolution_mm,
     shell:
         "popatlas step MakeReference --resolution_mm {params.resolution} --out_file {output.image:q} --out_mask"
         " {output.mask:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
@@ -115,7 +115,7 @@ rule average_template:
         runtime=120,
     params:
         proof=study.proof("average_template"),
-        shape=f"--shape_step {config['atlas']['shape_step']} --sharpen {config['atlas']['sharpen']}",
+        shape=f"--shape_step {study.config.atlas.shape_step} --sharpen {study.config.atlas.sharpen}",
     shell:
         "popatlas step AverageTemplate --iteration {wildcards.iteration} --in_template {input.template:q} --in_mask"
         " {input.mask:q} --in_images {input.images:q} --in_masks {input.masks:q} --in_affines {input.affines:q}"

@@ -1,4 +1,4 @@
-if config["fuse"]["through"] == "direct":
+if study.config.fuse.through == "direct":
 
     rule register_atlas_to_target:
         """Register one labelled atlas to one target."""
@@ -90,7 +90,7 @@ rule fuse_labels:
     benchmark:
         "benchmarks/fuse/{scan}_{method}.tsv"
     conda:
-        "../envs/gpu.yaml" if config["fuse"]["dataparams"]["gpu"] else "../envs/cpu.yaml"
+        "../envs/gpu.yaml" if study.config.fuse.dataparams.gpu else "../envs/cpu.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=120,

@@ -27,8 +27,8 @@ rule measure_scan:
         template=study.template.column,
         labels=study.label_options,
         references=study.reference_options,
-        surface=config["measure"]["surface"],
-        min_voxels=config["measure"]["min_voxels"],
+        surface=study.config.measure.surface,
+        min_voxels=study.config.measure.min_voxels,
     shell:
         "popatlas step MeasureScan --subject {wildcards.scan:q} --threads {threads} --scan {wildcards.scan:q}"
         " --template {params.template} --in_mask {input.mask:q} --in_brain {input.brain:q} {params.labels}"
@@ -113,7 +113,7 @@ rule bench_fusion:
         references=study.bench_references(),
         scans=study.bench_scans,
         methods=study.fusion_methods,
-        min_voxels=config["measure"]["min_voxels"],
+        min_voxels=study.config.measure.min_voxels,
     shell:
         "popatlas step BenchFusion --threads {threads} --in_references {params.references:q} --scans {params.scans:q}"
         " --methods {params.methods} --derivatives . --in_names {input.names:q} --min_voxels {params.min_voxels}"

@@ -1,4 +1,4 @@
-brain = config["preprocess"]["brain"]
+brain = study.config.preprocess.brain
 
 
 rule conform_image:
@@ -18,15 +18,15 @@ rule conform_image:
         proof=study.proof("conform_image"),
         raw=study.preprocess.raw_image,
         n4=study.preprocess.n4,
-        resolution=config["preprocess"]["resolution_mm"],
-        denoise=config["preprocess"]["denoise"],
+        resolution=study.config.preprocess.resolution_mm,
+        denoise=study.config.preprocess.denoise,
     shell:
         "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {params.raw:q}"
         " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise} --out_file"
         " {output.image:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
-if brain["method"] == "template":
+if brain.method == "template":
 
     rule extract_brain_by_template:
         """Find the brain by registering the MNI152 brain to the head (ANTs)."""
@@ -62,18 +62,18 @@ else:
         benchmark:
             "benchmarks/preprocess/brain-batch-{batch}.tsv"
         conda:
-            "../envs/gpu.yaml" if brain["gpu"] else "../envs/cpu.yaml"
+            "../envs/gpu.yaml" if brain.gpu else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(4000),
             runtime=60,
-            gpu=brain["gpu"],
+            gpu=brain.gpu,
         params:
             proof=study.proof("extract_brains"),
             scans=study.preprocess.batch_scans,
             masks=study.preprocess.batch_masks,
-            threshold=brain["threshold"],
-            dilate=brain["dilate"],
-            method=brain["method"],
+            threshold=brain.threshold,
+            dilate=brain.dilate,
+            method=brain.method,
         shell:
             "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads} --method"
             " {params.method} --threshold {params.threshold} --dilate {params.dilate} --gpu {resources.gpu}"
@@ -101,8 +101,8 @@ rule normalise_brain:
     params:
         proof=study.proof("normalise_brain"),
         mask=study.preprocess.raw_mask("{scan}"),
-        method=config["preprocess"]["intensity"],
-        volume=brain["volume_ml"],
+        method=study.config.preprocess.intensity,
+        volume=brain.volume_ml,
     shell:
         "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask"
         " {params.mask:q} --in_receipt {input.found:q} --method {params.method} --volume_ml {params.volume}"

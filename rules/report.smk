@@ -52,7 +52,7 @@ rule write_report:
         proof=study.proof("write_report"),
         label=label,
         methods=option("--methods", study.methods),
-        per_page=config["report"]["per_page"],
+        per_page=study.config.report.per_page,
         config=SETTINGS,
     shell:
         "popatlas step WriteReport --out_dir . --ledger {input.ledger:q} --template_label {params.label}"

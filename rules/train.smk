@@ -12,11 +12,11 @@ if study.needs_training("trust"):
         benchmark:
             "benchmarks/train/train_trust.tsv"
         conda:
-            "../envs/gpu.yaml" if config["fuse"]["dataparams"]["gpu"] else "../envs/cpu.yaml"
+            "../envs/gpu.yaml" if study.config.fuse.dataparams.gpu else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(study.training_memory("trust")),
             runtime=growing(720),
-            gpu=config["fuse"]["dataparams"]["gpu"],
+            gpu=study.config.fuse.dataparams.gpu,
         params:
             proof=study.proof("train_trust"),
             lists=study.training_lists("trust"),
@@ -41,11 +41,11 @@ if study.needs_training("segmenter"):
         benchmark:
             "benchmarks/train/train_segmenter.tsv"
         conda:
-            "../envs/gpu.yaml" if config["fuse"]["segmenter"]["gpu"] else "../envs/cpu.yaml"
+            "../envs/gpu.yaml" if study.config.fuse.segmenter.gpu else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(study.training_memory("segmenter")),
             runtime=growing(720),
-            gpu=config["fuse"]["segmenter"]["gpu"],
+            gpu=study.config.fuse.segmenter.gpu,
         params:
             proof=study.proof("train_segmenter"),
             lists=study.training_lists("segmenter"),
@@ -75,11 +75,11 @@ if study.has_segmenter:
         benchmark:
             "benchmarks/fuse/{scan}_segmenter.tsv"
         conda:
-            "../envs/gpu.yaml" if config["fuse"]["segmenter"]["gpu"] else "../envs/cpu.yaml"
+            "../envs/gpu.yaml" if study.config.fuse.segmenter.gpu else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(4000),
             runtime=30,
-            gpu=config["fuse"]["segmenter"]["gpu"],
+            gpu=study.config.fuse.segmenter.gpu,
         params:
             proof=study.proof("segment_scan"),
             maps=study.map_options,

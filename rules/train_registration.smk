@@ -43,11 +43,11 @@ if study.needs_network:
             "benchmarks/train/train_registration.tsv"
         retries: 5 if workflow.is_main_process else 0
         conda:
-            "../envs/gpu.yaml" if config["train"]["gpus"] else "../envs/cpu.yaml"
+            "../envs/gpu.yaml" if study.config.train.gpus else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(study.network_memory(), most=2),
             runtime=720,
-            gpu=config["train"]["gpus"],
+            gpu=study.config.train.gpus,
         params:
             proof=study.proof("train_registration"),
             table=study.table_option(),

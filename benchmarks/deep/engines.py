@@ -14,7 +14,7 @@ import numpy as np
 from benchmarks.registration.cases import Array
 from benchmarks.registration.peers import ENGINES as PEERS
 from benchmarks.registration.peers import Engine, Fields, Run, load_instance
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 
 SPACING = 2.0  # mm
 T1W, CONTRAST, SLICES = "brain-t1w", "brain-contrast", "brain-t1w-2d"  # shipped networks
@@ -26,7 +26,7 @@ MOST = 50  # steps of the longest refinement
 
 def _refinements() -> dict[int, Preset]:
     """Return the presets of the network engine that refine, by their steps, and the longest with even more."""
-    presets = default_config()["register"]["presets"]["network"]
+    presets = default_content()["register"]["presets"]["network"]
     found: dict[int, Preset] = {sum(item["iterations"]): item for item in presets.values() if any(item["iterations"])}
     return found | {MOST: {**found[max(found)], "iterations": [MOST]}}
 

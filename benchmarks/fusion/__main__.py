@@ -33,7 +33,7 @@ from benchmarks.fusion.methods import OURS, PAPER, PEER, STAPLE
 from benchmarks.fusion.plot import draw
 from benchmarks.fusion.slices import disturbed, mixed
 from benchmarks.fusion.volumes import CONTRAST, SETTINGS, consensus_rows, network_rows, trained, trust_row
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 from popatlas.fusion.crossval import holm, signed_rank
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import read_json, write_json
@@ -76,7 +76,7 @@ def run_heads(data: Path, out: Path, quick: bool) -> Tables:
 
 def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: bool) -> Tables:
     """Train and fuse in each setting; a network for new subjects where there are few labels."""
-    weight = default_config()["fuse"]["dataparams"]["network_weight"]
+    weight = default_content()["fuse"]["dataparams"]["network_weight"]
     trust: list[Record] = []
     networks: list[Record] = []
     tables = []

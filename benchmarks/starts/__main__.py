@@ -43,7 +43,7 @@ from popatlas.images.io import read_json, write_json
 IXI = "ixi-hh"  # folder of the dataset where --data is one of several
 RIGHT, RIGHT_CONTRAST = 0.85, 0.8  # shares of the untouched pair's Dice
 REAL, MADE, HEADS = 2, 8, 2
-VOXELS = {"simulated": SIMULATED_MM, "IXI": CONFIG["preprocess"]["resolution_mm"]}
+VOXELS = {"simulated": SIMULATED_MM, "IXI": CONFIG.preprocess.resolution_mm}
 QUICK = 1
 COMPARED = 1  # pairs of each kind of data that the other methods are asked about; untouched ones are timed on twice as many
 UPRIGHT = ("upright", 0)

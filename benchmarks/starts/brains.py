@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter1d
 from scipy.spatial.transform import Rotation
 
 from benchmarks.dataset import label_box
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 from popatlas.images import subject as draw
 from popatlas.images.deformation import sample
 from popatlas.images.io import save_image
@@ -154,7 +154,7 @@ def boxed(name: str, image: np.ndarray, labels: np.ndarray, affine: np.ndarray, 
 def labelled(data: Path, scan: str) -> Brain:
     """Return the preprocessed brain of a scan of a BIDS dataset with `derivatives/*/*_dseg`: what has a label."""
     raw = load_single_volume(next(data.glob(f"{scan}/**/anat/{scan}*_T1w.nii.gz")), scan)
-    options = default_config()["preprocess"]
+    options = default_content()["preprocess"]
     image = resample_isotropic(correct_bias(raw, options["n4"]), options["resolution_mm"])
     source = nib.load(next(data.glob(f"derivatives/*/{scan}/**/{scan}*_dseg.nii.gz")))
     labels = np.asarray(resample_from_to(source, image, order=0).dataobj).astype(np.int16)

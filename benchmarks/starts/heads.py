@@ -14,11 +14,11 @@ from nibabel.processing import resample_from_to
 from benchmarks.starts.brains import Brain, labelled_scans, simulated_head, turn_about
 from benchmarks.starts.cases import AXES, SEED
 from benchmarks.starts.methods import quiet
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 from popatlas.images.io import load_image, save_image
 from popatlas.interfaces import load_interface
 
-PREPROCESS = default_config()["preprocess"]
+PREPROCESS = default_content()["preprocess"]
 TURNS = tuple((name, degrees) for name in AXES for degrees in (90, 180))
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from benchmarks.starts.brains import Brain
 from benchmarks.starts.old import first_attempt
-from popatlas.config import default_config, resolve_fallback, resolve_rung
+from popatlas.config.load import default_config
+from popatlas.config.rungs import resolve_fallback, resolve_rung
 from popatlas.errors import PopatlasError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import read_json
@@ -24,7 +25,7 @@ from popatlas.registration.linear import ANTS_ITERATIONS
 from popatlas.registration.pair import Pair, load_pair
 
 CONFIG = default_config()
-GATE = CONFIG["register"]["gate"]
+GATE = CONFIG.content["register"]["gate"]
 OUTPUTS = ("warp", "inverse_warp", "composed", "inverse_composed", "warped", "warped_mask", "logjacobian")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import load_image, read_json, read_table, save_image
 from popatlas.study.study import open_study
 

@@ -6,7 +6,7 @@ import pytest
 
 from popatlas.cli.main import main
 from popatlas.cohort.view import view_of
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import InputError
 from popatlas.images.io import write_text
 from popatlas.receipts import FOLDER

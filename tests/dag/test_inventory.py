@@ -9,7 +9,7 @@ import pytest
 from popatlas.cli.notes import out_of_date
 from popatlas.cohort.outputs import RULES
 from popatlas.cohort.plan import describe_changes, read_index
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, write_text
 from popatlas.measures.truth import truth_files
@@ -356,7 +356,7 @@ def gated(folder, settings=SETTINGS, scans=("",), **changes):
 
 
 def limits(**changes):
-    return load_config()["register"]["gate"] | changes
+    return load_config().content["register"]["gate"] | changes
 
 
 def with_limits(**changes):

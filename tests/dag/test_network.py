@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, read_batch_members
-from popatlas.config import load_config
+from popatlas.config.load import changed, load_config
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, write_json
 from popatlas.receipts import FOLDER, Receipt
@@ -218,9 +218,11 @@ def test_memory_follows_the_lock_the_grid_and_the_pairs(cohort):
     assert REGISTRATION + need < registration_memory(config) < REGISTRATION + need + 50
     # pairs are held in the voxels of the workflow, whatever those of the network
     for size in (2.0, 1.0):
-        config["preprocess"]["resolution_mm"] = size
+        config = changed(config, {"preprocess": {"resolution_mm": size}})
         seven = registration_memory(config, 8) - registration_memory(config)
         assert seven * 1e6 > 7 * 4 * 8 * math.prod(mm // size for mm in REFERENCE_MM), "copies of four images"
-    config["atlas"]["template"] = str(noise_image(cohort / "big.nii.gz", seed=1, shape=(200, 240, 200), spacing=2.0))
+    config = changed(
+        config, {"atlas": {"template": str(noise_image(cohort / "big.nii.gz", seed=1, shape=(200, 240, 200), spacing=2.0))}}
+    )
     assert registration_memory(config) > REGISTRATION + need + 80
     assert registration_memory(load_config({})) == REGISTRATION

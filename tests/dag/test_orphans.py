@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import write_text
 from popatlas.receipts import FOLDER
@@ -68,7 +68,7 @@ def test_a_bench_stays_while_it_is_what_it_would_be_today(cohort):
     methods = ["majority", "staple"]
     settings = bench_config(opened(cohort, SETTINGS).config, methods)
     leave(opened(cohort, settings), "fusion_bench")
-    write_text(cohort / "out" / CONFIG, json.dumps(settings))
+    write_text(cohort / "out" / CONFIG, json.dumps(settings.content))
     for other in (changed(methods=[]), SETTINGS):
         inventory = cleared(cohort, other)
         assert len(there(cohort, "group/fusion-bench.*")) == 3 and there(cohort, f"{FOLDER}/group/bench_fusion.json")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from popatlas.cli.snake import profile_folder
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import read_table, write_text
 from popatlas.study.network import budget, network_memory
@@ -177,7 +177,7 @@ def test_a_job_is_told_its_budget_its_gpus_and_where_its_checkpoint_is(cohort):
     assert f"--folder work/train/brain-t1w-{network.version} --gpus 0 --minutes 705.0 " in line
     assert f"--in_table work/train/brain-t1w-{network.version}/scans.tsv" in line
     _, text = networks(cohort, asking(gpus=2, minutes=30), "-p", "--verbose")
-    assert "--gpus 2 --minutes 30 " in text
+    assert "--gpus 2 --minutes 30.0 " in text
     (resources,) = re.findall(r"rule train_registration:\n(?: +.*\n)*? +resources: (.*)\n", text)
     assert f"mem_mb={network_memory(80 * 96 * 80, 1, 4, 2)}" in resources and "gpu=2" in resources
 
@@ -219,7 +219,7 @@ def test_contradictions_are_told_before_the_job_graph(train, message):
 def test_reference_labels_need_their_pattern_and_nothing_is_checked_without_a_recipe():
     with pytest.raises(ConfigError, match=r"measure\.reference is empty"):
         load_config(asking(labels="reference") | {"measure": {"reference": ""}})
-    assert load_config(asking(recipe=None, labels="staple"))["train"]["labels"] == "staple"
+    assert load_config(asking(recipe=None, labels="staple")).train.labels == "staple"
 
 
 def test_too_few_scans_are_told(cohort):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from popatlas.cohort.outputs import stage_outputs
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import read_json, read_table
 
 from ..cohorts import popatlas

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from popatlas.cohort.outputs import stage_outputs
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import load_image, read_json, read_table
 from popatlas.resources import workflow_root
 

@@ -14,7 +14,7 @@ import yaml
 
 from popatlas.cli.main import main
 from popatlas.cohort.index import index_cohort
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import PopatlasError
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from popatlas.cohort.batches import batches
 from popatlas.cohort.freeze import draw_evenly
 from popatlas.cohort.index import index_cohort, scan_key
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import read_table, save_image
 
 LABEL = st.from_regex(r"[0-9A-Za-z]{1,6}", fullmatch=True)
@@ -45,8 +45,7 @@ def test_every_scan_has_one_row_and_the_right_run(tree, policy):
     with tempfile.TemporaryDirectory() as folder:
         root, out_dir = Path(folder) / "bids", Path(folder) / "out"
         expected = write_tree(root, tree)
-        config = load_config({"cohort": {"run": policy, "min_shape": 4}})
-        config["bids_dir"] = str(root)
+        config = load_config({"cohort": {"run": policy, "min_shape": 4}}, bids_dir=str(root))
         index = index_cohort(config, out_dir)
         assert index["scan"].is_unique
         found = index[index["state"] == "ok"].set_index("scan")
@@ -70,8 +69,7 @@ def test_include_and_exclude_part_the_cohort(tree, data):
         write_tree(root, tree)
         subjects = {}
         for key in ("include", "exclude"):
-            config = load_config({"cohort": {key: sorted(chosen), "min_shape": 4}})
-            config["bids_dir"] = str(root)
+            config = load_config({"cohort": {key: sorted(chosen), "min_shape": 4}}, bids_dir=str(root))
             index = index_cohort(config, Path(folder) / key)
             subjects[key] = set(index.loc[index["state"] != "excluded", "subject"])
         assert subjects["include"] == {f"sub-{name}" for name in chosen}

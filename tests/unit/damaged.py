@@ -9,13 +9,14 @@ import numpy as np
 from benchmarks.starts.brains import Brain, simulated
 from benchmarks.starts.methods import dice
 
-from popatlas.config import default_config, resolve_fallback, resolve_rung
+from popatlas.config.load import default_config
+from popatlas.config.rungs import resolve_fallback, resolve_rung
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
 from popatlas.transforms.affine import read_affine
 
 CONFIG = default_config()
-GATE = CONFIG["register"]["gate"]
+GATE = CONFIG.content["register"]["gate"]
 OUTPUTS = ("warp", "inverse_warp", "composed", "inverse_composed", "warped", "warped_mask", "logjacobian")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy.ndimage import binary_dilation, gaussian_filter, map_coordinates
 
 from popatlas.images.io import load_image, save_image, write_json, write_table
@@ -198,13 +199,11 @@ def build(root: Path, spacing: float = 4.0, subjects: int = 5, images: bool = Tr
 
 
 def _write_cohort(out: Path, bids: Path, scans: list[str], ages: dict[str, float], tables: list[pd.DataFrame]) -> None:
-    from popatlas.config import default_config
+    from popatlas.config.load import load_config
 
-    config = default_config()
-    config |= {"bids_dir": str(bids), "out_dir": str(out)}
-    config["atlas"]["label"] = TEMPLATE
-    config["measure"]["reference"] = "derivatives/labels/{scan}_dseg.nii.gz"
-    write_json(out / "cohort" / "config.yaml", config)
+    own = {"atlas": {"label": TEMPLATE}, "measure": {"reference": "derivatives/labels/{scan}_dseg.nii.gz"}}
+    text = yaml.safe_dump(load_config(own, bids_dir=str(bids), out_dir=str(out)).content)
+    (out / "cohort" / "config.yaml").write_text(text)
     index = pd.DataFrame({"scan": scans, "t1w": [f"{bids / scan}_T1w.nii.gz" for scan in scans]})
     index["role"] = "cohort"
     write_table(index, out / "cohort" / "index.parquet")

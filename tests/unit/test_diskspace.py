@@ -11,7 +11,7 @@ import pytest
 from popatlas.cli.step import main as run_step
 from popatlas.cohort import space
 from popatlas.cohort.space import check_space, needed_bytes
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.diskspace import existing, out_of_space, temporary_folder
 from popatlas.errors import InputError
 from popatlas.failures import describe, foreseen, last_words, stopping, unforeseen

@@ -35,11 +35,18 @@ def unworkable(path: str | os.PathLike[str], *, is_input: bool = True) -> str:
     text = os.fspath(path)
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         return "a line break or another control character"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
+    if not is_text(text):
         return "a name that is not in UTF-8"
     return next((name for name, pattern in PLACEHOLDERS.items() if is_input and pattern.search(text)), "")
+
+
+def is_text(path: str) -> bool:
+    """Tell whether a path is in UTF-8; names of files may be of any bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(path: str | os.PathLike[str]) -> str:

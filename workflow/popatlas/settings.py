@@ -72,6 +72,7 @@ class OneOf:
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 def settings_from(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:

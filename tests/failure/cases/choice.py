@@ -11,7 +11,7 @@ import numpy as np
 
 from popatlas.cli.check import describe_cohort
 from popatlas.cohort.index import index_cohort
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 
 from ...cohorts import noise_image
 from ..casebook import LEFT_OUT, SAID, SHAPE, STOPS, UNAVAILABLE, Case, command, indexed, noise

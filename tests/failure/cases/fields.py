@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 from popatlas.images.io import read_json, save_image
 from popatlas.interfaces.preprocess import CorrectAndConform, ExtractBrain
 
@@ -19,7 +19,7 @@ from ..casebook import FAILED, SAID, Case, noise, step
 TITLE = "Heads and fields of view"
 SHAPE = (44, 48, 44)
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])
-NO_N4 = default_config()["preprocess"]["n4"] | {"enabled": False}
+NO_N4 = default_content()["preprocess"]["n4"] | {"enabled": False}
 
 
 def ellipsoid(*radii_mm: float) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from popatlas.cli.main import main
 from popatlas.cohort.freeze import freeze_label_atlases
 from popatlas.cohort.index import index_cohort
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import save_image
 
 from ...cohorts import noise_cohort

@@ -14,7 +14,7 @@ from popatlas.cohort import space
 from popatlas.cohort.folders import hidden_folders
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.inspect import Inspection
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import PopatlasError
 from popatlas.failures import describe
 

@@ -10,7 +10,8 @@ import pytest
 
 from popatlas.cohort.freeze import freeze_atlas_members
 from popatlas.cohort.index import index_cohort
-from popatlas.config import default_config, load_config, resolve_rung
+from popatlas.config.load import default_content, load_config
+from popatlas.config.rungs import resolve_rung
 from popatlas.errors import PopatlasError
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
@@ -19,17 +20,15 @@ from ...cohorts import noise_cohort
 from ..casebook import AFFINE, FAILED, SHAPE, STOPS, Case, ball, noise, step
 
 TITLE = "Steps"
-GATE = default_config()["register"]["gate"]
-ANTS = default_config()
-ANTS["register"] |= {"engine": "ants", "linear": "ants"}
-ANTS["register"]["presets"]["ants"]["quick"]["iterations"] = [2]
-QUICK = resolve_rung(ANTS, "quick")
+GATE = default_content()["register"]["gate"]
+ANTS = {"engine": "ants", "linear": "ants", "presets": {"ants": {"quick": {"iterations": [2]}}}}
+QUICK = resolve_rung(load_config({"register": ANTS}), "quick")
 
 
 def conform(data: np.ndarray) -> Callable[[Path], str]:
     def run(folder: Path) -> str:
         save_image(data, AFFINE, folder / "raw.nii.gz")
-        options = default_config()["preprocess"]["n4"]
+        options = default_content()["preprocess"]["n4"]
         return step(
             "CorrectAndConform",
             in_file=str(folder / "raw.nii.gz"),

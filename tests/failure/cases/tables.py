@@ -12,7 +12,7 @@ import pytest
 from popatlas.cohort.freeze import freeze_atlas_members
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.names import freeze_label_names
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import PopatlasError
 from popatlas.measures.landmarks import read_landmarks
 from popatlas.training.table import read_training_table

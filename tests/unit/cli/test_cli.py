@@ -6,7 +6,7 @@ import pytest
 from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
 from popatlas.cli.snake import check_options, command, is_dry_run, profile_folder
 from popatlas.cohort.view import hide, view_of
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import ConfigError
 from popatlas.fusion.methods import METHODS
 from popatlas.resources import workflow_root
@@ -53,10 +53,12 @@ def test_the_bench_takes_known_methods_and_hands_the_rest_on(capsys):
 def test_the_bench_changes_what_it_compares_and_nothing_else():
     config = load_config({"fuse": {"maps": False, "segmenter": {"enabled": True, "labels": "jlf"}, "jlf": {"beta": 2.0}}})
     found = bench_config(config, ["majority", "dataparams"])
-    changed = {key for key in config["fuse"] if found["fuse"][key] != config["fuse"][key]}
-    assert changed == {"methods", "bench", "maps", "segmenter"}
-    assert found["fuse"]["methods"] == ["majority", "dataparams"]
-    assert {key: found[key] for key in found if key != "fuse"} == {key: config[key] for key in config if key != "fuse"}
+    before, after = config.content, found.content
+    assert {key for key in before["fuse"] if after["fuse"][key] != before["fuse"][key]} == {
+        *("methods", "bench", "maps", "segmenter")
+    }
+    assert found.fuse.methods == ("majority", "dataparams")
+    assert {**after, "fuse": {}} == {**before, "fuse": {}}
     with pytest.raises(ConfigError, match=r"at least 2 are needed \(fuse\.atlases: 0\)"):
         bench_config(load_config({"fuse": {"atlases": 0}}), ["majority"])
 

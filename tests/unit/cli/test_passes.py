@@ -17,7 +17,7 @@ from popatlas.cohort.index import index_cohort
 from popatlas.cohort.inspect import Inspection
 from popatlas.cohort.labelsummary import labels_summary
 from popatlas.cohort.ledger import forget_failures, read_failure
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import read_json, write_json, write_text
 from popatlas.receipts import read_attempt
 from popatlas.study import books
@@ -127,7 +127,7 @@ def test_a_code_of_0_is_no_proof(tmp_path, monkeypatch):
 
 def test_changed_settings_are_said_before_and_after(tmp_path, capsys):
     before = load_config({"fuse": {"labels": "derivatives/mine/{scan}.nii.gz"}, "preprocess": {"resolution_mm": 1.0}})
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(before.content))
     after = load_config({"preprocess": {"brain": {"gpu": 1, "batch": 9}}})
     lines = opening_notes(after, tmp_path / "config.yaml")
     said = capsys.readouterr().err

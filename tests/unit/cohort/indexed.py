@@ -1,13 +1,11 @@
 """The index of a dataset, as the tests of it ask for one."""
 
 from popatlas.cohort.index import index_cohort
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 
 
 def configure(bids_dir, **cohort):
-    config = load_config({"cohort": cohort})
-    config["bids_dir"] = str(bids_dir)
-    return config
+    return load_config({"cohort": cohort}, bids_dir=str(bids_dir))
 
 
 def run(bids, out_dir, **cohort):

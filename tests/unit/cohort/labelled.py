@@ -6,7 +6,7 @@ import numpy as np
 from popatlas.cohort.freeze import freeze_label_atlases
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.labelfiles import inspect_label_files
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import load_image, save_image
 from popatlas.study.study import Study
 from tests.cohorts import noise_cohort

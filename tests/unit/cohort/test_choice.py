@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from popatlas.cohort.choice import Candidate, Rules, choose, judged, name_hint, read_rules
 from popatlas.cohort.inspect import Inspection
-from popatlas.config import default_config
+from popatlas.config.sections import Cohort
 from popatlas.errors import ConfigError
+from popatlas.settings import settings_from
 
 DAMAGED = Inspection("unreadable", "EOFError")
 
@@ -19,7 +20,7 @@ def image(name, spacing="1x1x1", shape="200x256x256", code="", **more):
 
 
 def rules(**options):
-    return read_rules(default_config()["cohort"] | options, [])
+    return read_rules(settings_from(Cohort, options, "cohort"), [])
 
 
 def taken(*images, former="", **options):
@@ -143,7 +144,7 @@ def test_what_is_no_rule_is_refused(options, words):
 
 
 def test_an_entity_of_the_dataset_alone_is_known():
-    found = read_rules(default_config()["cohort"] | {"prefer": ["site-A"]}, ["sub-1_site-A_T1w.nii.gz"])
+    found = read_rules(Cohort(prefer=("site-A",)), ["sub-1_site-A_T1w.nii.gz"])
     assert found.prefer == [{"site": "A"}]
 
 

@@ -15,7 +15,7 @@ from popatlas.cohort.freeze import (
     template_version,
 )
 from popatlas.cohort.index import index_cohort
-from popatlas.config import load_config
+from popatlas.config.load import changed, load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import sha256, write_json
 from popatlas.receipts import FOLDER, Receipt
@@ -26,8 +26,7 @@ NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
 
 @pytest.fixture
 def study(tmp_path):
-    config = load_config({})
-    config["bids_dir"] = str(noise_cohort(tmp_path / "bids", NAMES))
+    config = load_config(bids_dir=str(noise_cohort(tmp_path / "bids", NAMES)))
     out_dir = tmp_path / "out"
     index = index_cohort(config, out_dir)
     return config, index, list(index["scan"]), out_dir
@@ -120,7 +119,7 @@ def test_a_changed_image_of_a_frozen_member_stops_the_study(study, tmp_path):
     # a new label makes a new template; a member that is not used any more is no contradiction
     other = load_config({"atlas": {"label": "second"}})
     assert len(freeze_atlas_members(other, index, scans, out_dir)) == 6
-    config["cohort"]["exclude"] = ["sub-02"]
+    config = changed(config, {"cohort": {"exclude": ["sub-02"]}})
     pd.testing.assert_frame_equal(
         freeze_atlas_members(config, index_cohort(config, out_dir), scans, out_dir), members.reset_index(drop=True)
     )
@@ -132,7 +131,7 @@ def test_another_request_for_members_after_the_build_is_named(study, capsys):
     built(out_dir)
     freeze_atlas_members(config, index, scans, out_dir)
     assert capsys.readouterr().err == ""
-    config["atlas"]["members"] = 3
+    config = changed(config, {"atlas": {"members": 3}})
     assert list(freeze_atlas_members(config, index, scans, out_dir)["scan"]) == list(members["scan"])
     said = capsys.readouterr().err
     assert "atlas.members was changed" in said
@@ -141,7 +140,7 @@ def test_another_request_for_members_after_the_build_is_named(study, capsys):
 
 def test_a_number_of_members_covers_the_ages(study):
     config, index, scans, out_dir = study
-    config["atlas"]["members"] = 3
+    config = changed(config, {"atlas": {"members": 3}})
     members = freeze_atlas_members(config, index, scans, out_dir)
     assert members["subject"].iloc[[0, -1]].tolist() == ["sub-01", "sub-06"]
     assert len(members) == 3
@@ -149,11 +148,11 @@ def test_a_number_of_members_covers_the_ages(study):
 
 def test_a_listed_member_that_is_broken_is_left_out_and_an_unknown_one_refused(study, capsys):
     config, index, scans, out_dir = study
-    config["atlas"]["members"] = ["01", "sub-02", "03"]
+    config = changed(config, {"atlas": {"members": ["01", "sub-02", "03"]}})
     members = freeze_atlas_members(config, index, [scan for scan in scans if "sub-02" not in scan], out_dir)
     assert list(members["subject"]) == ["sub-01", "sub-03"]
     assert "sub-02 cannot be used" in capsys.readouterr().err
-    config["atlas"]["members"] = ["01", "sub-2"]
+    config = changed(config, {"atlas": {"members": ["01", "sub-2"]}})
     with pytest.raises(ConfigError, match=r"sub-2 is not in the dataset.*did you mean sub-0"):
         freeze_atlas_members(config, index, scans, out_dir)
 
@@ -184,7 +183,7 @@ def test_the_version_hashes_members_and_science_but_not_execution(study):
 def test_an_existing_template_is_hashed_by_content(study, tmp_path):
     config, *_ = study
     path = noise_image(tmp_path / "mni.nii.gz", seed=1)
-    config["atlas"]["template"] = str(path)
+    config = changed(config, {"atlas": {"template": str(path)}})
     version = template_version(pd.DataFrame(), config)
     noise_image(path, seed=2)
     other = template_version(pd.DataFrame(), config)
@@ -201,7 +200,7 @@ def test_label_atlases_stay_when_scans_are_added_and_change_when_the_request_doe
     first = freeze_label_atlases(config, index, scans[:4], out_dir)
     assert len(first) == 3
     pd.testing.assert_frame_equal(freeze_label_atlases(config, index, scans, out_dir), first, check_dtype=False)
-    config["fuse"]["atlases"] = ["06"]
+    config = changed(config, {"fuse": {"atlases": ["06"]}})
     assert list(freeze_label_atlases(config, index, scans, out_dir)["atlas"]) == ["sub-06/anat/sub-06"]
     assert list(read_label_atlases(out_dir)["atlas"]) == ["sub-06/anat/sub-06"]
 
@@ -210,7 +209,7 @@ def test_a_label_image_that_does_not_open_is_no_atlas(study, tmp_path):
     config, index, scans, out_dir = study
     label = tmp_path / "bids/derivatives/truth/sub-01/anat/sub-01_desc-truth_dseg.nii.gz"
     label.write_bytes(b"")
-    config["fuse"]["atlases"] = 6
+    config = changed(config, {"fuse": {"atlases": 6}})
     assert len(freeze_label_atlases(config, index, scans, out_dir)) == 5
 
 
@@ -241,7 +240,7 @@ def test_external_atlases_without_labels_are_left_out(study, tmp_path, capsys):
     noise_labels(tmp_path / "a.nii.gz", seed=50)
     table = tmp_path / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\ta.nii.gz\nB\ta.nii.gz\tmissing.nii.gz\n")
-    config["fuse"]["atlases"] = str(table)
+    config = changed(config, {"fuse": {"atlases": str(table)}})
     found = freeze_label_atlases(config, index, scans, out_dir)
     assert list(found["atlas"]) == ["atlases/sub-A/anat/sub-A"]
     assert "missing.nii.gz does not open" in capsys.readouterr().err
@@ -253,7 +252,7 @@ def test_an_edited_table_of_external_atlases_is_read_again(study, tmp_path):
         noise_labels(tmp_path / f"{name}.nii.gz", seed=50)
     table = tmp_path / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\ta.nii.gz\n")
-    config["fuse"]["atlases"] = str(table)
+    config = changed(config, {"fuse": {"atlases": str(table)}})
     usable = [*scans, "atlases/sub-A/anat/sub-A", "atlases/sub-B/anat/sub-B"]
     assert len(freeze_label_atlases(config, index, usable, out_dir)) == 1
     table.write_text("atlas\tt1w\tdseg\nA\ta.nii.gz\tb.nii.gz\nB\ta.nii.gz\ta.nii.gz\n")

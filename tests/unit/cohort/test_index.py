@@ -10,6 +10,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from popatlas.cohort.index import index_cohort
+from popatlas.config.load import changed
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_table, write_table
 from popatlas.resources import schema_path
@@ -201,7 +202,7 @@ def test_external_atlases_are_rows_of_their_own_role(bids, tmp_path):
     table = tmp_path / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\nA1\tatlases/twin.nii.gz\tatlases/twin.nii.gz\n")
     config = configure(bids)
-    config["fuse"]["atlases"] = str(table)
+    config = changed(config, {"fuse": {"atlases": str(table)}})
     index = index_cohort(config, tmp_path / "out").set_index("scan")
     assert index.loc["atlases/sub-A1/anat/sub-A1", ["role", "state"]].tolist() == ["atlas", "ok"]
     assert index.loc["sub-01/anat/sub-01", "state"] == "ok"

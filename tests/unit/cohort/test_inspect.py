@@ -1,12 +1,14 @@
 import gzip
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from popatlas.cohort.inspect import CHECKS, inspect_image
+from popatlas.config.sections import Cohort
 
-LIMITS = {"spacing_mm": [0.3, 6.0], "min_shape": 16}
+LIMITS = Cohort(spacing_mm=(0.3, 6.0), min_shape=16)
 SHAPE = (20, 21, 22)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
@@ -24,7 +26,8 @@ def write(path, data=None, affine=AFFINE, sform=1, qform=1):
 
 
 def code_of(path, **limits):
-    return inspect_image(path, LIMITS | limits).code
+    own = {key: tuple(value) if isinstance(value, list) else value for key, value in limits.items()}
+    return inspect_image(path, replace(LIMITS, **own)).code
 
 
 @pytest.fixture

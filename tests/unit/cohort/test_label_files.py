@@ -12,7 +12,7 @@ from popatlas.cohort import labelfiles
 from popatlas.cohort.freeze import freeze_label_atlases, read_label_atlases
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.labelfiles import COLUMNS, LABEL_FILES, label_digest, left_out, read_label_files
-from popatlas.config import load_config
+from popatlas.config.load import changed, load_config
 from popatlas.images.io import save_image, sha256
 from tests.cohorts import noise_cohort, noise_image, noise_labels
 from tests.unit.cohort.labelled import AFFINE, NAMES, SHAPE, SPOIL, scan
@@ -27,7 +27,7 @@ WORDS = {
 
 @pytest.mark.parametrize("kind", SPOIL)
 def test_an_atlas_that_fails_is_left_out_aloud_and_the_others_serve(setup, capsys, kind):
-    setup.config["fuse"]["atlases"] = 6
+    setup.config = changed(setup.config, {"fuse": {"atlases": 6}})
     setup.spoil("sub-03", kind)
     assert setup.atlases() == [scan(name) for name in NAMES if name != "sub-03"]
     said = capsys.readouterr().err
@@ -83,7 +83,7 @@ def test_files_that_have_not_changed_are_not_opened_again(setup, monkeypatch):
     noise_image(setup.bids / f"{scan('sub-01')}_T1w.nii.gz", seed=500)
     setup.index = index_cohort(setup.config, setup.out)
     assert opened(setup, monkeypatch) == ["sub-01", "sub-05"], "the image that it must lie on has changed"
-    setup.config["cohort"]["spacing_mm"] = [0.3, 5.0]
+    setup.config = changed(setup.config, {"cohort": {"spacing_mm": [0.3, 5.0]}})
     assert opened(setup, monkeypatch) == NAMES
 
 
@@ -131,7 +131,7 @@ def test_frozen_atlases_without_a_substitute_become_fewer_and_mended_ones_are_of
 
 
 def test_listed_atlases_come_back_when_they_are_mended(setup, capsys):
-    setup.config["fuse"]["atlases"] = ["01", "sub-03", "05"]
+    setup.config = changed(setup.config, {"fuse": {"atlases": ["01", "sub-03", "05"]}})
     setup.spoil("sub-03")
     setup.label("sub-05").unlink()
     assert setup.atlases() == [scan("sub-01")]
@@ -153,7 +153,7 @@ def test_an_external_atlas_must_lie_on_its_own_image(setup, capsys):
     SPOIL["moved"](setup.folder / "b_dseg.nii.gz")
     table = setup.folder / "atlases.tsv"
     table.write_text("atlas\tt1w\tdseg\n" + "".join(f"{name}\t{name}.nii.gz\t{name}_dseg.nii.gz\n" for name in "cab"))
-    setup.config["fuse"]["atlases"] = str(table)
+    setup.config = changed(setup.config, {"fuse": {"atlases": str(table)}})
     setup.index = index_cohort(setup.config, setup.out)
     expected = ["atlases/sub-c/anat/sub-c", "atlases/sub-a/anat/sub-a"]
     assert setup.atlases() == expected
@@ -174,9 +174,9 @@ def test_when_all_fail_it_is_said_and_nothing_is_fused(setup, capsys):
 
 
 def test_without_methods_no_atlas_is_looked_at(setup):
-    setup.config["fuse"]["methods"] = []
+    setup.config = changed(setup.config, {"fuse": {"methods": []}})
     assert set(setup.inspect()["use"]) == {"reference"}
-    setup.config["measure"]["reference"] = ""
+    setup.config = changed(setup.config, {"measure": {"reference": ""}})
     assert setup.inspect().empty and setup.atlases() == []
 
 
@@ -191,7 +191,7 @@ def test_a_subject_with_labels_in_one_session_only_is_no_fault(tmp_path, capsys)
     found = freeze_label_atlases(config, index, list(index["scan"]), tmp_path / "out")
     assert list(found["atlas"]) == ["sub-03/ses-2/anat/sub-03_ses-2"]
     assert capsys.readouterr().err == ""
-    config["fuse"]["atlases"] = 2
+    config = changed(config, {"fuse": {"atlases": 2}})
     assert len(freeze_label_atlases(config, index, list(index["scan"]), tmp_path / "out")) == 1
     assert "fuse.atlases asks for 2, and 1 scan(s) have labels that can be used" in capsys.readouterr().err
 
@@ -208,7 +208,7 @@ def brain(*low):
 def test_labels_off_the_brain_are_left_out_as_soon_as_there_is_a_mask(setup, capsys):
     for name in NAMES:
         save_image((brain(2, 2, 2) * np.arange(1, 37)).astype(np.int16), AFFINE, setup.label(name))
-    setup.config["fuse"]["atlases"] = 6
+    setup.config = changed(setup.config, {"fuse": {"atlases": 6}})
     assert len(setup.atlases()) == 6
     for name in NAMES:
         setup.mask(name, brain(3, 2, 2) if name != "sub-04" else brain(20, 20, 20))
@@ -243,7 +243,10 @@ def test_a_scan_with_a_bad_reference_is_measured_without_it(setup):
 def test_a_network_does_not_learn_from_bad_references(setup):
     from popatlas.cohort.training import freeze_network
 
-    setup.config["train"] |= {"recipe": "voxelmorph", "labels": "reference", "changes": {"grid": {"affine_first": False}}}
+    setup.config = changed(
+        setup.config,
+        {"train": {"recipe": "voxelmorph", "labels": "reference", "changes": {"grid": {"affine_first": False}}}},
+    )
     setup.spoil("sub-02")
     freeze_label_atlases(setup.config, setup.index, setup.scans, setup.out)
     plan = freeze_network(setup.config, setup.index, setup.scans, read_label_atlases(setup.out), setup.out)

@@ -8,7 +8,7 @@ from popatlas.cli.notes import missing_labels
 from popatlas.cohort.freeze import freeze_label_atlases
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.names import freeze_label_names
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.images.io import read_table, save_image, write_text
 from popatlas.measures.names import LABEL_NAMES, LOST, find_names, read_names
 from popatlas.measures.scan import ScanFiles, measure_scan

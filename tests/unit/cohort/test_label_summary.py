@@ -5,13 +5,13 @@ import shutil
 from popatlas.cli.check import describe_template
 from popatlas.cohort.labelfiles import inspect_label_files, used_as
 from popatlas.cohort.labelsummary import labels_summary, nearest_file
-from popatlas.config import load_config
+from popatlas.config.load import changed, load_config
 from tests.cohorts import noise_image, noise_labels
 from tests.unit.cohort.labelled import NAMES, SPOIL, no_forms, scan
 
 
 def test_the_summary_counts_and_names(setup):
-    setup.config["measure"]["reference"] = "derivatives/refs/{scan}_dseg.nii.gz"
+    setup.config = changed(setup.config, {"measure": {"reference": "derivatives/refs/{scan}_dseg.nii.gz"}})
     noise_labels(setup.bids / f"derivatives/refs/{scan('sub-01')}_dseg.nii.gz", seed=60)
     setup.spoil("sub-02", "NaN")
     setup.inspect()
@@ -34,8 +34,7 @@ def test_patterns_without_a_match_are_named_with_the_file_that_may_be_meant(setu
         ("fuse", "labels", "derivatives/trut/{scan}_desc-truth_dseg.nii.gz"),
         ("measure", "reference", "derivatives/truth/{scan}_desc-true_dseg.nii.gz"),
     ):
-        config = load_config({}, bids_dir=str(setup.bids))
-        config[section][key] = wrong
+        config = load_config({section: {key: wrong}}, bids_dir=str(setup.bids))
         inspect_label_files(config, setup.index, setup.scans, setup.out)
         (line,) = [line for line in labels_summary(config, setup.index, setup.out) if "no file" in line]
         assert f"{section}.{key} ('{wrong}') matches no file" in line
@@ -61,7 +60,7 @@ def test_labels_that_several_subjects_share_are_told(setup):
 
 
 def test_nothing_asked_for_nothing_told(setup):
-    setup.config["fuse"]["methods"], setup.config["measure"]["reference"] = [], ""
+    setup.config = changed(setup.config, {"fuse": {"methods": []}, "measure": {"reference": ""}})
     setup.inspect()
     assert labels_summary(setup.config, setup.index, setup.out) == ["labels         none are asked for"]
 
@@ -69,7 +68,7 @@ def test_nothing_asked_for_nothing_told(setup):
 def test_check_looks_at_an_existing_template_and_its_mask(setup):
     template, mask = setup.folder / "tpl-x_T1w.nii.gz", setup.folder / "tpl-x_mask.nii.gz"
     assert describe_template(setup.config) == []
-    setup.config["atlas"]["template"] = str(noise_image(template, seed=1))
+    setup.config = changed(setup.config, {"atlas": {"template": str(noise_image(template, seed=1))}})
     assert describe_template(setup.config) == ["template       ok, no mask beside it"]
     noise_image(mask, seed=2)
     assert describe_template(setup.config) == ["template       ok, with tpl-x_mask.nii.gz"]
@@ -81,7 +80,7 @@ def test_check_looks_at_an_existing_template_and_its_mask(setup):
 
 
 def test_uses_are_told_apart(setup):
-    setup.config["measure"]["reference"] = ""
+    setup.config = changed(setup.config, {"measure": {"reference": ""}})
     table = setup.inspect()
     assert (
         len(used_as(table, "atlas")) == 6 and used_as(table, "reference").empty and used_as(table, "atlas", good=False).empty

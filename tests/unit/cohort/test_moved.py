@@ -3,7 +3,7 @@
 import shutil
 
 from popatlas.cohort.index import index_cohort
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from tests.cohorts import noise_cohort, noise_image
 
 

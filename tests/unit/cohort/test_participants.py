@@ -13,7 +13,7 @@ from popatlas.cli.main import main
 from popatlas.cohort.freeze import draw_evenly, freeze_atlas_members, with_age
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.participants import describe_scans, match_ids, read_listing, read_people
-from popatlas.config import load_config
+from popatlas.config.load import changed, load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import write_if_changed
 from popatlas.images.tables import read_text_table
@@ -254,13 +254,13 @@ def test_visits_are_selected_drawn_and_tabulated_by_their_own_age(tmp_path):
         ["sub-01", "ses-1", "30"], ["sub-01", "ses-2", "60"], ["sub-02", "ses-1", "40"], ["sub-02", "ses-2", "70"]
     ]  # fmt: skip
     assert "session_id" in volumes and volumes["session_id"].tolist() == volumes["session"].tolist()
-    config["cohort"]["query"] = "age >= 60"
+    config = changed(config, {"cohort": {"query": "age >= 60"}})
     late = index_cohort(config, tmp_path / "late").set_index("scan")["state"]
     assert late.to_dict() == {
         "sub-01/ses-1/anat/sub-01_ses-1": "excluded", "sub-01/ses-2/anat/sub-01_ses-2": "ok",
         "sub-02/ses-1/anat/sub-02_ses-1": "excluded", "sub-02/ses-2/anat/sub-02_ses-2": "ok",
     }  # fmt: skip
-    config["cohort"] |= {"query": "session == 'ses-1'", "exclude": ["02"]}
+    config = changed(config, {"cohort": {"query": "session == 'ses-1'", "exclude": ["02"]}})
     first = index_cohort(config, tmp_path / "first").set_index("scan")["state"]
     assert list(first) == ["ok", "excluded", "excluded", "excluded"]
 
@@ -285,7 +285,7 @@ def test_who_lacks_what_a_query_asks_for_is_counted_and_not_selected(tmp_path, c
     config, _ = study(tmp_path, SIX.replace("20", "n/a").replace("sub-02\t70\n", ""))
     capsys.readouterr()
     for query in ("age > 35", "not age <= 35", "age != 35"):
-        config["cohort"]["query"] = query
+        config = changed(config, {"cohort": {"query": query}})
         index = index_cohort(config, tmp_path / "out").set_index("subject")
         assert (
             {"sub-04", "sub-05", "sub-06"} <= set(index.index[index["state"] == "ok"]) <= {f"sub-0{n}" for n in (3, 4, 5, 6)}

@@ -14,7 +14,7 @@ from popatlas.cohort.folders import hidden_folders, subject_folders
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.places import check_files, check_places
 from popatlas.cohort.select import parse_labels
-from popatlas.config import load_config, make_absolute
+from popatlas.config.load import load_config, make_absolute
 from popatlas.errors import ConfigError, InputError
 from popatlas.paths import resolved, unworkable
 from tests.cohorts import noise_cohort, noise_image
@@ -31,10 +31,9 @@ def dataset(tmp_path):
 
 
 def check(bids_dir, out_dir, **settings):
-    config = load_config(settings, bids_dir=str(bids_dir), out_dir=str(out_dir))
-    make_absolute(config)
+    config = make_absolute(load_config(settings, bids_dir=str(bids_dir), out_dir=str(out_dir)))
     check_places(config, make=True)
-    return Path(config["out_dir"])
+    return Path(config.out_dir)
 
 
 @pytest.mark.parametrize("place", ["../out", "derivatives/popatlas", "derivatives", "results", "../../elsewhere/deep/down"])
@@ -142,8 +141,7 @@ def test_files_of_the_configuration_are_named_with_the_path_that_was_looked_for(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.tsv").mkdir()
     for value, message in (("absent.tsv", "does not exist"), ("folder.tsv", "is a folder"), ("{a}.tsv", "has braces")):
-        config = load_config({section: {key: value}})
-        make_absolute(config)
+        config = make_absolute(load_config({section: {key: value}}))
         with pytest.raises(InputError, match=f"{section}.{key} {message}") as caught:
             check_files(config)
         assert str(tmp_path / value) in str(caught.value)
@@ -151,8 +149,7 @@ def test_files_of_the_configuration_are_named_with_the_path_that_was_looked_for(
 
 def test_the_demo_is_drawn_only_when_asked_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = load_config()
-    make_absolute(config)
+    config = make_absolute(load_config())
     with pytest.raises(InputError, match="the dataset does not exist"):
         check_folders(config, make=False)
 

@@ -4,7 +4,7 @@ import pytest
 
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.participants import read_people
-from popatlas.config import load_config
+from popatlas.config.load import load_config
 from popatlas.errors import InputError
 from tests.cohorts import noise_cohort, noise_image
 

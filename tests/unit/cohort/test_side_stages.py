@@ -17,7 +17,7 @@ from popatlas.cli.passes import BEGAN, Passes
 from popatlas.cli.process import Outcome
 from popatlas.cohort.ledger import failed_scans, incomplete, left_out, read_ledger, settle, summary
 from popatlas.cohort.outputs import stage_outputs
-from popatlas.config import load_config
+from popatlas.config.load import load_config, parse_config
 from popatlas.images.io import write_table, write_text
 from popatlas.measures.table import members
 from popatlas.report.cohort import write_report
@@ -116,7 +116,7 @@ def test_a_run_ends_with_results_names_and_code_3(out, monkeypatch, capsys):
         rows = ledger[ledger["state"] == "failed"].to_dict("records")
         return {(row["scan"], row["stage"]): row["reason"] for row in rows}
 
-    config = CONFIG | {"out_dir": str(out)}
+    config = parse_config(CONFIG.content | {"out_dir": str(out)})
     index = pd.read_parquet(out / "cohort" / "index.parquet").assign(t1w="x", spacing_mm="2x2x2")
     write_table(index, out / "cohort" / "index.parquet")
     shutil.rmtree(out / "logs")

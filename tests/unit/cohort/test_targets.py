@@ -11,7 +11,7 @@ from popatlas.cohort.targets import (
     read_trainings,
     training_settings,
 )
-from popatlas.config import load_config
+from popatlas.config.load import changed, load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import FOLDER, Receipt
@@ -145,7 +145,7 @@ def test_what_was_trained_with_makes_another_version(setup, fuse):
 
 @pytest.mark.parametrize("file", ["sub-04/anat/sub-04_T1w", "derivatives/truth/sub-02/anat/sub-02_desc-truth_dseg"])
 def test_a_changed_image_makes_another_version(setup, file):
-    setup.config["atlas"]["members"] = ["01", "03"]
+    setup.config = changed(setup.config, {"atlas": {"members": ["01", "03"]}})
     setup.train()
     trained = setup.freeze()["trust"]
     write = noise_labels if file.endswith("dseg") else noise_image
@@ -247,13 +247,13 @@ def test_each_method_has_the_settings_that_it_reads():
         {"ties", "select", "jlf", "dataparams"},
         {"votes", "network_weight", "gate_quality"},
     )
-    config["fuse"] |= {"select": 2, "select_by": "trust"}
-    config["fuse"]["dataparams"]["votes"] = "softmax"
+    own = {"methods": ["dataparams"], "select": 2, "select_by": "trust", "dataparams": {"votes": "softmax"}}
+    config = changed(config, {"fuse": own})
     assert fusion_settings(config, "staple")["select_by"] == "similarity"
     assert fusion_settings(config, "dataparams")["select_by"] == "trust"
     assert "jlf" not in fusion_settings(config, "dataparams")
     learned = training_settings(config, "trust")
-    assert set(config["fuse"]["dataparams"]) - set(learned) == {"gpu", "votes", "network_weight", "gate_quality"}
+    assert set(config.content["fuse"]["dataparams"]) - set(learned) == {"gpu", "votes", "network_weight", "gate_quality"}
 
 
 def test_memory_of_a_training_follows_what_is_held():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from popatlas.config import default_config
+from popatlas.config.load import default_config, default_content
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.sections import SECTIONS, describe
 from popatlas.report.methods import Counts, read_references, write_methods
@@ -32,8 +32,8 @@ def test_a_section_of_the_configuration_is_its_class(name):
     fuse = yaml.safe_load(schema_path("config").read_text())["properties"]["fuse"]["properties"]
     kind = SECTIONS[name]
     assert schema_of(kind, complete=True) == fuse[name]
-    assert list(schema_of(kind, complete=True)["properties"]) == list(default_config()["fuse"][name])
-    assert as_content(kind()) == default_config()["fuse"][name]
+    assert list(schema_of(kind, complete=True)["properties"]) == list(default_content()["fuse"][name])
+    assert as_content(kind()) == default_content()["fuse"][name]
 
 
 def test_the_configuration_takes_each_method():
@@ -57,7 +57,7 @@ def test_each_is_a_function_that_takes_its_options(name):
 def test_the_methods_text_tells_it(name):
     found = write_methods(default_config(), Counts(3, 3, {}, 3, 2), [name], {})
     text = dict(found.sections)["Label fusion"]
-    assert f"They were fused by {describe(name, default_config()['fuse']).split(' [@')[0]}" in text
+    assert f"They were fused by {describe(name, default_content()['fuse']).split(' [@')[0]}" in text
     assert set(METHODS[name].references) <= {reference.key for reference in found.references}
 
 

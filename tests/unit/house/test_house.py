@@ -4,12 +4,14 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from popatlas.config import default_config
+from popatlas.config.load import default_config, default_content
 from popatlas.fusion.methods import MAPS
 from popatlas.interfaces import INTERFACES, load_interface
 from popatlas.resources import schema_path
@@ -55,11 +57,11 @@ def test_every_rule_says_what_it_does_where_it_logs_and_what_it_needs(name, body
 @pytest.mark.parametrize("name", ["preprocess", "atlas"])
 def test_params_hold_only_what_the_job_reads(name):
     """A whole section as a parameter would redo the job when a key changes that it does not read."""
-    config, text = default_config(), (ROOT / "rules" / f"{name}.smk").read_text()
-    names = {"config": config, "brain": config["preprocess"]["brain"]}
-    found = re.findall(r"""^ +\w+=((?:config|brain)(?:\["\w+"\])*),$""", text, re.M)
+    text, study = (ROOT / "rules" / f"{name}.smk").read_text(), SimpleNamespace(config=default_config())
+    names = {"study": study, "brain": study.config.preprocess.brain}
+    found = re.findall(r"""^ +\w+=((?:study\.config|brain)(?:\.\w+)*),$""", text, re.M)
     assert found or name == "atlas"
-    assert [part for part in found if isinstance(eval(part, names), dict)] == []
+    assert [part for part in found if is_dataclass(eval(part, names))] == []
 
 
 def test_rules_hold_no_science():
@@ -97,7 +99,7 @@ def test_every_key_is_described_has_a_default_and_is_read():
     code = "\n".join(path.read_text() for path in [*PACKAGE.rglob("*.py"), *RULE_FILES, ROOT / "Snakefile"])
     for keys, part in schema_keys(schema):
         assert part.get("description"), f"{'.'.join(keys)} is not described"
-        value = default_config()
+        value = default_content()
         for key in keys:
             assert key in value, f"{'.'.join(keys)} has no default in config.yaml"
             value = value[key]

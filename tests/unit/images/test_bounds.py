@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from popatlas.cohort.inspect import inspect_image
+from popatlas.config.sections import Cohort
 from popatlas.errors import InputError
 from popatlas.images import bounds
 from popatlas.images.bounds import SizeError, is_unfetched, read_announced, size_fault, voxel_pieces
 from popatlas.images.io import load_image
 
-LIMITS = {"spacing_mm": [0.3, 6.0], "min_shape": 16}
+LIMITS = Cohort(spacing_mm=(0.3, 6.0), min_shape=16)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 SHAPE = (20, 21, 22)
 DATA = np.random.default_rng(0).integers(1, 200, SHAPE).astype(np.int16)

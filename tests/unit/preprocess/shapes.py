@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 
 LPS = np.diag([-1.0, -1.0, 1.0])
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 
 
 def n4_options(**changes: object) -> dict[str, object]:
-    return default_config()["preprocess"]["n4"] | changes
+    return default_content()["preprocess"]["n4"] | changes
 
 
 def ball(shape=(36, 36, 36), radius=12.0) -> np.ndarray:

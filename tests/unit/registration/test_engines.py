@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from popatlas.config import default_config, resolve_rung
+from popatlas.config.load import default_content, load_config
+from popatlas.config.rungs import resolve_rung
 from popatlas.errors import ConfigError, InputError, PackageError, SetupError
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import load_image, read_json, save_image, sha256
@@ -19,8 +20,7 @@ from tests.unit.transforms.test_displacement import field_array, read_field
 
 
 def rung(engine, linear, preset, start="mass"):
-    config = default_config()
-    config["register"] |= {"engine": engine, "linear": linear}
+    config = load_config({"register": {"engine": engine, "linear": linear}})
     return resolve_rung(config, preset) | {"start": start}
 
 
@@ -33,7 +33,7 @@ ENGINES = {
 }
 QUICK = rung("ants", "ants", "quick")
 SEARCH = QUICK | {"start": "search"}
-GATE = default_config()["register"]["gate"]
+GATE = default_content()["register"]["gate"]
 AMPLITUDE_MM = 5.0
 
 

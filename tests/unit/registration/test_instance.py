@@ -10,7 +10,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from popatlas.config import default_config
+from popatlas.config.load import default_content
 from popatlas.errors import InputError
 from popatlas.registration.engines.instance import core
 from popatlas.registration.engines.instance.core import InstanceResult, level_matrix, register
@@ -286,7 +286,7 @@ def test_presets() -> None:
 
 
 def test_the_shipped_configuration_states_the_presets() -> None:
-    shipped = default_config()["register"]["presets"]["instance"]
+    shipped = default_content()["register"]["presets"]["instance"]
     assert {name: settings_from(InstanceSettings, values, name) for name, values in shipped.items()} == PRESETS
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from popatlas.config import load_config, resolve_rung
+from popatlas.config.load import load_config
+from popatlas.config.rungs import resolve_rung
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.grid import Grid
 from popatlas.images.io import load_image, save_image
@@ -286,7 +287,7 @@ def test_weights_that_cannot_be_used_are_named_before_anything_runs(tmp_path, re
 
 
 def test_weights_do_not_matter_to_other_engines():
-    assert load_config({"register": {"weights": "absent"}})["register"]["engine"] == "instance"
+    assert load_config({"register": {"weights": "absent"}}).register.engine == "instance"
 
 
 def test_conforming_uses_the_affine(pair, tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from popatlas.config import load_config, registration_settings, resolve_rung
+from popatlas.config.load import load_config
+from popatlas.config.rungs import registration_settings, resolve_rung
 from popatlas.errors import InputError
 from popatlas.images.io import load_image, read_json, save_image, sha256, write_json
 from popatlas.interfaces import load_interface

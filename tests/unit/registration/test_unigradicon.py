@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from popatlas.config import default_config, load_config, make_absolute, resolve_rung
+from popatlas.config.load import default_content, load_config, make_absolute, parse_config
+from popatlas.config.rungs import resolve_rung
 from popatlas.errors import ConfigError, InputError, PackageError
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
@@ -65,6 +66,11 @@ def unasked(monkeypatch):
 
 def rng(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def asked(engine):
+    """Return a configuration with an engine whose packages and weights nobody has looked for."""
+    return parse_config(merge(default_content(), {"register": {"engine": engine}}))
 
 
 def using(preset="quick", **changes):
@@ -179,21 +185,19 @@ def test_jobs_know_the_digest_and_the_memory_of_the_weights(unasked, tmp_path):
     assert (rung["engine"], rung["preset"]["weights"]) == ("unigradicon", "unigradicon")
     assert rung["preset"]["sha256"] == entry.sha256
     assert planned_rung(rung, gpu=1).gpu == 1
-    own, plain = (registration_memory(merge(default_config(), {"register": {"engine": e}})) for e in ("unigradicon", "ants"))
+    own, plain = (registration_memory(asked(e)) for e in ("unigradicon", "ants"))
     assert plain == REGISTRATION and own > REGISTRATION + entry.memory.of(175**3) / 1e6
-    ladder = load_config({"register": {"ladder": [{"start": "mass", "engine": "unigradicon"}]}})["register"]["ladder"]
+    ladder = load_config({"register": {"ladder": [{"start": "mass", "engine": "unigradicon"}]}}).register.ladder
     assert ladder[0]["engine"] == "unigradicon"
 
 
 def test_weights_may_be_a_path():
-    config = default_config()
-    config["register"]["unigradicon"]["weights"] = "own.safetensors"
-    make_absolute(config)
-    assert config["register"]["unigradicon"]["weights"] == str(Path("own.safetensors").resolve())
+    config = make_absolute(load_config({"register": {"unigradicon": {"weights": "own.safetensors"}}}))
+    assert config.register.unigradicon.weights == str(Path("own.safetensors").resolve())
 
 
 def test_the_methods_text_cites_it():
-    config = merge(default_config(), {"register": {"engine": "unigradicon"}})
+    config = asked("unigradicon")
     text = write_methods(config, Counts(1, 1, {}, 1), [], {})
     assert "tian2024" in [reference.key for reference in text.references]
 

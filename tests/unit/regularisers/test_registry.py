@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from popatlas.config import default_config, find_problems
+from popatlas.config.load import load_config
 from popatlas.errors import InputError
 from popatlas.regularisers.diffusion import diffusion
 from popatlas.regularisers.registry import ALIASES, NAMES, REGULARISERS, describe, find_regulariser
@@ -47,10 +47,9 @@ def test_an_unknown_name_is_refused_with_those_that_exist():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_configurations_and_recipes_take_it(name):
-    config = default_config()
-    config["register"]["presets"]["ffd"]["default"]["regulariser"] = name
-    assert list(find_problems(config)) == []
-    assert load_recipe("voxelmorph", {"loss": {"regulariser": {"name": name}}})["loss"]["regulariser"]["name"] == name
+    config = load_config({"register": {"presets": {"ffd": {"default": {"regulariser": name}}}}})
+    assert config.register.presets["ffd"]["default"]["regulariser"] == name
+    assert load_recipe("voxelmorph", {"loss": {"regulariser": {"name": name}}}).loss.regulariser.name == name
 
 
 def test_schemas_allow_nothing_else():
@@ -61,9 +60,7 @@ def test_schemas_allow_nothing_else():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_methods_text_tells_it(name):
-    config = default_config()
-    config["register"]["engine"] = "ffd"
-    config["register"]["presets"]["ffd"]["default"]["regulariser"] = name
+    config = load_config({"register": {"engine": "ffd", "presets": {"ffd": {"default": {"regulariser": name}}}}})
     found = write_methods(config, Counts(3, 3, {}), [], {})
     entry = REGULARISERS[ALIASES.get(name, name)]
     assert f"{entry.title} " in dict(found.sections)["Registration"]

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from popatlas.config import default_config
+from popatlas.config.load import default_config, default_content, load_config, parse_config
 from popatlas.report.figures import Cut, View, draw_sheet, label_hex, planes, symmetric_limit, under
 from popatlas.report.methods import Counts, read_references, write_methods
 from popatlas.report.outliers import Measure, key_measures, outlier_scores, robust_z
 from popatlas.report.plots import Axis, strip
+from popatlas.settings import merge
 from tests.unit.report_fixture import METHODS
 
 
@@ -132,9 +133,7 @@ def test_a_strip_names_the_farthest_outliers_and_shows_every_scan():
     ],
 )
 def test_the_methods_text_follows_the_configuration_and_cites_what_it_uses(change, wanted, unwanted):
-    from popatlas.settings import merge
-
-    config = merge(default_config(), change)
+    config = parse_config(merge(default_content(), change))
     counts = Counts(scans=12, included=10, out={"failed": 1, "excluded": 1}, members=10, atlases=3)
     text = write_methods(config, counts, METHODS, {"popatlas": "0.1.0"})
     joined = " ".join(body for _, body in text.sections)
@@ -155,7 +154,6 @@ def test_every_reference_has_what_a_journal_asks_for_and_no_latex_is_shown():
     for key, entry in read_references().items():
         for field in ("author", "title", "journal", "year", "volume", "pages", "(?:doi|url)"):
             assert re.search(rf"(?m)^  {field} = \{{.+\}},?$", entry), (key, field)
-    config = default_config()
-    config["preprocess"]["denoise"] = True
+    config = load_config({"preprocess": {"denoise": True}})
     text = write_methods(config, Counts(2, 2, {}, 2, 2), METHODS, {})
     assert not any(set(reference.text) & set("{}\\") for reference in text.references)

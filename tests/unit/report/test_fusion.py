@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 
 from popatlas.cli.step import parse_traits
-from popatlas.config import default_config
+from popatlas.config.load import default_config, load_config
 from popatlas.errors import InputError
 from popatlas.fusion.dataparams.table import by_atlas, informative, relative_trust, scan_of, tabulate_trust
 from popatlas.images.io import read_table, write_json, write_table
@@ -25,7 +25,6 @@ from popatlas.report.panels import ScanImages
 from popatlas.report.plots import lanes
 from popatlas.report.trust import draw_trust, shown_methods
 from popatlas.resources import schema_path
-from popatlas.settings import merge
 from tests.unit.report.test_pages import Reader, report
 from tests.unit.report_fixture import BENCH, TEMPLATE, build, run_fusion
 
@@ -307,7 +306,7 @@ def test_steps_can_be_called_from_the_command_line():
     ],
 )
 def test_the_methods_text_names_and_cites_each_fusion_method(method, words, keys):
-    config = merge(default_config(), {"fuse": {"select": 4}})
+    config = load_config({"fuse": {"select": 4}})
     text = write_methods(config, Counts(9, 9, {}, 9, 5, 5), [method], {})
     body = dict(text.sections)["Label fusion"]
     assert words in body and "the 4 whose images were most similar" in body and "5 held-out atlases" in body

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from popatlas.config import default_config, find_problems
+from popatlas.config.load import load_config
 from popatlas.errors import InputError
 from popatlas.report.methods import Counts, read_references, write_methods
 from popatlas.resources import schema_path
@@ -48,9 +48,7 @@ def test_the_configuration_allows_those_of_images():
 
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_the_methods_text_tells_it(name):
-    config = default_config()
-    config["register"]["presets"]["instance"]["default"] |= {"similarity": name, "options": {}}
-    assert list(find_problems(config)) == []
+    config = load_config({"register": {"presets": {"instance": {"default": {"similarity": name}}}}})
     found = write_methods(config, Counts(3, 3, {}), [], {})
     assert f"{SIMILARITIES[name].title} [" in dict(found.sections)["Registration"] or not SIMILARITIES[name].references
     assert f"{SIMILARITIES[name].title} " in dict(found.sections)["Registration"]

@@ -16,7 +16,7 @@ from popatlas.cli.arguments import given_path
 if TYPE_CHECKING:
     import pandas as pd
 
-    from popatlas.config import Config
+    from popatlas.config.sections import Config
 
 MOST_COLUMNS, MOST_CELLS = 30, 10  # that are described
 MOST_CHOICES = 20  # reasons of choices that are shown
@@ -45,10 +45,10 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.cohort.labelsummary import labels_summary
     from popatlas.cohort.participants import read_people
     from popatlas.cohort.places import check_dataset, check_files
-    from popatlas.config import load_config
+    from popatlas.config.load import load_config
 
     config = load_config(args.config, bids_dir=None if args.bids_dir is None else str(args.bids_dir))
-    check_dataset(Path(config["bids_dir"]))
+    check_dataset(Path(config.bids_dir))
     check_files(config)
     print(f"configuration  ok ({args.config or 'defaults'})")
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def describe_template(config: Config) -> list[str]:
     from popatlas.images.io import mask_beside
     from popatlas.images.place import read_mask_on
 
-    existing = config["atlas"]["template"]
+    existing = config.atlas.template
     if existing is None:
         return []
     mask = mask_beside(existing)
@@ -155,7 +155,7 @@ def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:
     from popatlas.diskspace import free_bytes, temporary_folder
 
     total = sum(megavoxels(row, config) for row in usable.to_dict("records"))
-    need, free = needed_bytes(usable, config), free_bytes(Path(config["out_dir"]))
+    need, free = needed_bytes(usable, config), free_bytes(Path(config.out_dir))
     verdict = "ok" if free > need else "TOO LITTLE"
     temporary = temporary_folder() or Path()
     schedulers = [name for name in ("sbatch", "qsub", "bsub") if shutil.which(name)]
@@ -172,10 +172,10 @@ def describe_machine(config: Config, usable: pd.DataFrame) -> list[str]:
 
 
 def _weights(config: Config) -> str:
-    if config["preprocess"]["brain"]["method"] != "deepbet":
+    if config.preprocess.brain.method != "deepbet":
         return "not needed"
     from popatlas.preprocess.brain import cuda_visible, deepbet_weights
 
     found = deepbet_weights()
-    device = "CUDA" if config["preprocess"]["brain"]["gpu"] > 0 and cuda_visible() else "CPU"
+    device = "CUDA" if config.preprocess.brain.gpu > 0 and cuda_visible() else "CPU"
     return f"deepbet weights {'present' if found else 'MISSING (install deepbet again)'}; {device} will be used"

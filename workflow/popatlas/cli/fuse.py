@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.fusion.methods import METHODS
 from popatlas.study.bench import CONFIG, bench_config
 
@@ -52,7 +52,7 @@ def main(args: argparse.Namespace) -> int:
     config = bench_config(settled, args.methods)
     code = run_passes(args, config, ("preprocess", "fusion_bench"), RESULTS, CONFIG, settled)
     if code in (0, 3) and not is_dry_run(args.snakemake):
-        out_dir = Path(config["out_dir"])
+        out_dir = Path(config.out_dir)
         check_atlases(config, out_dir)
         print(f"\n{read_json(out_dir / 'group' / 'fusion-bench.json')['sentence']}")
     return code

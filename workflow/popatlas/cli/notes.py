@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from popatlas.config import Config
+from popatlas.config.sections import Config
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def opening_notes(config: Config, config_file: Path) -> list[str]:
         before = yaml.safe_load(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return []
-    found = list(changes(before, config)) if isinstance(before, dict) else []
+    found = list(changes(before, config.content)) if isinstance(before, dict) else []
     if not found:
         return []
     lines = [f"{len(found)} setting(s) changed since the last run in this folder:", *(f"  {line}" for line in found[:20])]
@@ -84,7 +84,7 @@ def closing_notes(
     from popatlas.cohort.remarks import remark_lines
     from popatlas.images.io import read_table
 
-    out_dir = Path(config["out_dir"])
+    out_dir = Path(config.out_dir)
     there = [(name, path) for name, path in results if (out_dir / path).exists()]
     stale = inventory.stale(path for _, path in there) if inventory else set()
     for name, path in there:
@@ -161,19 +161,19 @@ def missing_labels(config: Config, index: pd.DataFrame, out_dir: Path) -> tuple[
     from popatlas.cohort.freeze import read_label_atlases
     from popatlas.cohort.labelfiles import ATLAS, read_label_files, used_as, wants_atlases
     from popatlas.cohort.labelsummary import labels_summary, unmatched_patterns
-    from popatlas.config import default_config
+    from popatlas.config.load import default_config
 
-    shipped = default_config()["measure"]
+    shipped = default_config().measure
     table = read_label_files(out_dir)
     lines = [line.strip() for line in labels_summary(config, index, out_dir)[1:]]
     missing = int((table["state"] != "ok").sum())
     silent = unmatched_patterns(config, index, out_dir)
-    missing += sum(f"measure.{key}" in silent and config["measure"][key] != shipped[key] for key in MEASURED_WITH)
+    missing += sum(
+        f"measure.{key}" in silent and getattr(config.measure, key) != getattr(shipped, key) for key in MEASURED_WITH
+    )
     if wants_atlases(config) and read_label_atlases(out_dir).empty:
         lines.append("no labels were made: there is no labelled atlas that can be used")
-        is_asked = (
-            isinstance(config["fuse"]["atlases"], str) or config["fuse"]["labels"] != default_config()["fuse"]["labels"]
-        )
+        is_asked = isinstance(config.fuse.atlases, str) or config.fuse.labels != default_config().fuse.labels
         missing += is_asked and used_as(table, ATLAS).empty
     return missing, lines
 
@@ -190,9 +190,10 @@ def unserved(config: Config, index: pd.DataFrame, out_dir: Path) -> tuple[int, l
     alone = [scan for scan in used["scan"] if atlases and not atlases_for(scan, atlases)]
     if not alone:
         return 0, []
-    wanted = config["fuse"]["atlases"]
+    wanted = config.fuse.atlases
     subjects = set(index.loc[index["scan"].isin(atlases), "subject"].str.removeprefix("sub-"))
-    lost = [name for name in wanted if name.removeprefix("sub-") not in subjects] if isinstance(wanted, list) else []
+    listed = wanted if isinstance(wanted, tuple) else ()
+    lost = [name for name in listed if name.removeprefix("sub-") not in subjects]
     fewer = bool(lost) or (isinstance(wanted, int) and len(atlases) < wanted)
     why = f"; of fuse.atlases, {', '.join(lost)} cannot be used" if lost else ""
     line = f"no labels for {_names(alone)}: there is no atlas of another subject ({_names(atlases)}){why}"
@@ -206,7 +207,7 @@ def resolution(config: Config, index: pd.DataFrame) -> Iterator[str]:
     if not spacings:
         return
     spacings.sort()
-    usual, grid = spacings[len(spacings) // 2], config["preprocess"]["resolution_mm"]
+    usual, grid = spacings[len(spacings) // 2], config.preprocess.resolution_mm
     if grid > COARSER * usual:
         yield f"images of {usual:g} mm were brought to voxels of {grid:g} mm (preprocess.resolution_mm)"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from popatlas.cli.process import Outcome, supervise
 from popatlas.cli.snake import command, environment
 from popatlas.cohort.lock import TOKEN, Lock
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.failures import REFUSED, last_words
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Passes:
 
     def __init__(self, args: argparse.Namespace, config_file: Path, config: Config, settled: Config, lock: Lock) -> None:
         self.args, self.config_file, self.config, self.settled, self.lock = args, config_file, config, settled, lock
-        self.out_dir = Path(config["out_dir"])
+        self.out_dir = Path(config.out_dir)
         self.failed: set[tuple[str, str]] = set()
         self.why_stopped = ""
         self.stopped_by = 0

@@ -33,12 +33,12 @@ def main(args: argparse.Namespace) -> int:
 
     config = study_config(args)
     check_folders(config, make=False)
-    out_dir = Path(config["out_dir"])
+    out_dir = Path(config.out_dir)
     with view_of(out_dir) as view:
         garbage = hide_garbage(view)
         index_file = view / "cohort" / "index.parquet"
         before = read_table(index_file) if index_file.is_file() else None
-        here = config | {"out_dir": str(view)}
+        here = config.content | {"out_dir": str(view)}
         inventory = Inventory(open_study(here, main=True))
         inventory.require_members("all")
         jobs, reasons = inventory.count("all"), [*garbage, *inventory.explain("all")]

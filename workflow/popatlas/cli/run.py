@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from popatlas.config import Config
+from popatlas.config.sections import Config
 
 # parts of the pipeline (Study.parts) that lead to each goal of a run
 PASSES = {
@@ -59,11 +59,11 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.errors import ConfigError
 
     config = study_config(args)
-    if args.until == "segmentations" and not config["fuse"]["segmenter"]["enabled"]:
+    if args.until == "segmentations" and not config.fuse.segmenter.enabled:
         raise ConfigError("--until segmentations: there is no segmenter. Remedy: set fuse.segmenter.enabled to true")
-    if args.until == "networks" and config["train"]["recipe"] is None:
+    if args.until == "networks" and config.train.recipe is None:
         raise ConfigError("--until networks: nothing is trained. Remedy: set train.recipe to the name of a recipe")
-    label = config["atlas"]["label"]
+    label = config.atlas.label
     results = (
         ("atlas", f"tpl-{label}/tpl-{label}_T1w.nii.gz"),
         ("metrics", "group/metrics.tsv"),
@@ -114,7 +114,7 @@ def run_passes(
     from popatlas.study.orphans import kept_results
 
     started = time.monotonic()
-    out_dir, is_dry = Path(config["out_dir"]), is_dry_run(args.snakemake)
+    out_dir, is_dry = Path(config.out_dir), is_dry_run(args.snakemake)
     check_folders(config, make=not is_dry)
     if is_dry:
         return dry_run(config, args, targets[-1])
@@ -125,7 +125,7 @@ def run_passes(
         if not args.no_retry:
             forget_failures(out_dir)
         forget_notes(out_dir)
-        write_if_changed(config_file, yaml.safe_dump(config, sort_keys=False))
+        write_if_changed(config_file, yaml.safe_dump(config.content, sort_keys=False))
         passes = Passes(args, config_file, config, settled or config, lock)
         code = passes.run(targets)
         minutes = (time.monotonic() - started) / 60

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from popatlas.cli.arguments import given_path, positive
-from popatlas.config import Config, load_config, make_absolute
+from popatlas.config.load import changed, load_config, make_absolute
+from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
 from popatlas.surroundings import QUIET
@@ -76,15 +77,16 @@ def study_config(args: argparse.Namespace) -> Config:
     config = load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir))
     if args.bids_dir is not None and args.out_dir is None:
         raise ConfigError("OUT_DIR is missing. Remedy: popatlas run BIDS_DIR OUT_DIR")
-    make_absolute(config)
+    chosen: dict[str, object] = {}
     if args.participant_label:
-        config["cohort"]["include"] = parse_labels(args.participant_label)
+        chosen["include"] = parse_labels(args.participant_label)
     if args.query is not None:
-        config["cohort"]["query"] = args.query
-    if config["cohort"]["query"]:
+        chosen["query"] = args.query
+    config = changed(make_absolute(config), {"cohort": chosen})
+    if config.cohort.query:
         from popatlas.cohort.grammar import parse
 
-        parse(config["cohort"]["query"])  # what is no query is refused before anything runs
+        parse(config.cohort.query)  # what is no query is refused before anything runs
     return config
 
 
@@ -145,7 +147,7 @@ def dry_run(config: Config, args: argparse.Namespace, target: str) -> int:
 
     with tempfile.TemporaryDirectory(prefix="popatlas-") as folder:
         config_file = Path(folder) / "config.yaml"
-        config_file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        config_file.write_text(yaml.safe_dump(config.content, sort_keys=False), encoding="utf-8")
         line = command(config_file, args, [target], [])
         return subprocess.run(line, cwd=folder, env=environment(), check=False).returncode
 

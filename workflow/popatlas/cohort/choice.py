@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from popatlas.cohort.inspect import Inspection
+from popatlas.config.sections import Cohort
 from popatlas.errors import ConfigError
 
 WHOLE_HEAD_MM = 120.0  # an image that is as long along each axis can show a whole head
@@ -138,7 +139,7 @@ def _parsed(name: str) -> dict[str, str]:
     return dict(parse_bids_entities(name))
 
 
-def read_rules(options: Mapping[str, Any], names: Iterable[str]) -> Rules:
+def read_rules(options: Cohort, names: Iterable[str]) -> Rules:
     """Read `cohort.filter`, `cohort.prefer` and `cohort.run`.
 
     Parameters
@@ -160,14 +161,14 @@ def read_rules(options: Mapping[str, Any], names: Iterable[str]) -> Rules:
     known = _entity_names()
     known |= {key: key for name in names for key in entities_of(name)}
     filters: dict[str, dict[str, list[str | None]]] = {"T1w": {}}
-    for key, value in options["filter"].items():
+    for key, value in options.filter.items():
         own = {key: value} if not isinstance(value, Mapping) else value
-        suffix = "T1w" if not isinstance(value, Mapping) else _channel(key, options["channels"])
+        suffix = "T1w" if not isinstance(value, Mapping) else _channel(key, options.channels)
         for name, values in own.items():
             entity = _entity(name, known, "filter")
-            listed = values if isinstance(values, list) else [values]
+            listed = values if isinstance(values, tuple) else [values]
             filters.setdefault(suffix, {})[entity] = [None if one is None else str(one) for one in listed]
-    return Rules(filters, [_preference(text, known) for text in options["prefer"]], options["run"])
+    return Rules(filters, [_preference(text, known) for text in options.prefer], options.run)
 
 
 def _entity_names() -> dict[str, str]:

@@ -18,9 +18,11 @@ from popatlas.cohort.members import COLUMNS, MemberList
 from popatlas.cohort.participants import known_ages, read_people
 from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
-from popatlas.config import Config, registration_settings
+from popatlas.config.rungs import registration_settings
+from popatlas.config.sections import Config
 from popatlas.errors import ConfigError, first_few
 from popatlas.images.io import mask_beside, read_table, sha256, table_text, write_if_changed
+from popatlas.settings import Content
 
 MEMBER_COLUMNS = COLUMNS
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
@@ -47,7 +49,7 @@ def draw_evenly(table: pd.DataFrame, count: int, by: str) -> pd.DataFrame:
 
 def members_file(config: Config, out_dir: Path) -> Path:
     """Return the path of the frozen cohort file."""
-    return MemberList(out_dir, config["atlas"]["label"]).path
+    return MemberList(out_dir, config.atlas.label).path
 
 
 def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
@@ -76,7 +78,7 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     InputError
         When the list of frozen members is lost or changed, and cannot be restored.
     """
-    listed, request = MemberList(out_dir, config["atlas"]["label"]), config["atlas"]["members"]
+    listed, request = MemberList(out_dir, config.atlas.label), config.atlas.members
     frozen = listed.frozen()
     if frozen is not None:
         _require_same_images(frozen, index, listed.path)
@@ -88,7 +90,7 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
             )
         return frozen
     candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
-    chosen = _choose(candidates, config["atlas"]["members"], "atlas.members", index, out_dir)
+    chosen = _choose(candidates, config.atlas.members, "atlas.members", index, out_dir)
     if len(chosen) < 2:
         excluded = int((index["state"] == "excluded").sum())
         chosen_out = f" ({excluded} are left out: --participant-label, --query or cohort in the configuration)" * bool(
@@ -161,7 +163,7 @@ def with_age(candidates: pd.DataFrame, out_dir: Path, count: int) -> tuple[pd.Da
 def read_members(config: Config, out_dir: Path) -> pd.DataFrame:
     """Return the frozen members, none when an existing template is used."""
     path = members_file(config, out_dir)
-    if config["atlas"]["template"] is not None or not path.is_file():
+    if config.atlas.template is not None or not path.is_file():
         return pd.DataFrame(columns=MEMBER_COLUMNS)
     return read_table(path, dtype=str).fillna("")
 
@@ -171,28 +173,28 @@ def template_version(members: pd.DataFrame, config: Config) -> str:
 
     An existing template (`atlas.template`) is hashed by its content and that of the mask beside it.
     """
-    existing = config["atlas"]["template"]
+    existing = config.atlas.template
     if existing is not None:
         if not Path(existing).is_file():
             return "00000000"
         mask = mask_beside(existing)
         both = sha256(existing) + ("" if mask is None else sha256(mask))
         return hashlib.sha256(both.encode()).hexdigest()[:8]
-    used = {name: registration_settings(config, name) for name in config["atlas"]["presets"]}
+    used = {name: registration_settings(config, name) for name in config.atlas.presets}
     settings = {
         "members": sorted(zip(members["scan"], members["sha256"], strict=True)),
         "preprocess": preprocess_settings(config),
         "presets": used,
-        "atlas": {key: value for key, value in config["atlas"].items() if key != "members"},
+        "atlas": {key: value for key, value in config.content["atlas"].items() if key != "members"},
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def preprocess_settings(config: Config) -> Config:
+def preprocess_settings(config: Config) -> Content:
     """Return the settings of preprocessing that change an image."""
     not_science = ("batch", "gpu", "volume_ml")  # volume_ml judges a mask and does not change it
-    brain = {key: value for key, value in config["preprocess"]["brain"].items() if key not in not_science}
-    return {**config["preprocess"], "brain": brain}
+    own = config.content["preprocess"]
+    return {**own, "brain": {key: value for key, value in own["brain"].items() if key not in not_science}}
 
 
 def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[str], out_dir: Path) -> pd.DataFrame:
@@ -217,11 +219,11 @@ def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[s
     DataFrame
         Columns atlas (scan), dseg (file), external; empty when no labels exist: nothing is fused then.
     """
-    wanted = config["fuse"]["atlases"]
+    wanted = config.fuse.atlases
     path = _atlas_file(out_dir)
     stamp = path.with_suffix(".json")
     content = {"table": sha256(wanted)} if isinstance(wanted, str) else {}
-    request = json.dumps({"atlases": wanted, "labels": config["fuse"]["labels"]} | content)
+    request = json.dumps({"atlases": wanted, "labels": config.fuse.labels} | content)
     findings = inspect_label_files(config, index, usable, out_dir)
     say_left_out(findings)
     good = used_as(findings, ATLAS, good=True)
@@ -245,7 +247,7 @@ def atlas_request(config: Config) -> dict[str, Any]:
 
     Their names where it lists them or gives a table; their number, for a draw.
     """
-    wanted, labels = config["fuse"]["atlases"], {"labels": config["fuse"]["labels"]}
+    wanted, labels = config.fuse.atlases, {"labels": config.fuse.labels}
     if isinstance(wanted, int):
         return {"number": wanted, **labels}
     if isinstance(wanted, str):
@@ -255,12 +257,12 @@ def atlas_request(config: Config) -> dict[str, Any]:
 
 def _own(config: Config, index: pd.DataFrame, good: Iterable[str], frozen: Sequence[str], out_dir: Path) -> list[str]:
     """Return the atlases of the cohort: those that are listed, or those that were drawn and others for what is lost."""
-    wanted = config["fuse"]["atlases"]
+    wanted = config.fuse.atlases
     labelled = index[index["scan"].isin(list(good))]
     if labelled.empty or not wants_atlases(config):
         return []
     kept = [atlas for atlas in frozen if atlas in set(labelled["scan"])]
-    if isinstance(wanted, list) or not kept:
+    if not isinstance(wanted, int) or not kept:
         chosen = list(_choose(labelled, wanted, "fuse.atlases", index, out_dir)["scan"])
         if isinstance(wanted, int) and len(chosen) < wanted:
             say(f"fuse.atlases asks for {wanted}, and {len(chosen)} scan(s) have labels that can be used")

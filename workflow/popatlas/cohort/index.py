@@ -22,7 +22,7 @@ from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_table, table_text, write_if_changed, write_table
 
 if TYPE_CHECKING:
-    from popatlas.config import Config
+    from popatlas.config.sections import Cohort, Config
 
 BIDS_FOLDER = re.compile(r"sub-[0-9A-Za-z]+")
 
@@ -56,8 +56,8 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
     InputError, ConfigError
         When the dataset itself is missing or not understood, or the selection names what does not exist.
     """
-    source = Path(config["bids_dir"])
-    if source.is_file() and (config["cohort"]["filter"] or config["cohort"]["prefer"]):
+    source = Path(config.bids_dir)
+    if source.is_file() and (config.cohort.filter or config.cohort.prefer):
         raise ConfigError(
             "cohort.filter and cohort.prefer choose among the images of a BIDS dataset, but bids_dir is a table of paths. "
             "Remedy: remove them, and name the image wanted in the table"
@@ -65,13 +65,13 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
     rows, listing = _read_table_of_paths(source, config) if source.is_file() else _read_bids(source, config)
     index = pd.DataFrame([*rows, *external_atlases(config)], columns=[*COLUMNS[:10], "images", "filtered"])
     people, notes = describe_scans(index[index["role"] == "cohort"], listing)
-    reasons, said = selection_reasons(people, config["cohort"])
+    reasons, said = selection_reasons(people, config.cohort)
     for note in (*notes, *said):
         print(f"popatlas: {note}", file=sys.stderr)
     left_out = index["scan"].isin(reasons)
     index.loc[left_out, "state"] = "excluded"
     index.loc[left_out, "reason"] = index.loc[left_out, "scan"].map(reasons)
-    index = _open_images(index, config["cohort"], read_former(out_dir))
+    index = _open_images(index, config.cohort, read_former(out_dir))
     index = index.sort_values("scan", ignore_index=True)
     _write(index, people, source, out_dir / "cohort")
     return index
@@ -81,14 +81,14 @@ def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], Listin
     if not root.is_dir():
         raise InputError("the dataset does not exist", file=root, remedy="check bids_dir")
     folders = subject_folders(root)
-    tree = read_tree(root, ["T1w", *config["cohort"]["channels"]])
+    tree = read_tree(root, ["T1w", *config.cohort.channels])
     if tree.strays:
         print(
             f"popatlas: {len(tree.strays)} image(s) lie in the folder of another subject or session and are left out: "
             f"{first_few(tree.strays)}",
             file=sys.stderr,
         )
-    rules = read_rules(config["cohort"], tree.images["path"])
+    rules = read_rules(config.cohort, tree.images["path"])
     rows = [
         _scan_row(str(subject), str(session), group, root, rules, tree)
         for (subject, session), group in tree.images.groupby(["sub", "ses"], sort=True)
@@ -141,7 +141,7 @@ def _require_filtered(rows: Sequence[Mapping[str, Any]], rules: Rules) -> None:
 
 
 def _read_table_of_paths(source: Path, config: Config) -> tuple[list[dict[str, Any]], Listing]:
-    table = read_path_table(source, config["cohort"]["channels"])
+    table = read_path_table(source, config.cohort.channels)
     rows = []
     for record in table.scans.to_dict("records"):
         named = {str(name): path for name, path in record.items() if name not in ("subject", "session") and path}
@@ -154,7 +154,7 @@ def _read_table_of_paths(source: Path, config: Config) -> tuple[list[dict[str, A
 
 def external_atlases(config: Config) -> list[dict[str, Any]]:
     """Return the rows of an external labelled set (`fuse.atlases` as TSV with columns atlas, t1w, dseg)."""
-    source = config["fuse"]["atlases"]
+    source = config.fuse.atlases
     if not isinstance(source, str):
         return []
     table = read_atlas_table(Path(source))
@@ -198,7 +198,7 @@ def read_former(out_dir: Path) -> pd.DataFrame:
     return pd.DataFrame(columns=list(COLUMNS)) if set(COLUMNS) - set(table) else table
 
 
-def _open_images(index: pd.DataFrame, options: Mapping[str, Any], former: pd.DataFrame) -> pd.DataFrame:
+def _open_images(index: pd.DataFrame, options: Cohort, former: pd.DataFrame) -> pd.DataFrame:
     """Open all images of the selected scans and of their channels, and take one of each kind that can be used."""
     known = former_inspections(former, options)
     rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]

@@ -7,7 +7,7 @@ import hashlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import nibabel as nib
 import numpy as np
 
+from popatlas.config.sections import Cohort
 from popatlas.images.bounds import SizeError, read_announced, voxel_pieces
 from popatlas.images.header import FAULTS, Finding, file_fault, geometry_fault, orientation, told, type_fault
 from popatlas.images.io import sha256
@@ -79,7 +80,7 @@ class Inspection:
         return f"{self.problem}; remedy: {self.remedy}" if self.code else ""
 
 
-def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
+def inspect_image(path: Path | str, limits: Cohort) -> Inspection:
     """Open an image and look for everything that would break a later stage.
 
     Parameters
@@ -109,7 +110,7 @@ def inspect_image(path: Path | str, limits: Mapping[str, Any]) -> Inspection:
         return Inspection("unreadable", told(error, file), lasting=lasting)
 
 
-def _judge(file: Path, limits: Mapping[str, Any]) -> Inspection:
+def _judge(file: Path, limits: Cohort) -> Inspection:
     """Look at the header first; a file that it does not rule out is read once, piece by piece."""
     image = nib.load(file)
     spacing = np.asarray(image.header.get_zooms()[:3], dtype=float)
@@ -120,8 +121,8 @@ def _judge(file: Path, limits: Mapping[str, Any]) -> Inspection:
     }
     checks: tuple[Callable[[], Finding], ...] = (
         lambda: type_fault(image.get_data_dtype()),
-        lambda: _shape_fault(image.shape, limits["min_shape"]),
-        lambda: geometry_fault(image, limits["spacing_mm"]),
+        lambda: _shape_fault(image.shape, limits.min_shape),
+        lambda: geometry_fault(image, limits.spacing_mm),
     )
     code, detail = next((found for check in checks if (found := check())[0]), ("", ""))
     if code:

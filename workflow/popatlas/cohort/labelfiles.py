@@ -24,7 +24,7 @@ from popatlas.cohort.index import scan_key
 from popatlas.cohort.inspect import Stamp, in_threads, stamp_of
 from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.grid import Grid
 from popatlas.images.io import read_table, sha256, table_text, write_if_changed
@@ -129,7 +129,7 @@ def inspect_label_files(config: Config, index: pd.DataFrame, usable: Sequence[st
     """
     former = {(row["scan"], row["file"]): row for row in read_label_files(out_dir).to_dict("records")}
     images = index[index["state"] == "ok"].set_index("scan")[["t1w", "sha256"]].to_dict("index")
-    limits = config["cohort"]["spacing_mm"]
+    limits = config.content["cohort"]["spacing_mm"]
     rows = []
     for (scan, file), uses in _wanted(config, index, usable).items():
         size, modified, changed = stamp_of(file)
@@ -242,8 +242,8 @@ def _checked_pattern(pattern: str) -> str:
 
 def wants_atlases(config: Config) -> bool:
     """Tell whether labelled atlases are asked for."""
-    wanted = config["fuse"]["atlases"]
-    return isinstance(wanted, str) or bool(wanted and config["fuse"]["methods"])
+    wanted = config.fuse.atlases
+    return isinstance(wanted, str) or bool(wanted and config.fuse.methods)
 
 
 def _wanted(config: Config, index: pd.DataFrame, usable: Sequence[str]) -> dict[tuple[str, str], list[str]]:
@@ -252,7 +252,7 @@ def _wanted(config: Config, index: pd.DataFrame, usable: Sequence[str]) -> dict[
     own = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
     for scan, file in _atlas_files(config, own):
         uses.setdefault((scan, file), []).append(ATLAS)
-    pattern, root = config["measure"]["reference"], Path(config["bids_dir"])
+    pattern, root = config.measure.reference, Path(config.bids_dir)
     for scan in own["scan"] if pattern else ():
         path = resolve_pattern(pattern, scan, root)
         if is_there(path):
@@ -263,16 +263,16 @@ def _wanted(config: Config, index: pd.DataFrame, usable: Sequence[str]) -> dict[
 def _atlas_files(config: Config, own: pd.DataFrame) -> list[tuple[str, str]]:
     if not wants_atlases(config):
         return []
-    wanted, root = config["fuse"]["atlases"], Path(config["bids_dir"])
+    wanted, root = config.fuse.atlases, Path(config.bids_dir)
     if isinstance(wanted, str):
         table = read_atlas_table(Path(wanted))
         return [(atlas_key(row["atlas"]), row["dseg"]) for row in table.to_dict("records")]
-    if isinstance(wanted, list):
+    if isinstance(wanted, tuple):
         own = own[own["subject"].isin([subject_name(name) for name in wanted])]
-    paths = {scan: resolve_pattern(config["fuse"]["labels"], scan, root) for scan in own["scan"]}
+    paths = {scan: resolve_pattern(config.fuse.labels, scan, root) for scan in own["scan"]}
     there = own["scan"].map(lambda scan: is_there(paths[scan])).astype(bool)
     chosen = own[there]
-    if isinstance(wanted, list):  # one that is asked for by name and has no labels in any session is a fault
+    if isinstance(wanted, tuple):  # one that is asked for by name and has no labels in any session is a fault
         silent = own[~own["subject"].isin(chosen["subject"])].drop_duplicates("subject")
         chosen = pd.concat([chosen, silent])
     return [(scan, str(paths[scan])) for scan in chosen["scan"]]

@@ -22,7 +22,8 @@ from popatlas.cohort.labelfiles import (
     used_as,
     wants_atlases,
 )
-from popatlas.config import Config, default_config
+from popatlas.config.load import default_config
+from popatlas.config.sections import Config
 from popatlas.images.header import NIFTI
 from popatlas.measures.names import LOST, names_beside
 
@@ -61,7 +62,7 @@ def labels_summary(config: Config, index: pd.DataFrame, out_dir: Path, *, named:
         that are one and the same; a line for each table of label names that cannot be used.
     """
     table = read_label_files(out_dir)
-    wanted = {ATLAS: wants_atlases(config), REFERENCE: bool(config["measure"]["reference"])}
+    wanted = {ATLAS: wants_atlases(config), REFERENCE: bool(config.measure.reference)}
     uses = [use for use, is_wanted in wanted.items() if is_wanted]
     counts = [_count(table, use) for use in uses]
     lines = [f"labels         {'; '.join(counts) or 'none are asked for'}"]
@@ -92,14 +93,14 @@ def unmatched_patterns(config: Config, index: pd.DataFrame, out_dir: Path) -> li
     Landmarks are asked for by a pattern of the user only, label images by the shipped pattern too. Without a scan that can
     be used nobody knows.
     """
-    table, shipped = read_label_files(out_dir), default_config()["measure"]["landmarks"]
-    by_pattern = not isinstance(config["fuse"]["atlases"], str)
+    table, shipped = read_label_files(out_dir), default_config().measure.landmarks
+    by_pattern = not isinstance(config.fuse.atlases, str)
     wanted = {
         "fuse.labels": wants_atlases(config) and by_pattern and used_as(table, ATLAS).empty,
         "measure.reference": used_as(table, REFERENCE).empty,
-        "measure.landmarks": config["measure"]["landmarks"] != shipped,
+        "measure.landmarks": config.measure.landmarks != shipped,
     }
-    scans, root = _own_scans(index), Path(config["bids_dir"])
+    scans, root = _own_scans(index), Path(config.bids_dir)
 
     def is_silent(key: str) -> bool:
         pattern = _pattern(config, key)
@@ -109,8 +110,11 @@ def unmatched_patterns(config: Config, index: pd.DataFrame, out_dir: Path) -> li
 
 
 def _pattern(config: Config, key: str) -> str:
-    section, name = key.split(".")
-    return str(config[section][name] or "")
+    return {
+        "fuse.labels": config.fuse.labels,
+        "measure.reference": config.measure.reference,
+        "measure.landmarks": config.measure.landmarks,
+    }[key]
 
 
 def _own_scans(index: pd.DataFrame) -> list[str]:
@@ -124,7 +128,7 @@ def _unmatched(config: Config, index: pd.DataFrame, out_dir: Path) -> Iterator[s
         patterns.setdefault(_pattern(config, key), []).append(key)
     for pattern, keys in patterns.items():
         endings = TABLES if keys == ["measure.landmarks"] else NIFTI
-        close = nearest_file(pattern, _own_scans(index)[0], Path(config["bids_dir"]), endings)
+        close = nearest_file(pattern, _own_scans(index)[0], Path(config.bids_dir), endings)
         hint = "" if close is None else f"; did you mean {close}?"
         follows = " and ".join(PATTERNS[key] for key in keys)
         yield f"  no file     {' and '.join(keys)} ('{pattern}') matches no file, {follows}{hint}"

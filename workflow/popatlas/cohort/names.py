@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from popatlas.cohort.freeze import resolve_pattern
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.images.io import table_text, write_if_changed
 from popatlas.measures.names import LABEL_NAMES, LOST, names_beside
 
@@ -35,7 +35,7 @@ def freeze_label_names(config: Config, dsegs: Iterable[str], scans: Sequence[str
     dict
         Label to name.
     """
-    pattern, root = config["measure"]["reference"], Path(config["bids_dir"])
+    pattern, root = config.measure.reference, Path(config.bids_dir)
     references = [resolve_pattern(pattern, scan, root) for scan in scans] if pattern else []
     images = [*map(Path, dsegs), *(path for path in references if path.is_file())]
     names: dict[int, str] = {}

@@ -13,6 +13,7 @@ import pandas as pd
 
 from popatlas.cohort.choice import Choice, Rules, choose, judged
 from popatlas.cohort.inspect import NO_FILE, Inspection, Stamp
+from popatlas.config.sections import Cohort
 
 COLUMNS = (
     "scan", "subject", "session", "role", "state", "reason", "t1w", "channels", "runs", "unused_runs",
@@ -145,7 +146,7 @@ def _is_another(row: Mapping[str, Any], t1w: str, digest: str) -> bool:
     return bool(places[0] != places[1] and digest != row["sha256"])
 
 
-def former_inspections(former: pd.DataFrame, options: Mapping[str, Any]) -> dict[Key, Inspection]:
+def former_inspections(former: pd.DataFrame, options: Cohort) -> dict[Key, Inspection]:
     """Return what the last index knows of images by path and stamp, as far as it would be found again."""
     found: dict[Key, Inspection] = {}
     for text in former["inspected"]:
@@ -157,18 +158,18 @@ def former_inspections(former: pd.DataFrame, options: Mapping[str, Any]) -> dict
     return found
 
 
-def _holds(found: Inspection, options: Mapping[str, Any]) -> bool:
+def _holds(found: Inspection, options: Cohort) -> bool:
     """Tell whether a finding holds under the present limits, which may have been changed since."""
     if found.code in ("shape", "spacing"):
         return not _within(found, options)
     return found.lasting and (bool(found.code) or _within(found, options))
 
 
-def _within(found: Inspection, limits: Mapping[str, Any]) -> bool:
-    low, high = limits["spacing_mm"]
+def _within(found: Inspection, limits: Cohort) -> bool:
+    low, high = limits.spacing_mm
     spacing = [float(value) for value in found.spacing_mm.split("x") if value]
     shape = [int(value) for value in found.shape.split("x")[:3] if value]
-    return all(low < value < high for value in spacing) and all(value >= limits["min_shape"] for value in shape)
+    return all(low < value < high for value in spacing) and all(value >= limits.min_shape for value in shape)
 
 
 def inspected_digests(inspected: str | None) -> dict[str, str]:

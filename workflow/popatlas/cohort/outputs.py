@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.fusion.methods import MAPS, SEGMENTER
 
 BUILD = "work/tpl-{label}/{version}"
@@ -217,7 +217,7 @@ def fill(pattern: str, names: Mapping[str, str]) -> str:
 
 def made_files(config: Config, rule: str) -> dict[str, str]:
     """Return output name to pattern of a rule, with the maps of labels that the configuration wants."""
-    maps = {"fuse_labels": MAPS, "segment_scan": ("probability",)}.get(rule, ()) if config["fuse"]["maps"] else ()
+    maps = {"fuse_labels": MAPS, "segment_scan": ("probability",)}.get(rule, ()) if config.fuse.maps else ()
     method = SEGMENTER if rule == "segment_scan" else "{method}"
     return {**RULES[rule].files, **{name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in maps}}
 
@@ -239,13 +239,13 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
         group result needs. `{channel}` stands for each extra channel that the scan has; `bench` is of labelled atlases.
     """
     found: dict[str, list[str]] = {stage: [] for stage in PER_SCAN}
-    fuse, names = config["fuse"], {"label": config["atlas"]["label"]}
-    wanted = {"fuse_labels": labelled, "segment_scan": labelled and fuse["segmenter"]["enabled"]}
+    fuse, names = config.fuse, {"label": config.atlas.label}
+    wanted = {"fuse_labels": labelled, "segment_scan": labelled and fuse.segmenter.enabled}
     for rule, made in RULES.items():
         if made.stage in PER_SCAN and made.kept and wanted.get(rule, True):
             files = made_files(config, rule) if rule == "fuse_labels" else made.files
             patterns = [fill(files[name], names) for name in made.proof or files]
-            methods = fuse["methods"] if rule == "fuse_labels" else [""]
+            methods = fuse.methods if rule == "fuse_labels" else [""]
             found[made.stage] += [pattern.replace("{method}", method) for method in methods for pattern in patterns]
     fused = [pattern for pattern in found["fuse"] if f"_desc-{SEGMENTER}_" not in pattern]
-    return {**found, "bench": fused if fuse["bench"] else []}
+    return {**found, "bench": fused if fuse.bench else []}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.errors import InputError
 from popatlas.paths import check_path
 from popatlas.surroundings import unusable
@@ -29,7 +29,7 @@ def check_places(config: Config, *, make: bool) -> None:
     InputError
         When one cannot be read or written, or the output folder lies where it spoils a dataset.
     """
-    bids_dir, out_dir = Path(config["bids_dir"]), Path(config["out_dir"])
+    bids_dir, out_dir = Path(config.bids_dir), Path(config.out_dir)
     check_dataset(bids_dir)
     _check_relation(bids_dir, out_dir)
     check_files(config)
@@ -93,19 +93,16 @@ def check_files(config: Config) -> None:
     InputError
         Names the key and the absolute path that was looked for.
     """
-    for section, key in (("atlas", "template"), ("fuse", "atlases")):
-        value = config[section][key]
-        if not isinstance(value, str) or (section, value) == ("atlas", "all"):
+    for key, value in (("atlas.template", config.atlas.template), ("fuse.atlases", config.fuse.atlases)):
+        if not isinstance(value, str):
             continue
-        check_path(value, f"the file of {section}.{key}")
+        check_path(value, f"the file of {key}")
         if not Path(value).is_file():
             problem = "is a folder" if Path(value).is_dir() else "does not exist"
             remedy = "correct the path; a relative one starts at the folder in which popatlas is started"
-            raise InputError(f"the file of {section}.{key} {problem}", file=Path(value).absolute(), remedy=remedy)
+            raise InputError(f"the file of {key} {problem}", file=Path(value).absolute(), remedy=remedy)
         if not os.access(value, os.R_OK):
-            raise InputError(
-                f"the file of {section}.{key} cannot be read", file=value, remedy="ask for the right to read it"
-            )
+            raise InputError(f"the file of {key} cannot be read", file=value, remedy="ask for the right to read it")
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from popatlas.config.sections import Cohort
 from popatlas.errors import ConfigError, first_few
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def parse_labels(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(subject_name(label) for label in labels))
 
 
-def selection_reasons(people: pd.DataFrame, options: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def selection_reasons(people: pd.DataFrame, options: Cohort) -> tuple[dict[str, str], list[str]]:
     """Return why scans are left out.
 
     The lists choose subjects; the query is asked of each scan, with the values of its own session.
@@ -66,15 +67,15 @@ def selection_reasons(people: pd.DataFrame, options: Mapping[str, Any]) -> tuple
         For a name in the lists that is not in the dataset, or a bad query.
     """
     known = sorted(set(people["subject"]))
-    include = {subject_name(name) for name in options["include"]}
-    exclude = {subject_name(name) for name in options["exclude"]}
+    include = {subject_name(name) for name in options.include}
+    exclude = {subject_name(name) for name in options.exclude}
     for where, names in (("include", include), ("exclude", exclude)):
         for name in sorted(names - set(known)):
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"the dataset has {len(known)} subjects"
             where = "cohort.include or --participant-label" if where == "include" else f"cohort.{where}"
             raise ConfigError(f"{where}: {name} is not in the dataset. Remedy: {hint}")
-    false, notes = _query_reasons(people, options["query"]) if options["query"].strip() else ({}, [])
+    false, notes = _query_reasons(people, options.query) if options.query.strip() else ({}, [])
     reasons = {}
     for scan, subject in zip(people["scan"], people["subject"], strict=True):
         if subject in exclude:

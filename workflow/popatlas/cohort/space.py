@@ -11,7 +11,7 @@ from popatlas.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from popatlas.config import Config
+    from popatlas.config.sections import Config
 
 # float32 volumes of the isotropic grid: what a scan takes with template, fusion and reports, what its results alone take at
 # least (measured 12 with one template iteration), and what a single job writes to the folder for temporary files at least
@@ -26,7 +26,7 @@ def megavoxels(row: Any, config: Config) -> float:
     shape = [int(n) for n in row["shape"].split("x")[:3]]
     spacing = [float(value) for value in row["spacing_mm"].split("x")[:3]]
     millimetres = [n * size for n, size in zip(shape, spacing, strict=True)]
-    return float(millimetres[0] * millimetres[1] * millimetres[2] / config["preprocess"]["resolution_mm"] ** 3 / 1e6)
+    return float(millimetres[0] * millimetres[1] * millimetres[2] / config.preprocess.resolution_mm**3 / 1e6)
 
 
 def needed_bytes(scans: pd.DataFrame, config: Config, volumes: int = VOLUMES_PER_SCAN) -> float:

@@ -27,7 +27,8 @@ from popatlas.cohort.freeze import (
     template_version,
     with_age,
 )
-from popatlas.config import Config, registration_settings
+from popatlas.config.rungs import registration_settings
+from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.settings import BY_PATCHES
@@ -77,20 +78,20 @@ class Training:
 
 def wanted_networks(config: Config) -> list[str]:
     """Return the networks that a configuration asks for."""
-    fuse = config["fuse"]
-    wanted = {"trust": "dataparams" in fuse["methods"], "segmenter": fuse["segmenter"]["enabled"]}
+    fuse = config.fuse
+    wanted = {"trust": "dataparams" in fuse.methods, "segmenter": fuse.segmenter.enabled}
     return [name for name in SECTIONS if wanted[name]]
 
 
 def training_settings(config: Config, name: str) -> dict[str, Any]:
     """Return the settings that the training of a network depends on."""
-    section = config["fuse"][SECTIONS[name]]
+    section = config.content["fuse"][SECTIONS[name]]
     return {key: value for key, value in section.items() if key not in NOT_LEARNED[name]}
 
 
 def fusion_settings(config: Config, method: str) -> dict[str, Any]:
     """Return the settings of `fuse` that the labels of a method depend on, so that no other key repeats its jobs."""
-    fuse = config["fuse"]
+    fuse = config.content["fuse"]
     used = {key: fuse[key] for key in ("ties", "select")}
     if fuse["select"]:
         used["select_by"] = fuse["select_by"] if method == "dataparams" else "similarity"
@@ -144,7 +145,7 @@ def _freeze(
 ) -> Training:
     request = {"settings": training_settings(config, name), "labels": label_request(config, out_dir)}
     if name == "segmenter":
-        request["fusion"] = fusion_request(config, config["fuse"]["segmenter"]["labels"])
+        request["fusion"] = fusion_request(config, config.fuse.segmenter.labels)
     files, written = atlas_files(index, atlases), drawn_list(name, out_dir)
     made_of = {"request": request, "atlases": files}
     written.mend(made_of)
@@ -219,11 +220,11 @@ def atlas_files(index: pd.DataFrame, atlases: pd.DataFrame) -> dict[str, list[st
 
 def label_request(config: Config, out_dir: Path) -> dict[str, Any]:
     """Return what the candidates of all targets depend on, beside the files of the atlases."""
-    through = config["fuse"]["through"]
+    through = config.fuse.through
     return {
         "atlases": atlas_request(config),
         "preprocess": preprocess_settings(config),
-        "register": registration_settings(config, config["register"]["preset"]),
+        "register": registration_settings(config, config.register.preset),
         "through": template_version(read_members(config, out_dir), config) if through == "template" else through,
     }
 

@@ -26,7 +26,8 @@ from popatlas.cohort.freeze import (
 from popatlas.cohort.labelfiles import REFERENCE as REFERENCE
 from popatlas.cohort.labelfiles import read_label_files, used_as
 from popatlas.cohort.targets import atlas_files, fusion_request, label_request
-from popatlas.config import Config, registration_settings
+from popatlas.config.rungs import registration_settings
+from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.images.io import sha256
 from popatlas.settings import Content
@@ -107,15 +108,15 @@ def freeze_network(
     InputError
         From the recipe; when the list of scans of a trained network is lost or changed, and would be drawn otherwise today.
     """
-    if config["train"]["recipe"] is None:
+    if config.train.recipe is None:
         return None
-    recipe = load_recipe(config["train"]["recipe"], config["train"]["changes"])
+    recipe = load_recipe(config.train.recipe, config.train.changes)
     served = atlases[atlases["atlas"].isin(usable)]
     request = _request(config, recipe, out_dir)
     files = atlas_files(index, served) if "fusion" in request else {}
     candidates = _candidates(config, recipe, index, usable, list(served["atlas"]), out_dir)
     made_of = {"request": request, "atlases": files}
-    written = drawn_scans(config["train"]["name"] or recipe.name, out_dir)
+    written = drawn_scans(config.train.name or recipe.name, out_dir)
     written.mend(made_of)
     found = read_network(config, out_dir)
     is_same = found is not None and _is_same(written, request, files, candidates, index)
@@ -144,12 +145,12 @@ def drawn_scans(name: str, out_dir: Path) -> Drawn:
 
 def read_network(config: Config, out_dir: Path) -> NetworkTraining | None:
     """Return the training as it was written, None when none is wanted or there is no note of one."""
-    written = drawn_scans(config["train"]["name"] or "", out_dir)
-    if config["train"]["recipe"] is None or not written.note:
+    written = drawn_scans(config.train.name or "", out_dir)
+    if config.train.recipe is None or not written.note:
         return None
     note, rows = written.note, written.rows()
     recipe = Recipe.of(note["request"]["recipe"])
-    name = config["train"]["name"] or recipe.name
+    name = config.train.name or recipe.name
     plan = NetworkTraining(name, note["version"], recipe, () if rows is None else tuple(rows["scan"]))
     trained = plan.is_there(out_dir) or drawn_scans(name, out_dir).is_trained(plan.version)
     return NetworkTraining(name, plan.version, recipe, plan.scans, is_trained=trained)
@@ -159,12 +160,12 @@ def _request(config: Config, recipe: Recipe, out_dir: Path) -> Content:
     """Return what a training depends on, beside scans and atlases."""
     if not needs_scans(recipe):
         return {"recipe": recipe.content}
-    settings = {key: value for key, value in config["train"].items() if key not in EXECUTION}
+    settings = {key: value for key, value in config.content["train"].items() if key not in EXECUTION}
     request: Content = {"recipe": recipe.content, "train": settings, "preprocess": preprocess_settings(config)}
     if recipe.grid.affine_first:
         version = template_version(read_members(config, out_dir), config)
-        request |= {"register": registration_settings(config, config["register"]["preset"]), "template": version}
-    if (method := config["train"]["labels"]) not in (None, REFERENCE):
+        request |= {"register": registration_settings(config, config.register.preset), "template": version}
+    if (method := config.train.labels) not in (None, REFERENCE):
         request |= {"fusion": fusion_request(config, method), "candidates": label_request(config, out_dir)}
     return request
 
@@ -174,7 +175,7 @@ def _candidates(
 ) -> pd.DataFrame:
     """Return the scans that can be trained on, with the files of their reference labels where those are used."""
     own = index[index["scan"].isin(usable) & (index["role"] == "cohort")].assign(dseg="")
-    labels = config["train"]["labels"]
+    labels = config.train.labels
     if not needs_scans(recipe):
         own = own[:0]
     elif labels == REFERENCE:
@@ -188,11 +189,11 @@ def _candidates(
 
 def _draw(config: Config, candidates: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
     """Return the scans of a new training with their splits."""
-    section = config["train"]
-    table, count, by = with_age(candidates, out_dir, section["scans"])
-    drawn = _split(draw_evenly(table, count, by), section["validation"], by).sort_values("scan", ignore_index=True)
+    section = config.train
+    table, count, by = with_age(candidates, out_dir, section.scans)
+    drawn = _split(draw_evenly(table, count, by), section.validation, by).sort_values("scan", ignore_index=True)
     if (drawn["split"] == "train").sum() < FEWEST or drawn["subject"].nunique() < FEWEST:
-        which = "" if section["labels"] is None else f" with labels ({section['labels']})"
+        which = "" if section.labels is None else f" with labels ({section.labels})"
         raise ConfigError(
             f"train: {len(drawn)} usable scan(s){which} of {drawn['subject'].nunique()} subject(s) are too few to train a "
             f"network on. Remedy: at least {FEWEST} to learn from and one of another subject are needed"

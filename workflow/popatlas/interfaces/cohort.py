@@ -24,7 +24,7 @@ class SettleLedger(PopatlasInterface):
     input_spec = SettleLedgerInputSpec
 
     def _execute(self) -> None:
-        from popatlas.config import load_config
+        from popatlas.config.load import load_config
         from popatlas.study.books import settle_study
         from popatlas.study.inventory import Inventory
         from popatlas.study.study import Study

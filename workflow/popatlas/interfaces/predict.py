@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from nipype.interfaces.base import Directory, File, Str, isdefined, traits
 
 import popatlas
-from popatlas.config import load_config, with_weights
+from popatlas.config.load import load_config
+from popatlas.config.rungs import with_weights
 from popatlas.images.io import read_json, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device

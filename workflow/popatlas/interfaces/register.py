@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import Directory, File, isdefined, traits
 
-from popatlas.config import default_config, load_config, resolve_fallback, with_weights
+from popatlas.config.load import default_config, default_content, load_config
+from popatlas.config.rungs import resolve_fallback, with_weights
 from popatlas.errors import InputError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
@@ -75,7 +76,7 @@ class RegisterRigid(PopatlasInterface):
         metrics = of_pose(pair, found.matrix, found.pose)
         inputs = self.inputs
         config = load_config(inputs.settings) if isdefined(inputs.settings) else default_config()
-        limits = config["register"]["gate"]
+        limits = config.content["register"]["gate"]
         said = doubts(metrics, limits, turn_of(found.matrix)[1])
         self.notes |= {"pose": metrics, "found_from": found.start}
         self.said = said
@@ -174,11 +175,11 @@ class RegisterImages(PopatlasInterface):
         if isdefined(inputs.settings):
             config = load_config(inputs.settings)
             fallback = resolve_fallback(config, inputs.rung["name"]) if fallback is None else fallback
-            gate = config["register"]["gate"] if gate is None else gate
+            gate = config.content["register"]["gate"] if gate is None else gate
             first = with_weights(first, config)
         if gate is None:
             raise InputError("no gate", subject=inputs.subject, remedy="give gate or settings")
-        shipped = default_config()["register"]["gate"]  # a limit that is left out is no reason to let everything pass
+        shipped = default_content()["register"]["gate"]  # a limit that is left out is no reason to let everything pass
         return [first, *(fallback or [])], {**shipped, **gate}
 
     def _publish(self, made: Made, pair: Pair) -> None:

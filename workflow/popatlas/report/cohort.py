@@ -18,6 +18,7 @@ import popatlas
 from popatlas.cohort.ledger import incomplete, left_out, summary
 from popatlas.cohort.participants import ages_of, read_people
 from popatlas.cohort.remarks import read_remarks
+from popatlas.config.sections import Config
 from popatlas.images.io import read_table, write_if_changed, write_text
 from popatlas.measures.attempts import tried
 from popatlas.measures.table import age_effect
@@ -96,7 +97,7 @@ class Cohort:
     table: pd.DataFrame
     measures: list[Measure]
     registered: dict[str, str]
-    config: dict[str, Any]
+    config: Config
 
     @classmethod
     def read(cls, out_dir: Path, ledger: Path, label: str, methods: Sequence[str], config: Path | None) -> Cohort:

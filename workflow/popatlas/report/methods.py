@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from popatlas.config import Config, iteration_preset
+from popatlas.config.rungs import iteration_preset
+from popatlas.config.sections import Config, Fuse, Measure
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.sections import describe as describe_fusion
+from popatlas.preprocess.settings import PreprocessSettings
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.resources import template_folder
-from popatlas.settings import settings_from
+from popatlas.settings import as_content, settings_from
 
 CITATION = re.compile(r"\[@([a-z0-9, @]+)\]")
 LATEX = {
@@ -82,11 +84,11 @@ def write_methods(config: Config, counts: Counts, methods: Sequence[str], versio
     """
     drafts = [
         ("Cohort", " ".join(_cohort(config, counts))),
-        ("Preprocessing", " ".join(_preprocessing(config["preprocess"], config["cohort"]["channels"]))),
+        ("Preprocessing", " ".join(_preprocessing(config.preprocess, config.cohort.channels))),
         ("Template", " ".join(_template(config, counts))),
         ("Registration", " ".join(_registration(config))),
-        ("Label fusion", " ".join(_fusion(config["fuse"], methods, counts))),
-        ("Measures and quality control", " ".join(_measures(config["measure"], methods))),
+        ("Label fusion", " ".join(_fusion(config.fuse, methods, counts))),
+        ("Measures and quality control", " ".join(_measures(config.measure, methods))),
         ("Software", _software(versions)),
     ]
     return _cite([(heading, text) for heading, text in drafts if text])
@@ -94,8 +96,8 @@ def write_methods(config: Config, counts: Counts, methods: Sequence[str], versio
 
 def _cohort(config: Config, counts: Counts) -> Iterator[str]:
     yield f"The cohort (BIDS [@gorgolewski2016]) has {_several(counts.scans, 'T1-weighted scan')}."
-    if config["cohort"]["query"]:
-        yield f"Scans were selected by the query \u201c{config['cohort']['query']}\u201d."
+    if config.cohort.query:
+        yield f"Scans were selected by the query \u201c{config.cohort.query}\u201d."
     out = [f"{number} {state}" for state, number in counts.out.items() if number]
     if out:
         yield f"{counts.included} entered the group results; left out were {_list(out)} (reasons in the ledger)."
@@ -103,27 +105,27 @@ def _cohort(config: Config, counts: Counts) -> Iterator[str]:
         yield "All of them entered the group results."
 
 
-def _preprocessing(options: Config, channels: Sequence[str]) -> Iterator[str]:
-    n4, brain = options["n4"], options["brain"]
-    if options["denoise"]:
+def _preprocessing(options: PreprocessSettings, channels: Sequence[str]) -> Iterator[str]:
+    n4, brain = options.n4, options.brain
+    if options.denoise:
         yield "Images were denoised by adaptive non-local means [@manjon2010]."
-    if n4["enabled"]:
-        mask = "inside an Otsu foreground mask" if n4["mask"] == "otsu" else "on the whole image"
+    if n4.enabled:
+        mask = "inside an Otsu foreground mask" if n4.mask == "otsu" else "on the whole image"
         yield (
-            f"Intensity non-uniformity was corrected with N4 [@tustison2010] {mask} (shrink factor {n4['shrink_factor']}, "
-            f"{_by(n4['iterations'])} iterations, knot distance {n4['spline_mm']:g} mm)."
+            f"Intensity non-uniformity was corrected with N4 [@tustison2010] {mask} (shrink factor {n4.shrink_factor}, "
+            f"{_by(n4.iterations)} iterations, knot distance {n4.spline_mm:g} mm)."
         )
-    yield f"Images were reoriented to RAS and resampled to {options['resolution_mm']:g} mm isotropic voxels."
-    if brain["method"] == "deepbet":
-        yield f"Brains were extracted with the deepbet network [@fisch2024] (threshold {brain['threshold']:g})."
-    elif brain["method"] == "template":
+    yield f"Images were reoriented to RAS and resampled to {options.resolution_mm:g} mm isotropic voxels."
+    if brain.method == "deepbet":
+        yield f"Brains were extracted with the deepbet network [@fisch2024] (threshold {brain.threshold:g})."
+    elif brain.method == "template":
         yield "Brains were extracted by registering the ICBM 152 brain [@fonov2011] with ANTs [@avants2008]."
     else:
         yield "The images had been skull-stripped before."
     intensity = {
         "robust": "scaled so that the 1st and 99th percentile of the brain became 0 and 1",
         "zscore": "transformed to zero mean and unit variance in the brain",
-    }.get(options["intensity"])
+    }.get(options.intensity)
     if intensity:
         yield f"Intensities were {intensity}."
     if channels:
@@ -131,67 +133,68 @@ def _preprocessing(options: Config, channels: Sequence[str]) -> Iterator[str]:
 
 
 def _template(config: Config, counts: Counts) -> Iterator[str]:
-    atlas = config["atlas"]
-    if atlas["template"] is not None:
+    atlas = config.atlas
+    if atlas.template is not None:
         yield "An existing template was used."
         return
     yield (
         f"An unbiased template was built from {_several(counts.members, 'scan')}: after rigid alignment to the pose of the "
-        f"ICBM 152 average [@fonov2011], each of {_several(atlas['iterations'], 'iteration')} registered all members to the "
+        f"ICBM 152 average [@fonov2011], each of {_several(atlas.iterations, 'iteration')} registered all members to the "
         "current template, averaged the registered images, and deformed the average by the inverse of the mean "
-        f"transform [@joshi2004, @avants2010] (step {atlas['shape_step']:g})."
+        f"transform [@joshi2004, @avants2010] (step {atlas.shape_step:g})."
     )
-    presets = [iteration_preset(config, number) for number in range(1, atlas["iterations"] + 1)]
+    presets = [iteration_preset(config, number) for number in range(1, atlas.iterations + 1)]
     yield f"The schedules were {', '.join(presets)} (see Registration)."
-    if atlas["sharpen"]:
-        yield f"The average was sharpened by unsharp masking (weight {atlas['sharpen']:g})."
+    if atlas.sharpen:
+        yield f"The average was sharpened by unsharp masking (weight {atlas.sharpen:g})."
 
 
 def _registration(config: Config) -> Iterator[str]:
-    options = config["register"]
-    used = [options["preset"]]
-    if config["atlas"]["template"] is None:
-        used += [iteration_preset(config, number) for number in range(1, config["atlas"]["iterations"] + 1)]
+    options = config.register
+    used = [options.preset]
+    if config.atlas.template is None:
+        used += [iteration_preset(config, number) for number in range(1, config.atlas.iterations + 1)]
     linear = {"affine": "our affine engine (multi-resolution, mutual information)", "ants": "ANTs [@avants2008]"}
-    yield f"Brains were aligned rigidly and affinely with {linear[options['linear']]}."
-    engine = ENGINES[options["engine"]]
+    yield f"Brains were aligned rigidly and affinely with {linear[options.linear]}."
+    engine = ENGINES[options.engine]
     yield f"The deformable stage was {engine.methods}."
     if engine.name == "network":
         from popatlas.zoo.store import find_weights  # loads torch
 
-        entry = find_weights(options["weights"])
+        entry = find_weights(options.weights)
         yield f"The weights of the network were {entry.name}, version {entry.version} (SHA-256 {entry.sha256[:12]})."
-    yield f"Every scan was registered to the final template with the schedule {options['preset']}."
+    yield f"Every scan was registered to the final template with the schedule {options.preset}."
     for name in dict.fromkeys(used):
         settings = settings_from(
-            engine.settings, options["presets"][engine.name][name], f"register.presets.{engine.name}.{name}"
+            engine.settings, options.presets[engine.name][name], f"register.presets.{engine.name}.{name}"
         )
         yield f"Schedule {name}: {settings.schedule()}."
-    gate = options["gate"]
+    gate = options.gate
     yield (
         "The pose of each affine was compared with turned ones by the agreement of edges (at least "
-        f"{gate['pose']:g} standard deviations), and left and right with the mean asymmetry of people's brains. "
-        f"Registrations whose pose was not clear, or with edges that agree by less than {gate['edges']:g}, a mask Dice "
-        f"below {gate['mask_dice']:g}, scales outside {gate['scale'][0]:g} to {gate['scale'][1]:g}, shear above "
-        f"{gate['shear']:g} or more than {100 * gate['nonpositive_jacobian']:g} % of brain voxels with a non-positive "
+        f"{gate.pose:g} standard deviations), and left and right with the mean asymmetry of people's brains. "
+        f"Registrations whose pose was not clear, or with edges that agree by less than {gate.edges:g}, a mask Dice "
+        f"below {gate.mask_dice:g}, scales outside {gate.scale[0]:g} to {gate.scale[1]:g}, shear above "
+        f"{gate.shear:g} or more than {100 * gate.nonpositive_jacobian:g} % of brain voxels with a non-positive "
         "Jacobian determinant were repeated from other starts and with other engines, and left out when they failed again."
     )
 
 
-def _fusion(options: Config, methods: Sequence[str], counts: Counts) -> Iterator[str]:
+def _fusion(options: Fuse, methods: Sequence[str], counts: Counts) -> Iterator[str]:
     if not methods:
         return
     way = (
         "through the template, with atlas and target transforms composed and labels resampled once"
-        if options["through"] == "template"
+        if options.through == "template"
         else "by one registration for each pair of atlas and target"
     )
     who = _several(counts.atlases, "labelled atlas was", "labelled atlases were") if counts.atlases else "Labels were"
     yield f"{who} propagated {way}."
-    if options["select"]:
+    if options.select:
         best = {"similarity": "images were most similar to the target", "trust": "data parameters were highest"}
-        yield f"Of these, the {options['select']} whose {best[options['select_by']]} were used."
-    told = [describe_fusion(method, options) if method in METHODS else method for method in methods]
+        yield f"Of these, the {options.select} whose {best[options.select_by]} were used."
+    content = as_content(options)
+    told = [describe_fusion(method, content) if method in METHODS else method for method in methods]
     yield f"They were fused by {_list(told)}."
     yield "A labelled atlas is never used for itself."
     if counts.held_out:
@@ -202,9 +205,9 @@ def _fusion(options: Config, methods: Sequence[str], counts: Counts) -> Iterator
         )
 
 
-def _measures(options: Config, methods: Sequence[str]) -> Iterator[str]:
-    if methods and options["reference"]:
-        surface = ", and by surface distances (95th percentile Hausdorff, average symmetric)" if options["surface"] else ""
+def _measures(options: Measure, methods: Sequence[str]) -> Iterator[str]:
+    if methods and options.reference:
+        surface = ", and by surface distances (95th percentile Hausdorff, average symmetric)" if options.surface else ""
         yield f"Where reference labels exist, fused labels were scored by the Dice coefficient [@dice1945]{surface}."
     yield (
         "Each scan has an outlier score: the largest distance of its key measures from the cohort's median, in units of "

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from popatlas.config.load import default_config, resolved_config
+from popatlas.config.sections import Config
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.resources import template_folder
 
@@ -94,21 +96,14 @@ def optional_table(path: Path, **options: Any) -> Any:
     return read_table(path, **options) if path.is_file() else pd.DataFrame()
 
 
-def read_config(path: Path | None) -> dict[str, Any]:
+def read_config(path: Path | None) -> Config:
     """Return the resolved configuration of a run, the shipped one when there is none."""
-    import yaml
-
-    from popatlas.config import default_config
-    from popatlas.settings import merge
-
-    if path is None or not path.is_file():
-        return default_config()
-    return merge(default_config(), yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    return default_config() if path is None or not path.is_file() else resolved_config(path)
 
 
-def study_name(config: dict[str, Any], out_dir: Path) -> str:
+def study_name(config: Config, out_dir: Path) -> str:
     """Return the name of the dataset, or the name of its folder."""
-    bids_dir = Path(config["bids_dir"])
+    bids_dir = Path(config.bids_dir)
     for folder in (bids_dir, out_dir):
         name = optional_json(folder / "dataset_description.json").get("Name")
         if isinstance(name, str) and name.strip():

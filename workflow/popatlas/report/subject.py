@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from popatlas.config.sections import Config
 from popatlas.images.io import read_table
 from popatlas.measures.attempts import tried
 from popatlas.measures.dictionary import BRAIN, REFERENCE
@@ -99,10 +100,10 @@ def draw_subject(
         cards=summary_cards(metrics, quality, methods),
         gate=gate,
         attempts=attempts(gate, records),
-        gate_limits=gate_limits(gate, config["register"]["gate"]),
+        gate_limits=gate_limits(gate, config.content["register"]["gate"]),
         remarks=[*([quality["note"]] if quality.get("note") else []), *gate.get("notes", [])],
         quality=quality,
-        quality_limits=quality_limits(quality, config["preprocess"]["brain"]["volume_ml"]),
+        quality_limits=quality_limits(quality, config.preprocess.brain.volume_ml),
         structures=structures(metrics, methods),
         others=whole_brain(metrics),
         steps=[_step(record, page) for record in records],
@@ -122,12 +123,12 @@ def raw_image(out_dir: Path, scan: str) -> Path | None:
     return Path(table["t1w"].iloc[0]) if len(table) and table["t1w"].iloc[0] else None
 
 
-def reference_image(config: dict[str, Any], out_dir: Path, scan: str) -> Path | None:
+def reference_image(config: Config, out_dir: Path, scan: str) -> Path | None:
     """Return the reference labels of a scan, None when the configuration names none that exist and are good."""
     from popatlas.cohort.labelfiles import left_out, resolve_pattern
 
-    pattern = config["measure"]["reference"]
-    path = resolve_pattern(pattern, scan, Path(config["bids_dir"])) if pattern else None
+    pattern = config.measure.reference
+    path = resolve_pattern(pattern, scan, Path(config.bids_dir)) if pattern else None
     return path if path is not None and path.is_file() and not left_out(out_dir, scan, path) else None
 
 

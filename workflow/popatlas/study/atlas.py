@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from popatlas.config import Config, iteration_preset
+from popatlas.config.rungs import iteration_preset
+from popatlas.config.sections import Config
 from popatlas.images.io import mask_beside
 from popatlas.study.preprocess import BRAIN, MASK
 from popatlas.study.register import prediction_option
@@ -104,9 +105,9 @@ class Atlas:
 
     def sources(self, wildcards: Wildcards) -> dict[str, Files]:
         """Return the inputs of the published template: the last iteration; nothing for an existing one."""
-        if self.config["atlas"]["template"] is not None:
+        if self.config.atlas.template is not None:
             return {}
-        last = self.config["atlas"]["iterations"]
+        last = self.config.atlas.iterations
         template, mask = self._made(last)
         return {
             "template": template,
@@ -117,7 +118,7 @@ class Atlas:
 
     def options(self, wildcards: Wildcards, input: Given) -> str:
         """Return DescribeTemplate's options: an existing template has no members, and a mask only where one is given."""
-        name, existing = f"--label {self.template.label} --version {self.template.version}", self.config["atlas"]["template"]
+        name, existing = f"--label {self.template.label} --version {self.template.version}", self.config.atlas.template
         if existing is not None:
             mask = mask_beside(existing)
             given = f"{name} --in_template {shlex.quote(str(Path(existing).resolve()))}"

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popatlas.cohort.view import view_of
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.errors import PopatlasError
+from popatlas.settings import Content
 
 if TYPE_CHECKING:
     from popatlas.study.study import Study
@@ -26,13 +27,13 @@ def bench_config(config: Config, methods: Sequence[str]) -> Config:
     ConfigError
         When its settings contradict each other, for example fewer than two labelled atlases.
     """
-    from popatlas.config import load_config
+    from popatlas.config.load import changed
 
-    fuse = config["fuse"] | {"methods": list(methods), "bench": True, "maps": True}
-    fuse["segmenter"] = fuse["segmenter"] | {"enabled": False}  # it is no fusion method
+    fuse: Content = {"methods": list(methods), "bench": True, "maps": True}
+    fuse["segmenter"] = {"enabled": False}  # it is no fusion method
     if "dataparams" not in methods:
         fuse["select_by"] = "similarity"
-    return load_config(config | {"fuse": fuse})
+    return changed(config, {"fuse": fuse})
 
 
 def bench_study(study: Study) -> Study | None:
@@ -62,7 +63,7 @@ def _is_valid_with_atlases(bench: Study, made_of: str) -> bool:
 
     try:
         with view_of(bench.out_dir) as view, redirect_stderr(StringIO()):
-            found = open_study(bench.config | {"out_dir": str(view)}, main=True)
+            found = open_study(bench.config.content | {"out_dir": str(view)}, main=True)
             return bool(found.bench_files()) and found.made_of("bench_fusion") == made_of
     except PopatlasError:
         return False

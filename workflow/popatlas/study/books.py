@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, write_json
 from popatlas.receipts import read_attempt

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from popatlas.cohort.targets import Training, fusion_settings, training_settings
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.fusion.methods import MAPS, SEGMENTER
 from popatlas.images.io import write_if_changed
 from popatlas.study.jobs import JobStudy
@@ -61,7 +61,7 @@ class FusionStudy(JobStudy):
     @property
     def fusion_methods(self) -> list[str]:
         """Fusion methods, none when there are no labelled atlases."""
-        return list(self.config["fuse"]["methods"]) if self.atlases else []
+        return list(self.config.fuse.methods) if self.atlases else []
 
     @property
     def methods(self) -> list[str]:
@@ -103,13 +103,13 @@ class FusionStudy(JobStudy):
         return [f"{stem}-affine_xfm.mat" for stem in self._atlas_stems(wildcards.scan)]
 
     def _atlas_stems(self, scan: str) -> list[str]:
-        if self.config["fuse"]["through"] == "direct":
+        if self.config.fuse.through == "direct":
             return [f"work/pairs/{scan}/from/{atlas}_desc" for atlas in self.atlases_for(scan)]
         return [f"{atlas}_from-T1w_to-{self.template.label}_mode-image_desc" for atlas in self.atlases_for(scan)]
 
     def target_transforms(self, wildcards: Wildcards) -> dict[str, str]:
         """Return the target's own transforms when labels go through the template, nothing when they go directly."""
-        if self.config["fuse"]["through"] == "direct":
+        if self.config.fuse.through == "direct":
             return {}
         scan, label = wildcards.scan, self.template.label
         return {
@@ -129,11 +129,11 @@ class FusionStudy(JobStudy):
             return {}
         trust = self.trainings["trust"]
         found = {"network": trust.file("network.safetensors"), "parameters": trust.file("parameters.parquet")}
-        gates = self._atlas_gates(wildcards.scan) if self.config["fuse"]["dataparams"]["gate_quality"] else []
+        gates = self._atlas_gates(wildcards.scan) if self.config.fuse.dataparams.gate_quality else []
         return found | ({"gates": gates} if gates else {})
 
     def _atlas_gates(self, scan: str) -> list[str]:
-        if self.config["fuse"]["through"] == "direct":
+        if self.config.fuse.through == "direct":
             return [f"work/pairs/{scan}/from/{atlas}_gate.json" for atlas in self.atlases_for(scan)]
         return [self.template.gate(atlas) for atlas in self.atlases_for(scan)]
 
@@ -150,11 +150,11 @@ class FusionStudy(JobStudy):
 
     def fusion_gpu(self, wildcards: Wildcards) -> int:
         """Return the GPUs that a method asks for."""
-        return int(self.config["fuse"]["dataparams"]["gpu"]) if wildcards.method == "dataparams" else 0
+        return int(self.config.fuse.dataparams.gpu) if wildcards.method == "dataparams" else 0
 
     def map_outputs(self, method: str = "{method}", maps: tuple[str, ...] = MAPS) -> dict[str, str]:
         """Return the maps of a method by name, as patterns of a scan; none when they are not wanted."""
-        wanted = maps if self.config["fuse"]["maps"] else ()
+        wanted = maps if self.config.fuse.maps else ()
         return {name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in wanted}
 
     @staticmethod
@@ -189,7 +189,7 @@ class FusionStudy(JobStudy):
             labels = self._training_files(name, "work/fuse/{scan}_candidates_dseg.nii.gz")
             # the atlases' own labels too: a small structure may be lost on the way to all training targets
             return {"labels": labels, "targets": targets, "dsegs": list(dict.fromkeys(self.atlases.values()))}
-        method = self.config["fuse"]["segmenter"]["labels"]
+        method = self.config.fuse.segmenter.labels
         return {"targets": targets, "dsegs": self._training_files(name, f"{{scan}}_desc-{method}_dseg.nii.gz")}
 
     def _training_files(self, name: str, pattern: str) -> list[str]:
@@ -206,7 +206,7 @@ class FusionStudy(JobStudy):
     def training_memory(self, name: str) -> int:
         """Return the memory that the training of a network needs, megabytes."""
         batch = training_settings(self.config, name).get("batch", 1)
-        resolution = self.config["preprocess"]["resolution_mm"]
+        resolution = self.config.preprocess.resolution_mm
         return training_memory(name, len(self.trainings[name].scans), len(self.atlases), resolution, batch)
 
     def segmentations(self) -> list[str]:
@@ -236,7 +236,7 @@ class FusionStudy(JobStudy):
 
     def trust_gates(self) -> list[str]:
         """Return the gates of all scans and of the atlases that are registered to the template."""
-        atlases = self.atlases if self.config["fuse"]["through"] == "template" else ()
+        atlases = self.atlases if self.config.fuse.through == "template" else ()
         return [self.template.gate(scan) for scan in dict.fromkeys([*self.scans.own, *atlases])] if self.scan_trust() else []
 
     def trust_tables(self) -> list[str]:
@@ -271,7 +271,7 @@ class FusionStudy(JobStudy):
 
     def bench_files(self) -> list[str]:
         """Return what the bench scores: labels, and agreement maps where they are written."""
-        kinds = ["dseg", *(["agreement"] if self.config["fuse"]["maps"] else [])]
+        kinds = ["dseg", *(["agreement"] if self.config.fuse.maps else [])]
         stems = [f"{scan}_desc-{method}" for scan in self.bench_scans for method in self.fusion_methods]
         return [f"{stem}_{kind}.nii.gz" for stem in stems for kind in kinds]
 
@@ -281,4 +281,4 @@ class FusionStudy(JobStudy):
 
     def fusion_targets(self) -> list[str]:
         """Return the group results of fusion."""
-        return [*self.trust_tables(), *(self.bench_targets() if self.config["fuse"]["bench"] else [])]
+        return [*self.trust_tables(), *(self.bench_targets() if self.config.fuse.bench else [])]

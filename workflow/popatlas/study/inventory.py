@@ -195,7 +195,7 @@ class Inventory:
             gate = read_json(self.study.out_dir / fill(made_files(self.study.config, job.rule)["gate"], names))
         except InputError:  # it is what the job left, so there is nothing to tell
             return []
-        return judge_again(gate, self.study.config["register"]["gate"]) if isinstance(gate, dict) else []
+        return judge_again(gate, self.study.config.content["register"]["gate"]) if isinstance(gate, dict) else []
 
     def _compare(self, receipt: Receipt) -> tuple[list[str], list[str]]:
         """Return the files of a receipt that are gone, and those that are others now."""

@@ -97,7 +97,7 @@ class JobList:
         found += [name for name, job in self.jobs.items() if job.rule == "publish_template"]
         if target == "subjects":
             return found
-        bench = ("bench_fusion",) if self.study.config["fuse"]["bench"] else ()
+        bench = ("bench_fusion",) if self.study.config.fuse.bench else ()
         return [*found, *(name for name, job in self.jobs.items() if job.rule in (*GROUP, *bench))]
 
     def needed(self, names: Iterable[str], made: frozenset[str] | set[str]) -> list[str]:
@@ -145,7 +145,7 @@ class JobList:
         return self.name("normalise_brain", scan=scan)
 
     def _preprocessing(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
-        study, by_template = self.study, self.study.config["preprocess"]["brain"]["method"] == "template"
+        study, by_template = self.study, self.study.config.preprocess.brain.method == "template"
         for scan in study.scans.images:
             conformed = self.name("conform_image", scan=scan)
             yield "conform_image", {"scan": scan}, []
@@ -166,7 +166,7 @@ class JobList:
 
     def _template(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
         study, members = self.study, self.study.atlas.members
-        if study.config["atlas"]["template"] is not None:
+        if study.config.atlas.template is not None:
             yield "publish_template", {}, []
             return
         yield "make_reference", {}, []
@@ -174,7 +174,7 @@ class JobList:
             yield "align_to_reference", {"scan": scan}, [self.name("make_reference"), self._brain(scan)]
         yield "initialise_template", {}, [self.name("align_to_reference", scan=scan) for scan in members]
         before = self.name("initialise_template")
-        count = study.config["atlas"]["iterations"]
+        count = study.config.atlas.iterations
         for iteration in map(str, range(1, count + 1)):
             batches = {scan: str(study.atlas.batches[scan]) for scan in members} if study.atlas.batches else {}
             for batch in dict.fromkeys(batches.values()):
@@ -193,7 +193,7 @@ class JobList:
 
     def _registrations(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
         study, template = self.study, self.name("publish_template")
-        through = study.atlases if study.config["fuse"]["through"] == "template" else {}
+        through = study.atlases if study.config.fuse.through == "template" else {}
         scans = list(dict.fromkeys([*self.scans, *through]))
         batches = {scan: str(study.register.batches.of.get(scan, 0)) for scan in scans} if study.register.predictions else {}
         for batch in dict.fromkeys(batches.values()):
@@ -204,8 +204,8 @@ class JobList:
             yield "register_to_template", {"scan": scan}, [template, self._brain(scan), *predicted]
 
     def _fusion(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
-        study, direct = self.study, self.study.config["fuse"]["through"] == "direct"
-        bench = study.bench_scans if study.config["fuse"]["bench"] else []
+        study, direct = self.study, self.study.config.fuse.through == "direct"
+        bench = study.bench_scans if study.config.fuse.bench else []
         for scan in dict.fromkeys([*self.scans, *bench]):
             atlases = study.atlases_for(scan) if study.fusion_methods else []
             if not atlases:
@@ -226,7 +226,7 @@ class JobList:
         for name, training in study.trainings.items():
             brains = [self._brain(scan) for scan in training.scans]
             if name == SEGMENTER:
-                method = study.config["fuse"]["segmenter"]["labels"]
+                method = study.config.fuse.segmenter.labels
                 labels = [self.name("fuse_labels", scan=scan, method=method) for scan in training.scans]
             else:
                 labels = [self.name("propagate_labels", scan=scan) for scan in training.scans]
@@ -240,7 +240,7 @@ class JobList:
             yield "train_registration", {}, table
 
     def _training_needs(self) -> Iterator[str]:
-        grid, method = self.study.plan.recipe.grid, self.study.config["train"]["labels"]
+        grid, method = self.study.plan.recipe.grid, self.study.config.train.labels
         for scan in self.study.plan.scans:
             yield from (self.name("conform_image", scan=scan), self._brain(scan))
             if grid.affine_first:
@@ -283,7 +283,7 @@ class JobList:
                 for method in study.fusion_methods
             ]
             yield "bench_fusion", {}, fused
-            if study.config["fuse"]["bench"]:
+            if study.config.fuse.bench:
                 shown.append(self.name("bench_fusion"))
         drawn = [self.name("draw_subject", scan=scan) for scan in study.scans.own if scan not in study.scans.undrawn]
         yield "write_report", {}, [*shown, *drawn]

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from popatlas.cohort.outputs import RULES, fill, made_files
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.receipts import FOLDER
 from popatlas.study.madeof import MadeOf
 from popatlas.study.rules import Files, Named, Wildcards

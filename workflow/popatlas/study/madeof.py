@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from popatlas.cohort.targets import fusion_settings
-from popatlas.config import Config, registration_settings
+from popatlas.config.rungs import registration_settings
 from popatlas.fusion.methods import SEGMENTER
 from popatlas.images.io import sha256
 from popatlas.preprocess import FINDER, LEVELS
 from popatlas.receipts import fingerprint
+from popatlas.settings import Content
 
 if TYPE_CHECKING:
     from popatlas.study.study import Study
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 EXECUTION = ("gpu", "gpus", "batch", "minutes", "bids_dir", "out_dir", "weights", "simulate", "network")
 
 
-def science(config: Mapping[str, Any]) -> Config:
+def science(config: Mapping[str, Any]) -> Content:
     """Return a configuration without the keys that change no result."""
     return {
         key: science(value) if isinstance(value, Mapping) else value for key, value in config.items() if key not in EXECUTION
@@ -51,7 +52,7 @@ class MadeOf:
 
     def conform_image(self, scan: str) -> Any:
         """Return what the conformed image of a scan is made of."""
-        section = self.config["preprocess"]
+        section = self.config.content["preprocess"]
         return [
             self.study.scans.raw_digests[scan],
             {key: section[key] for key in ("n4", "resolution_mm", "denoise")},
@@ -60,7 +61,7 @@ class MadeOf:
 
     def raw_mask(self, scan: str) -> Any:
         """Return what the raw brain mask of a scan is made of, whatever batch it was in."""
-        brain = self.config["preprocess"]["brain"]
+        brain = self.config.content["preprocess"]["brain"]
         used = {"deepbet": ("method", "threshold", "dilate")}.get(brain["method"], ("method",))
         finder = [FINDER] if brain["method"] == "deepbet" else []
         return [self("conform_image", scan=scan), {key: brain[key] for key in used}, *finder]
@@ -79,16 +80,16 @@ class MadeOf:
 
     def brain(self, scan: str) -> Any:
         """Return what the brain of a scan is made of; what judges its mask does not count."""
-        return [self("raw_mask", scan=scan), self.config["preprocess"]["intensity"]]
+        return [self("raw_mask", scan=scan), self.config.preprocess.intensity]
 
     def normalise_brain(self, scan: str) -> Any:
         """Return what the brain of a scan is made of and how its mask is judged."""
-        return [self("brain", scan=scan), self.config["preprocess"]["brain"]["volume_ml"]]
+        return [self("brain", scan=scan), self.config.content["preprocess"]["brain"]["volume_ml"]]
 
     def align_channel(self, scan: str, channel: str) -> Any:
         """Return what an extra channel of a scan is made of."""
         raw = self.study.scans.channel_digests[scan][channel]
-        return [raw, self("brain", scan=scan), self.config["preprocess"]["n4"]]
+        return [raw, self("brain", scan=scan), self.config.content["preprocess"]["n4"]]
 
     # Template: its version is a fingerprint of members, their images and all settings
 
@@ -101,7 +102,7 @@ class MadeOf:
     # Registration
 
     def _way(self) -> Any:
-        return registration_settings(self.config, self.config["register"]["preset"])
+        return registration_settings(self.config, self.config.register.preset)
 
     def predict_deformations(self, batch: str) -> Any:
         """Return what the predictions of a batch are made of."""
@@ -119,7 +120,7 @@ class MadeOf:
 
     def propagate_labels(self, scan: str) -> Any:
         """Return what the candidates of a target are made of."""
-        direct = self.config["fuse"]["through"] == "direct"
+        direct = self.config.fuse.through == "direct"
 
         def way(atlas: str) -> str:
             if direct:
@@ -163,7 +164,7 @@ class MadeOf:
 
     def measure_scan(self, scan: str) -> Any:
         """Return what the metrics of a scan are made of."""
-        section, study = self.config["measure"], self.study
+        section, study = self.config.content["measure"], self.study
         given = {key: study.input_file("measure", key, scan) for key in ("reference", "landmarks")}
         return [
             self("register_to_template", scan=scan),
@@ -211,13 +212,13 @@ class MadeOf:
             for scan in study.bench_scans
         }
         references = [study.digests.of(path) for path in study.bench_references()]
-        return [labels, references, self._names(), self.config["fuse"]["maps"], self.config["measure"]["min_voxels"]]
+        return [labels, references, self._names(), self.config.fuse.maps, self.config.measure.min_voxels]
 
     def write_report(self) -> Any:
         """Return what the pages of the cohort are made of."""
         study = self.study
         trust = [self("tabulate_trust")] if study.trust_tables() else []
-        bench = [self("bench_fusion")] if self.config["fuse"]["bench"] and study.bench_targets() else []
+        bench = [self("bench_fusion")] if self.config.fuse.bench and study.bench_targets() else []
         without = [sorted(study.scans.undrawn), sorted(study.scans.unaligned), sorted(study.scans.unbenched)]
         pages = {scan: self("draw_subject", scan=scan) for scan in study.scans.own if scan not in study.scans.undrawn}
-        return [self("tabulate_cohort"), trust, bench, without, pages, study.template.version, science(self.config)]
+        return [self("tabulate_cohort"), trust, bench, without, pages, study.template.version, science(self.config.content)]

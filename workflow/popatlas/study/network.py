@@ -9,7 +9,7 @@ from pathlib import Path
 
 from popatlas.cohort.freeze import resolve_pattern
 from popatlas.cohort.training import REFERENCE, SCANS, NetworkTraining
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.images.io import write_if_changed
 from popatlas.study.jobs import JobStudy
 from popatlas.study.rules import Resources, Wildcards
@@ -69,7 +69,7 @@ class TrainStudy(JobStudy):
 
     def network_inputs(self) -> dict[str, list[str]]:
         """Return what is known of each training scan: image, mask, and as far as the recipe reads them affine and labels."""
-        grid, label, method = self.plan.recipe.grid, self.config["atlas"]["label"], self.config["train"]["labels"]
+        grid, label, method = self.plan.recipe.grid, self.config.atlas.label, self.config.train.labels
         patterns = {
             "images": f"{{scan}}_desc-{'brain' if grid.stripped else 'preproc'}_T1w.nii.gz",
             "masks": "{scan}_desc-brain_mask.nii.gz",
@@ -80,13 +80,13 @@ class TrainStudy(JobStudy):
             patterns["labels"] = f"{{scan}}_desc-{method}_dseg.nii.gz"
         files = {key: [pattern.format(scan=scan) for scan in self.plan.scans] for key, pattern in patterns.items()}
         if method == REFERENCE:
-            root, pattern = Path(self.config["bids_dir"]), self.config["measure"]["reference"]
+            root, pattern = Path(self.config.bids_dir), self.config.measure.reference
             files["labels"] = [str(resolve_pattern(pattern, scan, root)) for scan in self.plan.scans]
         return files
 
     def network_files(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """Return what the workflow makes of the inputs of a training."""
-        own = self.config["train"]["labels"] != REFERENCE
+        own = self.config.train.labels != REFERENCE
         return {key: files for key, files in self.network_inputs().items() if own or key != "labels"}
 
     def network_list(self, key: str) -> str:
@@ -120,11 +120,11 @@ class TrainStudy(JobStudy):
 
     def network_budget(self, wildcards: Wildcards, resources: Resources) -> float:
         """Return after how many minutes a job stops with a checkpoint."""
-        return budget(self.config["train"]["minutes"], float(resources.runtime))
+        return budget(self.config.train.minutes, float(resources.runtime))
 
     def network_memory(self) -> int:
         """Return the memory that the training needs, megabytes."""
         recipe = self.plan.recipe
         voxels = math.prod(recipe.grid.shape)
         held = len(self.plan.scans) * max(1, len(slice_places(recipe.grid)))
-        return network_memory(voxels, recipe.schedule.batch, held, max(1, self.config["train"]["gpus"]))
+        return network_memory(voxels, recipe.schedule.batch, held, max(1, self.config.train.gpus))

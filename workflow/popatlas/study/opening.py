@@ -17,7 +17,7 @@ from popatlas.cohort.places import check_places
 from popatlas.cohort.plan import describe_changes, read_index
 from popatlas.cohort.space import check_space
 from popatlas.cohort.view import hide, silent_view_of, speaking_of
-from popatlas.config import load_config, make_absolute
+from popatlas.config.load import load_config, make_absolute
 from popatlas.errors import ConfigError
 from popatlas.study.inventory import Inventory
 from popatlas.study.prepare import simulate_if_missing
@@ -79,17 +79,16 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
     if not main:
         return open_study(source, main=False)
     target = next((part for part in (*PARTS, "all") if part in arguments), "all")
-    config = load_config(source)
-    make_absolute(config)
+    config = make_absolute(load_config(source))
     looks = only_looks(arguments)
     simulate_if_missing(config)
     check_places(config, make=not looks)
     if not looks:
-        out_dir = Path(config["out_dir"])
+        out_dir = Path(config.out_dir)
         take_over(out_dir)
         set_aside_garbage(out_dir)
         before = read_index(out_dir)
-        study = open_study(config, main=True)
+        study = open_study(config.content, main=True)
         after = read_index(out_dir)
         for line in describe_changes(before, after):
             print(f"popatlas: {line}", file=sys.stderr)
@@ -103,13 +102,13 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
         inventory.clear(target)
         study.digests.write()
         return with_inventory(study, inventory)
-    view = silent_view_of(Path(config["out_dir"]))
+    view = silent_view_of(Path(config.out_dir))
     folder = view.__enter__()
     atexit.register(view.__exit__, None, None, None)
-    with speaking_of(folder, Path(config["out_dir"])):
+    with speaking_of(folder, Path(config.out_dir)):
         for line in hide_garbage(folder):
             print(f"popatlas: {line}", file=sys.stderr)
-        study = open_study(config | {"out_dir": str(folder)}, main=True)
+        study = open_study(config.content | {"out_dir": str(folder)}, main=True)
         inventory = Inventory(study)
         inventory.force(forced(arguments, inventory))
         inventory.require_members(target)

@@ -87,7 +87,7 @@ def _former_bench(inventory: Inventory, found: dict[str, Receipt]) -> dict[str, 
     """Decide about the files of a bench that the configuration does not ask for; an orphan that is valid is left out."""
     name, study = _bench(inventory), inventory.study
     receipt = found.pop(name, None) or inventory.receipts.get(name)
-    if receipt is None or (study.config["fuse"]["bench"] and name in inventory.jobs.jobs):
+    if receipt is None or (study.config.fuse.bench and name in inventory.jobs.jobs):
         return {}
     is_made = name in inventory.made
     return {} if is_made or is_valid(study, receipt.made_of) else {name: receipt}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, batches
-from popatlas.config import Config, default_config
+from popatlas.config.load import default_config
+from popatlas.config.sections import Config
 from popatlas.images.io import write_if_changed
 from popatlas.study.preprocess import brain_folder
 from popatlas.study.register import prediction_folder
@@ -24,20 +25,20 @@ def prepare(config: Config, out_dir: Path) -> None:
     from popatlas.cohort.training import freeze_network
 
     index = index_cohort(config, out_dir)
-    write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config.content, sort_keys=False))
     good, failed, early = list(index.loc[index["state"] == "ok", "scan"]), failed_scans(out_dir)[""], failed_atlases(out_dir)
     usable = [scan for scan in good if scan not in failed]
     serving = [scan for scan in good if scan not in early]  # a target that failed may still be an atlas of the others
     own = set(index.loc[index["role"] == "cohort", "scan"])
-    if config["atlas"]["template"] is None:
+    if config.atlas.template is None:
         freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
     atlases = freeze_label_atlases(config, index, serving, out_dir)
     freeze_label_names(config, atlases["dseg"], sorted(own), out_dir)
     freeze_targets(config, index, usable, atlases, out_dir)
     freeze_network(config, index, usable, atlases, out_dir)
-    batches(serving, config["preprocess"]["brain"]["batch"], out_dir, brain_folder(config))
-    if config["register"]["engine"] == "network":
-        through = set(atlases["atlas"]) if config["fuse"]["through"] == "template" else set()
+    batches(serving, config.preprocess.brain.batch, out_dir, brain_folder(config))
+    if config.register.engine == "network":
+        through = set(atlases["atlas"]) if config.fuse.through == "template" else set()
         form_predictions(config, [scan for scan in serving if scan in own | through], out_dir)
 
 
@@ -47,7 +48,7 @@ def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> No
     from popatlas.cohort.outputs import stage_outputs
 
     members = read_members(config, out_dir)
-    size, receipts = config["register"]["network"]["batch"], prediction_folder(config, template_version(members, config))
+    size, receipts = config.register.network.batch, prediction_folder(config, template_version(members, config))
     patterns = stage_outputs(config, labelled=False)["register"]
     done = {scan for scan in usable if all((out_dir / pattern.format(scan=scan)).is_file() for pattern in patterns)}
     batches(usable, size, out_dir, receipts, table=PREDICTIONS, settled=done)
@@ -56,9 +57,9 @@ def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> No
 
 def simulate_if_missing(config: Config) -> None:
     """Draw the demo cohort when the configuration points at its default place and nothing is there."""
-    demo = Path(default_config()["bids_dir"]).resolve()
-    bids_dir = Path(config["bids_dir"])
-    if config["simulate"]["enabled"] and bids_dir == demo and not bids_dir.exists():
+    demo = Path(default_config().bids_dir).resolve()
+    bids_dir = Path(config.bids_dir)
+    if config.simulate.enabled and bids_dir == demo and not bids_dir.exists():
         from popatlas.images.simulate import simulate_cohort
 
-        simulate_cohort(bids_dir, subjects=config["simulate"]["subjects"], seed=config["simulate"]["seed"])
+        simulate_cohort(bids_dir, subjects=config.simulate.subjects, seed=config.simulate.seed)

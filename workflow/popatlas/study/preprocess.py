@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from popatlas.cohort.batches import Batches
-from popatlas.config import Config
+from popatlas.config.sections import Config
 from popatlas.study.rules import Wildcards
 
 CONFORMED = "{scan}_desc-preproc_T1w.nii.gz"
@@ -16,7 +16,7 @@ BRAIN, MASK = "{scan}_desc-brain_T1w.nii.gz", "{scan}_desc-brain_mask.nii.gz"
 
 def brain_folder(config: Config) -> str:
     """Return the folder of the raw brain masks: one for each method, so that none is taken for another's."""
-    return f"work/brain/{config['preprocess']['brain']['method']}"
+    return f"work/brain/{config.preprocess.brain.method}"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Preprocess:
     @property
     def n4(self) -> str:
         """Settings of the correction of the bias field, as JSON."""
-        return json.dumps(self.config["preprocess"]["n4"])
+        return json.dumps(self.config.content["preprocess"]["n4"])
 
     def raw_image(self, wildcards: Wildcards) -> str:
         """Return the T1w image of a scan."""
@@ -76,6 +76,6 @@ class Preprocess:
 
     def brain_evidence(self, wildcards: Wildcards) -> str:
         """Return the file that tells that the raw mask of a scan has been made."""
-        if self.config["preprocess"]["brain"]["method"] == "template":
+        if self.config.preprocess.brain.method == "template":
             return self.raw_mask(wildcards.scan)
         return f"{self.brain_folder}/batch-{self.batches.of[wildcards.scan]}.json"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from popatlas.cohort.batches import Batches
 from popatlas.cohort.targets import digest_of
-from popatlas.config import Config, engine_weights, registration_settings
+from popatlas.config.rungs import engine_weights, registration_settings
+from popatlas.config.sections import Config
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.study.preprocess import BRAIN, MASK
 from popatlas.study.rules import Given, Wildcards
@@ -28,12 +29,12 @@ def prediction_folder(config: Config, version: str) -> str:
     Its name tells weights and preset, and a digest of all that a prediction depends on beside its images. It is empty when
     the engine is none that predicts.
     """
-    register = config["register"]
-    if register["engine"] != "network":
+    register = config.register
+    if register.engine != "network":
         return ""
     from popatlas.zoo.store import find_weights
 
-    name, preset = find_weights(register["weights"]).name, register["preset"]
+    name, preset = find_weights(register.weights).name, register.preset
     return f"work/network/{name}-{preset}-{digest_of(registration_settings(config, preset))}/{version}"
 
 
@@ -47,7 +48,7 @@ def registration_memory(config: Config, pairs: int = 1) -> int:
     pairs : int
         Pairs whose images are held at the same time. On the CPU they go through the network one by one.
     """
-    weights = engine_weights(config["register"], config["register"]["engine"])
+    weights = engine_weights(config.register, config.register.engine)
     if weights is None:
         return REGISTRATION
     from popatlas.zoo.memory import estimate_from_lock
@@ -64,9 +65,9 @@ def _template(config: Config) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Return the voxels of the template along each axis, and their size, mm."""
     import nibabel as nib
 
-    existing = config["atlas"]["template"]
+    existing = config.atlas.template
     if existing is None or not Path(existing).is_file():
-        size = float(config["preprocess"]["resolution_mm"])
+        size = float(config.preprocess.resolution_mm)
         return tuple(math.ceil(mm / size) for mm in REFERENCE_MM), (size,) * len(REFERENCE_MM)
     header = nib.load(existing).header
     return tuple(header.get_data_shape()[:3]), tuple(float(size) for size in header.get_zooms()[:3])
@@ -115,13 +116,13 @@ class Register:
     @property
     def rung(self) -> str:
         """How a registration is tried first, as JSON."""
-        return self.rungs[self.config["register"]["preset"]]
+        return self.rungs[self.config.register.preset]
 
     @property
     def gpu(self) -> int:
         """GPUs of a registration that computes itself what it needs."""
-        register = self.config["register"]
-        return int(register["gpu"]) if ENGINES[register["engine"]].gpu else 0
+        register = self.config.register
+        return int(register.gpu) if ENGINES[register.engine].gpu else 0
 
     @property
     def predicted_gpu(self) -> int:
@@ -136,7 +137,7 @@ class Register:
 
     def prediction_memory(self) -> int:
         """Return the memory of a batch of predictions, megabytes."""
-        return registration_memory(self.config, self.config["register"]["network"]["batch"])
+        return registration_memory(self.config, self.config.register.network.batch)
 
     def prediction_scans(self, wildcards: Wildcards) -> list[str]:
         """Return the scans of a batch of predictions."""

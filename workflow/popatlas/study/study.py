@@ -20,7 +20,9 @@ from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, Batches, read_
 from popatlas.cohort.digests import Digests
 from popatlas.cohort.targets import Training, read_trainings
 from popatlas.cohort.training import NetworkTraining, read_network
-from popatlas.config import Config, load_config, make_absolute, registration_settings
+from popatlas.config.load import load_config, make_absolute
+from popatlas.config.rungs import registration_settings
+from popatlas.config.sections import Config
 from popatlas.study.atlas import Atlas
 from popatlas.study.fuse import FusionStudy
 from popatlas.study.network import TrainStudy
@@ -32,7 +34,7 @@ from popatlas.study.scans import Scans
 from popatlas.study.template import Template
 
 
-def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
+def open_study(source: Mapping[str, Any] | Config, *, main: bool) -> Study:
     """Open the study that a configuration describes.
 
     Parameters
@@ -47,9 +49,8 @@ def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
     -------
     Study
     """
-    config = load_config(source)
-    make_absolute(config)
-    out_dir = Path(config["out_dir"])
+    config = make_absolute(load_config(source))
+    out_dir = Path(config.out_dir)
     if main:
         prepare(config, out_dir)
     study = Study.read(config, out_dir)
@@ -87,8 +88,8 @@ class Study(FusionStudy, TrainStudy):
         from popatlas.cohort.freeze import read_label_atlases, read_members, template_version
 
         scans, members = Scans.read(out_dir), read_members(config, out_dir)
-        template = Template(config["atlas"]["label"], template_version(members, config))
-        presets = {config["register"]["preset"], *config["atlas"]["presets"]}
+        template = Template(config.atlas.label, template_version(members, config))
+        presets = {config.register.preset, *config.atlas.presets}
         rungs = {preset: json.dumps(registration_settings(config, preset)) for preset in presets}
         predictions = prediction_folder(config, template.version)
         member_batches = read_batches(out_dir, MEMBERS) if predictions else {}
@@ -123,8 +124,8 @@ class Study(FusionStudy, TrainStudy):
         """Return the file that a pattern of the configuration names for a scan, None when it is not there or left out."""
         from popatlas.cohort.labelfiles import left_out, resolve_pattern
 
-        pattern = self.config[section][key]
-        path = resolve_pattern(pattern, scan, Path(self.config["bids_dir"])) if pattern else None
+        pattern = getattr(getattr(self.config, section), key)
+        path = resolve_pattern(pattern, scan, Path(self.config.bids_dir)) if pattern else None
         if path is None or not path.is_file() or left_out(self.out_dir, scan, path):
             return None
         return str(path)
@@ -159,6 +160,6 @@ class Study(FusionStudy, TrainStudy):
 
     def truth_folder(self) -> Path | None:
         """Return the folder with a simulated cohort's truth, None when there is none."""
-        name = self.config["measure"]["truth"]
-        folder = Path(self.config["bids_dir"]) / name if name else None
+        name = self.config.measure.truth
+        folder = Path(self.config.bids_dir) / name if name else None
         return folder if folder is not None and (folder / "simulation.json").is_file() else None

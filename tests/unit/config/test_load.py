@@ -1,22 +1,23 @@
 import pytest
 import yaml
 
-from popatlas.config import default_config, find_problems, iteration_preset, load_config
+from popatlas.config.load import default_config, default_content, find_problems, load_config
+from popatlas.config.rungs import iteration_preset
 from popatlas.errors import ConfigError
 from popatlas.settings import merge
 
 
 def test_the_shipped_configuration_is_valid():
-    assert list(find_problems(default_config())) == []
+    assert find_problems(default_content()) == []
 
 
 def test_a_user_file_is_laid_over_the_defaults(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump({"atlas": {"iterations": 7}, "register": {"preset": "accurate"}}))
     config = load_config(path, out_dir="out")
-    assert config["atlas"]["iterations"] == 7
-    assert config["atlas"]["label"] == default_config()["atlas"]["label"]
-    assert config["out_dir"] == "out"
+    assert config.atlas.iterations == 7
+    assert config.atlas.label == default_config().atlas.label
+    assert config.out_dir == "out"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_mistakes_are_explained(wrong, message):
     ],
 )
 def test_settings_of_fusion_that_agree(fuse):
-    assert load_config({"fuse": fuse})["fuse"]["methods"] == fuse.get("methods", ["majority", "staple", "jlf"])
+    assert load_config({"fuse": fuse}).fuse.methods == tuple(fuse.get("methods", ["majority", "staple", "jlf"]))
 
 
 def test_a_missing_or_broken_file_is_explained(tmp_path):
@@ -92,7 +93,7 @@ def test_a_file_that_was_changed_is_read_again(tmp_path):
     path = tmp_path / "c.yaml"
     for iterations in (2, 5):
         path.write_text(f"atlas: {{iterations: {iterations}}}")
-        assert load_config(path)["atlas"]["iterations"] == iterations
+        assert load_config(path).atlas.iterations == iterations
 
 
 def test_names_that_yaml_reads_as_numbers_are_refused_with_their_line(tmp_path):

@@ -1,0 +1,138 @@
+"""What is wrong with a configuration although each of its values is right by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from popatlas.config.rungs import engine_weights
+from popatlas.config.sections import REFERENCE, Config, Fuse, Register, Train, shipped_presets
+from popatlas.errors import InputError
+from popatlas.registration.engines.registry import ENGINES
+from popatlas.settings import find_faults, settings_from, suggest
+
+
+def find_contradictions(config: Config) -> Iterator[str]:
+    """Yield a readable line for each contradiction."""
+    register = config.register
+    faults = list(_preset_faults(register))
+    yield from faults
+    yield from _unknown_presets(config)
+    if not faults:
+        yield from _similarities_of_rungs(register)
+    yield from _weights_contradictions(register)
+    for where, limits in (
+        ("cohort.spacing_mm", config.cohort.spacing_mm),
+        ("preprocess.brain.volume_ml", config.preprocess.brain.volume_ml),
+        ("register.gate.scale", register.gate.scale),
+    ):
+        if limits[0] >= limits[1]:
+            yield f"{where}: the first value must be below the second, got {list(limits)}"
+    yield from _fusion_contradictions(config.fuse)
+    if config.train.recipe is not None:
+        yield from _training_contradictions(config)
+
+
+def _preset_faults(register: Register) -> Iterator[str]:
+    """Yield what is wrong with presets, whose keys have been checked one by one."""
+    shipped = shipped_presets()
+    for engine, presets in register.presets.items():
+        for name, preset in presets.items():
+            if preset == shipped[engine].get(name):
+                continue
+            where = f"register.presets.{engine}.{name}"
+            yield from find_faults(ENGINES[engine].settings, preset, where)
+            if "options" in preset:
+                yield from _similarity_faults(where, preset)
+
+
+def _similarity_faults(where: str, preset: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what options of a similarity say against each other; loads torch, so only where they are the user's own."""
+    from popatlas.similarity.registry import make
+
+    try:
+        make(preset["similarity"], **preset["options"])
+    except InputError as error:
+        yield f"{where}.options: {error.message}"
+
+
+def _unknown_presets(config: Config) -> Iterator[str]:
+    register = config.register
+    wanted = [("register.preset", register.engine, register.preset)]
+    wanted += [("atlas.presets", register.engine, name) for name in config.atlas.presets]
+    for number, rung in enumerate(register.ladder):
+        wanted.append((f"register.ladder.{number}", rung.engine or register.engine, rung.preset or register.preset))
+    for where, engine, name in wanted:
+        known = register.presets.get(engine, {})
+        if name not in known:
+            yield f"{where}: no preset is called '{name}'{suggest(name, known)} (engine {engine})"
+
+
+def _similarities_of_rungs(register: Register) -> Iterator[str]:
+    for number, rung in enumerate(register.ladder):
+        engine, name = rung.engine or register.engine, rung.preset or register.preset
+        preset = register.presets.get(engine, {}).get(name)
+        if rung.similarity is None or preset is None:
+            continue
+        if settings_from(ENGINES[engine].settings, preset, name).with_similarity(rung.similarity) is None:
+            yield f"register.ladder.{number}: the engine {engine} takes no similarity from this key; leave it out"
+
+
+def _weights_contradictions(register: Register) -> Iterator[str]:
+    used = {register.engine, *(rung.engine for rung in register.ladder)}
+    for name, engine in ENGINES.items():
+        if engine.weights and name in used:
+            yield from _wrong_weights(name, engine_weights(register, name) or "", f"register.{engine.weights}")
+
+
+def _wrong_weights(engine: str, name: str, where: str) -> Iterator[str]:
+    from popatlas.registration.engines.network.core import check_brains
+    from popatlas.registration.engines.unigradicon.core import check_unigradicon
+    from popatlas.zoo.store import find_weights
+
+    try:
+        entry = check_unigradicon(name) if engine == "unigradicon" else find_weights(name)
+        check_brains(entry)
+    except InputError as error:
+        yield f"{where}: {error} (engine {engine})"
+        return
+    if entry.ndim != 3:
+        yield f"{where}: {entry.name} is for images of {entry.ndim} axes; see `popatlas weights list`"
+
+
+def _fusion_contradictions(fuse: Fuse) -> Iterator[str]:
+    methods, segmenter, dataparams, atlases = fuse.methods, fuse.segmenter, fuse.dataparams, fuse.atlases
+    chosen = f"fuse.methods has {', '.join(methods) or 'none'}"
+    if segmenter.enabled and segmenter.labels not in methods:
+        yield f"fuse.segmenter.labels: '{segmenter.labels}' is not made, {chosen}; name one of them, or add it there"
+    if fuse.select_by == "trust" and "dataparams" not in methods:
+        yield f"fuse.select_by: trust is learned by the method dataparams, {chosen}; add it there, or select by similarity"
+    if dataparams.warm_up >= dataparams.epochs:
+        epochs = f"{dataparams.warm_up} of {dataparams.epochs} epochs"
+        yield f"fuse.dataparams.warm_up: after {epochs} no epoch is left to learn data parameters in"
+    if "dataparams" in methods and dataparams.votes == "label" and not dataparams.per_label:
+        yield "fuse.dataparams.votes: 'label' needs the parameters of labels (fuse.dataparams.per_label: true)"
+    if fuse.bench and not methods:
+        yield "fuse.bench: there is nothing to compare, fuse.methods is empty"
+    count = atlases if isinstance(atlases, int) else len(atlases)
+    if fuse.bench and not isinstance(atlases, str) and count < 2:
+        given = atlases if isinstance(atlases, int) else list(atlases)
+        yield f"fuse.bench: atlases are labelled by each other, at least 2 are needed (fuse.atlases: {given})"
+
+
+def _training_contradictions(config: Config) -> Iterator[str]:
+    from popatlas.training.recipe import learns_from_labels, load_recipe
+
+    train: Train = config.train
+    methods, recipe, labels = config.fuse.methods, None, config.train.labels
+    try:
+        recipe = load_recipe(train.recipe or "", train.changes, build=False)
+    except InputError as error:
+        yield f"train.recipe: {error.message.strip()}; {error.remedy}"
+    if labels == REFERENCE and not config.measure.reference:
+        yield "train.labels: there are no reference labels, measure.reference is empty"
+    elif labels not in (None, REFERENCE, *methods):
+        chosen = f"fuse.methods has {', '.join(methods) or 'none'}"
+        yield f"train.labels: '{labels}' is not made, {chosen}; name one of them, or add it there, or use reference"
+    if recipe is not None and labels is None and learns_from_labels(recipe):
+        yield f"train.labels: the recipe {recipe.name} learns from labels; name one of fuse.methods, or reference"

@@ -1,0 +1,140 @@
+"""Reading a configuration: defaults, the user's file on top, and everything that is wrong with it in readable lines."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from popatlas.config.contradictions import find_contradictions
+from popatlas.config.sections import Config
+from popatlas.errors import ConfigError, InputError
+from popatlas.paths import check_path, is_text, resolved
+from popatlas.resources import schema_path, workflow_root
+from popatlas.schema import schema_problems
+from popatlas.settings import Content, find_faults, merge, not_finite, settings_from
+from popatlas.yamlfile import read_yaml
+
+_shipped = functools.cache(read_yaml)  # files of the package; those of the user may change between two looks
+ONE_WEIGHTS = ".safetensors"  # what ends so is a file, else it is a name of the zoo
+
+
+def default_content() -> Content:
+    """Return the shipped configuration as nested mappings, all keys present."""
+    return copy.deepcopy(dict(_shipped(workflow_root() / "config.yaml")))
+
+
+def default_config() -> Config:
+    """Return the shipped configuration."""
+    return parse_config(default_content())
+
+
+def load_config(source: Path | str | Mapping[str, Any] | Config | None = None, **overrides: object) -> Config:
+    """Read, complete and validate a configuration.
+
+    Parameters
+    ----------
+    source : path, mapping or Config, optional
+        The user's YAML file or its content; keys left out take the shipped defaults.
+    **overrides
+        Top-level keys set last, for example ``bids_dir``.
+
+    Returns
+    -------
+    Config
+        A complete configuration.
+
+    Raises
+    ------
+    ConfigError
+        With one line per problem: the key, what is wrong, what is allowed.
+    InputError
+        When the path of the dataset or of the output folder is not in UTF-8.
+    """
+    name = str(source) if isinstance(source, str | Path) else "configuration"
+    given = source.content if isinstance(source, Config) else source
+    user = (_own(Path(given)) if isinstance(given, str | Path) else given) or {}
+    if not isinstance(user, Mapping):
+        raise ConfigError(f"{name}: expected keys and values at the top level. Remedy: compare with config.yaml")
+    content = _laid_over(default_content(), user) | {key: value for key, value in overrides.items() if value is not None}
+    for key, what in (("bids_dir", "the dataset"), ("out_dir", "the output folder")):
+        if not is_text(str(content[key])):
+            check_path(content[key], what, is_input=key == "bids_dir")
+    problems = find_problems(content)
+    if problems:
+        lines = "\n  - ".join(problems)
+        raise ConfigError(
+            f"{name}: {len(problems)} problem(s)\n  - {lines}\nRemedy: correct the keys; the shipped config.yaml lists all"
+        )
+    return parse_config(content)
+
+
+def resolved_config(path: Path) -> Config:
+    """Return a configuration that a run has resolved and saved; what it says against itself was looked for then.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, or a value is impossible.
+    """
+    return parse_config(merge(default_content(), read_yaml(path, "the configuration") or {}))
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return a configuration with other values of some keys; ConfigError when they cannot be."""
+    return load_config(_laid_over(config.content, changes))
+
+
+def _laid_over(below: Content, above: Mapping[str, Any]) -> Content:
+    """Return a configuration with another's values over it; in presets the options of another similarity do not stay."""
+    below = copy.deepcopy(below)
+    for engine, presets in _mapping(_mapping(_mapping(above).get("register")).get("presets")).items():
+        for name, preset in _mapping(presets).items():
+            old = _mapping(below["register"]["presets"].get(engine, {}).get(name))
+            if _mapping(preset).get("similarity", old.get("similarity")) != old.get("similarity"):
+                below["register"]["presets"][engine][name]["options"] = {}
+    return merge(below, above)
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, Mapping) else {}
+
+
+def find_problems(content: Mapping[str, Any]) -> list[str]:
+    """Return one readable line per problem of a complete configuration."""
+    problems = [*not_finite(content), *schema_problems(_shipped(schema_path("config")), content)]
+    problems = problems or find_faults(Config, content)
+    return problems or list(find_contradictions(parse_config(dict(content))))
+
+
+def make_absolute(config: Config) -> Config:
+    """Return a configuration with absolute paths: jobs run in the output folder."""
+    register, atlas, fuse, recipe = config.register, config.atlas, config.fuse, config.train.recipe
+    changes: Content = {"bids_dir": resolved(config.bids_dir), "out_dir": resolved(config.out_dir), "register": {}}
+    if atlas.template is not None:
+        changes["atlas"] = {"template": resolved(atlas.template)}
+    if isinstance(fuse.atlases, str):
+        changes["fuse"] = {"atlases": resolved(fuse.atlases)}
+    if register.weights.endswith(ONE_WEIGHTS):
+        changes["register"]["weights"] = resolved(register.weights)
+    if register.unigradicon.weights.endswith(ONE_WEIGHTS):
+        changes["register"]["unigradicon"] = {"weights": resolved(register.unigradicon.weights)}
+    if recipe is not None and Path(recipe).suffix in (".yaml", ".yml"):  # else it is the name of one of the package
+        changes["train"] = {"recipe": resolved(recipe)}
+    return parse_config(merge(config.content, changes))
+
+
+def _own(path: Path) -> Any:
+    try:
+        return read_yaml(path, "the configuration")
+    except InputError as error:
+        raise ConfigError(str(error)) from error
+
+
+def parse_config(content: Content) -> Config:
+    """Return content that is valid as a configuration, which still knows how it was written; InputError when it is not."""
+    config = settings_from(Config, content, "")
+    config.__dict__["_content"] = content
+    return config

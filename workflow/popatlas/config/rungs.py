@@ -1,0 +1,93 @@
+"""The ways to try a registration that a configuration names, with all that a job needs to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from popatlas.config.sections import Config, Register, Rung
+from popatlas.registration.engines.registry import ENGINES
+from popatlas.settings import Content
+
+
+def resolve_rung(config: Config, preset: str) -> Content:
+    """Return the first way to try a registration, with everything that a job needs to know but the GPUs that it gets.
+
+    Parameters
+    ----------
+    config : Config
+        Validated configuration.
+    preset : str
+        Name of the preset.
+
+    Returns
+    -------
+    dict
+        start, linear, engine, name of the preset and preset (the settings); those of a network tell its weights and their
+        SHA-256, so that other weights under the same name are another way.
+
+    Raises
+    ------
+    InputError
+        When the weights of a network are in no lock file.
+    """
+    return _resolve(config.register, Rung(start="mass"), preset)
+
+
+def registration_settings(config: Config, preset: str) -> Content:
+    """Return what the result of a registration depends on: `resolve_rung` without the name or place of the weights.
+
+    Rules hand this to their jobs, so that moved weights repeat nothing; `with_weights` tells the jobs where they are.
+    """
+    rung = resolve_rung(config, preset)
+    return rung | {"preset": {key: value for key, value in rung["preset"].items() if key != "weights"}}
+
+
+def with_weights(rung: Mapping[str, Any], config: Config) -> Content:
+    """Return what `registration_settings` gives with the name or file of the weights, where the engine takes any."""
+    weights = engine_weights(config.register, rung["engine"])
+    preset = rung["preset"] if weights is None else {**rung["preset"], "weights": weights}
+    return {**rung, "preset": preset}
+
+
+def resolve_fallback(config: Config, preset: str) -> list[Content]:
+    """Return what is tried, in order, after a registration with `preset` fails the gate; see `resolve_rung`."""
+    return [_resolve(config.register, rung, preset) for rung in config.register.ladder]
+
+
+def _resolve(register: Register, rung: Rung, preset: str) -> Content:
+    engine, name = rung.engine or register.engine, rung.preset or preset
+    settings = dict(register.presets[engine][name])
+    if weights := engine_weights(register, engine):
+        from popatlas.zoo.store import find_weights
+
+        settings |= {"weights": weights, "sha256": find_weights(weights).sha256}
+    if rung.similarity is not None:
+        settings |= {"similarity": rung.similarity, "options": {}}
+    linear = rung.linear or register.linear
+    return {"start": rung.start, "linear": linear, "engine": engine, "name": name, "preset": settings}
+
+
+def engine_weights(register: Register, engine: str) -> str | None:
+    """Return name or file of the weights that an engine takes, None for engines without a network of the zoo.
+
+    Parameters
+    ----------
+    register : Register
+        The configuration's section.
+    engine : str
+        The engine.
+    """
+    key = ENGINES[engine].weights
+    if not key:
+        return None
+    found: Any = register
+    for part in key.split("."):
+        found = getattr(found, part)
+    return str(found)
+
+
+def iteration_preset(config: Config, iteration: int) -> str:
+    """Return the name of the schedule of template iteration `iteration` (from 1); the last preset repeats."""
+    presets = config.atlas.presets
+    return presets[min(iteration, len(presets)) - 1]
