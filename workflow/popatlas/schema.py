@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,11 @@ def _type_hint(wanted: Any, found: Any) -> str:
         return f"; quote it: '{found}'"
     if kinds & {"number", "integer"} and isinstance(found, str):
         try:
-            number = repr(float(found))
+            number = float(found)
         except ValueError:
             return ""
-        return f"; write {number if '.' in number else number.replace('e', '.0e')}"
+        if not math.isfinite(number) or ("number" not in kinds and not number.is_integer()):
+            return ""
+        text = repr(number) if "number" in kinds else f"{int(number)}"
+        return f"; write {text.replace('e', '.0e') if '.' not in text else text}"
     return f"; write {int(found)}" if isinstance(found, float) and found.is_integer() else ""

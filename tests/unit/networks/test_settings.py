@@ -54,7 +54,7 @@ def test_a_misspelt_option_is_told_with_the_right_one(name, key, part):
     assert refused(name, {wrong: 1}) == f"network {name}: {message}"
     if name in ARCHITECTURES:
         with pytest.raises(InputError) as error:
-            load_recipe("base", {"network": {"name": name, "options": {wrong: 1}}}, build=False)
+            load_recipe("base", {"network": {"name": name, "options": {wrong: 1}}}, light=True)
         assert f"network.options: {message}" in error.value.message
 
 

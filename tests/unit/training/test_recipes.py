@@ -118,6 +118,8 @@ def test_every_recipe_has_a_page() -> None:
         (["loss.similarty.weight=1"], "loss: unknown key 'similarty', did you mean 'similarity'?", "correct the keys"),
         (["scheduel={steps: 3}"], "unknown key 'scheduel', did you mean 'schedule'?", "base.yaml lists all of them"),
         (["schedule.steps=many"], "schedule.steps: 'many' is not of type 'integer'", "correct the keys"),
+        (["schedule.steps='30'"], "schedule.steps: '30' is not of type 'integer'; write 30 \\(Steps", "correct the keys"),
+        (["schedule.steps='1e400'"], "schedule.steps: '1e400' is not of type 'integer' \\(Steps", "correct the keys"),
         (["schedule.rate=1e-4"], "schedule.rate: '1e-4' is not of type 'number'", "correct the keys"),
         (["schedule.steps=0"], "schedule.steps: 0 is less than the minimum", "correct the keys"),
         (["loss.labels.kind=jaccard"], "loss.labels.kind: 'jaccard' is not one of", "correct the keys"),
@@ -127,7 +129,11 @@ def test_every_recipe_has_a_page() -> None:
             "network.options: unknown key 'width', known keys: alignment, .*, up",
             "correct the keys",
         ),
-        (["network.options.encoder=[]"], "network.options.encoder: Tuple should have at least 1 item", "correct the keys"),
+        (
+            ["network.options.encoder=[]"],
+            r"network.options.encoder: \[\] should be non-empty \(",
+            "correct the keys",
+        ),
         (["grid.shape=[80, 96, 81]"], r"grid.shape: \[80, 96, 81\] are not multiples of 16, which unet needs", "correct"),
         (["grid.shape=[80]"], r"grid.shape: \[80\] is too short", "correct the keys"),
         (

@@ -43,7 +43,7 @@ def told(key: str, value: object) -> str:
     for part in reversed(key.split(".")):
         value = {part: value}
     with pytest.raises(InputError) as error:
-        load_recipe("base", value, build=False)
+        load_recipe("base", value, light=True)
     return error.value.message
 
 

@@ -223,7 +223,7 @@ def test_an_option_that_was_changed_after_building_is_in_the_file(folder, name, 
 
 @pytest.mark.parametrize(("name", "one_shape"), [("fast", False), ("unet", False), ("twostream", True), ("lapirn", True)])
 def test_the_contract_of_a_training_tells_its_shape(name, one_shape):
-    recipe = load_recipe("brain-t1w", {"network": {"name": name, "options": {}}}, build=False)
+    recipe = load_recipe("brain-t1w", {"network": {"name": name, "options": {}}}, light=True)
     contract = contract_of(recipe, build_registration_network(name, 3))
     shape = tuple(recipe.grid.shape)
     assert (contract.shape, contract.usual_shape) == ((shape, None) if one_shape else (None, shape))

@@ -73,7 +73,7 @@ def _list_recipes() -> int:
     from popatlas.training.recipe import load_recipe, recipe_names
 
     for name in recipe_names():
-        recipe = load_recipe(name)
+        recipe = load_recipe(name, light=True)
         print(f"{name:20} {recipe.ndim}D  {recipe.title}")
     return 0
 

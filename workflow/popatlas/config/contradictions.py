@@ -126,7 +126,7 @@ def _training_contradictions(config: Config) -> Iterator[str]:
     train: Train = config.train
     methods, recipe, labels = config.fuse.methods, None, config.train.labels
     try:
-        recipe = load_recipe(train.recipe or "", train.changes, build=False)
+        recipe = load_recipe(train.recipe or "", train.changes, light=True)
     except InputError as error:
         yield f"train.recipe: {error.message.strip()}; {error.remedy}"
     if labels == REFERENCE and not config.measure.reference:

@@ -70,7 +70,7 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != BASE)
 
 
-def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *, build: bool = True) -> Recipe:
+def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *, light: bool = False) -> Recipe:
     """Read a recipe.
 
     Parameters
@@ -79,8 +79,8 @@ def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *
         Name of a recipe of the package, or a YAML file.
     changes : mapping, optional
         Values that replace those of the recipe, as nested mappings.
-    build : bool
-        Check the options of the similarity too; without, torch is not imported.
+    light : bool
+        Do not import torch, and leave the options of the similarity unchecked.
 
     Raises
     ------
@@ -89,7 +89,7 @@ def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *
     """
     own = _read(source)
     content = laid_over(_extended(own, [str(source)]), changes or {})
-    problems = _problems(content, build=build)
+    problems = _problems(content, light=light)
     if problems:
         lines = "\n  - ".join(problems)
         remedy = "correct the keys; popatlas/recipes/base.yaml lists all of them"
@@ -182,31 +182,37 @@ def _within(content: Mapping[str, object], keys: Sequence[str]) -> Content:
     return found if isinstance(found, dict) else {}
 
 
-@functools.cache
-def _schema() -> Content:
-    return schema_of(Sections, complete=False)
+_schema = functools.cache(functools.partial(schema_of, complete=False))
 
 
-def _problems(content: Content, *, build: bool) -> list[str]:
+def _problems(content: Content, *, light: bool) -> list[str]:
     """Return one readable line for each problem."""
-    if problems := schema_problems(_schema(), content) or list(not_finite(content)) or find_faults(Sections, content):
+    if problems := _faults(Sections, content):
         return problems
     recipe = Recipe.of(content)
-    similarity = _similarity_problems(recipe.loss.similarity) if build else []
+    similarity = [] if light else _similarity_problems(recipe.loss.similarity)
     return [*_network_problems(recipe), *similarity, *_contradictions(recipe)]
+
+
+def _faults(kind: type, values: Content, where: str = "") -> list[str]:
+    """Return what a class of settings refuses: a schema has the meaning of a key at hand, the class knows more."""
+    schema, content = _schema(kind), values
+    for part in reversed(where.split(".") if where else []):
+        schema, content = {"properties": {part: schema}}, {part: content}
+    return schema_problems(schema, content) or list(not_finite(values, where)) or find_faults(kind, values, where)
 
 
 def _network_problems(recipe: Recipe) -> list[str]:
     """Return what is wrong with the options of the network, and with its grid."""
-    network, shape = recipe.network, list(recipe.grid.shape)
+    network, shape, where = recipe.network, list(recipe.grid.shape), "network.options"
     kind = ARCHITECTURES[network.name].settings
     try:
         check_description(network.options)
-        stride = settings_from(kind, network.options, "network.options").stride
     except ValueError as error:
-        return [f"network.options: {error}"]
-    except InputError as error:
-        return [error.message]
+        return [f"{where}: {error}"]
+    if faults := _faults(kind, network.options, where):
+        return faults
+    stride = settings_from(kind, network.options, where).stride
     if any(n % stride for n in shape):
         return [f"grid.shape: {shape} are not multiples of {stride}, which {network.name} needs"]
     return []
@@ -214,8 +220,7 @@ def _network_problems(recipe: Recipe) -> list[str]:
 
 def _similarity_problems(similarity: SimilaritySection) -> list[str]:
     """Return what is wrong with the options of the similarity; imports torch."""
-    kind = SIMILARITIES[similarity.name].load()
-    return find_faults(kind, similarity.options, "loss.similarity.options")
+    return _faults(SIMILARITIES[similarity.name].load(), similarity.options, "loss.similarity.options")
 
 
 def _contradictions(recipe: Recipe) -> list[str]:
