@@ -9,8 +9,8 @@ import yaml
 
 from popatlas.config.schema import config_schema
 from popatlas.config.sections import Config
-from popatlas.schema import schema_of
 from popatlas.settings import Content
+from popatlas.training.schema import recipe_schema
 from popatlas.training.sections import Sections
 
 
@@ -35,7 +35,7 @@ class Schema:
 
 SCHEMAS: dict[str, Schema] = {
     "config": Schema(Config, "popatlas configuration", config_schema),
-    "recipe": Schema(Sections, "recipe of a registration network", lambda: schema_of(Sections, complete=False)),
+    "recipe": Schema(Sections, "recipe of a registration network", recipe_schema),
 }
 
 

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from popatlas.errors import InputError
-from popatlas.schema import schema_of
+from popatlas.schema import schema_of, schema_problems
 from popatlas.settings import Content, as_content, settings_from
 from popatlas.training.recipe import FOLDER, load_recipe
+from popatlas.training.schema import recipe_schema
 from popatlas.training.sections import Sections
 
 SCHEMA = schema_of(Sections, complete=False)
@@ -113,6 +114,25 @@ def test_a_value_out_of_its_range_is_told_with_its_place(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_every_key_is_explained(key: str) -> None:
     assert len(KEYS[key]["description"]) > 3
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FOLDER.glob("*.yaml")])
+def test_the_schema_for_editors_allows_the_recipes_of_the_package(name: str) -> None:
+    assert schema_problems(recipe_schema(), yaml.safe_load((FOLDER / f"{name}.yaml").read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"network": {"name": "unet", "options": {"encodr": [3]}}}, "network.options: unknown key 'encodr', did you mean"),
+        ({"network": {"name": "fast", "options": {"passes": 0}}}, "network.options.passes: 0 is less than the minimum"),
+        ({"loss": {"similarity": {"name": "lncc", "options": {"radiuz": 3}}}}, "loss.similarity.options: unknown key"),
+        ({"extends": 3}, "extends: 3 is not of type 'string'"),
+        ({"extend": "rcn"}, "top level: unknown key 'extend', did you mean 'extends'?"),
+    ],
+)
+def test_the_schema_for_editors_knows_the_options_too(content: Content, message: str) -> None:
+    assert schema_problems(recipe_schema(), content)[0].startswith(message)
 
 
 ORDER = [
