@@ -35,7 +35,7 @@ from popatlas.errors import InputError, PopatlasError
 from popatlas.images.io import sha256, write_json
 from popatlas.receipts import Receipt, read_attempt
 
-RECORDED_PACKAGES = ("antspyx", "deepbet", "monai", "nibabel", "nipype", "numpy", "SimpleITK", "scipy", "torch")
+RECORDED_PACKAGES = ("antspyx", "deepbet", "nibabel", "nipype", "numpy", "SimpleITK", "scipy", "torch")
 
 
 class PopatlasInputSpec(BaseInterfaceInputSpec):
