@@ -22,7 +22,7 @@ from popatlas.measures.table import age_effect
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PICTURES = ROOT / "docs" / "images"
-PACKAGES = ("antspyx", "deepbet", "SimpleITK", "numpy", "snakemake", "torch")
+PACKAGES = ("antspyx", "deepbet", "SimpleITK", "monai", "numpy", "snakemake", "torch")
 METHODS = ("reference", "majority", "staple", "jlf")  # whose volumes the tables of a cohort hold
 Record = dict[str, str | float | None]
 Value = TypeVar("Value")

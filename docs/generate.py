@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
+from environments import KINDS, environment_text  # noqa: E402
 from registries import fusion_methods, networks, recipe_keys, regularisers, similarities, with_metrics  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
@@ -172,6 +173,8 @@ def models() -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     """Write all pages and schemas; files that would not change are left alone."""
+    for kind in KINDS:
+        write_if_changed(ROOT / "envs" / f"{kind}.yaml", environment_text(kind))
     for name in SCHEMAS:
         write_if_changed(schema_path(name), schema_text(name))
     for name, page in (
