@@ -140,7 +140,7 @@ class _Evaluation:
         """Tell for each row whether it has no value in a column that is used."""
         return self.columns[name].text.isna()
 
-    def truth(self, value: _Any) -> pd.Series[Any]:
+    def truth(self, value: _Any) -> pd.Series:
         """Return a condition, or a column of true and false; NA is unknown."""
         if isinstance(value, pd.Series) and value.dtype == "boolean":
             return value
@@ -173,7 +173,7 @@ class _Evaluation:
             "correct them in the table, or write n/a where there is no value",
         )
 
-    def text(self, value: _Any, texts: Iterable[str] = ()) -> pd.Series[Any]:
+    def text(self, value: _Any, texts: Iterable[str] = ()) -> pd.Series:
         """Return the text of a column that is compared with texts; texts that no cell has are noted."""
         if not isinstance(value, _Cells):
             self.refuse("a text is compared with what is no column", EXAMPLE)
@@ -218,11 +218,11 @@ class _Evaluation:
         values = ARITHMETIC[sign](one, two)
         return values.mask(~(values.abs() < float("inf")).fillna(False))
 
-    def condition(self, found: pd.Series[Any]) -> pd.Series[Any]:
+    def condition(self, found: pd.Series) -> pd.Series:
         """Return truth that may be unknown."""
         return found.astype("boolean")
 
-    def chain(self, signs: tuple[str, ...], values: list[_Any]) -> pd.Series[Any]:
+    def chain(self, signs: tuple[str, ...], values: list[_Any]) -> pd.Series:
         """Return where all comparisons of a chain hold."""
         found = [self.compared(*part) for part in zip(values, signs, values[1:], strict=False)]
         result = found[0]
@@ -230,7 +230,7 @@ class _Evaluation:
             result = result & one
         return result
 
-    def compared(self, left: _Any, sign: str, right: _Any) -> pd.Series[Any]:
+    def compared(self, left: _Any, sign: str, right: _Any) -> pd.Series:
         """Return where a comparison holds; NA where a value is missing."""
         if isinstance(right, tuple):
             return self.member(left, sign, right)
@@ -250,7 +250,7 @@ class _Evaluation:
             self.refuse("it compares two numbers", f"compare a column with one; there are {self.names()}")
         return self.condition(COMPARISONS[sign](one, two))
 
-    def compared_text(self, left: _Any, sign: str, right: _Any) -> pd.Series[Any]:
+    def compared_text(self, left: _Any, sign: str, right: _Any) -> pd.Series:
         """Compare a column with a text, or two columns of text; of texts only dates have an order."""
         is_equality = sign in ("==", "!=")
         text = self.text(left, [right] if isinstance(right, str) and is_equality else ())
@@ -263,7 +263,7 @@ class _Evaluation:
                 self.refuse("texts have no order, but for dates (2024-05-31)", "compare them by ==, != and in")
         return self.condition(COMPARISONS[sign](text, other))
 
-    def member(self, left: _Any, sign: str, values: tuple[Any, ...]) -> pd.Series[Any]:
+    def member(self, left: _Any, sign: str, values: tuple[Any, ...]) -> pd.Series:
         """Return where a value is in a list; == and != with a list mean the same, as in pandas."""
         if sign not in ("in", "not in", "==", "!="):
             self.refuse("a list has no order", "use in and not in")
@@ -273,7 +273,7 @@ class _Evaluation:
         found = cells.isin(values).astype("boolean").mask(cells.isna())
         return found if sign in ("in", "==") else ~found
 
-    def form(self, node: Form) -> pd.Series[Any]:
+    def form(self, node: Form) -> pd.Series:
         """Return what one of the few forms that look like functions says about a column."""
         cells = self.cells(node.column.name)
         values = [self.value(part) for part in node.values]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import PROPAGATE_AGAIN, Candidates
+from popatlas.images.arrays import Kind
 from popatlas.images.grid import Grid
 from popatlas.images.io import PathLike, load_image
 from popatlas.images.labels import read_labels
@@ -76,7 +76,7 @@ def _check_grid(grid: Grid, of_labels: Grid, what: str, file: PathLike, subject:
         raise InputError(error.message, file=file, subject=subject, remedy=PROPAGATE_AGAIN) from error
 
 
-def _stack(data: npt.NDArray[Any], file: PathLike, subject: str | None) -> npt.NDArray[Any]:
+def _stack(data: npt.NDArray[Kind], file: PathLike, subject: str | None) -> npt.NDArray[Kind]:
     """Return an image of 3 or 4 axes as stack (n_candidates, x, y, z)."""
     if data.ndim not in (3, 4):
         raise InputError(f"the image has {data.ndim} axes, expected 4", file=file, subject=subject, remedy=PROPAGATE_AGAIN)

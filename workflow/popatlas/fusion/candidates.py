@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
-import numpy.typing as npt
 
 from popatlas.errors import InputError
-from popatlas.fusion.labels import BoolArray, IntArray, disputed_mask
+from popatlas.fusion.labels import disputed_mask
+from popatlas.images.arrays import BoolArray, FloatArray, IntArray
 from popatlas.images.labels import LARGEST_LABEL
 
-FloatArray = npt.NDArray[np.floating[Any]]
 PROPAGATE_AGAIN = "propagate the atlases again onto the grid of the target"
 
 

@@ -13,18 +13,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from popatlas.images.arrays import FloatArray, IntArray
 from popatlas.measures.metrics import BENCH_METRICS
 from popatlas.measures.overlap import LabelPair
 from popatlas.measures.scores import label_scores
-
-IntArray = npt.NDArray[np.integer[Any]]
-FloatArray = npt.NDArray[np.floating[Any]]
 
 ALPHA = 0.05
 # difference of mean Dice that is too small to pay for

@@ -11,14 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from popatlas.errors import ConfigError, InputError
-from popatlas.fusion.candidates import Candidates, FloatArray
-from popatlas.fusion.labels import IntArray
+from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.weighted_global import global_similarity
+from popatlas.images.arrays import FloatArray, IntArray
 
 # options of the methods with one value, or one row, for each candidate
 PER_CANDIDATE = {"parameters", "label_parameters", "quality", "prior"}
@@ -34,7 +33,7 @@ def fuse(
     names: Sequence[str] = (),
     subject: str | None = None,
     select: int = 0,
-    select_by: npt.NDArray[np.floating[Any]] | None = None,
+    select_by: FloatArray | None = None,
     **options: Any,
 ) -> Fusion:
     """Fuse the labels of several atlases on the grid of a target.
@@ -96,7 +95,7 @@ def fuse(
     return replace(found, trust=trust, notes=found.notes | {"left_out": left_out})
 
 
-def choose(candidates: Candidates, select: int = 0, by: npt.NDArray[np.floating[Any]] | None = None) -> list[int]:
+def choose(candidates: Candidates, select: int = 0, by: FloatArray | None = None) -> list[int]:
     """Return the numbers of the candidates that take part: not the empty ones, and only the best `select` ones."""
     filled = [number for number in range(len(candidates.labels)) if number not in set(candidates.empty)]
     if select < 0:

@@ -27,18 +27,18 @@ IEEE TPAMI 2013;35(3):611-623. doi:10.1109/TPAMI.2012.143
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.labels import BoolArray, bounding_box
+from popatlas.fusion.labels import bounding_box
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties
 from popatlas.fusion.slabs import in_core, slabs
 from popatlas.fusion.vote import NO_LABEL, decide, vote
+from popatlas.images.arrays import BoolArray, FloatArray, Kind, RealArray
 
 # labels that are kept at a voxel
 MOST_OPTIONS = 8
@@ -80,7 +80,7 @@ def joint_label_fusion(
     radius: int = 2,
     search: int = 1,
     rho: float = 0.1,
-    prior: npt.NDArray[np.floating[Any]] | None = None,
+    prior: FloatArray | None = None,
     ties: Ties = "nearest",
     memory_mb: float = 800.0,
 ) -> Fusion:
@@ -144,7 +144,7 @@ def _check_parameters(beta: float, radius: int, search: int, rho: float, subject
             )
 
 
-def _checked_prior(prior: npt.NDArray[np.floating[Any]] | None, candidates: Candidates) -> Weights:
+def _checked_prior(prior: FloatArray | None, candidates: Candidates) -> Weights:
     """Return the trust in each candidate, (n_candidates,)."""
     count = len(candidates.labels)
     trust = np.ones(count) if prior is None else np.asarray(prior, dtype=np.float64)
@@ -157,7 +157,7 @@ def _checked_prior(prior: npt.NDArray[np.floating[Any]] | None, candidates: Cand
     return trust
 
 
-def _lifted(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _lifted(image: npt.NDArray[Kind]) -> npt.NDArray[Kind]:
     """Return a 2D image as a volume of one plane."""
     return image if image.ndim == 3 else image[None]
 
@@ -203,7 +203,7 @@ def _count(candidates: Candidates, method: Method, memory_mb: float) -> Tables:
     return Tables(options[:used], shares[:used], weight)
 
 
-def _copied(parts: list[npt.NDArray[Any]], dtype: type) -> npt.NDArray[Any]:
+def _copied(parts: list[RealArray], dtype: type[Kind]) -> npt.NDArray[Kind]:
     """Return arrays of one shape as a stack, converted without a copy in their own type."""
     stack = np.empty((len(parts), *parts[0].shape), dtype=dtype)
     for place, part in zip(stack, parts, strict=True):

@@ -27,11 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.labels import BoolArray, bounding_box, to_contiguous
+from popatlas.fusion.labels import bounding_box, to_contiguous
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties
 from popatlas.fusion.slabs import in_core, slabs
 from popatlas.fusion.vote import EQUAL_SHARE, NO_LABEL, decide, vote
+from popatlas.images.arrays import BoolArray, RealArray
 
 # float32 copies of the probability maps that exist at once: in the engine, read back, and the list of the wrapper
 MAP_COPIES = 3
@@ -144,7 +145,7 @@ def most_probable(
 
 
 def _run(
-    target: npt.NDArray[Any], images: npt.NDArray[Any], numbers: npt.NDArray[np.uint16], wanted: BoolArray, engine: Engine
+    target: RealArray, images: RealArray, numbers: npt.NDArray[np.uint16], wanted: BoolArray, engine: Engine
 ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """Yield each label number and its probability at the voxels of `wanted`, in array order."""
     import ants
@@ -172,7 +173,7 @@ def _run(
             yield int(present[number - 1]), probability.numpy()[wanted]
 
 
-def _image(data: npt.NDArray[Any]) -> Any:
+def _image(data: RealArray) -> Any:
     """Return an array as ANTs image on a unit grid: the engine works in voxels."""
     import ants
 

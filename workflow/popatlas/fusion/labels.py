@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import BoolArray, IntArray
 from popatlas.images.labels import distinct
 
-IntArray = npt.NDArray[np.integer[Any]]
-BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, ...]
 
 

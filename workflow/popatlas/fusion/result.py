@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.fusion.labels import BoolArray
+from popatlas.images.arrays import BoolArray, FloatArray
 
 Map = npt.NDArray[np.float32]
 
@@ -61,7 +61,7 @@ class Fusion:
         logs = np.log2(self.shares, out=np.zeros_like(self.shares), where=self.shares > 0)
         return self._map(np.maximum(-(self.shares * logs).sum(axis=0), 0), 0.0)
 
-    def _map(self, values: npt.NDArray[np.floating[Any]], elsewhere: float | Map) -> Map:
+    def _map(self, values: FloatArray, elsewhere: float | Map) -> Map:
         full = np.empty(self.dseg.shape, dtype=np.float32)
         full[...] = elsewhere
         full[self.disputed] = values

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +18,12 @@ from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.data import label_values, standardised, trust_target
 from popatlas.fusion.dataparams.files import Labels, load_labelled, save_labelled, training_json
 from popatlas.fusion.dataparams.train import train_trust
-from popatlas.fusion.labels import IntArray
 from popatlas.fusion.settings import DataParametersSettings
+from popatlas.images.arrays import FloatArray, IntArray
 from popatlas.images.io import PathLike
 from popatlas.networks.segmentation import SegmentationNet
 
-Image = npt.NDArray[np.floating[Any]]
+Image = FloatArray
 
 
 class Segmenter(NamedTuple):

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.fusion.labels import Box
+from popatlas.images.arrays import IntArray
 
 
 def slabs(shape: Sequence[int], halo: int, layers: int) -> Iterator[tuple[Box, Box]]:
@@ -39,7 +40,7 @@ def slabs(shape: Sequence[int], halo: int, layers: int) -> Iterator[tuple[Box, B
         yield tuple(slab), tuple(core)
 
 
-def in_core(points: npt.NDArray[np.integer], slab: Box, core: Box) -> npt.NDArray[np.intp]:
+def in_core(points: IntArray, slab: Box, core: Box) -> npt.NDArray[np.intp]:
     """Return which points (n, ndim) of the volume the slab answers for, as indices."""
     low = [outer.start + inner.start for outer, inner in zip(slab, core, strict=True)]
     high = [outer.start + inner.stop for outer, inner in zip(slab, core, strict=True)]

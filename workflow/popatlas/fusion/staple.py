@@ -12,8 +12,6 @@ expectation-maximization parameter estimation. IEEE TMI 2004;23(8):983-994. doi:
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
@@ -22,6 +20,7 @@ from popatlas.fusion.labels import bounding_box, to_contiguous, union_mask
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties
 from popatlas.fusion.vote import BLOCK, NO_LABEL, count_votes, decide, normalised, vote
+from popatlas.images.arrays import FloatArray
 
 Matrices = npt.NDArray[np.float64]
 # a label that a candidate never gave for another one is rare, not impossible
@@ -100,6 +99,6 @@ def _posterior(
     return np.take_along_axis(options, order, axis=0), np.take_along_axis(shares, order, axis=0)
 
 
-def _softmax(score: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
+def _softmax(score: FloatArray) -> FloatArray:
     share = np.exp(score - score.max(axis=0))
     return np.asarray(share / share.sum(axis=0))

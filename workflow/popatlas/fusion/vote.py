@@ -20,9 +20,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.fusion.labels import BoolArray, IntArray, bounding_box
+from popatlas.fusion.labels import bounding_box
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties
+from popatlas.images.arrays import BoolArray, FloatArray, IntArray
 
 LabelTable = npt.NDArray[np.int32]
 ShareTable = npt.NDArray[np.float32]
@@ -36,10 +37,10 @@ NO_LABEL = -1
 def vote(
     labels: IntArray,
     disputed: BoolArray,
-    weights: npt.NDArray[np.floating] | None = None,
+    weights: FloatArray | None = None,
     ties: Ties = "nearest",
     spacing: Sequence[float] | None = None,
-    trust: npt.NDArray[np.floating] | None = None,
+    trust: FloatArray | None = None,
 ) -> Fusion:
     """Fuse candidates by a weighted vote.
 
@@ -71,7 +72,7 @@ def vote(
     return decide(labels[0], disputed, options, shares, trust, table, ties, spacing)
 
 
-def normalised(weights: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+def normalised(weights: FloatArray) -> npt.NDArray[np.float32]:
     """Return weights (n_candidates, ...) that sum to 1 over the candidates; equal ones where all are 0."""
     weights = np.asarray(weights, dtype=np.float32)
     total = weights.sum(axis=0)
@@ -123,7 +124,7 @@ def decide(
     disputed: BoolArray,
     options: LabelTable,
     shares: ShareTable,
-    trust: npt.NDArray[np.floating],
+    trust: FloatArray,
     table: LabelTable,
     ties: Ties = "nearest",
     spacing: Sequence[float] | None = None,

@@ -12,11 +12,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.fusion.candidates import Candidates, FloatArray
+from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.labels import union_mask
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties
 from popatlas.fusion.vote import vote
+from popatlas.images.arrays import FloatArray
 
 
 def global_vote(candidates: Candidates, ties: Ties = "nearest", power: float = 8.0) -> Fusion:

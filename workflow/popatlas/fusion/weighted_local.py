@@ -12,11 +12,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from popatlas.fusion.candidates import Candidates, FloatArray
-from popatlas.fusion.labels import BoolArray, bounding_box
+from popatlas.fusion.candidates import Candidates
+from popatlas.fusion.labels import bounding_box
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties
 from popatlas.fusion.vote import vote
+from popatlas.images.arrays import BoolArray, FloatArray
 from popatlas.measures.correlation import WindowMoments
 
 # a window with less variance than this share of the image's is flat: its correlation says nothing

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import BoolArray, RealArray
 from popatlas.measures.correlation import correlation
 from popatlas.transforms.affine import Matrix, mean_affine, read_affine, stretch_about
 from popatlas.transforms.displacement import field_array, field_image, invert_field, mean_field
@@ -55,7 +56,7 @@ def read_image(path: Path | str) -> sitk.Image:
         raise InputError(f"cannot read image: {error}", file=path, remedy="delete the file and run again") from error
 
 
-def as_array(image: sitk.Image) -> npt.NDArray[Any]:
+def as_array(image: sitk.Image) -> RealArray:
     """Return the voxels of an image, shape (z, y, x)."""
     import SimpleITK as sitk
 
@@ -117,7 +118,7 @@ def sharpen(image: sitk.Image, weight: float) -> sitk.Image:
     return sitk.Clamp(image + weight * (image - blurred), lowerBound=0.0)
 
 
-def sharpness(image: sitk.Image, mask: npt.NDArray[Any]) -> float:
+def sharpness(image: sitk.Image, mask: BoolArray) -> float:
     """Return the mean gradient magnitude inside a mask over the mean intensity, per millimetre."""
     import SimpleITK as sitk
 

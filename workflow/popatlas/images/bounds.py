@@ -17,7 +17,8 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
+
+from popatlas.images.arrays import RealArray
 
 MOST_VOXELS_PER_AXIS = 2048
 MOST_PIXELS_PER_AXIS = 1 << 15  # of a section: one plane
@@ -40,7 +41,7 @@ class Announced:
     """What a header says: numbers of voxels, type of a voxel as it is stored, and the byte that the voxels begin at."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     offset: int
 
     @property
@@ -127,7 +128,7 @@ def size_fault(file: Path) -> str:
     return ""
 
 
-def voxel_pieces(file: Path, announced: Announced) -> Iterator[npt.NDArray[Any]]:
+def voxel_pieces(file: Path, announced: Announced) -> Iterator[RealArray]:
     """Yield the voxels of a file as they are stored (without slope and intercept), and read it to its end.
 
     Parameters

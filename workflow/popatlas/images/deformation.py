@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.images.arrays import RealArray
 from popatlas.images.io import atomic_path
 
 Array = npt.NDArray[np.float32]
@@ -48,7 +49,7 @@ class Grid:
 
 
 def sample(
-    volume: npt.NDArray[Any],
+    volume: RealArray,
     affine: Affine,
     points: Array,
     *,

@@ -96,7 +96,7 @@ def load_whole(file: Path) -> tuple[nib.Nifti1Image, str]:
     return kind.from_bytes(content), hashlib.sha256(stored).hexdigest()
 
 
-def type_fault(dtype: np.dtype[Any]) -> Finding:
+def type_fault(dtype: np.dtype[np.generic]) -> Finding:
     """Return whether voxels, as they are stored, are colours or complex numbers."""
     return ("", "") if dtype.kind in "iuf" else ("dtype", str(dtype))
 

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import RealArray
 from popatlas.images.bounds import SizeError, size_fault
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def table_text(table: pd.DataFrame) -> str:
     return str(plain.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n", quoting=csv.QUOTE_NONE))
 
 
-def _one_line_cells(cells: pd.Series[Any]) -> pd.Series[Any]:
+def _one_line_cells(cells: pd.Series) -> pd.Series:
     if cells.dtype.kind != "O" or not any(isinstance(cell, str) and BREAKS.search(cell) for cell in cells.unique()):
         return cells
     return cells.map(_one_line)
@@ -223,7 +224,7 @@ def load_image(path: PathLike, dtype: npt.DTypeLike = np.float32) -> nib.Nifti1I
         raise InputError(f"cannot read image: {error}", file=path, remedy="replace or exclude the file") from error
 
 
-def save_image(data: npt.NDArray[Any], affine: npt.NDArray[Any], path: PathLike, dtype: npt.DTypeLike | None = None) -> None:
+def save_image(data: RealArray, affine: RealArray, path: PathLike, dtype: npt.DTypeLike | None = None) -> None:
     """Write an array as NIfTI, atomically, with sform and qform set.
 
     Parameters

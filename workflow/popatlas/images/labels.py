@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import IntArray, RealArray
 from popatlas.images.grid import Array, Grid
 from popatlas.images.header import FAULTS, file_fault, geometry_fault, load_whole, refuse, told, type_fault
 from popatlas.images.io import PathLike
@@ -175,7 +176,7 @@ def _naming(path: PathLike, subject: str | None) -> Iterator[None]:
         raise type(error)(error.message, file=path, subject=subject, remedy=error.remedy) from error
 
 
-def _opened(path: PathLike, axes: tuple[int, ...], what: str) -> tuple[Any, npt.NDArray[Any], str]:
+def _opened(path: PathLike, axes: tuple[int, ...], what: str) -> tuple[Any, RealArray, str]:
     """Return image, voxels without further axes of length 1, and digest of a file that opens."""
     file = Path(path)
     try:
@@ -271,7 +272,7 @@ def _check_background(labels: npt.NDArray[np.int32]) -> None:
         raise InputError(f"{problem}: is it the background?", remedy=remedy)
 
 
-def label_numbers(data: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+def label_numbers(data: RealArray) -> npt.NDArray[np.int32]:
     """Return values as label numbers, or refuse them.
 
     Parameters
@@ -312,11 +313,11 @@ def label_numbers(data: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
     return np.asarray(values, dtype=np.int32)
 
 
-def _fractions(data: npt.NDArray[Any]) -> bool:
+def _fractions(data: RealArray) -> bool:
     return bool(data.dtype.kind == "f" and (np.abs(data - np.rint(data)) > WHOLE).any())
 
 
-def distinct(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+def distinct(labels: IntArray) -> npt.NDArray[np.int64]:
     """Return the values that occur among label numbers, sorted."""
     if labels.size and int(labels.max()) < COUNTABLE:
         return np.flatnonzero(np.bincount(labels.ravel(order="K"))).astype(np.int64)

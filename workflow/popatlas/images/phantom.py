@@ -17,11 +17,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from popatlas.images.arrays import RealArray
 
 Array = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -136,7 +137,7 @@ def lateral_ventricles(labels: npt.NDArray[np.int16]) -> Mask:
     return np.isin(labels, (LEFT + VENTRICLE, RIGHT + VENTRICLE))
 
 
-def _to_bytes(share: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _to_bytes(share: RealArray) -> npt.NDArray[np.uint8]:
     return np.asarray(np.clip(np.rint(share * 255), 0, 255), dtype=np.uint8)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import RealArray
 from popatlas.images.grid import Array, Grid
 from popatlas.images.io import PathLike
 from popatlas.images.labels import LabelImage, read_mask
@@ -119,7 +119,7 @@ def _check_view(labels: LabelImage, image: Grid, refuse: Callable[[str, str], In
     reach = np.maximum(1.0, np.abs(matrix[:-1, :-1]).max(axis=1))  # a voxel of the coarser grid
     low, high = -0.5 - reach, np.array(image.shape) - 0.5 + reach
 
-    def outside_of(points: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def outside_of(points: RealArray) -> npt.NDArray[np.bool_]:
         at = _moved(matrix, points)
         return np.asarray(((at < low) | (at > high)).any(axis=1))
 
@@ -149,17 +149,17 @@ def _check_brain(labels: LabelImage, mask: LabelImage, refuse: Callable[[str, st
     raise refuse(f"the labels do not lie on the brain: {problem} outside of its mask", remedy)
 
 
-def _places(data: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+def _places(data: RealArray) -> npt.NDArray[np.intp]:
     """Return the indices (n, D) of voxels that are not 0, of many only some, evenly."""
     found = np.flatnonzero(data)
     return np.stack(np.unravel_index(found[:: -(-len(found) // POINTS)], data.shape), axis=1)
 
 
-def _moved(matrix: Array, points: npt.NDArray[Any]) -> Array:
+def _moved(matrix: Array, points: RealArray) -> Array:
     return np.asarray(points @ matrix[:-1, :-1].T + matrix[:-1, -1])
 
 
-def _read_at(data: npt.NDArray[Any], points: Array) -> npt.NDArray[np.bool_]:
+def _read_at(data: RealArray, points: Array) -> npt.NDArray[np.bool_]:
     """Tell at which points the nearest voxel is there and not 0."""
     index = np.rint(points).astype(int)
     inside = ((index >= 0) & (index < np.array(data.shape))).all(axis=1)

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from popatlas import __version__
 from popatlas.errors import InputError
 from popatlas.images import subject as draw
+from popatlas.images.arrays import IntArray, Kind
 from popatlas.images.deformation import Affine, Array, Grid, read_displacement, sample, write_displacement
 from popatlas.images.io import (
     read_json,
@@ -231,7 +232,7 @@ def _write_image(path: Path, image: npt.NDArray[np.int16], scan: draw.Scan) -> N
     save_image(stored, affine, path)
 
 
-def reorient(data: npt.NDArray[Any], affine: Affine, orientation: str) -> tuple[npt.NDArray[Any], Affine]:
+def reorient(data: npt.NDArray[Kind], affine: Affine, orientation: str) -> tuple[npt.NDArray[Kind], Affine]:
     """Return voxels (x, y, z, ...) of a RAS grid stored in another orientation, and the affine that goes with them."""
     from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
 
@@ -245,12 +246,12 @@ def _write_truth(
     """Write the truth of a scan (`points`: MNI point of each of its voxels) and return volumes in ml."""
     model, grid = head_model(), scan.grid
     labels = sample(model.labels, model.affine, points, order=0).astype(np.int16)
-    for suffix, data, dtype in (("dseg", labels, np.int16), ("mask", labels > 0, np.uint8)):
-        stored, affine = reorient(data.astype(dtype), grid.affine, scan.orientation)
+    truths: dict[str, IntArray] = {"dseg": labels, "mask": (labels > 0).astype(np.uint8)}
+    for suffix, data in truths.items():
+        stored, affine = reorient(data, grid.affine, scan.orientation)
         save_image(stored, affine, _beside(prefix, f"_desc-truth_{suffix}.nii.gz"))
-    back = np.moveaxis(points - grid.points(), 0, -1)
-    stored, affine = reorient(back, grid.affine, scan.orientation)
-    write_displacement(np.moveaxis(stored, -1, 0), affine, _beside(prefix, "_from-T1w_to-MNI152_mode-points_xfm.nii.gz"))
+    back, affine = reorient(np.moveaxis(points - grid.points(), 0, -1), grid.affine, scan.orientation)
+    write_displacement(np.moveaxis(back, -1, 0), affine, _beside(prefix, "_from-T1w_to-MNI152_mode-points_xfm.nii.gz"))
     mni = mni_grid()
     forward = move(scan.pose, anatomy.to_subject(mni.points())) - mni.points()
     write_displacement(forward, mni.affine, _beside(prefix, "_from-MNI152_to-T1w_mode-points_xfm.nii.gz"))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating[Any]]
+from popatlas.images.arrays import FloatArray, RealArray
+
 Border = Literal["nearest", "reflect"]
 
 
-def pearson(first: FloatArray, second: FloatArray, undefined: float = float("nan")) -> float:
+def pearson(first: RealArray, second: RealArray, undefined: float = float("nan")) -> float:
     """Return the Pearson correlation of two lists of numbers; `undefined` for less than two, or when one is constant."""
     a, b = first.astype(np.float64), second.astype(np.float64)
     if a.size < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -19,7 +20,7 @@ def pearson(first: FloatArray, second: FloatArray, undefined: float = float("nan
     return float(np.corrcoef(a, b)[0, 1])
 
 
-def correlation(first: FloatArray, second: FloatArray, mask: npt.NDArray[Any]) -> float:
+def correlation(first: RealArray, second: RealArray, mask: RealArray) -> float:
     """Return the Pearson correlation of two images where a mask is above 0; 0 when one is constant there."""
     inside = mask > 0
     return pearson(first[inside], second[inside], undefined=0.0)

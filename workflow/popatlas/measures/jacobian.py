@@ -9,15 +9,14 @@ mean and SD of the logarithm with log(0.001).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
+
+from popatlas.images.arrays import FloatArray, RealArray
 
 LOG_FLOOR = float(np.log(0.001))
 
 
-def summarise_log_jacobian(log_determinant: npt.NDArray[np.floating[Any]], mask: npt.NDArray[Any]) -> dict[str, float]:
+def summarise_log_jacobian(log_determinant: FloatArray, mask: RealArray) -> dict[str, float]:
     """Summarise a log-Jacobian image inside a mask.
 
     Parameters

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import FloatArray
 from popatlas.images.tables import is_missing, number_of, read_text_table, shown
 from popatlas.transforms.resample import Step
 
@@ -58,7 +59,7 @@ def read_landmarks(path: Path, subject: str | None = None) -> pd.DataFrame:
     return found.sort_values("name", ignore_index=True)
 
 
-def map_points(points: npt.NDArray[np.floating[Any]], steps: Sequence[Step]) -> npt.NDArray[np.float64]:
+def map_points(points: FloatArray, steps: Sequence[Step]) -> npt.NDArray[np.float64]:
     """Map points through an ANTs chain.
 
     Parameters
@@ -84,14 +85,12 @@ def map_points(points: npt.NDArray[np.floating[Any]], steps: Sequence[Step]) -> 
     return np.asarray(moved[AXES].to_numpy(dtype=np.float64) * RAS_TO_LPS)
 
 
-def to_template(points: npt.NDArray[np.floating[Any]], affine: Path, inverse_warp: Path) -> npt.NDArray[np.float64]:
+def to_template(points: FloatArray, affine: Path, inverse_warp: Path) -> npt.NDArray[np.float64]:
     """Map a subject's points (n, 3; RAS mm) to the template with its affine and inverse warp."""
     return map_points(points, [Step(affine, invert=True), Step(inverse_warp)])
 
 
-def target_registration_error(
-    first: npt.NDArray[np.floating[Any]], second: npt.NDArray[np.floating[Any]]
-) -> npt.NDArray[np.float64]:
+def target_registration_error(first: FloatArray, second: FloatArray) -> npt.NDArray[np.float64]:
     """Return the distance in mm between corresponding points, both (n, 3)."""
     return np.asarray(np.linalg.norm(np.asarray(first, float) - np.asarray(second, float), axis=1))
 

@@ -12,12 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from popatlas.errors import InputError
-
-IntArray = npt.NDArray[np.integer[Any]]
+from popatlas.images.arrays import FloatArray, IntArray, RealArray
 
 
 def overlap(reference: IntArray, prediction: IntArray) -> pd.DataFrame:
@@ -83,7 +81,7 @@ class LabelPair:
 
     reference: IntArray
     fused: IntArray
-    affine: npt.NDArray[np.floating[Any]]
+    affine: FloatArray
     wanted: Iterable[int] | None = None
     min_voxels: int = 1
 
@@ -113,7 +111,7 @@ def overlaps(pair: LabelPair) -> dict[str, Any]:
     return {name: pair.overlaps[name] for name in ("dice", "jaccard", "volume_similarity")}
 
 
-def dice(first: npt.NDArray[Any], second: npt.NDArray[Any], empty: float = float("nan")) -> float:
+def dice(first: RealArray, second: RealArray, empty: float = float("nan")) -> float:
     """Return the Dice coefficient of two masks of one shape.
 
     Parameters

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-from popatlas.measures.correlation import FloatArray, local_correlation, pearson
+from popatlas.images.arrays import FloatArray, RealArray
+from popatlas.measures.correlation import local_correlation, pearson
 
 
-def similarity(fixed: FloatArray, moving: FloatArray, mask: npt.NDArray[Any], radius: int = 3) -> dict[str, float]:
+def similarity(fixed: FloatArray, moving: FloatArray, mask: RealArray, radius: int = 3) -> dict[str, float]:
     """Compare two images on one grid.
 
     Parameters

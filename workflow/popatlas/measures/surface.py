@@ -20,9 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from popatlas.images.arrays import IntArray
 from popatlas.measures.overlap import LabelPair
-
-IntArray = npt.NDArray[np.integer[Any]]
 
 
 def surface_distances(

@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +25,7 @@ import pandas as pd
 from nibabel.affines import apply_affine
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import FloatArray
 from popatlas.images.io import load_image
 from popatlas.images.labels import read_mask
 from popatlas.measures.correlation import pearson
@@ -105,7 +105,7 @@ def rigid_align(moving: Points, fixed: Points) -> Points:
     return np.asarray(rotation.apply(moving - center_moving) + center_fixed)
 
 
-def known_field_errors(mapped: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+def known_field_errors(mapped: FloatArray) -> npt.NDArray[np.float64]:
     """Return the distance of each scan's points from the mean of the other scans'.
 
     Parameters

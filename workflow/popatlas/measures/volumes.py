@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from popatlas.images.arrays import FloatArray, IntArray
 from popatlas.measures.overlap import LabelPair
 
 
-def voxel_ml(affine: npt.NDArray[np.floating[Any]]) -> float:
+def voxel_ml(affine: FloatArray) -> float:
     """Return the volume of a voxel in millilitres from a (4, 4) affine in mm."""
     return float(abs(np.linalg.det(np.asarray(affine, dtype=float)[:3, :3]))) / 1000.0
 
 
-def volumes(labels: npt.NDArray[np.integer[Any]], affine: npt.NDArray[np.floating[Any]]) -> pd.DataFrame:
+def volumes(labels: IntArray, affine: FloatArray) -> pd.DataFrame:
     """Return the volume of each label.
 
     Parameters

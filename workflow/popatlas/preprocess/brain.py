@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import RealArray
 from popatlas.preprocess.head import head_window
 from popatlas.preprocess.network import DeepBet
 
@@ -26,7 +27,7 @@ STARTS = ((-0.2, 0.88), (0.2, 0.88), (0.0, 1.0))
 LPS = np.array([-1.0, -1.0, 1.0])
 
 
-def tidy_mask(mask: npt.NDArray[Any], dilate: int = 0) -> Mask:
+def tidy_mask(mask: RealArray, dilate: int = 0) -> Mask:
     """Return the largest component of a mask with holes filled, dilated (or eroded) by voxels.
 
     Parameters
@@ -172,7 +173,7 @@ def extract_by_template(image_file: Path | str) -> Mask:
 
 
 def _expected_brain_centre(
-    values: npt.NDArray[Any], affine: npt.NDArray[np.float64], half_height_mm: float
+    values: RealArray, affine: npt.NDArray[np.float64], half_height_mm: float
 ) -> npt.NDArray[np.float64]:
     """Return where the brain should be, RAS mm: below the top of the head, in the middle of what is up there."""
     from scipy.ndimage import gaussian_filter
@@ -242,7 +243,7 @@ def _head_to_brain(
     return [str(path) for path in result["invtransforms"]]
 
 
-def _take_rim(values: npt.NDArray[Any], mask: npt.NDArray[np.bool_], spacing_mm: float) -> Mask:
+def _take_rim(values: RealArray, mask: npt.NDArray[np.bool_], spacing_mm: float) -> Mask:
     """Add the voxels of the next millimetres that are as bright as brain: not dark skull, not bright fat."""
     from scipy.ndimage import binary_dilation, binary_erosion, binary_opening
 

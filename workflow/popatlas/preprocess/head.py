@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.images.arrays import RealArray
 from popatlas.preprocess.levels import measure_levels
 
 Values = npt.NDArray[np.float32]
@@ -132,6 +132,6 @@ def _top_and_middle(coarse: CoarseHead) -> tuple[npt.NDArray[np.float64], float]
     return np.array(middle) * coarse.spacing[:2], (top + 1) * float(coarse.spacing[2])
 
 
-def _middle(present: npt.NDArray[Any]) -> float:
+def _middle(present: RealArray) -> float:
     where = np.flatnonzero(present)
     return float(where[0] + where[-1] + 1) / 2

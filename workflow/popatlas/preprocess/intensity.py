@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import RealArray
 
 
-def normalise(data: npt.NDArray[Any], mask: npt.NDArray[Any], method: str) -> npt.NDArray[np.float32]:
+def normalise(data: RealArray, mask: RealArray, method: str) -> npt.NDArray[np.float32]:
     """Return the brain with comparable intensities; 0 outside the mask.
 
     Parameters

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.images.arrays import Kind
 from popatlas.preprocess.head import (
     ABOVE_MM,
     HEAD_MM,
@@ -146,13 +146,13 @@ def _note(pose: Pose) -> str:
     return f"the head is turned by {pose.angle:.0f} degrees against its header" if pose.angle > UPRIGHT else ""
 
 
-def turned_by(values: npt.NDArray[Any], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Any]:
+def turned_by(values: npt.NDArray[Kind], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Kind]:
     """Return an image whose axes are those of the person."""
     flips = tuple(slice(None, None, 1 if sign > 0 else -1) for sign in signs)
     return np.ascontiguousarray(np.transpose(values, axes)[flips])
 
 
-def turned_back(values: npt.NDArray[Any], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Any]:
+def turned_back(values: npt.NDArray[Kind], axes: npt.NDArray[np.int64], signs: Matrix) -> npt.NDArray[Kind]:
     """Return an image turned by `turned_by` as it was."""
     flips = tuple(slice(None, None, 1 if sign > 0 else -1) for sign in signs)
     return np.ascontiguousarray(np.transpose(values[flips], np.argsort(axes)))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.images.arrays import RealArray
 from popatlas.preprocess.shape import DARK, USUAL_COMPACTNESS, Shape, measure_shape
 
 # Beyond these no mask of a whole brain was seen, of 40 heads; what is usual stands in the messages
@@ -21,8 +22,8 @@ MOST_BORDER = 0.02  # share of the voxels of an organ on the edge of the image
 
 
 def mask_quality(
-    data: npt.NDArray[Any],
-    mask: npt.NDArray[Any],
+    data: RealArray,
+    mask: RealArray,
     affine: npt.NDArray[np.float64],
     volume_ml: Sequence[float],
     *,
@@ -97,7 +98,7 @@ def _cut_reasons(faces: Sequence[int], spacing: npt.NDArray[np.float64], volume_
     return [f"the brain is cut at the {side} of the image ({max(areas):.0f} cm2 of it lie there, usually 0 to 30)"]
 
 
-def _is_bare(data: npt.NDArray[Any], brain: npt.NDArray[np.bool_]) -> bool:
+def _is_bare(data: RealArray, brain: npt.NDArray[np.bool_]) -> bool:
     """Tell whether there is nothing but the brain: the sulci of a stripped image are as empty as what surrounds it."""
     if not brain.any():
         return False

@@ -9,10 +9,11 @@ nearly the same amount in all people, and it is longest from front to back.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from popatlas.images.arrays import RealArray
 
 # Measured on 40 heads (20 to 82 years, 1 to 3 mm, real and simulated): right masks, and masks of heads that lie turned
 DARK = 0.12  # of the 75th percentile of the mask: darker than cerebrospinal fluid
@@ -67,7 +68,7 @@ class Shape:
         return bool(forwards and longest and abs(self.skewness[0]) <= MOST_SIDEWAYS)
 
 
-def measure_shape(data: npt.NDArray[Any], mask: npt.NDArray[Any], spacing: npt.NDArray[np.float64]) -> Shape:
+def measure_shape(data: RealArray, mask: RealArray, spacing: npt.NDArray[np.float64]) -> Shape:
     """Measure a mask.
 
     Parameters

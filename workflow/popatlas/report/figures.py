@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.images.arrays import RealArray
 from popatlas.images.io import atomic_path
 
-Array = npt.NDArray[Any]
+Array = RealArray
 Take = Callable[[Array], Array]
 Extent = tuple[float, float, float, float]
 
@@ -73,7 +74,7 @@ class View:
 
     def take(self, cut: Cut) -> Take:
         """Return a function that takes the slice of a volume, superior or anterior up."""
-        ranges: list[Any] = list(self.box)
+        ranges: list[slice | int] = list(self.box)
         ranges[cut.axis] = cut.index
 
         def slice_of(data: Array) -> Array:
@@ -196,7 +197,7 @@ class Disagreement:
         """Draw the slice."""
         from matplotlib import colormaps
 
-        plane = np.clip((1 - take(self.data)) / (1 - FEW), 0, 1)
+        plane = np.clip((1.0 - take(self.data)) / (1 - FEW), 0, 1)
         picture = colormaps[FEW_COLOURS](plane)
         picture[..., 3] = np.where(plane > 0, 0.2 + 0.8 * plane, 0)
         axes.imshow(picture, extent=extent, interpolation="nearest")
@@ -354,7 +355,7 @@ def _tinted(found: Array, rgb: Iterable[float], alpha: float) -> Array:
     return picture
 
 
-def _spacing(affine: Array) -> Array:
+def _spacing(affine: Array) -> npt.NDArray[np.float64]:
     return np.asarray(np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
 
 

@@ -96,10 +96,10 @@ def key_measures(
     measures : list of Measure
         The columns, in the table's order.
     """
-    found: dict[str, pd.Series[Any]] = {}
+    found: dict[str, pd.Series] = {}
     measures: list[Measure] = []
 
-    def add(measure: Measure, values: pd.Series[Any]) -> None:
+    def add(measure: Measure, values: pd.Series) -> None:
         if values.notna().any():
             found[measure.key] = values
             measures.append(measure)
@@ -126,7 +126,7 @@ def _measure(key: str, title: str, metric: str, digits: int) -> Measure:
     return Measure(key, title, "" if known.unit == "1" else known.unit, known.better, digits, known.description)
 
 
-def _means(metrics: pd.DataFrame) -> dict[tuple[str, str], pd.Series[Any]]:
+def _means(metrics: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
     """Return the mean over labels of each (method, metric) by scan name; volumes of the whole brain only."""
     if metrics.empty:
         return {}
@@ -137,13 +137,13 @@ def _means(metrics: pd.DataFrame) -> dict[tuple[str, str], pd.Series[Any]]:
     return {(str(method), str(metric)): means.loc[method, metric] for method, metric in keys}
 
 
-def scan_names(table: pd.DataFrame) -> pd.Series[Any]:
+def scan_names(table: pd.DataFrame) -> pd.Series:
     """Return `sub-01` or `sub-01_ses-1` for each row of a table with columns subject and session."""
     session = table["session"].astype(object).where(table["session"].notna(), "").astype(str)
     return table["subject"].astype(str) + session.where(session == "", "_" + session)
 
 
-def robust_z(values: pd.Series[Any], better: str = "neither") -> pd.Series[Any]:
+def robust_z(values: pd.Series, better: str = "neither") -> pd.Series:
     """Return the modified z of each value; towards the good side it is 0.
 
     Parameters

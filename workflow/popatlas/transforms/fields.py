@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -146,7 +146,7 @@ def _prefilter(n: int) -> npt.NDArray[np.float64]:
     return np.asarray(np.linalg.inv(values), dtype=np.float64)
 
 
-def _mirror(index: npt.NDArray[Any], n: int) -> npt.NDArray[Any]:
+def _mirror(index: npt.NDArray[np.intp], n: int) -> npt.NDArray[np.intp]:
     """Fold indices back into 0 .. n - 1; the outermost voxels are not repeated."""
     period = max(2 * (n - 1), 1)
     folded = np.abs(index) % period

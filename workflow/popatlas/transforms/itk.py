@@ -5,13 +5,12 @@ ANTs, SimpleITK and nitransforms read them; `popatlas.transforms.affine.read_aff
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import RealArray
 from popatlas.images.grid import Array, Grid
 from popatlas.images.io import PathLike, atomic_path
 from popatlas.transforms.displacement import field_array, read_field
@@ -19,7 +18,7 @@ from popatlas.transforms.displacement import field_array, read_field
 ORTHOGONAL = 1e-4  # largest dot product of unit axes that is rounding of a header
 
 
-def write_displacement(path: PathLike, displacement: npt.NDArray[Any] | Tensor, grid: Grid) -> None:
+def write_displacement(path: PathLike, displacement: RealArray | Tensor, grid: Grid) -> None:
     """Write a displacement as an ITK vector image, atomically.
 
     Parameters
@@ -112,6 +111,6 @@ def write_affine(path: PathLike, matrix: Array | Tensor, centre: npt.ArrayLike |
         sitk.WriteTransform(transform, str(temporary))
 
 
-def _plain(values: npt.NDArray[Any] | Tensor) -> Array:
+def _plain(values: RealArray | Tensor) -> Array:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
     return np.asarray(array, dtype=np.float64)

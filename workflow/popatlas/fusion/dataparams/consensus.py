@@ -42,8 +42,9 @@ from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties, Votes
 from popatlas.fusion.vote import NO_LABEL, decide, normalised, vote
 from popatlas.fusion.weighted_global import global_similarity
+from popatlas.images.arrays import FloatArray, RealArray
 
-FloatTable = npt.NDArray[np.floating[Any]]
+FloatTable = FloatArray
 # a label that was not voted for, or that the network excludes, is improbable but not impossible
 SMALLEST = 1e-6
 # a candidate is doubted in full when its cross-entropy is by this share above that of the best one
@@ -121,16 +122,14 @@ def trust_vote(
     return replace(fused, notes=found.notes | {"network_weight": round(weight, 3)})
 
 
-def _label_weights(
-    parameters: FloatTable | None, table: npt.NDArray[Any], labels: npt.NDArray[np.int64] | None
-) -> FloatTable:
+def _label_weights(parameters: FloatTable | None, table: RealArray, labels: npt.NDArray[np.int64] | None) -> FloatTable:
     """Return the softmax over the candidates of the parameters of the labels that they have, (n_candidates, n_disputed)."""
     if parameters is None or labels is None:
         raise ConfigError("votes by label need data parameters of labels. Remedy: train them (per_label), or other votes")
     return softmax(np.take_along_axis(np.asarray(parameters), np.searchsorted(labels, table), axis=1))
 
 
-def _opinion(network: FloatTable, table: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> FloatTable:
+def _opinion(network: FloatTable, table: RealArray, labels: npt.NDArray[np.int64]) -> FloatTable:
     """Return the network's log-probability of each candidate's label, (n_candidates, n_disputed)."""
     return np.stack([np.take_along_axis(network, np.searchsorted(labels, row)[None], axis=0)[0] for row in table])
 

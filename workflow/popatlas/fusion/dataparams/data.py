@@ -14,6 +14,7 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.labels import Box, bounding_box
+from popatlas.images.arrays import FloatArray
 
 # share of the sampled voxels that are disputed, where there are as many
 DISPUTED_SHARE = 0.7
@@ -98,7 +99,7 @@ class Sample:
     foreground: Tensor
 
 
-def standardised(image: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float32], Box]:
+def standardised(image: FloatArray) -> tuple[npt.NDArray[np.float32], Box]:
     """Return an image as the network sees it, and the box of the grid that it covers: the voxels that are not 0.
 
     Mean 0 and standard deviation 1 over the voxels that are not 0. Training and labelling crop alike, so that a position in

@@ -17,6 +17,7 @@ from popatlas.fusion.dataparams.train import estimate_trust, network_opinion
 from popatlas.fusion.fuse import choose, fuse
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import BY_PATCHES, SelectBy, Votes
+from popatlas.images.arrays import FloatArray
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def fuse_by_trust(
     *,
     select: int = 0,
     select_by: SelectBy = "similarity",
-    quality: npt.NDArray[np.floating[Any]] | None = None,
+    quality: FloatArray | None = None,
     votes: Votes = "auto",
     network_weight: float = 0.3,
     device: str = "cpu",

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from popatlas.fusion.candidates import Candidates
+from popatlas.images.arrays import FloatArray, IntArray
 
 
 def trust_table(
     candidates: Candidates,
-    trust: npt.NDArray[np.floating[Any]],
+    trust: FloatArray,
     dseg: npt.NDArray[np.int32],
     method: str,
-    parameters: npt.NDArray[np.floating[Any]] | None = None,
+    parameters: FloatArray | None = None,
 ) -> pd.DataFrame:
     """Return one row for each candidate.
 
@@ -62,7 +61,7 @@ def overlaps(candidates: Candidates, dseg: npt.NDArray[np.int32]) -> npt.NDArray
     values = np.union1d(np.unique(candidates.labels[:, disputed]), np.unique(dseg))
     table, consensus = (np.searchsorted(values, part) for part in (candidates.labels[:, disputed], dseg[disputed]))
 
-    def count(numbers: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.integer[Any]]:
+    def count(numbers: IntArray) -> IntArray:
         return np.asarray(np.bincount(numbers, minlength=len(values))[values != 0])
 
     everywhere = count(np.searchsorted(values, dseg[~disputed]))
