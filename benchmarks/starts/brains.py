@@ -14,7 +14,6 @@ from scipy.ndimage import uniform_filter1d
 from scipy.spatial.transform import Rotation
 
 from benchmarks.dataset import label_box
-from popatlas.config.load import default_content
 from popatlas.images import subject as draw
 from popatlas.images.deformation import sample
 from popatlas.images.io import save_image
@@ -22,6 +21,7 @@ from popatlas.images.phantom import head_model
 from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.conform import load_single_volume, resample_isotropic
 from popatlas.preprocess.intensity import normalise
+from popatlas.preprocess.settings import PreprocessSettings
 
 Vector = Sequence[float] | np.ndarray
 # intensities of other contrasts at those of a T1w brain, 0 to 1: CSF, grey and white matter lie near 0.1, 0.55 and 0.9
@@ -154,8 +154,8 @@ def boxed(name: str, image: np.ndarray, labels: np.ndarray, affine: np.ndarray, 
 def labelled(data: Path, scan: str) -> Brain:
     """Return the preprocessed brain of a scan of a BIDS dataset with `derivatives/*/*_dseg`: what has a label."""
     raw = load_single_volume(next(data.glob(f"{scan}/**/anat/{scan}*_T1w.nii.gz")), scan)
-    options = default_content()["preprocess"]
-    image = resample_isotropic(correct_bias(raw, options["n4"]), options["resolution_mm"])
+    options = PreprocessSettings()
+    image = resample_isotropic(correct_bias(raw, options.n4), options.resolution_mm)
     source = nib.load(next(data.glob(f"derivatives/*/{scan}/**/{scan}*_dseg.nii.gz")))
     labels = np.asarray(resample_from_to(source, image, order=0).dataobj).astype(np.int16)
     return boxed(scan, np.asarray(image.dataobj, np.float32), labels, image.affine)

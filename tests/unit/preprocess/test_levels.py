@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from popatlas.config.load import default_content
 from popatlas.errors import InputError
 from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.levels import measure_levels, settle
+from popatlas.preprocess.settings import N4Settings
 
 SHAPE = (40, 44, 36)
 AFFINE = np.diag([5.0, 5.0, 5.0, 1.0])
@@ -127,7 +127,7 @@ def test_levels_of_an_image_of_one_value() -> None:
 @pytest.mark.parametrize("change", [lambda data: (data - data.mean()) / data.std(), lambda data: data - 1000])
 def test_n4_divides_the_same_field_out_of_an_image_that_is_not_above_0(change) -> None:
     """What was below 0 was cut off: half of the head, with z-scores."""
-    options = default_content()["preprocess"]["n4"]
+    options = N4Settings()
     field = np.exp(0.4 * np.linspace(-1, 1, SHAPE[1]))[None, :, None]
     plain = np.asarray(correct_bias(nib.Nifti1Image((HEAD * field).astype(np.float32), AFFINE), options).dataobj)
     moved = change(HEAD * field).astype(np.float32)
@@ -137,7 +137,7 @@ def test_n4_divides_the_same_field_out_of_an_image_that_is_not_above_0(change) -
 
 def test_a_stray_voxel_does_not_switch_n4_off() -> None:
     """Otsu's threshold would lie between the stray voxel and all others, and the fit would have one voxel."""
-    options = default_content()["preprocess"]["n4"]
+    options = N4Settings()
     field = np.exp(0.4 * np.linspace(-1, 1, SHAPE[1]))[None, :, None]
     data = (HEAD * field).astype(np.float32)
     plain = np.asarray(correct_bias(nib.Nifti1Image(data, AFFINE), options).dataobj)

@@ -18,6 +18,7 @@ from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.brain import tidy_mask
 from popatlas.preprocess.conform import load_single_volume
 from popatlas.preprocess.intensity import normalise
+from popatlas.preprocess.settings import N4Settings
 from tests.unit.preprocess.shapes import AFFINE, LPS, ball, n4_options
 
 # Reading
@@ -73,7 +74,7 @@ def test_n4_removes_a_known_field_and_keeps_the_mean() -> None:
     field = np.exp(0.3 * ramp[:, None, None] - 0.25 * ramp[None, :, None] ** 2 * 2)
     noisy = tissue * field + mask * np.random.default_rng(2).normal(0, 1, shape)
     image = nib.Nifti1Image(noisy.astype(np.float32), np.diag([4.0, 4.0, 4.0, 1.0]))
-    corrected = np.asarray(correct_bias(image, n4_options(spline_mm=100)).dataobj)
+    corrected = np.asarray(correct_bias(image, N4Settings(spline_mm=100)).dataobj)
 
     def spread(values: np.ndarray) -> float:
         inner = values[ball(shape, 10)]
@@ -85,7 +86,7 @@ def test_n4_removes_a_known_field_and_keeps_the_mean() -> None:
 
 def test_switched_off_n4_returns_the_image() -> None:
     image = nib.Nifti1Image(np.ones((5, 5, 5), np.float32), AFFINE)
-    assert correct_bias(image, n4_options(enabled=False)) is image
+    assert correct_bias(image, N4Settings(enabled=False)) is image
 
 
 def test_correct_and_conform_writes_ras_and_isotropic(tmp_path: Path) -> None:

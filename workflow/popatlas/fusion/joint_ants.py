@@ -21,7 +21,6 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties
 from popatlas.fusion.slabs import in_core, slabs
 from popatlas.fusion.vote import EQUAL_SHARE, NO_LABEL, decide, vote
+from popatlas.images.antspy import AntsImage
 from popatlas.images.arrays import BoolArray, RealArray
 
 # float32 copies of the probability maps that exist at once: in the engine, read back, and the list of the wrapper
@@ -173,8 +173,9 @@ def _run(
             yield int(present[number - 1]), probability.numpy()[wanted]
 
 
-def _image(data: RealArray) -> Any:
+def _image(data: RealArray) -> AntsImage:
     """Return an array as ANTs image on a unit grid: the engine works in voxels."""
     import ants
 
-    return ants.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+    image: AntsImage = ants.from_numpy(np.ascontiguousarray(data, dtype=np.float32))
+    return image

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -189,7 +189,7 @@ def decompressed(stored: bytes, announced: Announced | None) -> bytes:
     return content
 
 
-def _opened(file: Path) -> Any:
+def _opened(file: Path) -> gzip.GzipFile | BinaryIO:
     with file.open("rb") as stream:
         compressed = stream.read(2) == GZIP
     return gzip.open(file) if compressed else file.open("rb")

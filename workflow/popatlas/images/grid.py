@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.antspy import AntsImage
 from popatlas.images.io import PathLike
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 Array = npt.NDArray[np.float64]
 
@@ -139,17 +143,19 @@ class Grid:
             raise InputError(str(error), file=path, remedy="repair the header's sform and qform") from error
 
     @classmethod
-    def from_sitk(cls, image: Any) -> Grid:
+    def from_sitk(cls, image: sitk.Image) -> Grid:
         """Return the grid of a SimpleITK image."""
         return cls._from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
     @classmethod
-    def from_ants(cls, image: Any) -> Grid:
+    def from_ants(cls, image: AntsImage) -> Grid:
         """Return the grid of an ANTs image."""
         return cls._from_itk(image.shape, image.spacing, image.origin, image.direction)
 
     @classmethod
-    def _from_itk(cls, shape: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: Any) -> Grid:
+    def _from_itk(
+        cls, shape: Sequence[int], spacing: Sequence[float], origin: Sequence[float], direction: npt.ArrayLike
+    ) -> Grid:
         ndim = len(shape)
         affine = np.eye(ndim + 1)
         affine[:ndim, :ndim] = np.asarray(direction, dtype=np.float64).reshape(ndim, ndim) * np.asarray(spacing)

@@ -6,15 +6,15 @@ Scans, label images and masks are judged alike: `cohort.inspect` judges scans by
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import FloatArray
 from popatlas.images.bounds import decompressed, is_unfetched, read_announced, size_fault
 from popatlas.images.io import SHEAR_COSINE, PathLike
 
@@ -101,7 +101,7 @@ def type_fault(dtype: np.dtype[np.generic]) -> Finding:
     return ("", "") if dtype.kind in "iuf" else ("dtype", str(dtype))
 
 
-def geometry_fault(image: Any, spacing_mm: Sequence[float] | None = None, *, forms: bool = True) -> Finding:
+def geometry_fault(image: nib.Nifti1Image, spacing_mm: Sequence[float] | None = None, *, forms: bool = True) -> Finding:
     """Return what is wrong with the geometry that a header tells.
 
     Parameters
@@ -158,7 +158,7 @@ def refuse(finding: Finding, what: str, path: PathLike | None = None) -> None:
         raise InputError(f"the {what} cannot be used: {problem}{shown}", file=path, remedy=remedy)
 
 
-def _forms_fault(image: Any, most_mm: float) -> Finding:
+def _forms_fault(image: nib.Nifti1Image, most_mm: float) -> Finding:
     sform, s_code = image.get_sform(coded=True)
     try:
         qform, q_code = image.get_qform(coded=True)
@@ -177,12 +177,12 @@ def _forms_fault(image: Any, most_mm: float) -> Finding:
     return "", ""
 
 
-def orientation(affine: Any) -> str:
+def orientation(affine: FloatArray | None) -> str:
     """Return the directions of the axes, for example RAS; nothing for a matrix that has none."""
     if affine is None or not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         return ""
     return "".join(nib.aff2axcodes(affine))
 
 
-def _by(sizes: Any) -> str:
+def _by(sizes: Iterable[float]) -> str:
     return "x".join(f"{value:.3g}" for value in sizes)

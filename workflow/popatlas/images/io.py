@@ -123,12 +123,12 @@ def write_if_changed(path: PathLike, text: str) -> bool:
     return True
 
 
-def write_json(path: PathLike, obj: Any) -> None:
+def write_json(path: PathLike, obj: object) -> None:
     """Write `obj` as indented JSON, atomically; NumPy scalars and paths are converted."""
     write_text(path, json.dumps(obj, indent=2, default=_plain, sort_keys=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, np.ndarray):
@@ -163,7 +163,7 @@ def _one_line_cells(cells: pd.Series) -> pd.Series:
     return cells.map(_one_line)
 
 
-def _one_line(cell: Any) -> Any:
+def _one_line(cell: object) -> object:
     return BREAKS.sub(" ", cell) if isinstance(cell, str) else cell
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -176,7 +175,7 @@ def _naming(path: PathLike, subject: str | None) -> Iterator[None]:
         raise type(error)(error.message, file=path, subject=subject, remedy=error.remedy) from error
 
 
-def _opened(path: PathLike, axes: tuple[int, ...], what: str) -> tuple[Any, RealArray, str]:
+def _opened(path: PathLike, axes: tuple[int, ...], what: str) -> tuple[nib.Nifti1Image, RealArray, str]:
     """Return image, voxels without further axes of length 1, and digest of a file that opens."""
     file = Path(path)
     try:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def full_precision(tensor: Tensor) -> AbstractContextManager[Any]:
+def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
     """Return a block in which automatic mixed precision is off for the device of a tensor.
 
     Parameters

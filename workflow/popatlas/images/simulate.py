@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +36,7 @@ from popatlas.images.io import (
     write_text,
 )
 from popatlas.images.phantom import head_model, label_table, landmark_table, lateral_ventricles
+from popatlas.settings import Content
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +126,7 @@ def simulate_cohort(
     return participants
 
 
-def _open(out_dir: Path, options: Options, subjects: int, first: int) -> dict[str, Any]:
+def _open(out_dir: Path, options: Options, subjects: int, first: int) -> Content:
     """Return the record of the dataset, which is made when the folder is empty."""
     if min(subjects, first, options.sessions) < 1 or options.seed < 0:
         raise InputError("subjects, first and sessions count from 1, the seed from 0", remedy="give larger numbers")
@@ -133,7 +134,7 @@ def _open(out_dir: Path, options: Options, subjects: int, first: int) -> dict[st
         raise InputError(f"voxel size {options.voxel_size} mm", remedy="give a size from 0.5 to 8 mm")
     wanted = asdict(options)
     if (out_dir / RECORD).is_file():
-        record: dict[str, Any] = read_json(out_dir / RECORD)
+        record: Content = read_json(out_dir / RECORD)
         if record["options"] != wanted:
             raise InputError(
                 f"the dataset was simulated with other options: {record['options']}, now {wanted}",
@@ -187,7 +188,7 @@ def mni_grid() -> Grid:
     return Grid((nx, ny, nz), model.affine @ np.diag([2.0, 2.0, 2.0, 1.0]))
 
 
-def _draw_all(out_dir: Path, options: Options, numbers: list[int], jobs: int) -> Iterable[list[dict[str, Any]]]:
+def _draw_all(out_dir: Path, options: Options, numbers: list[int], jobs: int) -> Iterable[list[Content]]:
     """Draw subjects, in processes when several are asked for; yield the records of each subject's scans."""
     if jobs == 1 or len(numbers) < 2:
         yield from (draw_subject(out_dir, options, number) for number in numbers)
@@ -197,12 +198,12 @@ def _draw_all(out_dir: Path, options: Options, numbers: list[int], jobs: int) ->
         yield from pool.map(draw_subject, [out_dir] * count, [options] * count, numbers)
 
 
-def draw_subject(out_dir: Path, options: Options, number: int) -> list[dict[str, Any]]:
+def draw_subject(out_dir: Path, options: Options, number: int) -> list[Content]:
     """Draw a subject, write all its files, and return the records of its scans."""
     return [_draw_session(out_dir, options, number, session) for session in range(1, options.sessions + 1)]
 
 
-def _draw_session(out_dir: Path, options: Options, number: int, session: int) -> dict[str, Any]:
+def _draw_session(out_dir: Path, options: Options, number: int, session: int) -> Content:
     subject, label = f"sub-{number:02d}", f"ses-{session}" if options.sessions > 1 else ""
     folder = f"{subject}/{label}" if label else subject
     key = f"{folder}/anat/{subject}_{label}" if label else f"{folder}/anat/{subject}"
@@ -275,7 +276,7 @@ def move(matrix: Affine, points: Array) -> Array:
     return np.asarray(np.tensordot(matrix[:3, :3].astype(np.float32), points, axes=1) + shift)
 
 
-def _write_participants(out_dir: Path, scans: list[dict[str, Any]], options: Options) -> pd.DataFrame:
+def _write_participants(out_dir: Path, scans: list[Content], options: Options) -> pd.DataFrame:
     """Write participants and, with several sessions, the ages at each."""
     import pandas as pd
 
@@ -293,7 +294,7 @@ def _mean_file(out_dir: Path) -> Path:
     return out_dir / TRUTH / "tpl-MNI152_desc-meananatomy_xfm.nii.gz"
 
 
-def write_mean_anatomy(out_dir: Path, scans: list[dict[str, Any]]) -> None:
+def write_mean_anatomy(out_dir: Path, scans: list[Content]) -> None:
     """Write the mean over all scans of the map from MNI to the anatomy without pose; reads one scan's field at a time."""
     grid = mni_grid()
     points = grid.points()

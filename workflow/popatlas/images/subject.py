@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -239,7 +238,7 @@ def draw_image(rng: np.random.Generator, points: Array, scan: Scan, contrast: st
 def _bias(rng: np.random.Generator, shape: tuple[int, int, int]) -> Array:
     """Return the logarithm of a smooth bias field: a random polynomial of degree 2 with a deviation of about 0.12."""
     x, y, z = np.meshgrid(*[np.linspace(-1, 1, n, dtype=np.float32) for n in shape], indexing="ij", sparse=True)
-    terms: list[Any] = [x, y, z, x * y, y * z, x * z, x * x, y * y, z * z]
+    terms: list[Array] = [x, y, z, x * y, y * z, x * z, x * x, y * y, z * z]
     field = np.zeros(shape, dtype=np.float32)
     for term in terms:
         field += np.float32(0.09 * rng.standard_normal()) * term

@@ -22,6 +22,7 @@ from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
 from popatlas.preprocess import FINDER
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
+from popatlas.settings import settings_from
 
 # what to look at when no brain was found, or no plausible one
 LOOK = "open {image} (it should show a whole T1-weighted head, with dark air round it) and the mask on it"
@@ -49,13 +50,15 @@ class CorrectAndConform(PopatlasInterface):
         from popatlas.preprocess.bias import correct_bias
         from popatlas.preprocess.conform import load_single_volume, resample_isotropic
         from popatlas.preprocess.levels import settle
+        from popatlas.preprocess.settings import N4Settings
 
+        n4 = settings_from(N4Settings, self.inputs.n4, "preprocess.n4")
         raw = load_single_volume(self.inputs.in_file, self.inputs.subject)
         settled, changes = settle(raw, self.inputs.in_file, self.inputs.subject)
         if changes:
             self.notes["intensities"] = changes
             print(f"{self.inputs.subject}: unusual intensities: {json.dumps(changes)}", flush=True)
-        corrected = correct_bias(settled, self.inputs.n4, denoise=self.inputs.denoise)
+        corrected = correct_bias(settled, n4, denoise=self.inputs.denoise)
         image = resample_isotropic(corrected, self.inputs.resolution_mm)
         save_image(np.asarray(image.dataobj, dtype=np.float32), image.affine, self.inputs.out_file)
 
@@ -249,11 +252,13 @@ class AlignChannel(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.preprocess.channel import align_channel
+        from popatlas.preprocess.settings import N4Settings
 
         inputs = self.inputs
+        n4 = settings_from(N4Settings, inputs.n4, "preprocess.n4")
         with tempfile.TemporaryDirectory() as folder:
             image, transform = align_channel(
-                inputs.in_channel, inputs.in_reference, inputs.in_mask, inputs.n4, Path(folder), inputs.subject
+                inputs.in_channel, inputs.in_reference, inputs.in_mask, n4, Path(folder), inputs.subject
             )
             publish(transform, inputs.out_transform)
         with atomic_path(inputs.out_file) as temporary:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import nibabel as nib
 import numpy as np
 
+from popatlas.images.antspy import AntsImage
 from popatlas.preprocess.levels import settle
+from popatlas.preprocess.settings import N4Settings
 
 
-def correct_bias(image: nib.Nifti1Image, options: Mapping[str, Any], *, denoise: bool = False) -> nib.Nifti1Image:
+def correct_bias(image: nib.Nifti1Image, options: N4Settings, *, denoise: bool = False) -> nib.Nifti1Image:
     """Return an image with its bias field divided out.
 
     Parameters
     ----------
     image : nibabel.Nifti1Image
         Head or brain, float32. One with values below 0 is shifted first, see :func:`popatlas.preprocess.levels.settle`.
-    options : mapping
-        The configuration's `preprocess.n4`: enabled, mask, shrink_factor, iterations, tolerance, spline_mm.
+    options : N4Settings
+        The configuration's `preprocess.n4`.
     denoise : bool
         Run ANTs' non-local means first.
 
@@ -28,7 +27,7 @@ def correct_bias(image: nib.Nifti1Image, options: Mapping[str, Any], *, denoise:
     nibabel.Nifti1Image
         Same grid; the mean intensity within the fit's mask is kept.
     """
-    if not options["enabled"] and not denoise:
+    if not options.enabled and not denoise:
         return image
     import ants
 
@@ -40,23 +39,23 @@ def correct_bias(image: nib.Nifti1Image, options: Mapping[str, Any], *, denoise:
     work = ants.from_numpy(data, spacing=[float(value) for value in spacing])
     if denoise:
         work = ants.denoise_image(work, noise_model="Rician")
-    if options["enabled"]:
+    if options.enabled:
         work = _run_n4(work, options)
     return nib.Nifti1Image(np.asarray(work.numpy(), dtype=np.float32), image.affine)
 
 
-def _run_n4(work: Any, options: Mapping[str, Any]) -> Any:
+def _run_n4(work: AntsImage, options: N4Settings) -> AntsImage:
     import ants
     from skimage.filters import threshold_otsu
 
     values = work.numpy()
-    inside = values > (threshold_otsu(values) * 0.5 if options["mask"] == "otsu" else values.min())
-    corrected = ants.n4_bias_field_correction(
+    inside = values > (threshold_otsu(values) * 0.5 if options.mask == "otsu" else values.min())
+    corrected: AntsImage = ants.n4_bias_field_correction(
         work,
         mask=work.new_image_like(inside.astype(np.float32)),
-        shrink_factor=options["shrink_factor"],
-        convergence={"iters": list(options["iterations"]), "tol": options["tolerance"]},
-        spline_param=options["spline_mm"],
+        shrink_factor=options.shrink_factor,
+        convergence={"iters": list(options.iterations), "tol": options.tolerance},
+        spline_param=options.spline_mm,
     )
     scale = float(values[inside].mean()) / max(float(corrected.numpy()[inside].mean()), 1e-12)
     return corrected * scale

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 
 from popatlas.errors import InputError
+from popatlas.images.antspy import AntsImage, deterministic_ants
 from popatlas.images.arrays import RealArray
 from popatlas.preprocess.head import head_window
 from popatlas.preprocess.network import DeepBet
@@ -145,7 +145,6 @@ def extract_by_template(image_file: Path | str) -> Mask:
     from scipy.ndimage import binary_closing
 
     from popatlas.groupwise.template import reference_brain
-    from popatlas.images.antspy import deterministic_ants
     from popatlas.images.io import save_image
 
     ants = deterministic_ants()
@@ -165,7 +164,7 @@ def extract_by_template(image_file: Path | str) -> Mask:
         corners = np.argwhere(inside)[:, :3] @ affine[:3, :3].T + affine[:3, 3]
         low, high = corners.min(0), corners.max(0)
         centre = _expected_brain_centre(values, image.affine, (high[2] - low[2]) / 2)
-        transforms = _head_to_brain(ants, head, brain, mask, centre, (low + high) / 2, Path(folder))
+        transforms = _head_to_brain(head, brain, mask, centre, (low + high) / 2, Path(folder))
         carried = ants.apply_transforms(head, mask, transforms, whichtoinvert=[True, False], interpolator="linear")
     found = np.zeros(whole.shape, np.uint8)
     found[window] = _take_rim(values, carried.numpy() > 0.5, float(min(head.spacing)))
@@ -187,15 +186,15 @@ def _expected_brain_centre(
 
 
 def _head_to_brain(
-    ants: Any,
-    head: Any,
-    brain: Any,
-    mask: Any,
+    head: AntsImage,
+    brain: AntsImage,
+    mask: AntsImage,
     centre: npt.NDArray[np.float64],
     origin: npt.NDArray[np.float64],
     folder: Path,
 ) -> list[str]:
     """Register the head (moving) to the MNI brain (fixed, masked) and return the inverse transforms."""
+    ants = deterministic_ants()
     rim = ants.iMath(mask, "MD", 4)
     linear = {"mask": rim, "mask_all_stages": True, "aff_metric": "mattes", "aff_random_sampling_rate": 0.5}
     starts = []

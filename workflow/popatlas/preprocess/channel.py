@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from popatlas.images.antspy import AntsImage, deterministic_ants
 from popatlas.images.place import read_mask_on
 from popatlas.preprocess.bias import correct_bias
 from popatlas.preprocess.conform import load_single_volume
 from popatlas.preprocess.levels import settle
+from popatlas.preprocess.settings import N4Settings
 
 
 def align_channel(
     channel: Path | str,
     reference: Path | str,
     mask: Path | str,
-    n4: Mapping[str, Any],
+    n4: N4Settings,
     folder: Path,
     subject: str = "",
-) -> tuple[Any, Path]:
+) -> tuple[AntsImage, Path]:
     """Align a channel to the preprocessed T1w and resample it once onto its grid.
 
     Parameters
@@ -31,7 +31,7 @@ def align_channel(
         Raw image.
     reference, mask : path
         Preprocessed T1w and its brain mask.
-    n4 : mapping
+    n4 : N4Settings
         The configuration's `preprocess.n4`.
     folder : Path
         Temporary folder.
@@ -40,12 +40,11 @@ def align_channel(
 
     Returns
     -------
-    image : ANTsImage
+    image : AntsImage
         Channel on the T1w grid.
     transform : Path
         Rigid transform, ITK; T1w points to channel points.
     """
-    from popatlas.images.antspy import deterministic_ants
     from popatlas.registration.engines.ants.core import AFFINE_SIGMAS
 
     corrected = correct_bias(settle(load_single_volume(channel, subject), channel, subject)[0], n4)
@@ -58,7 +57,7 @@ def align_channel(
         fixed,
         moving,
         "Rigid",
-        initial_transform=_better_start(ants, fixed, moving, wide, folder),
+        initial_transform=_better_start(fixed, moving, wide, folder),
         mask=wide,
         mask_all_stages=True,
         outprefix=str(folder / "rigid"),
@@ -69,17 +68,18 @@ def align_channel(
         aff_smoothing_sigmas=AFFINE_SIGMAS,
     )
     transform = Path(result["fwdtransforms"][0])
-    resampled = ants.apply_transforms(fixed, moving, [str(transform)], interpolator="bSpline")
+    resampled: AntsImage = ants.apply_transforms(fixed, moving, [str(transform)], interpolator="bSpline")
     # a B-spline overshoots at edges: no value may leave the range of the image
     return resampled.new_image_like(np.clip(resampled.numpy(), moving.min(), moving.max())), transform
 
 
-def _better_start(ants: Any, fixed: Any, moving: Any, mask: Any, folder: Path) -> str:
+def _better_start(fixed: AntsImage, moving: AntsImage, mask: AntsImage, folder: Path) -> str:
     """Return the better of two starts by mutual information: the scanner's coordinates, and centres of mass on each other.
 
     Images of one session mostly agree in scanner coordinates, while their fields of view, and so their centres of mass,
     may not; images from different scanners or with a lost header agree only in the latter.
     """
+    ants = deterministic_ants()
     shift = np.asarray(ants.get_center_of_mass(moving)) - np.asarray(ants.get_center_of_mass(fixed))
     starts = []
     for name, translation in (("scanner", np.zeros(3)), ("centres", shift)):

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import expm, logm, polar
 
 from popatlas.errors import InputError
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 Matrix = npt.NDArray[np.float64]
 
@@ -50,7 +53,7 @@ def read_affine(path: Path | str) -> Matrix:
     return matrix
 
 
-def _probe(transform: Any) -> Matrix:
+def _probe(transform: sitk.Transform) -> Matrix:
     """Return the matrix of a linear transform of SimpleITK from where D + 1 points go, however it is parametrised."""
     import SimpleITK as sitk
 

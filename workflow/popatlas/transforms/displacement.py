@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
+from popatlas.images.antspy import AntsImage
 from popatlas.images.io import atomic_path
 
 if TYPE_CHECKING:
@@ -154,15 +155,20 @@ def compose(
 
 
 def apply_chain(
-    grid: Any, moving: Any, transforms: Sequence[Path | str], invert: Sequence[bool], interpolator: str = "linear"
-) -> Any:
+    grid: AntsImage,
+    moving: AntsImage,
+    transforms: Sequence[Path | str],
+    invert: Sequence[bool],
+    interpolator: str = "linear",
+) -> AntsImage:
     """Resample an ANTs image through a chain of transforms with one interpolation."""
     import ants
 
-    return ants.apply_transforms(
+    resampled: AntsImage = ants.apply_transforms(
         fixed=grid,
         moving=moving,
         transformlist=[str(path) for path in transforms],
         whichtoinvert=list(invert),
         interpolator=interpolator,
     )
+    return resampled

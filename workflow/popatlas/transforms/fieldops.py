@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from torch.nn import functional
 from popatlas.transforms.fields import invert, jacobian_determinant
 
 Volume = npt.NDArray[np.float32]
+Shared = TypeVar("Shared")  # what comes back for a range of planes
 
 ITERATIONS, TOLERANCE = 20, 0.01  # of an inversion; voxels that its components may be off, on average or, compiled, at most
 LARGEST_REST = 0.5  # voxels that a point may miss itself by after the quick inversion
@@ -216,7 +217,7 @@ class CompiledOps(TensorOps):
         self.threads = threads
         self.none = np.zeros((1, 1, 1), np.float32)
 
-    def _share(self, work: Callable[[int, int], Any], count: int, step: int = 1) -> list[Any]:
+    def _share(self, work: Callable[[int, int], Shared], count: int, step: int = 1) -> list[Shared]:
         """Run `work(lo, hi)` on ranges of planes whose borders are multiples of `step`."""
         if self.threads == 1:
             return [work(0, count)]
