@@ -39,12 +39,12 @@ rule align_to_reference:
         runtime=30,
     params:
         proof=study.proof("align_to_reference"),
-        rung=study.atlas.rung(1),
+        attempt=study.atlas.attempt(1),
         settings=SETTINGS,
     shell:
         "popatlas step RegisterRigid --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --rung {params.rung:q} --settings {params.settings:q} --out_affine {output.affine:q} --out_warped"
+        " --attempt {params.attempt:q} --settings {params.settings:q} --out_affine {output.affine:q} --out_warped"
         " {output.warped:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
@@ -90,12 +90,12 @@ rule register_member:
         gpu=study.register.predicted_gpu,
     params:
         proof=study.proof("register_member"),
-        rung=study.atlas.iteration_rung,
+        attempt=study.atlas.iteration_attempt,
         options=study.atlas.iteration_options,
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --rung {params.rung:q} {params.options} --gpu {resources.gpu} --out_affine"
+        " --attempt {params.attempt:q} {params.options} --gpu {resources.gpu} --out_affine"
         " {output.affine:q} --out_warp {output.warp:q} --out_warped {output.warped:q} --out_warped_mask {output.mask:q}"
         " --out_gate {output.gate:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 

@@ -26,12 +26,12 @@ if study.config.fuse.through == "direct":
             gpu=study.register.gpu,
         params:
             proof=study.proof("register_atlas_to_target"),
-            rung=study.register.rung,
+            attempt=study.register.attempt,
             settings=SETTINGS,
         shell:
             "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
             " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask"
-            " {input.moving_mask:q} --rung {params.rung:q} --settings {params.settings:q} --gpu {resources.gpu}"
+            " {input.moving_mask:q} --attempt {params.attempt:q} --settings {params.settings:q} --gpu {resources.gpu}"
             " --out_affine {output.affine:q} --out_warp {output.warp:q} --out_warped {output.warped:q} --out_gate"
             " {output.gate:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 

@@ -19,13 +19,13 @@ if study.register.predictions:
         params:
             proof=study.proof("predict_deformations"),
             scans=study.register.prediction_scans,
-            rung=study.register.rung,
+            attempt=study.register.attempt,
             settings=SETTINGS,
             folder=study.register.predictions,
         shell:
             "popatlas step PredictDeformations --subject batch-{wildcards.batch} --threads {threads} --in_fixed"
             " {input.fixed:q} --in_fixed_mask {input.fixed_mask:q} --in_brains {input.brains:q} --in_masks"
-            " {input.masks:q} --scans {params.scans:q} --rung {params.rung:q} --settings {params.settings:q} --gpu"
+            " {input.masks:q} --scans {params.scans:q} --attempt {params.attempt:q} --settings {params.settings:q} --gpu"
             " {resources.gpu} --out_folder {params.folder:q} --out_receipt {output.receipt:q} {params.proof} --record"
             " {log:q}.json > {log:q} 2>&1"
 
@@ -42,13 +42,13 @@ if study.register.predictions:
         params:
             proof=study.proof("predict_members"),
             scans=study.atlas.iteration_scans,
-            rung=study.atlas.iteration_rung,
+            attempt=study.atlas.iteration_attempt,
             settings=SETTINGS,
             folder=study.atlas.iteration_folder,
 
 
 rule register_to_template:
-    """Register a brain to the final template; a failed gate climbs the ladder, then fails the scan."""
+    """Register a brain to the final template; after a failed gate come the fallbacks, then the scan is failed."""
     input:
         unpack(
             study.asks(
@@ -72,13 +72,13 @@ rule register_to_template:
         gpu=study.register.predicted_gpu,
     params:
         proof=study.proof("register_to_template"),
-        rung=study.register.rung,
+        attempt=study.register.attempt,
         settings=SETTINGS,
         prediction=study.register.prediction_options,
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
-        " --rung {params.rung:q} --settings {params.settings:q} {params.prediction} --gpu {resources.gpu} --out_affine"
+        " --attempt {params.attempt:q} --settings {params.settings:q} {params.prediction} --gpu {resources.gpu} --out_affine"
         " {output.affine:q} --out_warp {output.warp:q} --out_inverse_warp {output.inverse_warp:q} --out_composed"
         " {output.composed:q} --out_inverse_composed {output.inverse_composed:q} --out_warped {output.warped:q}"
         " --out_warped_mask {output.warped_mask:q} --out_logjacobian {output.logjacobian:q} --out_gate {output.gate:q}"

@@ -19,12 +19,12 @@ from popatlas.images.io import read_table, save_image, write_table, write_text
 from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.linear import align
 from popatlas.registration.pair import load_pair
-from popatlas.registration.types import Rung
+from popatlas.registration.types import Attempt
 
 # never seen in training; fixed once and for all
 HELD_OUT = ("IXI057", "IXI126", "IXI239", "IXI277", "IXI441", "IXI485", "IXI577", "IXI636")
 CHOOSERS = ("IXI079", "IXI282", "IXI538")  # of the other 24: the best step of a training is chosen by them
-RUNG = Rung("mass", "affine", "instance", InstanceSettings())  # whose affine stage aligns scans and pairs
+ATTEMPT = Attempt("mass", "affine", "instance", InstanceSettings())  # whose affine stage aligns scans and pairs
 CONFIG = "preprocess: {resolution_mm: 2.0}\nfuse: {atlases: 0, methods: []}\n"
 
 
@@ -51,7 +51,7 @@ def align_all(scans: list[str], out: Path) -> None:
         pair = load_pair(str(template), str(mask), str(brain), str(out / f"{scan}_desc-brain_mask.nii.gz"), scan)
         folder = out / "work" / "mni"
         folder.mkdir(parents=True, exist_ok=True)
-        align(pair, RUNG, folder).replace(target)
+        align(pair, ATTEMPT, folder).replace(target)
         print(f"{scan} aligned", flush=True)
 
 

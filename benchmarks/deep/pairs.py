@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from benchmarks.deep.cohort import HELD_OUT, RUNG
+from benchmarks.deep.cohort import ATTEMPT, HELD_OUT
 from benchmarks.deep.contrast import CONTRASTS, other_contrast
 from benchmarks.registration.cases import Case
 from benchmarks.registration.cohort import Brain, paired
@@ -83,7 +83,7 @@ def common_affine(fixed: TrainingScan, moving: TrainingScan) -> np.ndarray:
     files = [str(file) for scan in (fixed, moving) for file in (scan.image, scan.mask)]
     pair = load_pair(files[0], files[1], files[2], files[3], fixed.subject)
     with tempfile.TemporaryDirectory(prefix="popatlas-affine-") as folder:
-        return read_affine(align(pair, RUNG, Path(folder)))
+        return read_affine(align(pair, ATTEMPT, Path(folder)))
 
 
 def brain(scan: TrainingScan) -> Brain:

@@ -16,7 +16,7 @@ import torch
 from scipy.stats import wilcoxon
 
 from benchmarks.common import Record
-from benchmarks.deep.cohort import RUNG
+from benchmarks.deep.cohort import ATTEMPT
 from benchmarks.deep.contrast import TISSUES, tissues
 from benchmarks.deep.pairs import held_out_pairs
 from benchmarks.deep.rows import TissueScores, TrainingRow
@@ -112,8 +112,8 @@ def align_to_template(cohort: Path, scan: TrainingScan, start: str, folder: Path
     files = [str(file) for file in (cohort / "mni152.nii.gz", cohort / "mni152_mask.nii.gz", scan.image, scan.mask)]
     pair = load_pair(files[0], files[1], files[2], files[3], scan.subject)
     if start == "rigid":
-        return align(pair, RUNG, folder, kinds=("rigid",))
-    write_affine(folder / "shift.mat", find_start(pair, RUNG.start, folder))
+        return align(pair, ATTEMPT, folder, kinds=("rigid",))
+    write_affine(folder / "shift.mat", find_start(pair, ATTEMPT.start, folder))
     return folder / "shift.mat"
 
 

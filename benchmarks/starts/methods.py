@@ -13,14 +13,14 @@ import numpy as np
 
 from benchmarks.starts.brains import Brain
 from benchmarks.starts.old import first_attempt
+from popatlas.config.attempts import resolve_attempt, resolve_fallback
 from popatlas.config.load import default_config
-from popatlas.config.rungs import resolve_fallback, resolve_rung
 from popatlas.errors import PopatlasError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
 from popatlas.registration.engines.ants.core import register_linear
-from popatlas.registration.engines.registry import planned_rung
+from popatlas.registration.engines.registry import planned_attempt
 from popatlas.registration.linear import ANTS_ITERATIONS
 from popatlas.registration.pair import Pair, load_pair
 
@@ -69,7 +69,7 @@ def ours(fixed: Path, moving: Path, out: Path) -> Outcome:
     }
     outputs = {f"out_{name}": str(out / f"{name}.nii.gz") for name in OUTPUTS}
     outputs |= {"out_affine": str(out / "affine.mat"), "out_gate": str(out / "gate.json")}
-    options = {"rung": resolve_rung(CONFIG, "default"), "fallback": resolve_fallback(CONFIG, "default"), "gate": GATE}
+    options = {"attempt": resolve_attempt(CONFIG, "default"), "fallback": resolve_fallback(CONFIG, "default"), "gate": GATE}
     started = time.process_time()
     try:
         with quiet():
@@ -82,10 +82,10 @@ def ours(fixed: Path, moving: Path, out: Path) -> Outcome:
 
 def old(fixed: Path, moving: Path, out: Path) -> Outcome:
     """Run the first attempt as it was, with the gate that it had."""
-    rung = planned_rung(resolve_rung(CONFIG, "default"))
+    attempt = planned_attempt(resolve_attempt(CONFIG, "default"))
     started = time.process_time()
     with quiet():
-        reasons = first_attempt(_load(fixed, moving), rung, GATE, out)
+        reasons = first_attempt(_load(fixed, moving), attempt, GATE, out)
     return Outcome("; ".join(reasons), [str(out / "warp.nii.gz"), str(out / "affine.mat")], time.process_time() - started)
 
 

@@ -15,7 +15,7 @@ from popatlas.registration.engines.affine import register
 from popatlas.registration.gate import gate_metrics, judge
 from popatlas.registration.initialisation import centre_of_mass
 from popatlas.registration.pair import Pair
-from popatlas.registration.types import Rung
+from popatlas.registration.types import Attempt
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.displacement import apply_chain, compose, write_jacobian
 from popatlas.transforms.fields import compose as compose_fields
@@ -31,12 +31,12 @@ def align_unseen(pair: Pair) -> Matrix:
     return register(fixed, moving, kinds=("rigid", "affine"), initial=start).matrix
 
 
-def first_attempt(pair: Pair, rung: Rung, limits: Mapping[str, object], folder: Path) -> list[str]:
+def first_attempt(pair: Pair, attempt: Attempt, limits: Mapping[str, object], folder: Path) -> list[str]:
     """Register as before, leave `warp.nii.gz` and `affine.mat` in a folder, and return the reasons of the old gate."""
     matrix = align_unseen(pair)
     affine = folder / "affine.mat"
     write_affine(affine, matrix)
-    files = deform(pair, rung, affine, folder)
+    files = deform(pair, attempt, affine, folder)
     chain, keep = [files.warp, affine], [False, False]
     compose(pair.fixed_file, pair.moving_file, chain, keep, folder / "composed.nii.gz")
     determinant = write_jacobian(folder / "composed.nii.gz", pair.fixed_file, folder / "logjacobian.nii.gz")

@@ -110,8 +110,8 @@ def test_gpus_are_asked_for_where_they_are_used(cohort, engine, alone, to_templa
     assert bool(study.register.predictions) == (engine == "network")
 
 
-def test_a_network_on_the_ladder_needs_no_batches(cohort):
-    jobs = plan(cohort, with_register(engine="instance", ladder=[{"start": "moments", "engine": "network"}]))
+def test_a_network_as_fallback_needs_no_batches(cohort):
+    jobs = plan(cohort, with_register(engine="instance", fallback=[{"start": "moments", "engine": "network"}]))
     assert "predict_deformations" not in jobs and jobs["register_to_template"] == 6
 
 
@@ -154,10 +154,10 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
 def test_gpus_count_for_no_engine(cohort):
     for engine in ("instance", "network"):
         without, with_one = (opened(cohort, with_register(engine=engine, gpu=gpu)) for gpu in (0, 1))
-        assert (without.version, without.rungs) == (with_one.version, with_one.rungs)
+        assert (without.version, without.attempts) == (with_one.version, with_one.attempts)
 
 
-def test_a_failed_prediction_goes_to_a_new_batch_unless_the_ladder_has_helped(cohort):
+def test_a_failed_prediction_goes_to_a_new_batch_unless_a_fallback_has_helped(cohort):
     study = opened(cohort, NETWORK)
     states = {scan: {"state": "ok"} for scan in SCANS[:4]} | {SCANS[1]: {"state": "failed"}}
     write_json(cohort / "out" / study.register.predictions / "batch-1.json", states)

@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.starts.brains import Brain, simulated
 from benchmarks.starts.methods import dice
 
+from popatlas.config.attempts import resolve_attempt, resolve_fallback
 from popatlas.config.load import default_config
-from popatlas.config.rungs import resolve_fallback, resolve_rung
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
 from popatlas.transforms.affine import read_affine
@@ -36,7 +36,7 @@ def files(fixed: Brain, moving: Brain, folder: Path) -> dict[str, str]:
 
 def register(fixed: Brain, moving: Brain, folder: Path, fallback: bool = True, **options: object) -> dict:
     """Run RegisterImages with the quick preset and return its gate file; the transforms are in the folder."""
-    inputs = {"rung": resolve_rung(CONFIG, "quick"), "gate": GATE, "subject": "sub-07"}
+    inputs = {"attempt": resolve_attempt(CONFIG, "quick"), "gate": GATE, "subject": "sub-07"}
     inputs["fallback"] = resolve_fallback(CONFIG, "quick")[:2] if fallback else []
     outputs = {f"out_{name}": str(folder / f"{name}.nii.gz") for name in OUTPUTS}
     outputs |= {"out_affine": str(folder / "affine.mat"), "out_gate": str(folder / "gate.json")}
@@ -48,7 +48,7 @@ def rigid(fixed: Brain, moving: Brain, folder: Path) -> np.ndarray:
     """Run RegisterRigid, as for a member of a template, and return its matrix."""
     outputs = {"out_affine": str(folder / "rigid.mat"), "out_warped": str(folder / "warped.nii.gz")}
     inputs = files(fixed, moving, folder)
-    load_interface("RegisterRigid")(rung=resolve_rung(CONFIG, "quick"), subject="sub-07", **inputs, **outputs).run()
+    load_interface("RegisterRigid")(attempt=resolve_attempt(CONFIG, "quick"), subject="sub-07", **inputs, **outputs).run()
     return read_affine(folder / "rigid.mat")
 
 

@@ -118,7 +118,7 @@ def test_a_step_on_a_full_disk_names_it_in_its_record_and_on_stderr(everything, 
     assert found["state"] == "failed" and str(tmp_path / "out") in found["message"] and "free some space" in found["remedy"]
 
 
-def test_a_registration_on_a_full_disk_does_not_climb_the_ladder(monkeypatch):
+def test_a_registration_on_a_full_disk_has_no_fallback(monkeypatch):
     from popatlas.registration import fallback
 
     tried = []

@@ -90,7 +90,7 @@ CASES = [
     Case("register", "a T2w image for a T1w", "by edges, whatever the contrast", "contrasts differ", other_contrast, False),
     Case(
         "register",
-        "another contrast, and no rung for it",
+        "another contrast, and no attempt for it",
         FAILED,
         "the contrasts differ",
         refused(lambda b: b.recoloured("inverted")),

@@ -10,8 +10,8 @@ import pytest
 
 from popatlas.cohort.freeze import freeze_atlas_members
 from popatlas.cohort.index import index_cohort
+from popatlas.config.attempts import resolve_attempt
 from popatlas.config.load import default_content, load_config
-from popatlas.config.rungs import resolve_rung
 from popatlas.errors import PopatlasError
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
@@ -22,7 +22,7 @@ from ..casebook import AFFINE, FAILED, SHAPE, STOPS, Case, ball, noise, step
 TITLE = "Steps"
 GATE = default_content()["register"]["gate"]
 ANTS = {"engine": "ants", "linear": "ants", "presets": {"ants": {"quick": {"iterations": [2]}}}}
-QUICK = resolve_rung(load_config({"register": ANTS}), "quick")
+QUICK = resolve_attempt(load_config({"register": ANTS}), "quick")
 
 
 def conform(data: np.ndarray) -> Callable[[Path], str]:
@@ -87,7 +87,7 @@ def register(moving: np.ndarray, moving_mask: np.ndarray) -> Callable[[Path], st
         outputs = {f"out_{name}": str(folder / f"{name}.nii.gz") for name in ("warp", "warped")}
         return step(
             "RegisterImages",
-            rung=QUICK,
+            attempt=QUICK,
             gate=GATE,
             out_affine=str(folder / "affine.mat"),
             out_gate=str(folder / "gate.json"),

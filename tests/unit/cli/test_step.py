@@ -167,3 +167,11 @@ def test_a_number_of_an_option_is_finite(capsys):
     with pytest.raises(SystemExit):
         parse_traits(load_interface("MakeReference"), ["--resolution_mm", "nan", "--out_file", "a", "--out_mask", "b"])
     assert "nan is not a finite number" in capsys.readouterr().err
+
+
+def test_options_of_before_are_taken_and_their_names_of_today_told(capsys):
+    names = ("in_fixed", "in_moving", "in_fixed_mask", "in_moving_mask", "out_affine", "out_warped")
+    options = [text for name in names for text in (f"--{name}", "file")]
+    found = parse_traits(load_interface("RegisterRigid"), [*options, "--rung", '{"start": "mass"}'])
+    assert found["attempt"] == {"start": "mass"}
+    assert "--rung is called --attempt now" in capsys.readouterr().err

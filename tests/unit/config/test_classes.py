@@ -56,9 +56,9 @@ def keys_of(schema: Mapping[str, Any], content: Any, place: Place = ()) -> Itera
         if content["similarity"] == rule["if"]["properties"]["similarity"]["const"]:
             options = named(rule["then"]["properties"]["options"])
             yield from keys_of(options, content["options"], (*place, "options"))
-    if place == ("register", "ladder"):
-        for number, rung in enumerate(content):
-            yield from keys_of(schema["items"], rung, (*place, number))
+    if place == ("register", "fallback"):
+        for number, attempt in enumerate(content):
+            yield from keys_of(schema["items"], attempt, (*place, number))
 
 
 KEYS = list(keys_of(SCHEMA, default_content()))
@@ -72,7 +72,7 @@ def test_all_keys_are_looked_at():
     assert len(KEYS) > 200
     assert {("atlas", "label"), ("register", "presets", "greedy", "default", "radius")} <= {place for place, _ in KEYS}
     assert ("register", "presets", "instance", "default", "options", "radius") in {place for place, _ in KEYS}
-    assert ("register", "ladder", 0, "start") in {place for place, _ in KEYS}
+    assert ("register", "fallback", 0, "start") in {place for place, _ in KEYS}
 
 
 @pytest.mark.parametrize("place", [place for place, _ in KEYS], ids=dotted)

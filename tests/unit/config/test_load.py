@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
+from popatlas.config.attempts import iteration_preset
 from popatlas.config.load import default_config, default_content, find_problems, load_config
-from popatlas.config.rungs import iteration_preset
 from popatlas.errors import ConfigError
 from popatlas.settings import merge
 
@@ -112,3 +112,13 @@ def test_merge_replaces_lists_and_joins_mappings():
 def test_the_last_preset_repeats():
     config = load_config({"atlas": {"presets": ["quick", "fast"]}})
     assert [iteration_preset(config, k) for k in (1, 2, 3, 9)] == ["quick", "fast", "fast", "fast"]
+
+
+def test_keys_of_before_are_taken_and_their_names_of_today_told(capsys):
+    fallback = [{"start": "moments"}]
+    config = load_config({"register": {"ladder": fallback}})
+    assert [attempt.start for attempt in config.register.fallback] == ["moments"]
+    assert "register.ladder is called register.fallback now" in capsys.readouterr().err
+    assert "ladder" not in config.content["register"]
+    with pytest.raises(ConfigError, match=r"register\.ladder is called register\.fallback now, and both are there"):
+        load_config({"register": {"ladder": fallback, "fallback": fallback}})

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from popatlas.config.attempts import resolve_attempt
 from popatlas.config.load import default_content, load_config
-from popatlas.config.rungs import resolve_rung
 from popatlas.errors import ConfigError, InputError, PackageError, SetupError
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import load_image, read_json, save_image, sha256
@@ -19,19 +19,19 @@ from popatlas.transforms.affine import read_affine
 from tests.unit.transforms.test_displacement import field_array, read_field
 
 
-def rung(engine, linear, preset, start="mass"):
+def attempt(engine, linear, preset, start="mass"):
     config = load_config({"register": {"engine": engine, "linear": linear}})
-    return resolve_rung(config, preset) | {"start": start}
+    return resolve_attempt(config, preset) | {"start": start}
 
 
 ENGINES = {
-    "ants": rung("ants", "ants", "fast"),
-    "instance": rung("instance", "affine", "fast"),
-    "instance from moments": rung("instance", "ants", "default", "moments"),
-    "greedy": rung("greedy", "affine", "default"),
-    "symmetric from a global search": rung("instance", "affine", "accurate", "global"),
+    "ants": attempt("ants", "ants", "fast"),
+    "instance": attempt("instance", "affine", "fast"),
+    "instance from moments": attempt("instance", "ants", "default", "moments"),
+    "greedy": attempt("greedy", "affine", "default"),
+    "symmetric from a global search": attempt("instance", "affine", "accurate", "global"),
 }
-QUICK = rung("ants", "ants", "quick")
+QUICK = attempt("ants", "ants", "quick")
 SEARCH = QUICK | {"start": "search"}
 GATE = default_content()["register"]["gate"]
 AMPLITUDE_MM = 5.0
@@ -63,12 +63,12 @@ def pair(tmp_path_factory):
 FILES = ("fixed", "fixed_mask", "moving", "moving_mask")
 
 
-def run(pair, out, rung, fallback=(), **gate):
+def run(pair, out, attempt, fallback=(), **gate):
     inputs = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in FILES}
     names = ("warp", "inverse_warp", "composed", "inverse_composed", "warped", "warped_mask", "logjacobian")
     outputs = {f"out_{name}": str(out / f"{name}.nii.gz") for name in names}
     others = {"out_affine": str(out / "affine.mat"), "out_gate": str(out / "gate.json")}
-    options = {"rung": rung, "fallback": list(fallback), "gate": GATE | gate}
+    options = {"attempt": attempt, "fallback": list(fallback), "gate": GATE | gate}
     load_interface("RegisterImages")(**options, **inputs, **outputs, **others).run()
     return out
 
@@ -147,14 +147,14 @@ def test_a_failed_gate_tries_another_start_and_then_fails_with_both_attempts(pai
 def test_rigid_alignment_keeps_distances(pair, tmp_path):
     outputs = {"out_affine": str(tmp_path / "rigid.mat"), "out_warped": str(tmp_path / "warped.nii.gz")}
     files = {f"in_{name}": str(pair / f"{name}.nii.gz") for name in FILES}
-    load_interface("RegisterRigid")(rung=QUICK, **files, **outputs).run()
+    load_interface("RegisterRigid")(attempt=QUICK, **files, **outputs).run()
     linear = read_affine(tmp_path / "rigid.mat")[:3, :3]
     assert np.allclose(linear @ linear.T, np.eye(3), atol=1e-5)
 
 
 def test_free_form_engine_brings_brains_closer(pair, tmp_path):
     """It has no symmetric or diffeomorphic guarantee, and few control points: looser bounds than the others."""
-    gate = read_json(run(pair, tmp_path, rung("ffd", "affine", "quick"), inverse_error=10.0) / "gate.json")
+    gate = read_json(run(pair, tmp_path, attempt("ffd", "affine", "quick"), inverse_error=10.0) / "gate.json")
     assert gate["engine"] == "ffd"
     assert gate["ncc"] > gate["ncc_affine"]
 
@@ -163,12 +163,12 @@ def test_a_missing_optional_package_is_named_with_its_remedy(pair, tmp_path, mon
     monkeypatch.setitem(sys.modules, "picsl_greedy", None)
     monkeypatch.delitem(sys.modules, "popatlas.registration.engines.greedy.core", raising=False)
     with pytest.raises(Exception, match=r"pip install 'popatlas\[greedy\]'"):
-        run(pair, tmp_path, rung("greedy", "affine", "quick"))
+        run(pair, tmp_path, attempt("greedy", "affine", "quick"))
 
 
 @pytest.fixture
 def broken_engine(monkeypatch):
-    """Make an engine whose deformable stage raises; returns a rung of it for an error."""
+    """Make an engine whose deformable stage raises; returns an attempt of it for an error."""
 
     def make(error):
         def deform(*_):
@@ -179,7 +179,7 @@ def broken_engine(monkeypatch):
                 return deform
 
         monkeypatch.setitem(registry.ENGINES, "greedy", Broken(**vars(registry.ENGINES["greedy"])))
-        return rung("greedy", "ants", "quick")
+        return attempt("greedy", "ants", "quick")
 
     return make
 
@@ -192,7 +192,7 @@ def broken_engine(monkeypatch):
         (ValueError("not a shape"), "ValueError: not a shape"),
     ],
 )
-def test_a_rung_that_raises_is_recorded_and_the_next_one_tried(pair, tmp_path, capsys, broken_engine, error, reason):
+def test_an_attempt_that_raises_is_recorded_and_the_next_one_tried(pair, tmp_path, capsys, broken_engine, error, reason):
     gate = read_json(run(pair, tmp_path, broken_engine(error), [QUICK]) / "gate.json")
     assert (gate["verdict"], gate["engine"]) == ("pass", "ants")
     first, second = gate["attempts"]
@@ -202,7 +202,7 @@ def test_a_rung_that_raises_is_recorded_and_the_next_one_tried(pair, tmp_path, c
     assert (tmp_path / "warp.nii.gz").exists()
 
 
-def test_when_every_rung_raises_all_reasons_are_named(pair, tmp_path, broken_engine):
+def test_when_every_attempt_raises_all_reasons_are_named(pair, tmp_path, broken_engine):
     broken = broken_engine(RuntimeError("itk::ERROR"))
     with pytest.raises(
         InputError, match=r"greedy from mass: RuntimeError: itk::ERROR; greedy from moments: Runtime.*moving\.nii"
@@ -214,7 +214,7 @@ def test_when_every_rung_raises_all_reasons_are_named(pair, tmp_path, broken_eng
     assert not (tmp_path / "warp.nii.gz").exists()
 
 
-def test_a_failed_gate_before_a_rung_that_raises_is_what_is_reported(pair, tmp_path, broken_engine):
+def test_a_failed_gate_before_an_attempt_that_raises_is_what_is_reported(pair, tmp_path, broken_engine):
     with pytest.raises(InputError, match="registration gate failed: mask Dice"):
         run(pair, tmp_path, QUICK, [broken_engine(RuntimeError("itk::ERROR"))], mask_dice=0.9999)
     gate = read_json(tmp_path / "gate.json")
@@ -234,13 +234,13 @@ OF_THE_SETUP = [
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt(), MemoryError(), *OF_THE_SETUP], ids=lambda error: type(error).__name__
 )
-def test_what_no_other_rung_can_mend_ends_the_ladder(pair, tmp_path, broken_engine, error):
+def test_what_no_other_attempt_can_mend_ends_the_step(pair, tmp_path, broken_engine, error):
     with pytest.raises(type(error)):
         run(pair, tmp_path, broken_engine(error), [QUICK])
 
 
-def test_after_a_failed_gate_the_ladder_goes_on_with_another_engine(pair, tmp_path):
-    hasty = rung("ffd", "affine", "quick")
+def test_after_a_failed_gate_the_fallbacks_follow_with_another_engine(pair, tmp_path):
+    hasty = attempt("ffd", "affine", "quick")
     hasty |= {"preset": hasty["preset"] | {"iterations": [1] * len(hasty["preset"]["iterations"])}}
     gate = read_json(run(pair, tmp_path, hasty, [ENGINES["instance"]], similarity_gain=0.2) / "gate.json")
     assert (gate["verdict"], gate["engine"]) == ("pass", "instance")
@@ -303,7 +303,7 @@ def test_2d_images_pass_the_gate(engine, tmp_path):
         save_image((1 / (1 + np.exp(distance - radius)) + grain).astype(np.float32), turn, tmp_path / f"{name}.nii.gz")
         save_image((distance < radius + 1).astype(np.uint8), turn, tmp_path / f"{name}_mask.nii.gz")
     linear = "ants" if engine == "ants" else "affine"
-    gate = read_json(run(tmp_path, tmp_path, rung(engine, linear, "fast")) / "gate.json")
+    gate = read_json(run(tmp_path, tmp_path, attempt(engine, linear, "fast")) / "gate.json")
     assert gate["verdict"] == "pass"
     assert gate["ncc"] > gate["ncc_before"] + 0.2 and gate["mask_dice"] > 0.95
     assert read_affine(tmp_path / "affine.mat").shape == (3, 3)
@@ -316,10 +316,10 @@ def test_2d_images_pass_the_gate(engine, tmp_path):
         ({"radius": -1}, "engine greedy.radius: -1 should be greater than or equal to 1"),
     ],
 )
-def test_wrong_settings_anywhere_in_the_ladder_are_refused_before_the_first_attempt(pair, tmp_path, changes, message):
-    wrong = rung("greedy", "affine", "quick")
+def test_wrong_settings_of_any_attempt_are_refused_before_the_first_attempt(pair, tmp_path, changes, message):
+    wrong = attempt("greedy", "affine", "quick")
     wrong = wrong | {"preset": wrong["preset"] | changes}
-    for rungs in ([wrong, QUICK], [QUICK, wrong]):
+    for attempts in ([wrong, QUICK], [QUICK, wrong]):
         with pytest.raises(InputError, match=message):
-            run(pair, tmp_path, rungs[0], rungs[1:])
+            run(pair, tmp_path, attempts[0], attempts[1:])
         assert not (tmp_path / "gate.json").exists() and not (tmp_path / "warp.nii.gz").exists()

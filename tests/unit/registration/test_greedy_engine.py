@@ -18,13 +18,13 @@ from popatlas.images.grid import Grid
 from popatlas.registration.engines.greedy.core import deform_greedy, invert, register
 from popatlas.registration.engines.greedy.settings import GreedySettings
 from popatlas.registration.engines.registry import find_engine
-from popatlas.registration.types import Rung
+from popatlas.registration.types import Attempt
 from popatlas.settings import settings_from
 from popatlas.transforms.fields import compose, warp
 from popatlas.transforms.itk import write_affine
 
 SHAPES = [(48, 64), (32, 36, 40)]
-RUNG = Rung("mass", "affine", "greedy", GreedySettings())
+ATTEMPT = Attempt("mass", "affine", "greedy", GreedySettings())
 
 
 def tensor(values: np.ndarray) -> Tensor:
@@ -141,7 +141,9 @@ def test_files_of_the_pipeline_reproduce_the_fixed_image_with_ants(tmp_path):
     moving = ants.from_numpy(moving, **geometry | {"origin": (9.0, -1.0, 8.0)})  # the affine is needed to meet it
     write_affine(tmp_path / "affine.mat", start)
     scans = [SimpleNamespace(image=tensor(i.numpy())[None], grid=Grid.from_ants(i)) for i in (fixed, moving)]
-    files = deform_greedy(SimpleNamespace(scans=lambda: scans, subject="sub-1"), RUNG, tmp_path / "affine.mat", tmp_path, 1)
+    files = deform_greedy(
+        SimpleNamespace(scans=lambda: scans, subject="sub-1"), ATTEMPT, tmp_path / "affine.mat", tmp_path, 1
+    )
     chain = {"transformlist": [str(files.warp), str(tmp_path / "affine.mat")], "whichtoinvert": [False, False]}
     warped = ants.apply_transforms(fixed=fixed, moving=moving, **chain).numpy()
     assert not files.diverged and find_engine("greedy").load() is deform_greedy

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from popatlas.config.attempts import resolve_attempt
 from popatlas.config.load import load_config
-from popatlas.config.rungs import resolve_rung
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.grid import Grid
 from popatlas.images.io import load_image, save_image
 from popatlas.networks.memory import is_out_of_memory
 from popatlas.networks.registration import Prediction, build_registration_network
-from popatlas.registration.attempt import attempt, register
+from popatlas.registration.attempt import register, try_once
 from popatlas.registration.engines.network.core import back, conform, load_planned, predict, set_passes
-from popatlas.registration.engines.registry import find_engine, planned_rung
+from popatlas.registration.engines.registry import find_engine, planned_attempt
 from popatlas.registration.pair import load_pair
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fields import compose
@@ -33,9 +33,9 @@ def own(tmp_path, monkeypatch):
     monkeypatch.setenv("POPATLAS_WEIGHTS", str(tmp_path / "own"))
 
 
-def rung(preset="quick", **register_changes):
+def attempt(preset="quick", **register_changes):
     config = load_config({"register": {"engine": "network", "weights": "tiny"} | register_changes})
-    return resolve_rung(config, preset)
+    return resolve_attempt(config, preset)
 
 
 def load(pair, subject="sub-07"):
@@ -48,7 +48,7 @@ def fields(files):
 
 def test_a_network_that_moves_nothing_gives_the_affine(pair, tmp_path):
     lock_network(tmp_path, tiny_network())
-    files = register(load(pair), planned_rung(rung()), tmp_path)
+    files = register(load(pair), planned_attempt(attempt()), tmp_path)
     for field in fields(files):
         assert not field.any()
     matrix = read_affine(files.affine)
@@ -71,7 +71,7 @@ def test_a_constant_shift_keeps_its_millimetres_on_a_turned_grid(transform, tmp_
         save_image(values, to_ras, tmp_path / f"{name}.nii.gz")
         save_image(np.ones(shape, np.uint8), to_ras, tmp_path / f"{name}_mask.nii.gz")
     write_affine(tmp_path / "affine.mat", np.eye(4))
-    found = find_engine("network").load()(load(tmp_path), planned_rung(rung()), tmp_path / "affine.mat", tmp_path, 1)
+    found = find_engine("network").load()(load(tmp_path), planned_attempt(attempt()), tmp_path / "affine.mat", tmp_path, 1)
     forward, grid = read_displacement(found.warp)
     inverse, _ = read_displacement(found.inverse_warp)
     lps = np.array([2.0, -3.0, 4.0])  # L is +x, I is -z, A is -y
@@ -85,7 +85,7 @@ def test_a_constant_shift_keeps_its_millimetres_on_a_turned_grid(transform, tmp_
 def test_forward_and_inverse_undo_each_other(pair, tmp_path, transform):
     lock_network(tmp_path, tiny_network(spread=0.02, transform=transform))
     fixed = load(pair)
-    tried = attempt(fixed, planned_rung(rung()), GATE, tmp_path)
+    tried = try_once(fixed, planned_attempt(attempt()), GATE, tmp_path)
     moved = fields(tried.files)[0].norm(dim=1)[0].numpy()[fixed.fixed_mask.numpy() > 0].mean()
     assert moved > 0.2
     assert tried.metrics["inverse_error"] < 0.2 * moved
@@ -97,7 +97,7 @@ def test_refinement_brings_the_brains_closer(pair, tmp_path):
     tried = {}
     for preset in ("quick", "default", "accurate"):
         (tmp_path / preset).mkdir()
-        tried[preset] = attempt(load(pair), planned_rung(rung(preset)), GATE, tmp_path / preset)
+        tried[preset] = try_once(load(pair), planned_attempt(attempt(preset)), GATE, tmp_path / preset)
     ncc = {preset: one.metrics["ncc"] for preset, one in tried.items()}
     assert ncc["quick"] < ncc["default"] < ncc["accurate"]
     assert ncc["accurate"] > tried["quick"].metrics["ncc_affine"] + 0.05
@@ -108,15 +108,15 @@ def test_refinement_brings_the_brains_closer(pair, tmp_path):
 def test_refinement_starts_where_the_network_ended(pair, tmp_path):
     """A step so short that it changes nothing leaves what was predicted."""
     lock_network(tmp_path, tiny_network(spread=0.01))
-    still = rung("fast")
+    still = attempt("fast")
     still["preset"] |= {"step": 1e-6, "elastic": 0.0, "shrink": [1], "iterations": [1], "field_shrink": [1]}
-    quick, refined = (register(load(pair), planned_rung(one), tmp_path / name) for name, one in folders(tmp_path, still))
+    quick, refined = (register(load(pair), planned_attempt(one), tmp_path / name) for name, one in folders(tmp_path, still))
     assert (fields(quick)[0] - fields(refined)[0]).abs().max() < 0.02
     assert compose(*fields(refined)).norm(dim=1).mean() < 0.05
 
 
 def folders(tmp_path, still):
-    for name, one in (("quick", rung()), ("refined", still)):
+    for name, one in (("quick", attempt()), ("refined", still)):
         (tmp_path / name).mkdir()
         yield name, one
 
@@ -124,16 +124,16 @@ def folders(tmp_path, still):
 def test_a_brain_outside_the_contract_names_file_subject_and_remedy(pair, tmp_path):
     lock_network(tmp_path, tiny_network(), spacing_mm=(0.5, 0.5, 0.5))
     with pytest.raises(InputError, match=r"4 x 4 x 4 mm.*trained with 0\.5.*fixed\.nii\.gz.*sub-07.*Remedy: use images"):
-        register(load(pair), planned_rung(rung()), tmp_path)
+        register(load(pair), planned_attempt(attempt()), tmp_path)
 
 
 def test_weights_for_whole_heads_are_refused_by_the_engine(pair, tmp_path):
     lock_network(tmp_path, tiny_network())
-    planned = rung()
+    planned = attempt()
     planned["preset"]["weights"] = "heads"
     planned["preset"]["sha256"] = lock_network(tmp_path, tiny_network(), "heads", stripped=False).sha256
     with pytest.raises(InputError, match=r"weights heads are for whole heads.*Remedy: use weights for brains"):
-        register(load(pair), planned_rung(planned), tmp_path)
+        register(load(pair), planned_attempt(planned), tmp_path)
 
 
 COARSE = {"encoder": [4, 4], "decoder": [4, 4], "final": [4], "transform": "velocity", "shrink": True}
@@ -177,8 +177,8 @@ def test_a_displacement_is_inverted():
 
 def test_weights_that_were_replaced_after_the_start_are_refused(tmp_path):
     lock_network(tmp_path, tiny_network())
-    planned = planned_rung(rung())
-    assert load_planned(planned)[1].sha256 == planned.weights.sha256 == rung()["preset"]["sha256"]
+    planned = planned_attempt(attempt())
+    assert load_planned(planned)[1].sha256 == planned.weights.sha256 == attempt()["preset"]["sha256"]
     lock_network(tmp_path, tiny_network(seed=1))
     with pytest.raises(InputError, match=r"weights tiny were replaced.*Remedy: run again"):
         load_planned(planned)
@@ -255,13 +255,13 @@ def test_torch_on_the_cpu_says_it_in_its_own_words():
 
 def test_the_way_tells_the_weights_and_their_digest_but_no_gpu(tmp_path):
     entry = lock_network(tmp_path, tiny_network())
-    one = rung(gpu=1, network={"batch": 3})
-    assert one == rung()
+    one = attempt(gpu=1, network={"batch": 3})
+    assert one == attempt()
     assert (one["engine"], one["preset"]["weights"], one["preset"]["sha256"]) == ("network", "tiny", entry.sha256)
-    assert rung(weights=str(entry.path))["preset"]["sha256"] == entry.sha256
-    assert planned_rung(one, gpu=2).gpu == 2 and planned_rung(rung(engine="ffd"), gpu=2).gpu == 0
+    assert attempt(weights=str(entry.path))["preset"]["sha256"] == entry.sha256
+    assert planned_attempt(one, gpu=2).gpu == 2 and planned_attempt(attempt(engine="ffd"), gpu=2).gpu == 0
     lock_network(tmp_path, tiny_network(seed=1))
-    assert rung()["preset"]["sha256"] != entry.sha256
+    assert attempt()["preset"]["sha256"] != entry.sha256
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_the_way_tells_the_weights_and_their_digest_but_no_gpu(tmp_path):
     [
         ({"engine": "network", "weights": "tinny"}, r"register\.weights: .*'tinny'.*did you mean tiny"),
         ({"engine": "network", "weights": "absent.safetensors"}, r"register\.weights: .*no such weights file"),
-        ({"weights": "tinny", "ladder": [{"start": "mass", "engine": "network"}]}, r"register\.weights: .*'tinny'"),
+        ({"weights": "tinny", "fallback": [{"start": "mass", "engine": "network"}]}, r"register\.weights: .*'tinny'"),
         ({"engine": "network", "weights": "heads"}, r"register\.weights: the weights heads are for whole heads"),
         ({"engine": "network", "weights": "flat"}, r"register\.weights: flat is for images of 2 axes"),
         (

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from popatlas.config.attempts import registration_settings, resolve_attempt
 from popatlas.config.load import load_config
-from popatlas.config.rungs import registration_settings, resolve_rung
 from popatlas.errors import InputError
 from popatlas.images.io import load_image, read_json, save_image, sha256, write_json
 from popatlas.interfaces import load_interface
 from popatlas.registration.batch import FILES, Predictor, Request
-from popatlas.registration.engines.registry import planned_rung
+from popatlas.registration.engines.registry import planned_attempt
 from tests.unit.registration.test_engines import GATE, QUICK
 from tests.unit.registration.test_engines import pair as pair  # a 4 mm brain and a warped one
 from tests.zoo import lock_network, tiny_network
@@ -40,8 +40,8 @@ def cohort(pair, tmp_path, monkeypatch):
     return tmp_path
 
 
-def rung(preset="quick", **changes):
-    one = resolve_rung(load_config({"register": {"engine": "network", "weights": "tiny"}}), preset)
+def attempt(preset="quick", **changes):
+    one = resolve_attempt(load_config({"register": {"engine": "network", "weights": "tiny"}}), preset)
     return one | {"preset": one["preset"] | changes}
 
 
@@ -53,7 +53,7 @@ def predict(folder, scans=SCANS, how=None, **options):
         in_brains=[str(folder / f"{scan}.nii.gz") for scan in scans],
         in_masks=[str(folder / f"{scan}_mask.nii.gz") for scan in scans],
         scans=list(scans),
-        rung=how or rung(),
+        attempt=how or attempt(),
         out_folder=str(folder / "network"),
         out_receipt=str(folder / "batch-1.json"),
         record=str(folder / "record.json"),
@@ -100,17 +100,17 @@ def test_a_broken_scan_costs_its_batch_nothing_and_a_repeated_batch_only_what_is
 @pytest.mark.parametrize("change", ["older than the brain", "older than the template", "other settings", "other weights"])
 def test_what_was_made_of_something_else_is_made_again(cohort, change):
     assert predict(cohort, [OTHER])[OTHER]["message"] == "predicted"
-    first, how = state_of(cohort, OTHER), rung()
+    first, how = state_of(cohort, OTHER), attempt()
     later = max(first.values()) + 10**9
     if change == "older than the brain":
         os.utime(cohort / f"{OTHER}.nii.gz", ns=(later, later))
     if change == "older than the template":
         os.utime(cohort / "fixed_mask.nii.gz", ns=(later, later))
     if change == "other settings":
-        how = rung("fast")
+        how = attempt("fast")
     if change == "other weights":
         lock_network(cohort, tiny_network(seed=1))
-        how = rung()
+        how = attempt()
     assert predict(cohort, [OTHER], how)[OTHER]["message"] == "predicted"
     assert all(time > first[name] for name, time in state_of(cohort, OTHER).items())
 
@@ -118,7 +118,7 @@ def test_what_was_made_of_something_else_is_made_again(cohort, change):
 def test_where_the_weights_are_and_gpus_that_nobody_sees_do_not_count(cohort):
     predict(cohort, [OTHER])
     shutil.copy(cohort / "own" / "tiny.safetensors", cohort / "copy.safetensors")
-    how = rung(weights=str(cohort / "copy.safetensors"))
+    how = attempt(weights=str(cohort / "copy.safetensors"))
     assert predict(cohort, [OTHER], how, gpu=1)[OTHER]["message"] == "kept"
     notes = read_json(cohort / "record.json")["notes"]
     if not torch.cuda.is_available():
@@ -141,7 +141,7 @@ def test_settings_tell_where_the_weights_are(cohort):
         **{name: str(cohort / f"{file}.nii.gz") for name, file in files.items()},
         out_affine=str(cohort / "alone.mat"),
         out_gate=str(cohort / "alone.json"),
-        rung=planned,
+        attempt=planned,
         fallback=[],
         gate=GATE | {"similarity_gain": -1.0},
         settings=str(cohort / "config.yaml"),
@@ -158,7 +158,7 @@ def test_a_scan_that_fails_now_leaves_nothing_from_before(cohort):
 
 
 def test_weights_that_are_not_those_of_the_plan_fail_the_whole_batch(cohort):
-    how = rung()
+    how = attempt()
     lock_network(cohort, tiny_network(seed=1))
     with pytest.raises(InputError, match="weights tiny were replaced"):
         predict(cohort, how=how)
@@ -185,7 +185,7 @@ class Narrow(torch.nn.Module):
 @pytest.mark.parametrize(("room", "sizes", "good"), [(2, [2], 2), (1, [2, 1, 1], 2), (0, [2, 1, 1, 1], 0)])
 def test_a_group_that_does_not_fit_goes_one_by_one_and_then_each_error_is_its_own(cohort, room, sizes, good, capsys):
     """Two of three scans can be read; at once, halved, and at last alone."""
-    predictor = Predictor(planned_rung(rung()), str(cohort / "fixed.nii.gz"), str(cohort / "fixed_mask.nii.gz"), "cpu")
+    predictor = Predictor(planned_attempt(attempt()), str(cohort / "fixed.nii.gz"), str(cohort / "fixed_mask.nii.gz"), "cpu")
     predictor.net = Narrow(predictor.net, room)
     requests = [
         Request(scan, cohort / f"{scan}.nii.gz", cohort / f"{scan}_mask.nii.gz", cohort / "out" / scan) for scan in SCANS
@@ -217,7 +217,7 @@ def register(folder, scan, fallback=(), **gate):
         "out_gate": out / "gate.json",
         **{f"out_{name}": out / f"{name}.nii.gz" for name in ("warp", "inverse_warp", "composed", "warped", "logjacobian")},
     }
-    options = {"rung": rung(), "fallback": list(fallback), "gate": GATE | gate, "subject": scan}
+    options = {"attempt": attempt(), "fallback": list(fallback), "gate": GATE | gate, "subject": scan}
     load_interface("RegisterImages")(**options, **{name: str(path) for name, path in files.items()}).run()
     return read_json(out / "gate.json")
 
@@ -232,7 +232,7 @@ def test_a_prediction_is_published_and_judged_and_nothing_is_computed_again(coho
         assert sha256(cohort / "network" / ONE / name) == sha256(cohort / "registered" / published)
 
 
-def test_a_failed_prediction_is_the_first_rung_and_the_ladder_goes_on(cohort):
+def test_a_failed_prediction_is_the_first_attempt_and_the_fallbacks_follow(cohort):
     predict(cohort)
     for kind in ("", "_mask"):  # good for the engine that comes next
         shutil.copy(cohort / f"{ONE}{kind}.nii.gz", cohort / f"{BROKEN}{kind}.nii.gz")
@@ -243,7 +243,7 @@ def test_a_failed_prediction_is_the_first_rung_and_the_ladder_goes_on(cohort):
     assert reason.startswith("the prediction failed: image is empty: all voxels are equal")
 
 
-def test_a_prediction_that_fails_the_gate_or_is_gone_climbs_the_ladder_too(cohort):
+def test_a_prediction_that_fails_the_gate_or_is_gone_has_fallbacks_too(cohort):
     predict(cohort, [ONE])
     found = register(cohort, ONE)
     more = found["ncc"] - found["ncc_before"] + 0.01

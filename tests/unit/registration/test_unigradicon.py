@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch.nn import functional
 
+from popatlas.config.attempts import resolve_attempt
 from popatlas.config.load import default_content, load_config, make_absolute, parse_config
-from popatlas.config.rungs import resolve_rung
 from popatlas.errors import ConfigError, InputError, PackageError
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
@@ -25,7 +25,7 @@ from popatlas.networks.registration import (
 )
 from popatlas.networks.unigradicon import INSTALL, SMALLEST, displacement_of
 from popatlas.registration.attempt import register
-from popatlas.registration.engines.registry import planned_rung
+from popatlas.registration.engines.registry import planned_attempt
 from popatlas.registration.engines.unigradicon.core import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
 from popatlas.settings import merge
@@ -74,7 +74,7 @@ def asked(engine):
 
 
 def using(preset="quick", **changes):
-    return resolve_rung(load_config({"register": {"engine": "unigradicon"} | changes}), preset)
+    return resolve_attempt(load_config({"register": {"engine": "unigradicon"} | changes}), preset)
 
 
 def locked(folder):
@@ -181,14 +181,14 @@ def test_weights_of_another_network_are_refused(unasked, tmp_path):
 
 def test_jobs_know_the_digest_and_the_memory_of_the_weights(unasked, tmp_path):
     entry = locked(tmp_path)
-    rung = using()
-    assert (rung["engine"], rung["preset"]["weights"]) == ("unigradicon", "unigradicon")
-    assert rung["preset"]["sha256"] == entry.sha256
-    assert planned_rung(rung, gpu=1).gpu == 1
+    attempt = using()
+    assert (attempt["engine"], attempt["preset"]["weights"]) == ("unigradicon", "unigradicon")
+    assert attempt["preset"]["sha256"] == entry.sha256
+    assert planned_attempt(attempt, gpu=1).gpu == 1
     own, plain = (registration_memory(asked(e)) for e in ("unigradicon", "ants"))
     assert plain == REGISTRATION and own > REGISTRATION + entry.memory.of(175**3) / 1e6
-    ladder = load_config({"register": {"ladder": [{"start": "mass", "engine": "unigradicon"}]}}).register.ladder
-    assert ladder[0]["engine"] == "unigradicon"
+    fallback = load_config({"register": {"fallback": [{"start": "mass", "engine": "unigradicon"}]}}).register.fallback
+    assert fallback[0].engine == "unigradicon"
 
 
 def test_weights_may_be_a_path():
@@ -284,8 +284,8 @@ def test_a_known_shift_reaches_the_files_in_millimetres(pair, tmp_path):
     contract = replace(BRAINS, shape=(65,) * 3, spacing_mm=(2.8, 3.4, 2.8))
     told = Description("shift", "Apache-2.0", contract=contract, training=TrainingFacts("nothing"))
     add_weights(tmp_path / "shift.safetensors", told)
-    rung = using(unigradicon={"weights": "shift"})
-    files = register(load(pair), planned_rung(rung), tmp_path)
+    attempt = using(unigradicon={"weights": "shift"})
+    files = register(load(pair), planned_attempt(attempt), tmp_path)
     assert not files.diverged and np.allclose(read_affine(files.affine), np.eye(4), atol=5)
     # along S, A and L of the network to L, P and S
     up, front, left = (4 * 0.1 * shift * 64 * torch.tensor(contract.spacing_mm)).tolist()

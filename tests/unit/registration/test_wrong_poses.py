@@ -65,7 +65,7 @@ def test_exchanged_sides_are_refused_at_once(turn, tmp_path):
 
 
 @pytest.mark.parametrize("contrast", ["inverted", "T2-like"])
-def test_another_contrast_goes_to_the_rung_that_looks_at_edges(contrast, untouched, tmp_path):
+def test_another_contrast_goes_to_the_attempt_that_looks_at_edges(contrast, untouched, tmp_path):
     moving = brain(2).recoloured(contrast)
     gate = register(brain(1), moving, tmp_path)
     assert gate["verdict"] == "pass"
@@ -74,7 +74,7 @@ def test_another_contrast_goes_to_the_rung_that_looks_at_edges(contrast, untouch
     assert overlap(brain(1), moving, tmp_path) > 0.9 * untouched[1]
 
 
-def test_without_such_a_rung_another_contrast_is_refused(tmp_path):
+def test_without_such_a_fallback_another_contrast_is_refused(tmp_path):
     with pytest.raises(InputError, match="the contrasts differ"):
         register(brain(1), brain(2).recoloured("inverted"), tmp_path, fallback=False)
 

@@ -13,6 +13,7 @@ from popatlas.cli.arguments import Subparsers
 from popatlas.errors import InputError
 from popatlas.failures import foreseen
 from popatlas.interfaces import STEPS, load_interface
+from popatlas.renamed import with_options_of_today
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -86,7 +87,7 @@ def parse_traits(interface: Any, options: list[str]) -> dict[str, Any]:
             nargs="*" if many else None,
             help=trait.desc.replace("%", "%%") if trait.desc else None,
         )
-    return vars(parser.parse_args(options))
+    return vars(parser.parse_args(with_options_of_today(options)))
 
 
 def _kind(trait: Any) -> tuple[Any, bool]:

@@ -18,7 +18,7 @@ from popatlas.cohort.members import COLUMNS, MemberList
 from popatlas.cohort.participants import known_ages, read_people
 from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
-from popatlas.config.rungs import registration_settings
+from popatlas.config.attempts import registration_settings
 from popatlas.config.sections import Config
 from popatlas.errors import ConfigError, first_few
 from popatlas.images.io import mask_beside, read_table, sha256, table_text, write_if_changed

@@ -27,7 +27,7 @@ from popatlas.cohort.freeze import (
     template_version,
     with_age,
 )
-from popatlas.config.rungs import registration_settings
+from popatlas.config.attempts import registration_settings
 from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.fusion.methods import METHODS

@@ -26,7 +26,7 @@ from popatlas.cohort.freeze import (
 from popatlas.cohort.labelfiles import REFERENCE as REFERENCE
 from popatlas.cohort.labelfiles import read_label_files, used_as
 from popatlas.cohort.targets import atlas_files, fusion_request, label_request
-from popatlas.config.rungs import registration_settings
+from popatlas.config.attempts import registration_settings
 from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.images.io import sha256

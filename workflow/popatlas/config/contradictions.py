@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from popatlas.config.rungs import engine_weights
+from popatlas.config.attempts import engine_weights
 from popatlas.config.sections import REFERENCE, Config, Fuse, Register, Train, shipped_presets
 from popatlas.errors import InputError
 from popatlas.registration.engines.registry import ENGINES
@@ -19,7 +19,7 @@ def find_contradictions(config: Config) -> Iterator[str]:
     yield from faults
     yield from _unknown_presets(config)
     if not faults:
-        yield from _similarities_of_rungs(register)
+        yield from _similarities_of_attempts(register)
     yield from _weights_contradictions(register)
     for where, limits in (
         ("cohort.spacing_mm", config.cohort.spacing_mm),
@@ -60,26 +60,26 @@ def _unknown_presets(config: Config) -> Iterator[str]:
     register = config.register
     wanted = [("register.preset", register.engine, register.preset)]
     wanted += [("atlas.presets", register.engine, name) for name in config.atlas.presets]
-    for number, rung in enumerate(register.ladder):
-        wanted.append((f"register.ladder.{number}", rung.engine or register.engine, rung.preset or register.preset))
+    for number, attempt in enumerate(register.fallback):
+        wanted.append((f"register.fallback.{number}", attempt.engine or register.engine, attempt.preset or register.preset))
     for where, engine, name in wanted:
         known = register.presets.get(engine, {})
         if name not in known:
             yield f"{where}: no preset is called '{name}'{suggest(name, known)} (engine {engine})"
 
 
-def _similarities_of_rungs(register: Register) -> Iterator[str]:
-    for number, rung in enumerate(register.ladder):
-        engine, name = rung.engine or register.engine, rung.preset or register.preset
+def _similarities_of_attempts(register: Register) -> Iterator[str]:
+    for number, attempt in enumerate(register.fallback):
+        engine, name = attempt.engine or register.engine, attempt.preset or register.preset
         preset = register.presets.get(engine, {}).get(name)
-        if rung.similarity is None or preset is None:
+        if attempt.similarity is None or preset is None:
             continue
-        if settings_from(ENGINES[engine].settings, preset, name).with_similarity(rung.similarity) is None:
-            yield f"register.ladder.{number}: the engine {engine} takes no similarity from this key; leave it out"
+        if settings_from(ENGINES[engine].settings, preset, name).with_similarity(attempt.similarity) is None:
+            yield f"register.fallback.{number}: the engine {engine} takes no similarity from this key; leave it out"
 
 
 def _weights_contradictions(register: Register) -> Iterator[str]:
-    used = {register.engine, *(rung.engine for rung in register.ladder)}
+    used = {register.engine, *(attempt.engine for attempt in register.fallback)}
     for name, engine in ENGINES.items():
         if engine.weights and name in used:
             yield from _wrong_weights(name, engine_weights(register, name) or "", f"register.{engine.weights}")

@@ -12,6 +12,7 @@ from popatlas.config.contradictions import find_contradictions
 from popatlas.config.sections import Config
 from popatlas.errors import ConfigError, InputError
 from popatlas.paths import check_path, is_text, resolved
+from popatlas.renamed import with_keys_of_today
 from popatlas.resources import schema_path, workflow_root
 from popatlas.schema import schema_problems
 from popatlas.settings import Content, find_faults, merge, not_finite, settings_from
@@ -58,7 +59,8 @@ def load_config(source: Path | str | Mapping[str, Any] | Config | None = None, *
     user = (_own(Path(given)) if isinstance(given, str | Path) else given) or {}
     if not isinstance(user, Mapping):
         raise ConfigError(f"{name}: expected keys and values at the top level. Remedy: compare with config.yaml")
-    content = _laid_over(default_content(), user) | {key: value for key, value in overrides.items() if value is not None}
+    content = _laid_over(default_content(), with_keys_of_today(user))
+    content |= {key: value for key, value in overrides.items() if value is not None}
     for key, what in (("bids_dir", "the dataset"), ("out_dir", "the output folder")):
         if not is_text(str(content[key])):
             check_path(content[key], what, is_input=key == "bids_dir")
@@ -79,7 +81,7 @@ def resolved_config(path: Path) -> Config:
     InputError
         When it cannot be read, or a value is impossible.
     """
-    return parse_config(merge(default_content(), read_yaml(path, "the configuration") or {}))
+    return parse_config(merge(default_content(), with_keys_of_today(read_yaml(path, "the configuration") or {})))
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:

@@ -17,7 +17,7 @@ def config_schema() -> Content:
     """Return the schema of a complete configuration; each similarity's own options are checked by its name."""
     schema = schema_of(Config, complete=True)
     register = schema["properties"]["register"]["properties"]
-    register["ladder"]["items"]["required"] = ["start"]
+    register["fallback"]["items"]["required"] = ["start"]
     register["presets"] = {
         "type": "object",
         "description": register["presets"]["description"],

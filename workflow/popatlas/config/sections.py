@@ -95,7 +95,7 @@ class UniGradIconEngine:
 
 
 @settings
-class Rung:
+class Attempt:
     """One way to try; engine, linear and preset are those of the registration when left out."""
 
     start: Start = option("mass", "Where the linear stage starts")
@@ -136,10 +136,10 @@ def shipped_presets() -> dict[str, dict[str, Content]]:
     }
 
 
-LADDER = (
-    Rung(start="mass", engine="instance", similarity="ngf"),
-    Rung(start="global"),
-    Rung(start="search", engine="ants", linear="ants"),
+FALLBACK = (
+    Attempt(start="mass", engine="instance", similarity="ngf"),
+    Attempt(start="global"),
+    Attempt(start="search", engine="ants", linear="ants"),
 )
 
 
@@ -161,7 +161,7 @@ class Register:
     network: NetworkEngine = option(NetworkEngine(), "How the engine network works")
     unigradicon: UniGradIconEngine = option(UniGradIconEngine(), "How the engine unigradicon works")
     gpu: int = option(0, "GPUs asked for by a registration of the engines instance, network and unigradicon", ge=0, le=8)
-    ladder: tuple[Rung, ...] = option(LADDER, "What is tried after a registration fails the gate, in order")
+    fallback: tuple[Attempt, ...] = option(FALLBACK, "What is tried after a registration fails the gate, in order")
     gate: Gate = option(Gate(), "Limits of a plausible registration")
 
 

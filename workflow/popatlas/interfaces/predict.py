@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from nipype.interfaces.base import Directory, File, Str, isdefined, traits
 
 import popatlas
+from popatlas.config.attempts import with_weights
 from popatlas.config.load import load_config
-from popatlas.config.rungs import with_weights
 from popatlas.images.io import read_json, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
-from popatlas.registration.engines.registry import planned_rung
+from popatlas.registration.engines.registry import planned_attempt
 from popatlas.registration.types import RECEIPT
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class PredictDeformationsInputSpec(PopatlasInputSpec):
     in_brains = traits.List(File(exists=True), mandatory=True, desc="moving brains of one batch")
     in_masks = traits.List(File(exists=True), mandatory=True, desc="brain mask of each moving image")
     scans = traits.List(Str, mandatory=True, desc="scan of each brain")
-    rung = traits.Dict(mandatory=True, desc="start, linear stage and preset of the engine network (JSON)")
+    attempt = traits.Dict(mandatory=True, desc="start, linear stage and preset of the engine network (JSON)")
     settings = File(exists=True, desc="resolved configuration that tells where the weights are")
     gpu = traits.Int(0, usedefault=True, desc="GPUs of this job; 0 for the CPU, also where a GPU is visible")
     out_folder = Directory(mandatory=True, desc="gets a folder for each scan: affine, displacement field and its inverse")
@@ -70,14 +70,14 @@ class PredictDeformations(PopatlasInterface):
         from popatlas.registration.batch import Predictor
 
         inputs = self.inputs
-        way = with_weights(inputs.rung, load_config(inputs.settings)) if isdefined(inputs.settings) else inputs.rung
-        rung = planned_rung(way, inputs.gpu)
-        return Predictor(rung, inputs.in_fixed, inputs.in_fixed_mask, device, inputs.threads)
+        way = with_weights(inputs.attempt, load_config(inputs.settings)) if isdefined(inputs.settings) else inputs.attempt
+        attempt = planned_attempt(way, inputs.gpu)
+        return Predictor(attempt, inputs.in_fixed, inputs.in_fixed_mask, device, inputs.threads)
 
     def _settings(self) -> dict[str, Any]:
         """Return what a prediction depends on, besides its images; the weights are told by their SHA-256."""
-        preset = {key: value for key, value in self.inputs.rung["preset"].items() if key != "weights"}
-        return {"rung": {**self.inputs.rung, "preset": preset}, "popatlas": popatlas.__version__}
+        preset = {key: value for key, value in self.inputs.attempt["preset"].items() if key != "weights"}
+        return {"attempt": {**self.inputs.attempt, "preset": preset}, "popatlas": popatlas.__version__}
 
     def _kept(self, request: Request) -> dict[str, Any] | None:
         """Return the entry of a scan whose files are there already."""

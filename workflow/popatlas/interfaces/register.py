@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from nipype.interfaces.base import Directory, File, isdefined, traits
 
+from popatlas.config.attempts import resolve_fallback, with_weights
 from popatlas.config.load import default_config, default_content, load_config
-from popatlas.config.rungs import resolve_fallback, with_weights
 from popatlas.errors import InputError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
@@ -36,7 +36,7 @@ class RegisterRigidInputSpec(PopatlasInputSpec):
     in_moving = File(exists=True, mandatory=True, desc="brain to be aligned")
     in_fixed_mask = File(exists=True, mandatory=True, desc="brain mask of the fixed image")
     in_moving_mask = File(exists=True, mandatory=True, desc="brain mask of the moving image")
-    rung = traits.Dict(mandatory=True, desc="start and engine (JSON)")
+    attempt = traits.Dict(mandatory=True, desc="start and engine (JSON)")
     settings = File(exists=True, desc="resolved configuration with the limits of register.gate; the shipped ones without it")
     out_affine = File(mandatory=True, desc="rigid transform, ITK")
     out_warped = File(mandatory=True, desc="moving image on the fixed grid")
@@ -52,14 +52,14 @@ class RegisterRigid(PopatlasInterface):
     input_spec = RegisterRigidInputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.engines.registry import planned_rung
+        from popatlas.registration.engines.registry import planned_attempt
         from popatlas.registration.linear import find_affine, write_aligned
         from popatlas.registration.pair import load_pair
 
         inputs = self.inputs
         pair = load_pair(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
         with tempfile.TemporaryDirectory() as folder:
-            found = find_affine(pair, planned_rung(inputs.rung), Path(folder), kinds=("rigid",))
+            found = find_affine(pair, planned_attempt(inputs.attempt), Path(folder), kinds=("rigid",))
             self._judge(pair, found)
             publish(write_aligned(found, Path(folder)), inputs.out_affine)
         ants = deterministic_ants()
@@ -92,7 +92,7 @@ class RegisterImagesInputSpec(PopatlasInputSpec):
     in_fixed_mask = File(exists=True, mandatory=True, desc="brain mask of the fixed image")
     in_moving = File(exists=True, mandatory=True, desc="moving brain")
     in_moving_mask = File(exists=True, mandatory=True, desc="brain mask of the moving image")
-    rung = traits.Dict(mandatory=True, desc="what is tried first: start, engine and preset (JSON)")
+    attempt = traits.Dict(mandatory=True, desc="what is tried first: start, engine and preset (JSON)")
     fallback = traits.List(traits.Dict(), desc="what is tried after a failed gate, in order (JSON)")
     gate = traits.Dict(desc="limits, register.gate (JSON)")
     settings = File(
@@ -114,67 +114,69 @@ class RegisterImagesInputSpec(PopatlasInputSpec):
 
 
 class RegisterImages(PopatlasInterface):
-    """Register two brains and judge the result; when it fails the gate, climb the ladder.
+    """Register two brains and judge the result; when it fails the gate, fall back to other attempts.
 
-    Each rung of the ladder is another start or another engine; one that raises an error that an image may have caused counts
-    as failed, and errors of the set-up or the code end the step. The attempts are
-    in `out_gate` and in the record of the step; when the last one fails too, the step fails and the scan goes to quarantine.
+    Each fallback is another start or another engine; one that raises an error that an image may have caused counts as
+    failed, and errors of the set-up or the code end the step. The attempts are in `out_gate` and in the record of the step;
+    when the last one fails too, the step fails and the scan goes to quarantine.
     """
 
     input_spec = RegisterImagesInputSpec
 
     def _execute(self) -> None:
-        from popatlas.registration.engines.registry import planned_rung
-        from popatlas.registration.fallback import climb
+        from popatlas.registration.engines.registry import planned_attempt
+        from popatlas.registration.fallback import try_in_turn
         from popatlas.registration.pair import load_pair
 
         inputs = self.inputs
         pair = load_pair(inputs.in_fixed, inputs.in_fixed_mask, inputs.in_moving, inputs.in_moving_mask, inputs.subject)
-        ladder, gate = self._ladder_and_gate()
-        rungs = [planned_rung(rung, inputs.gpu) for rung in ladder]  # all of them: what is no settings is no attempt either
-        attempts: list[dict[str, Any]] = []
-        self.notes["attempts"] = attempts
+        planned, gate = self._attempts_and_gate()
+        attempts = [
+            planned_attempt(attempt, inputs.gpu) for attempt in planned
+        ]  # all of them: what is no settings is no attempt either
+        rows: list[dict[str, Any]] = []
+        self.notes["attempts"] = rows
         predicted = self._predicted if isdefined(inputs.in_prediction) else None
         publish_all = partial(self._publish, pair=pair)
-        for row in climb(pair, rungs, gate, publish_all, predicted=predicted, threads=inputs.threads):
-            attempts.append(row)  # one by one: an error must not hide those before it
-        judged = [row for row in attempts if row["metrics"]]
-        last = (judged or attempts)[-1]
+        for row in try_in_turn(pair, attempts, gate, publish_all, predicted=predicted, threads=inputs.threads):
+            rows.append(row)  # one by one: an error must not hide those before it
+        judged = [row for row in rows if row["metrics"]]
+        last = (judged or rows)[-1]
         made = {"verdict": "fail" if last["reasons"] else "pass", "engine": last["engine"], "start": last["start"]}
         self.said = last.get("notes", [])
         judged_by = {"revision": GATE_REVISION, "limits": gate, "notes": self.said}
-        write_json(inputs.out_gate, {**made, **judged_by, **last["metrics"], "attempts": attempts})
+        write_json(inputs.out_gate, {**made, **judged_by, **last["metrics"], "attempts": rows})
         if last["reasons"]:
-            raise self._refusal(attempts, judged)
+            raise self._refusal(rows, judged)
 
     def _predicted(self) -> Registration:
         from popatlas.registration.batch import read_prediction
 
         return read_prediction(Path(self.inputs.in_prediction), Path(self.inputs.in_receipt), self.inputs.subject)
 
-    def _refusal(self, attempts: list[dict[str, Any]], judged: list[dict[str, Any]]) -> InputError:
-        """Return the error of a ladder without success: what the gate said last or, when every rung raised, all reasons."""
+    def _refusal(self, rows: list[dict[str, Any]], judged: list[dict[str, Any]]) -> InputError:
+        """Return the error when no attempt passed: what the gate said last or, when every one raised, all reasons."""
         named = {"file": self.inputs.in_moving, "subject": self.inputs.subject}
         if judged:
             said = "; ".join([*judged[-1]["reasons"], *judged[-1].get("notes", [])])
             return InputError(f"registration gate failed: {said}", remedy=REMEDY, **named)
-        reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in attempts)
+        reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in rows)
         remedy = "correct what the errors name, or choose another register.engine"
         return InputError(f"every attempt at the registration raised an error: {reasons}", remedy=remedy, **named)
 
-    def _ladder_and_gate(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return all rungs and the limits.
+    def _attempts_and_gate(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return all attempts, as the configuration resolves them, and the limits.
 
         Neither the limits nor the fallback nor the place of the weights comes as a parameter from the rule, so that widening
         a limit or moving a file repeats no registration.
         """
         inputs = self.inputs
-        first = inputs.rung
+        first = inputs.attempt
         fallback = inputs.fallback if isdefined(inputs.fallback) else None
         gate = inputs.gate if isdefined(inputs.gate) else None
         if isdefined(inputs.settings):
             config = load_config(inputs.settings)
-            fallback = resolve_fallback(config, inputs.rung["name"]) if fallback is None else fallback
+            fallback = resolve_fallback(config, inputs.attempt["name"]) if fallback is None else fallback
             gate = config.content["register"]["gate"] if gate is None else gate
             first = with_weights(first, config)
         if gate is None:

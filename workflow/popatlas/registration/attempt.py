@@ -15,43 +15,43 @@ from popatlas.registration.gate import beyond_repair, doubts, gate_metrics, judg
 from popatlas.registration.linear import align, find_affine, write_aligned
 from popatlas.registration.pair import Pair
 from popatlas.registration.pose import turn_of
-from popatlas.registration.types import Made, Registration, Rung
+from popatlas.registration.types import Attempt, Made, Registration
 from popatlas.transforms.affine import Matrix, read_affine
 from popatlas.transforms.chain import Affine, Chain, Field
 from popatlas.transforms.displacement import write_jacobian
 from popatlas.transforms.itk import read_displacement, write_displacement
 
 
-def register(pair: Pair, rung: Rung, folder: Path, threads: int = 1) -> Registration:
+def register(pair: Pair, attempt: Attempt, folder: Path, threads: int = 1) -> Registration:
     """Register two brains: start, rigid, affine, then the deformable stage.
 
     Parameters
     ----------
     pair : Pair
         Skull-stripped, intensity-normalised images and their masks.
-    rung : Rung
+    attempt : Attempt
         What to do.
     folder : Path
         Existing folder for the transform files.
     threads : int
         Threads of engines that use them.
     """
-    return deform(pair, rung, align(pair, rung, folder), folder, threads)
+    return deform(pair, attempt, align(pair, attempt, folder), folder, threads)
 
 
-def deform(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int = 1) -> Registration:
-    """Run the deformable stage of a rung from an affine; see `register`."""
-    found = find_engine(rung.engine).load()(pair, rung, affine, folder, threads)
+def deform(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads: int = 1) -> Registration:
+    """Run the deformable stage of an attempt from an affine; see `register`."""
+    found = find_engine(attempt.engine).load()(pair, attempt, affine, folder, threads)
     return Registration(affine, found.warp, found.inverse_warp, found.diverged)
 
 
 @dataclass(frozen=True)
-class Attempt:
+class AttemptResult:
     """What one attempt gave.
 
     Attributes
     ----------
-    rung : Rung
+    attempt : Attempt
         What was tried.
     made : Made or None
         None when the affine was refused already, and nothing was deformed.
@@ -60,10 +60,10 @@ class Attempt:
     start : str
         Where the affine came from, when the first start led to no clear pose.
     hopeless : bool
-        No other rung can mend it.
+        No other attempt can mend it.
     """
 
-    rung: Rung
+    attempt: Attempt
     made: Made | None
     metrics: dict[str, float]
     reasons: list[str]
@@ -81,29 +81,29 @@ class Attempt:
     def row(self) -> dict[str, Any]:
         """Return the attempt for the gate's file: what was tried, its numbers and why it failed."""
         more = {
-            "found_from": "" if self.start == self.rung.start else self.start,
+            "found_from": "" if self.start == self.attempt.start else self.start,
             "notes": self.notes,
             "beyond_repair": self.hopeless,
         }
-        return attempt_row(self.rung, self.metrics, self.reasons) | {name: value for name, value in more.items() if value}
+        return attempt_row(self.attempt, self.metrics, self.reasons) | {name: value for name, value in more.items() if value}
 
 
-def attempt_row(rung: Rung, metrics: dict[str, float], reasons: list[str]) -> dict[str, Any]:
+def attempt_row(attempt: Attempt, metrics: dict[str, float], reasons: list[str]) -> dict[str, Any]:
     """Return an attempt for the gate's file; without metrics when it raised an error, which is then its reason."""
-    tried = {"engine": rung.engine, "linear": rung.linear, "start": rung.start}
+    tried = {"engine": attempt.engine, "linear": attempt.linear, "start": attempt.start}
     return {**tried, "metrics": metrics, "reasons": reasons}
 
 
-def attempt(
-    pair: Pair, rung: Rung, limits: Mapping[str, Any], folder: Path, threads: int = 1, made: Registration | None = None
-) -> Attempt:
+def try_once(
+    pair: Pair, attempt: Attempt, limits: Mapping[str, Any], folder: Path, threads: int = 1, made: Registration | None = None
+) -> AttemptResult:
     """Register a pair once and judge it: first the affine and, where that is in order, the deformation.
 
     Parameters
     ----------
     pair : Pair
         Images and masks.
-    rung : Rung
+    attempt : Attempt
         Start, engines and preset.
     limits : mapping
         The configuration's `register.gate`.
@@ -112,21 +112,21 @@ def attempt(
     threads : int
         Threads of engines that use them.
     made : Registration, optional
-        Files of a registration of this rung that another job has made.
+        Files of a registration of this attempt that another job has made.
     """
-    found = None if made else find_affine(pair, rung, folder)
+    found = None if made else find_affine(pair, attempt, folder)
     matrix = read_affine(made.affine) if made else found.matrix  # type: ignore[union-attr]
     start = found.start if found else ""
-    metrics = of_affine(pair, rung, matrix)
+    metrics = of_affine(pair, attempt, matrix)
     reasons, notes = judge(metrics, limits), doubts(metrics, limits, turn_of(matrix)[1])
     if reasons:
-        return Attempt(rung, None, metrics, reasons, notes, start, beyond_repair(metrics, limits))
-    files = made or deform(pair, rung, write_aligned(found, folder), folder, threads)  # type: ignore[arg-type]
+        return AttemptResult(attempt, None, metrics, reasons, notes, start, beyond_repair(metrics, limits))
+    files = made or deform(pair, attempt, write_aligned(found, folder), folder, threads)  # type: ignore[arg-type]
     result, determinant = _make(pair, files, matrix, folder)
     view = _view(pair, result) if metrics["covered"] < 1 else None
     metrics |= gate_metrics(matrix, determinant, pair.fixed_mask.numpy(), result.warped_mask.numpy(), view)
     metrics |= of_deformation(pair, result)
-    return Attempt(rung, result, metrics, judge(metrics, limits), notes, start)
+    return AttemptResult(attempt, result, metrics, judge(metrics, limits), notes, start)
 
 
 def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, Any]:

@@ -21,7 +21,7 @@ from popatlas.registration.engines.io import write_fields
 from popatlas.registration.engines.network.core import conform, finish_pair, load_planned, predict
 from popatlas.registration.linear import align
 from popatlas.registration.pair import Pair, load_pair
-from popatlas.registration.types import Registration, Rung, settings_of
+from popatlas.registration.types import Attempt, Registration, settings_of
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.itk import write_affine
 from popatlas.zoo.contract import ConformedPair
@@ -89,7 +89,7 @@ class Predictor:
 
     Parameters
     ----------
-    rung : Rung
+    attempt : Attempt
         Start, linear stage and preset of the engine network.
     fixed, fixed_mask : str
         Files of the fixed brain.
@@ -99,9 +99,9 @@ class Predictor:
         Threads of the compiled kernels.
     """
 
-    def __init__(self, rung: Rung, fixed: str, fixed_mask: str, device: str, threads: int = 1) -> None:
-        self.rung, self.fixed, self.fixed_mask, self.device, self.threads = rung, fixed, fixed_mask, device, threads
-        net, self.entry = load_planned(rung)
+    def __init__(self, attempt: Attempt, fixed: str, fixed_mask: str, device: str, threads: int = 1) -> None:
+        self.attempt, self.fixed, self.fixed_mask, self.device, self.threads = attempt, fixed, fixed_mask, device, threads
+        net, self.entry = load_planned(attempt)
         self.net = net.to(device)
 
     def run(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Outcome]]:
@@ -138,7 +138,7 @@ class Predictor:
     def _prepare(self, request: Request, folder: Path) -> _Ready:
         folder.mkdir()
         pair = load_pair(self.fixed, self.fixed_mask, str(request.brain), str(request.mask), request.scan)
-        affine = align(pair, self.rung, folder)
+        affine = align(pair, self.attempt, folder)
         return _Ready(request, pair, affine, conform(pair, affine, self.entry))
 
     def _predict(self, group: Sequence[_Ready], outcomes: dict[str, Outcome]) -> dict[str, Prediction]:
@@ -156,7 +156,7 @@ class Predictor:
         return {} if trial.error else {one.request.scan: row for one, row in zip(group, found, strict=True)}
 
     def _finish(self, ready: _Ready, predicted: Prediction) -> bool:
-        settings, folder = settings_of(self.rung, InstanceSettings), ready.request.folder
+        settings, folder = settings_of(self.attempt, InstanceSettings), ready.request.folder
         found = finish_pair(
             self.net, ready.pair, settings, ready.affine, ready.conformed, predicted, self.device, self.threads
         )

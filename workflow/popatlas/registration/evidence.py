@@ -14,7 +14,7 @@ from popatlas.registration.gate import affine_metrics
 from popatlas.registration.pair import Pair
 from popatlas.registration.pose import Pose, PoseJudge, Structure, coverage, poses_of, turn_of
 from popatlas.registration.sides import laterality
-from popatlas.registration.types import Made, Rung
+from popatlas.registration.types import Attempt, Made
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import compose as compose_fields
 from popatlas.transforms.fields import coordinates, sample
@@ -48,14 +48,14 @@ def of_pose(pair: Pair, matrix: Matrix, pose: Pose) -> dict[str, float]:
     return metrics
 
 
-def of_affine(pair: Pair, rung: Rung, matrix: Matrix) -> dict[str, float]:
+def of_affine(pair: Pair, attempt: Attempt, matrix: Matrix) -> dict[str, float]:
     """Return what an affine tells.
 
     Parameters
     ----------
     pair : Pair
         The brains.
-    rung : Rung
+    attempt : Attempt
         What comes after the affine.
     matrix : (D+1, D+1) ndarray
         Fixed to moving, LPS millimetres.
@@ -69,7 +69,7 @@ def of_affine(pair: Pair, rung: Rung, matrix: Matrix) -> dict[str, float]:
     poses = poses_of(pair)
     return of_pose(pair, matrix, poses.judge(matrix)) | {
         "contrast": poses.relation(matrix).contrast,
-        "one_contrast": float(rung.settings.one_contrast),
+        "one_contrast": float(attempt.settings.one_contrast),
         "ncc_before": _correlation(fixed, moving, np.eye(fixed.ndim + 1)),
         "ncc_affine": _correlation(fixed, moving, matrix),
     }

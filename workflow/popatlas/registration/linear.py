@@ -20,7 +20,7 @@ from popatlas.registration.global_search.csngf import search
 from popatlas.registration.initialisation import centre_of_mass, moments
 from popatlas.registration.pair import Pair
 from popatlas.registration.pose import Pose, poses_of
-from popatlas.registration.types import Rung
+from popatlas.registration.types import Attempt
 from popatlas.transforms.affine import Matrix, read_affine
 from popatlas.transforms.itk import write_affine
 
@@ -46,7 +46,7 @@ class Aligned:
     pose : Pose
         How sure it is.
     start : str
-        Where it came from: that of the rung, or another one.
+        Where it came from: that of the attempt, or another one.
     """
 
     matrix: Matrix
@@ -54,21 +54,21 @@ class Aligned:
     start: str
 
 
-def align(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = ("rigid", "affine")) -> Path:
+def align(pair: Pair, attempt: Attempt, folder: Path, kinds: tuple[str, ...] = ("rigid", "affine")) -> Path:
     """Return the file of the affine (ITK) that `find_affine` finds.
 
     Parameters
     ----------
     pair : Pair
         Images and masks.
-    rung : Rung
+    attempt : Attempt
         Start and engine.
     folder : Path
         Existing folder for the transform files.
     kinds : tuple of str
         Stages, in order: rigid, affine.
     """
-    return write_aligned(find_affine(pair, rung, folder, kinds), folder)
+    return write_aligned(find_affine(pair, attempt, folder, kinds), folder)
 
 
 def write_aligned(found: Aligned, folder: Path) -> Path:
@@ -78,12 +78,12 @@ def write_aligned(found: Aligned, folder: Path) -> Path:
     return path
 
 
-def find_affine(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = ("rigid", "affine")) -> Aligned:
-    """Bring two brains together by the start of a rung and, where that leads to no clear pose, by others.
+def find_affine(pair: Pair, attempt: Attempt, folder: Path, kinds: tuple[str, ...] = ("rigid", "affine")) -> Aligned:
+    """Bring two brains together by the start of an attempt and, where that leads to no clear pose, by others.
 
     Parameters
     ----------
-    pair, rung, folder, kinds
+    pair, attempt, folder, kinds
         See `align`.
 
     Returns
@@ -93,14 +93,14 @@ def find_affine(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = (
     """
     tried: list[Aligned] = []
     begun: list[Matrix] = []
-    for start in dict.fromkeys((rung.start, *OTHERS)):
-        key = (rung.linear, kinds, start)
+    for start in dict.fromkeys((attempt.start, *OTHERS)):
+        key = (attempt.linear, kinds, start)
         if key not in pair.asked:
             begin = tried[-1].pose.turned if start == "turned" else find_start(pair, start, folder)
             if any(np.allclose(begin, before, atol=SAME) for before in begun):
                 continue
             begun.append(begin)
-            pair.asked[key] = _settle(pair, replace(rung, start=start), begin, folder, kinds)
+            pair.asked[key] = _settle(pair, replace(attempt, start=start), begin, folder, kinds)
         tried.append(pair.asked[key])
         if tried[-1].pose.clear:
             break
@@ -108,18 +108,18 @@ def find_affine(pair: Pair, rung: Rung, folder: Path, kinds: tuple[str, ...] = (
     return max(tried, key=lambda found: found.pose.distinct)
 
 
-def _settle(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Aligned:
+def _settle(pair: Pair, attempt: Attempt, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Aligned:
     """Align from a start and judge the pose; where sizes differ too much for a rigid transform to tell, by an affine."""
-    engine = _align_ours if rung.linear == "affine" else _align_ants
-    matrix = engine(pair, rung, begin, folder, kinds)
+    engine = _align_ours if attempt.linear == "affine" else _align_ants
+    matrix = engine(pair, attempt, begin, folder, kinds)
     pose = poses_of(pair).judge(matrix)
     if not pose.clear and "affine" not in kinds:
-        pose = poses_of(pair).judge(_align_ours(pair, rung, matrix, folder, ("affine",)))
-    return Aligned(matrix, pose, rung.start)
+        pose = poses_of(pair).judge(_align_ours(pair, attempt, matrix, folder, ("affine",)))
+    return Aligned(matrix, pose, attempt.start)
 
 
 def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
-    """Return the matrix to start from, fixed to moving points in LPS millimetres; see `Rung.start`."""
+    """Return the matrix to start from, fixed to moving points in LPS millimetres; see `Attempt.start`."""
     if start == "search":
         return read_affine(search_start(pair.fixed, pair.moving, folder / "stage-"))
     fixed, moving = pair.scans()
@@ -127,15 +127,15 @@ def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
     return begin(fixed, moving)
 
 
-def _align_ours(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
+def _align_ours(pair: Pair, attempt: Attempt, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
     # without the brain masks: in a stripped brain the outline is what aligns best, and a mask would take it away
     fixed, moving = (replace(scan, mask=None) for scan in pair.scans())
     return register(fixed, moving, kinds=kinds, initial=begin).matrix
 
 
-def _align_ants(pair: Pair, rung: Rung, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
+def _align_ants(pair: Pair, attempt: Attempt, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
     initial: str | None = None
-    if rung.start != "mass":  # ANTs itself starts from the centres of mass
+    if attempt.start != "mass":  # ANTs itself starts from the centres of mass
         initial = str(folder / "start.mat")
         write_affine(initial, begin)
     for kind in kinds:

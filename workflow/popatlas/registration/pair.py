@@ -22,7 +22,7 @@ from popatlas.images.scan import Scan
 class Pair:
     """A fixed and a moving brain with their masks (ANTs images and the files that they came from).
 
-    `asked` keeps what was found out about the pair, so that another rung need not ask again.
+    `asked` keeps what was found out about the pair, so that another attempt need not ask again.
     """
 
     fixed: Any

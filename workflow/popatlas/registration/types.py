@@ -1,4 +1,4 @@
-"""What a registration is asked to do and what it gives: rungs of the ladder, and files of transforms."""
+"""What a registration is asked to do and what it gives: planned attempts, and files of transforms."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class PlannedWeights:
 
 
 @dataclass(frozen=True)
-class Rung:
+class Attempt:
     """One way to try: where to start, and which engine with which settings.
 
     Attributes
@@ -104,8 +104,8 @@ class Rung:
         return f"{self.engine} from {self.start}"
 
 
-def settings_of(rung: Rung, kind: type[Kind]) -> Kind:
-    """Return the settings of a rung as those of an engine; TypeError when they are another one's."""
-    if not isinstance(rung.settings, kind):
-        raise TypeError(f"{kind.__name__} are needed, not {type(rung.settings).__name__}")
-    return rung.settings
+def settings_of(attempt: Attempt, kind: type[Kind]) -> Kind:
+    """Return the settings of an attempt as those of an engine; TypeError when they are another one's."""
+    if not isinstance(attempt.settings, kind):
+        raise TypeError(f"{kind.__name__} are needed, not {type(attempt.settings).__name__}")
+    return attempt.settings

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from popatlas.config.rungs import iteration_preset
+from popatlas.config.attempts import iteration_preset
 from popatlas.config.sections import Config, Fuse, Measure
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.sections import describe as describe_fusion

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from popatlas.config.rungs import iteration_preset
+from popatlas.config.attempts import iteration_preset
 from popatlas.config.sections import Config
 from popatlas.images.io import mask_beside
 from popatlas.study.preprocess import BRAIN, MASK
@@ -30,7 +30,7 @@ class Atlas:
         Frozen members; other members make another version.
     batches : dict
         Member to its batch of predictions; empty where nothing is predicted.
-    rungs : dict
+    attempts : dict
         Preset to how a registration with it is tried first, as JSON.
     """
 
@@ -38,15 +38,15 @@ class Atlas:
     template: Template
     members: tuple[str, ...]
     batches: Mapping[str, int]
-    rungs: Mapping[str, str]
+    attempts: Mapping[str, str]
 
-    def rung(self, iteration: int) -> str:
+    def attempt(self, iteration: int) -> str:
         """Return how a registration of an iteration is tried first, as JSON."""
-        return self.rungs[iteration_preset(self.config, iteration)]
+        return self.attempts[iteration_preset(self.config, iteration)]
 
-    def iteration_rung(self, wildcards: Wildcards) -> str:
+    def iteration_attempt(self, wildcards: Wildcards) -> str:
         """Return how a registration of the iteration of a job is tried first, as JSON."""
-        return self.rung(int(wildcards.iteration))
+        return self.attempt(int(wildcards.iteration))
 
     def member_files(self, pattern: str) -> list[str]:
         """Return one path per member from a pattern with `{scan}`."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from popatlas.cohort.targets import fusion_settings
-from popatlas.config.rungs import registration_settings
+from popatlas.config.attempts import registration_settings
 from popatlas.fusion.methods import SEGMENTER
 from popatlas.images.io import sha256
 from popatlas.preprocess import FINDER, LEVELS

@@ -43,7 +43,7 @@ def prepare(config: Config, out_dir: Path) -> None:
 
 
 def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> None:
-    """Bring the batches of predictions up to date; what the ladder has registered is not predicted again."""
+    """Bring the batches of predictions up to date; what a fallback has registered is not predicted again."""
     from popatlas.cohort.freeze import read_members, template_version
     from popatlas.cohort.outputs import stage_outputs
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from popatlas.cohort.batches import Batches
 from popatlas.cohort.targets import digest_of
-from popatlas.config.rungs import engine_weights, registration_settings
+from popatlas.config.attempts import engine_weights, registration_settings
 from popatlas.config.sections import Config
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.study.preprocess import BRAIN, MASK
@@ -90,7 +90,7 @@ class Register:
         Complete configuration.
     template : Template
         What the scans are registered to.
-    rungs : dict
+    attempts : dict
         Preset to how a registration with it is tried first, as JSON.
     predictions : str
         Folder of the predictions to the template; empty where nothing is predicted.
@@ -100,7 +100,7 @@ class Register:
 
     config: Config
     template: Template
-    rungs: Mapping[str, str]
+    attempts: Mapping[str, str]
     predictions: str
     batches: Batches
 
@@ -114,9 +114,9 @@ class Register:
         return self.template.files
 
     @property
-    def rung(self) -> str:
+    def attempt(self) -> str:
         """How a registration is tried first, as JSON."""
-        return self.rungs[self.config.register.preset]
+        return self.attempts[self.config.register.preset]
 
     @property
     def gpu(self) -> int:

@@ -20,8 +20,8 @@ from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, Batches, read_
 from popatlas.cohort.digests import Digests
 from popatlas.cohort.targets import Training, read_trainings
 from popatlas.cohort.training import NetworkTraining, read_network
+from popatlas.config.attempts import registration_settings
 from popatlas.config.load import load_config, make_absolute
-from popatlas.config.rungs import registration_settings
 from popatlas.config.sections import Config
 from popatlas.study.atlas import Atlas
 from popatlas.study.fuse import FusionStudy
@@ -90,7 +90,7 @@ class Study(FusionStudy, TrainStudy):
         scans, members = Scans.read(out_dir), read_members(config, out_dir)
         template = Template(config.atlas.label, template_version(members, config))
         presets = {config.register.preset, *config.atlas.presets}
-        rungs = {preset: json.dumps(registration_settings(config, preset)) for preset in presets}
+        attempts = {preset: json.dumps(registration_settings(config, preset)) for preset in presets}
         predictions = prediction_folder(config, template.version)
         member_batches = read_batches(out_dir, MEMBERS) if predictions else {}
         labelled = {row["atlas"]: row["dseg"] for row in read_label_atlases(out_dir).to_dict("records")}
@@ -103,8 +103,8 @@ class Study(FusionStudy, TrainStudy):
             scans=scans,
             template=template,
             preprocess=Preprocess(config, scans.images, scans.channels, brain_batches),
-            atlas=Atlas(config, template, tuple(members["scan"]), member_batches, rungs),
-            register=Register(config, template, rungs, predictions, prediction_batches),
+            atlas=Atlas(config, template, tuple(members["scan"]), member_batches, attempts),
+            register=Register(config, template, attempts, predictions, prediction_batches),
             atlases=atlases,
             trainings=read_trainings(config, out_dir) if atlases else {},
             network=read_network(config, out_dir),

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 from popatlas.errors import PackageError
 from popatlas.registration.schedule import EngineSettings
-from popatlas.registration.types import Deformation, Rung
+from popatlas.registration.types import Attempt, Deformation
 from popatlas.registry import Entry
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
 
-Deform = Callable[["Pair", Rung, Path, Path, int], Deformation]
+Deform = Callable[["Pair", Attempt, Path, Path, int], Deformation]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine(Entry):
-    """An engine of the deformable stage; its code is a function `Deform` of pair, rung, affine file, folder and threads.
+    """An engine of the deformable stage; its code is a function `Deform` of pair, attempt, affine file, folder and threads.
 
     Attributes
     ----------

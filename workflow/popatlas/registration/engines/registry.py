@@ -18,7 +18,7 @@ from popatlas.registration.engines.greedy.settings import ENGINE as GREEDY
 from popatlas.registration.engines.instance.settings import ENGINE as INSTANCE
 from popatlas.registration.engines.network.settings import ENGINE as NETWORK
 from popatlas.registration.engines.unigradicon.settings import ENGINE as UNIGRADICON
-from popatlas.registration.types import PlannedWeights, Rung
+from popatlas.registration.types import Attempt, PlannedWeights
 from popatlas.settings import settings_from
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (INSTANCE, NETWORK, ANTS, GREEDY, FFD, UNIGRADICON)}
@@ -31,12 +31,12 @@ def find_engine(name: str) -> Engine:
     return ENGINES[name]
 
 
-def planned_rung(rung: Mapping[str, Any], gpu: int = 0) -> Rung:
-    """Return a rung from an entry of a ladder that the configuration resolved.
+def planned_attempt(attempt: Mapping[str, Any], gpu: int = 0) -> Attempt:
+    """Return a planned attempt from what the configuration resolved.
 
     Parameters
     ----------
-    rung : mapping
+    attempt : mapping
         start, linear, engine and preset: the settings of the engine and, for a network, `weights` and `sha256`.
     gpu : int
         GPUs that the job has; engines that cannot use any are given none.
@@ -48,11 +48,11 @@ def planned_rung(rung: Mapping[str, Any], gpu: int = 0) -> Rung:
     InputError
         For settings that it does not take.
     """
-    engine, preset = find_engine(rung["engine"]), dict(rung["preset"])
+    engine, preset = find_engine(attempt["engine"]), dict(attempt["preset"])
     source, sha256 = preset.pop("weights", None), preset.pop("sha256", "")
-    return Rung(
-        start=rung["start"],
-        linear=rung["linear"],
+    return Attempt(
+        start=attempt["start"],
+        linear=attempt["linear"],
         engine=engine.name,
         settings=settings_from(engine.settings, preset, f"engine {engine.name}"),
         weights=None if source is None else PlannedWeights(source, sha256),

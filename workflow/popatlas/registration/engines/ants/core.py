@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import require_whole
 from popatlas.registration.engines.ants.settings import AntsSettings
-from popatlas.registration.types import Deformation, Rung, settings_of
+from popatlas.registration.types import Attempt, Deformation, settings_of
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
@@ -63,21 +63,21 @@ def search_start(fixed: Any, moving: Any, prefix: Path) -> str:
     return path
 
 
-def deform_ants(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_ants(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads: int) -> Deformation:
     """Run SyN from an affine (Avants et al., 2008); `threads` is not used: ANTs repeats itself with one thread only.
 
     Parameters
     ----------
     pair : Pair
         Images.
-    rung : Rung
+    attempt : Attempt
         With `AntsSettings`.
     affine : Path
         Affine, fixed to moving points.
     folder : Path
         Existing folder for the fields.
     """
-    schedule = settings_of(rung, AntsSettings)
+    schedule = settings_of(attempt, AntsSettings)
     result = deterministic_ants().registration(
         pair.fixed,
         pair.moving,

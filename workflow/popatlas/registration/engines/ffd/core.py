@@ -23,7 +23,7 @@ from popatlas.images.pyramid import ANTIALIAS, shrink
 from popatlas.images.scan import check_pair, check_scans
 from popatlas.registration.engines.ffd.settings import FFDSettings
 from popatlas.registration.engines.io import between_voxels, write_fields
-from popatlas.registration.types import Deformation, Rung, settings_of
+from popatlas.registration.types import Attempt, Deformation, settings_of
 from popatlas.regularisers.registry import find_regulariser
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
@@ -137,14 +137,14 @@ def register(
     )
 
 
-def deform_ffd(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_ffd(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads: int) -> Deformation:
     """Run the free-form engine from an affine; `threads` is that of torch.
 
     Parameters
     ----------
     pair : Pair
         Images.
-    rung : Rung
+    attempt : Attempt
         With `FFDSettings`.
     affine : Path
         Affine, fixed to moving points.
@@ -158,7 +158,7 @@ def deform_ffd(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int)
     result = register(
         rescaled(fixed.image),
         rescaled(moving.image),
-        settings_of(rung, FFDSettings),
+        settings_of(attempt, FFDSettings),
         matrix=between_voxels(affine, fixed.grid, moving.grid),
         fixed_mask=fixed.mask,
         moving_mask=moving.mask,

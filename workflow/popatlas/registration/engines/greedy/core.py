@@ -30,7 +30,7 @@ from popatlas.registration.types import settings_of
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
-    from popatlas.registration.types import Deformation, Rung
+    from popatlas.registration.types import Attempt, Deformation
 
 RUNNERS = {2: picsl_greedy.Greedy2D, 3: picsl_greedy.Greedy3D}
 
@@ -109,14 +109,14 @@ def invert(displacement: Tensor, threads: int = 1) -> Tensor:
     return torch.stack(inverses)
 
 
-def deform_greedy(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_greedy(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads: int) -> Deformation:
     """Run greedy from an affine.
 
     Parameters
     ----------
     pair : Pair
         Images with isotropic fixed voxels.
-    rung : Rung
+    attempt : Attempt
         With `GreedySettings`.
     affine : Path
         Affine, fixed to moving points.
@@ -127,7 +127,7 @@ def deform_greedy(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: i
     """
     fixed, moving = pair.scans()
     matrix = between_voxels(affine, fixed.grid, moving.grid)
-    settings = settings_of(rung, GreedySettings)
+    settings = settings_of(attempt, GreedySettings)
     result = register(fixed.image, moving.image, settings, matrix=matrix, threads=threads, subject=pair.subject)
     assert result.inverse is not None
     return write_fields(result.forward, result.inverse, fixed.grid, folder, diverged=False)

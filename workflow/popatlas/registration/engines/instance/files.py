@@ -12,21 +12,21 @@ from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.io import between_voxels, check_isotropic, write_fields
 from popatlas.registration.gate import WHOLE
 from popatlas.registration.pose import coverage
-from popatlas.registration.types import Deformation, Rung, settings_of
+from popatlas.registration.types import Attempt, Deformation, settings_of
 from popatlas.transforms.affine import read_affine
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
 
 
-def deform_instance(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_instance(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads: int) -> Deformation:
     """Run the instance engine from an affine, on a GPU when one is visible and the job has one.
 
     Parameters
     ----------
     pair : Pair
         Images with isotropic fixed voxels.
-    rung : Rung
+    attempt : Attempt
         With `InstanceSettings`.
     affine : Path
         Affine, fixed to moving points.
@@ -37,12 +37,12 @@ def deform_instance(pair: Pair, rung: Rung, affine: Path, folder: Path, threads:
     """
     fixed, moving = pair.scans()
     check_isotropic(fixed.grid, pair.fixed_file, pair.subject)
-    device = torch.device("cuda" if rung.gpu and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if attempt.gpu and torch.cuda.is_available() else "cpu")
     cut = coverage(fixed, moving, read_affine(affine)) < WHOLE
     result = register(
         fixed.image.to(device),
         moving.image.to(device),
-        settings_of(rung, InstanceSettings),
+        settings_of(attempt, InstanceSettings),
         matrix=between_voxels(affine, fixed.grid, moving.grid).to(device),
         moving_mask=torch.ones_like(moving.image).to(device) if cut else None,  # nothing is known beyond its field of view
         subject=pair.subject,

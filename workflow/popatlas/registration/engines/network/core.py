@@ -22,7 +22,7 @@ from popatlas.registration.engines.instance.core import register
 from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.io import between_voxels, check_isotropic, write_fields
 from popatlas.registration.engines.network.settings import NetworkSettings
-from popatlas.registration.types import Deformation, PlannedWeights, Rung, settings_of
+from popatlas.registration.types import Attempt, Deformation, PlannedWeights, settings_of
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fieldops import ops_for
 from popatlas.zoo.contract import ConformedPair, conform_pair
@@ -42,14 +42,14 @@ class Fields:
     diverged: bool = False
 
 
-def deform_network(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_network(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads: int) -> Deformation:
     """Predict one pair from an affine, on a GPU when one is visible and the job has one.
 
     Parameters
     ----------
     pair : Pair
         Brains.
-    rung : Rung
+    attempt : Attempt
         With `InstanceSettings` and weights.
     affine : Path
         Affine, fixed to moving points.
@@ -58,34 +58,34 @@ def deform_network(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: 
     threads : int
         Threads of the compiled kernels of the refinement; torch's number of threads is set by the step.
     """
-    device = "cuda" if rung.gpu and torch.cuda.is_available() else "cpu"
-    net, entry = load_planned(rung)
+    device = "cuda" if attempt.gpu and torch.cuda.is_available() else "cpu"
+    net, entry = load_planned(attempt)
     conformed = conform(pair, affine, entry)
     predicted = predict(net.to(device), [conformed])[0]
-    found = finish_pair(net, pair, settings_of(rung, InstanceSettings), affine, conformed, predicted, device, threads)
+    found = finish_pair(net, pair, settings_of(attempt, InstanceSettings), affine, conformed, predicted, device, threads)
     return write_fields(found.forward, found.inverse, pair.scans()[0].grid, folder, diverged=found.diverged)
 
 
-def planned_weights(rung: Rung) -> PlannedWeights:
-    """Return the weights of a rung; SetupError when it names none."""
-    if rung.weights is None:
+def planned_weights(attempt: Attempt) -> PlannedWeights:
+    """Return the weights of an attempt; SetupError when it names none."""
+    if attempt.weights is None:
         raise SetupError("the preset does not say where the weights are", remedy="give settings, or weights in the preset")
-    return rung.weights
+    return attempt.weights
 
 
-def load_planned(rung: Rung) -> tuple[RegistrationNetwork, Entry]:
-    """Load the weights of a rung, on the CPU.
+def load_planned(attempt: Attempt) -> tuple[RegistrationNetwork, Entry]:
+    """Load the weights of an attempt, on the CPU.
 
     Raises
     ------
     SetupError
         As `load_weights`, and when they are not those that the jobs were planned with.
     """
-    planned = planned_weights(rung)
+    planned = planned_weights(attempt)
     net, entry = load_weights(planned.source)
     if entry.sha256 != planned.sha256:
         raise SetupError(f"the weights {entry.name} were replaced after the start", file=entry.path, remedy="run again")
-    set_passes(net, rung.settings.passes if isinstance(rung.settings, NetworkSettings) else 0)
+    set_passes(net, attempt.settings.passes if isinstance(attempt.settings, NetworkSettings) else 0)
     return net, entry
 
 

@@ -16,7 +16,7 @@ from popatlas.zoo.store import find_weights
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
-    from popatlas.registration.types import Deformation, Rung
+    from popatlas.registration.types import Attempt, Deformation
 
 IMPORT = (
     "fetch Step_2_final.trch of the release unigradicon_weights at github.com/uncbiag/uniGradICON/releases, then run"
@@ -24,14 +24,14 @@ IMPORT = (
 )
 
 
-def deform_unigradicon(pair: Pair, rung: Rung, affine: Path, folder: Path, threads: int) -> Deformation:
+def deform_unigradicon(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads: int) -> Deformation:
     """Predict one pair from an affine, and refine it as the network engine does.
 
     Parameters
     ----------
     pair : Pair
         Brains.
-    rung : Rung
+    attempt : Attempt
         With `InstanceSettings` and weights.
     affine : Path
         Affine, fixed to moving points.
@@ -47,8 +47,8 @@ def deform_unigradicon(pair: Pair, rung: Rung, affine: Path, folder: Path, threa
     """
     from popatlas.registration.engines.network.core import deform_network, planned_weights
 
-    check_unigradicon(planned_weights(rung).source)
-    return deform_network(pair, rung, affine, folder, threads)
+    check_unigradicon(planned_weights(attempt).source)
+    return deform_network(pair, attempt, affine, folder, threads)
 
 
 def check_unigradicon(weights: str) -> Entry:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from popatlas.config.sections import Config, Register, Rung
+from popatlas.config.sections import Attempt, Config, Register
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.settings import Content
 
 
-def resolve_rung(config: Config, preset: str) -> Content:
+def resolve_attempt(config: Config, preset: str) -> Content:
     """Return the first way to try a registration, with everything that a job needs to know but the GPUs that it gets.
 
     Parameters
@@ -31,41 +31,41 @@ def resolve_rung(config: Config, preset: str) -> Content:
     InputError
         When the weights of a network are in no lock file.
     """
-    return _resolve(config.register, Rung(start="mass"), preset)
+    return _resolve(config.register, Attempt(start="mass"), preset)
 
 
 def registration_settings(config: Config, preset: str) -> Content:
-    """Return what the result of a registration depends on: `resolve_rung` without the name or place of the weights.
+    """Return what the result of a registration depends on: `resolve_attempt` without the name or place of the weights.
 
     Rules hand this to their jobs, so that moved weights repeat nothing; `with_weights` tells the jobs where they are.
     """
-    rung = resolve_rung(config, preset)
-    return rung | {"preset": {key: value for key, value in rung["preset"].items() if key != "weights"}}
+    attempt = resolve_attempt(config, preset)
+    return attempt | {"preset": {key: value for key, value in attempt["preset"].items() if key != "weights"}}
 
 
-def with_weights(rung: Mapping[str, Any], config: Config) -> Content:
+def with_weights(attempt: Mapping[str, Any], config: Config) -> Content:
     """Return what `registration_settings` gives with the name or file of the weights, where the engine takes any."""
-    weights = engine_weights(config.register, rung["engine"])
-    preset = rung["preset"] if weights is None else {**rung["preset"], "weights": weights}
-    return {**rung, "preset": preset}
+    weights = engine_weights(config.register, attempt["engine"])
+    preset = attempt["preset"] if weights is None else {**attempt["preset"], "weights": weights}
+    return {**attempt, "preset": preset}
 
 
 def resolve_fallback(config: Config, preset: str) -> list[Content]:
-    """Return what is tried, in order, after a registration with `preset` fails the gate; see `resolve_rung`."""
-    return [_resolve(config.register, rung, preset) for rung in config.register.ladder]
+    """Return what is tried, in order, after a registration with `preset` fails the gate; see `resolve_attempt`."""
+    return [_resolve(config.register, attempt, preset) for attempt in config.register.fallback]
 
 
-def _resolve(register: Register, rung: Rung, preset: str) -> Content:
-    engine, name = rung.engine or register.engine, rung.preset or preset
+def _resolve(register: Register, attempt: Attempt, preset: str) -> Content:
+    engine, name = attempt.engine or register.engine, attempt.preset or preset
     settings = dict(register.presets[engine][name])
     if weights := engine_weights(register, engine):
         from popatlas.zoo.store import find_weights
 
         settings |= {"weights": weights, "sha256": find_weights(weights).sha256}
-    if rung.similarity is not None:
-        settings |= {"similarity": rung.similarity, "options": {}}
-    linear = rung.linear or register.linear
-    return {"start": rung.start, "linear": linear, "engine": engine, "name": name, "preset": settings}
+    if attempt.similarity is not None:
+        settings |= {"similarity": attempt.similarity, "options": {}}
+    linear = attempt.linear or register.linear
+    return {"start": attempt.start, "linear": linear, "engine": engine, "name": name, "preset": settings}
 
 
 def engine_weights(register: Register, engine: str) -> str | None:

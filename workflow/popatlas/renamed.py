@@ -1,0 +1,46 @@
+"""Names of before that are still taken, with a word about the one of today."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from popatlas.errors import ConfigError
+from popatlas.settings import Content
+
+KEYS = {("register", "ladder"): ("register", "fallback")}  # of the configuration
+OPTIONS = {"--rung": "--attempt"}  # of `popatlas step`
+
+
+def with_keys_of_today(content: Mapping[str, Any]) -> Content:
+    """Return what a user wrote with keys of the configuration as they are called now.
+
+    Raises
+    ------
+    ConfigError
+        When a key is there by both of its names.
+    """
+    found = copy.deepcopy(dict(content))
+    for (section, old), (_, new) in KEYS.items():
+        part = found.get(section)
+        if not isinstance(part, dict) or old not in part:
+            continue
+        if new in part:
+            raise ConfigError(f"{section}.{old} is called {section}.{new} now, and both are there. Remedy: remove the old")
+        part[new] = part.pop(old)
+        _say(f"{section}.{old}", f"{section}.{new}")
+    return found
+
+
+def with_options_of_today(options: Sequence[str]) -> list[str]:
+    """Return the options of a step as they are called now."""
+    for option in options:
+        if option in OPTIONS:
+            _say(option, OPTIONS[option])
+    return [OPTIONS.get(option, option) for option in options]
+
+
+def _say(old: str, new: str) -> None:
+    print(f"popatlas: {old} is called {new} now; the old name is still taken", file=sys.stderr)
