@@ -18,6 +18,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
+from architecture import api_pages  # noqa: E402
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
@@ -189,6 +190,7 @@ def main() -> None:
         ("reference/networks", networks()),
         ("recipes/keys", recipe_keys()),
         *models(),
+        *api_pages(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)
     for name, metrics in (("metrics", METRICS), ("fusion-bench", BENCH_METRICS)):

@@ -40,7 +40,7 @@ def test_bad_input_is_explained(number: int, tmp_path: Path) -> None:
     message = case.make(tmp_path)
     assert case.words in message, message
     assert "remedy" in message.lower() or not case.remedy, message
-    shown = " ".join(message.replace(str(tmp_path), "").replace("|", "/").split())
+    shown = " ".join(message.replace(str(tmp_path), "").replace("|", "/").replace("[", r"\[").split())
     ROWS[number] = f"| {case.stage} | {case.name} | {case.follows} | {shown} |\n"
 
 
