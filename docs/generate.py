@@ -22,7 +22,8 @@ from architecture import api_pages  # noqa: E402
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
-from registries import fusion_methods, networks, recipe_keys, regularisers, similarities, with_metrics  # noqa: E402
+from registries import engines, fusion_methods, networks, recipe_keys, regularisers, similarities, with_metrics  # noqa: E402
+from transforms import transforms  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
@@ -188,6 +189,8 @@ def main() -> None:
         ("reference/regularisers", regularisers()),
         ("reference/fusion-methods", fusion_methods()),
         ("reference/networks", networks()),
+        ("reference/engines", engines()),
+        ("reference/transforms", transforms()),
         ("recipes/keys", recipe_keys()),
         *models(),
         *api_pages(),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,6 +16,8 @@ from popatlas.fusion.sections import SECTIONS
 from popatlas.measures.metrics import Metric
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.backbones import BACKBONES
+from popatlas.registration.engines.engine import Engine
+from popatlas.registration.engines.registry import ENGINES
 from popatlas.registry import Entry
 from popatlas.regularisers.registry import REGULARISERS
 from popatlas.report.methods import read_references, reference_line
@@ -22,6 +26,7 @@ from popatlas.settings import as_content
 from popatlas.similarity.registry import SIMILARITIES
 from popatlas.training.sections import Sections
 
+ROOT = Path(__file__).resolve().parents[1]
 SIDES = (("minimum", "at least"), ("exclusiveMinimum", "above"), ("maximum", "at most"), ("exclusiveMaximum", "below"))
 
 
@@ -71,6 +76,50 @@ def fusion_methods() -> str:
     return "\n".join(lines)
 
 
+def engines() -> str:
+    """Return the page of the registration engines."""
+    lines = [
+        "# Registration engines\n",
+        "The deformable stage of a registration: `register.engine`, and the engines of `register.ladder`. The options below "
+        "are those of a schedule in `register.presets`. [Register](../stages/register.md) tells when to use which engine.\n",
+    ]
+    for name, engine in ENGINES.items():
+        lines += section(name, engine, docstring(f"{engine.code.split(':')[0].rsplit('.', 1)[0]}.core"))
+        lines += [*facts(engine), *options_table(engine.settings), *presets_table(engine)]
+    return "\n".join(lines)
+
+
+def facts(engine: Engine) -> list[str]:
+    """Return where an engine runs and what it needs, as a list."""
+    axes = " and ".join(f"{count}D" for count in engine.axes)
+    found = [f"for {axes} images", "on the CPU or a GPU (`register.gpu`)" if engine.gpu else "on the CPU"]
+    if engine.weights:
+        found.append(f"with the weights that `register.{engine.weights}` names")
+    if engine.extra:
+        found.append(f"after `pip install 'popatlas[{engine.extra}]'`")
+    return [f"Runs {', '.join(found)}.\n"]
+
+
+def presets_table(engine: Engine) -> list[str]:
+    """Return a table of the presets of an engine: what they change of the defaults."""
+    defaults = as_content(engine.settings())
+    rows = []
+    for name, preset in engine.presets.items():
+        changes = [f"`{key}: {inline(value)}`" for key, value in as_content(preset).items() if value != defaults[key]]
+        rows.append(f"| `{name}` | {', '.join(changes) or 'nothing'} |")
+    return ["| preset | what differs from the defaults |", "|---|---|", *rows, ""]
+
+
+def inline(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).split("\n")[0]
+
+
+def docstring(module: str) -> str:
+    """Return the docstring of a module that is not imported: an engine may need a package that is not there."""
+    return ast.get_docstring(ast.parse((ROOT / "workflow" / f"{module.replace('.', '/')}.py").read_text())) or ""
+
+
 def networks() -> str:
     """Return the page of the architectures."""
     lines = [
@@ -101,22 +150,30 @@ def recipe_keys() -> str:
 
 
 def section(name: str, entry: Entry, thing: Any) -> Iterator[str]:
-    """Yield heading, meaning (of the class, function or module `thing`), formula and references of an entry."""
+    """Yield heading, formula, meaning (the docstring of `thing`, or `thing` itself), references and source of an entry."""
     yield f"## `{name}`: {entry.title}\n"
     if entry.formula:
         yield f"$$\n{entry.formula}\n$$\n"
-    yield explanation(thing) + "\n"
+    yield explanation(thing if isinstance(thing, str) else inspect.getdoc(thing) or "") + "\n"
     if entry.references:
         known = read_references()
         yield " ".join(reference_line(known[key]) for key in entry.references) + "\n"
+    yield f"Source: {source(entry.code)}.\n"
 
 
-def explanation(thing: Any) -> str:
+def source(code: str) -> str:
+    """Return a link to what ``module:name`` names, in the API reference."""
+    name = code.replace(":", ".")
+    return f"[`{name}`][{name}]"
+
+
+def explanation(docstring: str) -> str:
     """Return a docstring up to its first section, as Markdown; citations stand below it anyway."""
-    text = re.split(r"\n\w[\w ]*\n---+\n", inspect.getdoc(thing) or "")[0].removeprefix("Return ")
+    text = re.split(r"\n\w[\w ]*\n---+\n", docstring)[0].removeprefix("Return ")
     text = re.sub(r":\w+:(`[^`]+`)", r"\1", text.replace("``", "`"))
     own = [part for part in text.strip().split("\n\n") if not re.search(r"\d{4};\d+(\(\d+\))?:\d+-\d+\. doi:\S+$", part)]
-    return "\n\n".join([own[0][:1].upper() + own[0][1:], *own[1:]])
+    first = own[0] if own[0].split(" ")[0].lower() != own[0].split(" ")[0] else own[0][:1].upper() + own[0][1:]
+    return "\n\n".join([first, *own[1:]])
 
 
 def options_table(kind: Any, only: tuple[str, ...] = ()) -> list[str]:
@@ -135,8 +192,7 @@ def option_rows(schema: Mapping[str, Any], defaults: Mapping[str, Any], prefix: 
         if "properties" in part:
             yield from option_rows(part, value, f"{where}.")
         else:
-            shown = yaml.safe_dump(value, default_flow_style=True, width=1000).split("\n")[0]
-            yield f"| `{where}` | `{shown}` | {allowed(part)} | {part['description']} |"
+            yield f"| `{where}` | `{inline(value)}` | {allowed(part)} | {part['description']} |"
 
 
 def allowed(part: Mapping[str, Any]) -> str:

@@ -1,0 +1,76 @@
+"""The docs: pages that are made of the code are as they would be made now, examples give what they show, names exist."""
+
+import doctest
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from docs.architecture import api_pages, layers, packages
+
+from popatlas.fusion.methods import METHODS
+from popatlas.networks.architectures import ARCHITECTURES
+from popatlas.networks.backbones import BACKBONES
+from popatlas.registration.engines.registry import ENGINES
+from popatlas.regularisers.registry import REGULARISERS
+from popatlas.similarity.registry import SIMILARITIES
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if path.name != "README.md"]
+REGISTRIES = {
+    "similarities": SIMILARITIES,
+    "regularisers": REGULARISERS,
+    "fusion-methods": METHODS,
+    "networks": ARCHITECTURES | BACKBONES,
+    "engines": ENGINES,
+}
+
+
+@pytest.mark.parametrize("page", REGISTRIES)
+def test_every_entry_of_a_registry_has_its_section_with_formula_and_source(page):
+    text = (DOCS / "reference" / f"{page}.md").read_text()
+    for name, entry in REGISTRIES[page].items():
+        found = re.search(rf"(?ms)^## `{name}`: {re.escape(entry.title)}\n(.*?)(?=^#|\Z)", text)
+        assert found, f"run docs/generate.py: {name} is not in {page}.md"
+        assert entry.formula in found[1]
+        assert f"][{entry.code.replace(':', '.')}]" in found[1]
+
+
+def exists(name):
+    """Tell whether a dotted name is a module or something in one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError as error:
+            if not error.name.startswith("popatlas"):  # of an extra that is not installed: the module is there
+                return True
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+def test_what_the_docs_call_by_its_name_exists():
+    named = {(name, page.name) for page in PAGES for name in re.findall(r"\bpopatlas(?:\.[a-zA-Z_]\w*)+", page.read_text())}
+    own = {(name, page) for name, page in named if name.split(".")[1] in layers()}
+    assert len(own) > 100
+    assert [(name, page) for name, page in sorted(own) if not exists(name)] == []
+
+
+def test_the_reference_has_all_packages():
+    pages = dict(api_pages())
+    assert {path.stem for path in (DOCS / "api").glob("*.md")} == {*packages(), "modules"}
+    for place, text in pages.items():
+        assert text in (DOCS / f"{place}.md").read_text(), "run docs/generate.py"
+        assert f"{place}.md" in (DOCS.parent / "mkdocs.yml").read_text(), f"{place}.md is not in the navigation"
+
+
+def test_the_examples_of_frames_and_units_give_what_they_show():
+    blocks = re.findall(r"```pycon\n(.*?)```", (DOCS / "developers" / "frames.md").read_text(), re.DOTALL)
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "frames.md", None, 0)
+    assert len(examples.examples) > 20
+    assert doctest.DocTestRunner().run(examples).failed == 0
