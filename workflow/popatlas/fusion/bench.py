@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +16,7 @@ from popatlas.images.labels import read_labels
 from popatlas.measures.dictionary import BENCH_COLUMN_TEXT, bench_dictionary
 from popatlas.measures.metrics import BENCH_METRICS
 from popatlas.measures.scan import resample_labels
+from popatlas.settings import Content
 
 TRAINED = "dataparams"  # the method that a network is trained for
 COSTS = ["cpu_seconds", "seconds", "peak_mb", "records"]
@@ -172,13 +172,13 @@ def _add_training(derivatives: Path, row: dict[str, float], held_out: int) -> It
         )
 
 
-def _finished(path: Path) -> dict[str, Any]:
+def _finished(path: Path) -> Content:
     """Return the record of a job, empty when there is none or the job did not finish."""
     record = dict(read_json(path)) if path.is_file() else {}
     return record if record.get("state") == "ok" else {}
 
 
-def summarise(bench: Bench) -> dict[str, Any]:
+def summarise(bench: Bench) -> dict[str, object]:
     """Return the result of a bench as plain data for JSON; missing numbers are None."""
     dice, chosen = bench.dice, bench.recommendation
     by_metric = {metric: _records(found.methods, index=True) for metric, found in bench.comparisons.items()}
@@ -201,7 +201,7 @@ def summarise(bench: Bench) -> dict[str, Any]:
     }
 
 
-def _records(table: pd.DataFrame, *, index: bool = False) -> dict[str, dict[str, Any]]:
+def _records(table: pd.DataFrame, *, index: bool = False) -> dict[str, dict[str, object]]:
     """Return the rows of a table by their index, or their number, with None for what is missing."""
     plain = table.astype(object).where(table.notna(), None)
     keys = plain.index if index else range(len(plain))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ def fuse(
     subject: str | None = None,
     select: int = 0,
     select_by: FloatArray | None = None,
-    **options: Any,
+    **options: object,
 ) -> Fusion:
     """Fuse the labels of several atlases on the grid of a target.
 

@@ -27,6 +27,7 @@ IEEE TPAMI 2013;35(3):611-623. doi:10.1109/TPAMI.2012.143
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,16 @@ class Method:
     def reach(self) -> int:
         """Voxels from a disputed voxel to what its votes depend on."""
         return int(2 * self.radius.max(initial=0) + np.abs(self.offsets).max(initial=0))
+
+
+class JointOptions(TypedDict, total=False):
+    """Options of `joint_label_fusion` that another method hands on."""
+
+    beta: float
+    radius: int
+    search: int
+    rho: float
+    memory_mb: float
 
 
 def joint_label_fusion(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +40,7 @@ class Fusion:
     shares: npt.NDArray[np.float32]
     trust: npt.NDArray[np.float64]
     candidates: npt.NDArray[np.int32]
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)
 
     def probability(self) -> Map:
         """Return the probability of the label that won, in (0, 1]."""

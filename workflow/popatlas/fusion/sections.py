@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated
 
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.settings import Backbone, DataParametersSettings, JointSettings, SimilaritySettings
-from popatlas.settings import OneOf, option, settings, settings_from
+from popatlas.settings import Content, OneOf, option, settings, settings_from
 
 
 @settings
@@ -41,7 +40,7 @@ class SegmenterSettings:
         return DataParametersSettings(**{name: value for name, value in own.items() if name in shared})
 
 
-SECTIONS: dict[str, type[Any]] = {
+SECTIONS: dict[str, type[object]] = {
     "jlf": JointSettings,
     "similarity": SimilaritySettings,
     "dataparams": DataParametersSettings,
@@ -49,12 +48,12 @@ SECTIONS: dict[str, type[Any]] = {
 }
 
 
-def section(name: str, fuse: Mapping[str, Any]) -> Any:
+def section(name: str, fuse: Content) -> object:
     """Return the settings of a section of `fuse`; options that are left out keep their defaults."""
     return settings_from(SECTIONS[name], fuse.get(name, {}), f"fuse.{name}")
 
 
-def given_options(method: str, fuse: Mapping[str, Any]) -> dict[str, Any]:
+def given_options(method: str, fuse: Content) -> Content:
     """Return the options that the function of a method takes, as far as `fuse` gives them.
 
     Raises
@@ -69,7 +68,7 @@ def given_options(method: str, fuse: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name in (entry.options or given)}
 
 
-def describe(method: str, fuse: Mapping[str, Any]) -> str:
+def describe(method: str, fuse: Content) -> str:
     """Return in words how a method fuses with the settings of `fuse`, for the methods text."""
     entry = METHODS[method]
     return entry.cited if entry.words is None else entry.words(*(section(name, fuse) for name in entry.sections))

@@ -199,12 +199,13 @@ class NormaliseBrain(PopatlasInterface):
         made = Receipt.read(receipt_of(Path(inputs.in_mask)))  # None for method template
         facts = {} if made is None else dict(made.facts)
         stripped = facts.pop("method", "") == "none"
-        quality = mask_quality(data, brain, image.affine, inputs.volume_ml, stripped=stripped) | facts
+        found = mask_quality(data, brain, image.affine, inputs.volume_ml, stripped=stripped)
+        quality = found | facts
         self.notes["quality"] = quality
         self.said += [f"brain mask: {quality['note']}"] if quality.get("note") else []
-        if quality["verdict"] == "fail":
+        if found["verdict"] == "fail":
             raise InputError(
-                f"the brain mask is not plausible: {'; '.join(quality['reasons'])}",
+                f"the brain mask is not plausible: {'; '.join(found['reasons'])}",
                 file=inputs.in_mask,
                 subject=inputs.subject,
                 remedy=LOOK.format(image=inputs.in_file) + "; then change preprocess.brain, or exclude the scan",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json
@@ -40,6 +39,6 @@ def attempt_rows(path: Path) -> Iterator[tuple[str, str, str, float]]:
                 yield method, label, f"{PREFIX}{name}", float(value)
 
 
-def tried(attempt: Mapping[str, Any]) -> str:
+def tried(attempt: Mapping[str, object]) -> str:
     """Return what an attempt was, ``engine-linear-start``, for example ``instance-affine-mass``."""
     return "-".join(str(attempt[key]) for key in ("engine", "linear", "start") if attempt.get(key))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from popatlas.measures.metrics import BENCH_METRICS, METRICS
 
 KEYS = ["subject", "session", "template", "method", "label"]
@@ -59,7 +57,7 @@ TRUST_COLUMN_TEXT = {
 }
 
 
-def dictionary() -> dict[str, Any]:
+def dictionary() -> dict[str, object]:
     """Return the data dictionary as plain data for JSON."""
     return {
         "columns": COLUMN_TEXT,
@@ -75,7 +73,7 @@ def dictionary() -> dict[str, Any]:
     }
 
 
-def bench_dictionary() -> dict[str, Any]:
+def bench_dictionary() -> dict[str, object]:
     """Return the data dictionary of group/fusion-bench as plain data for JSON."""
     return {
         "columns": BENCH_COLUMN_TEXT,
@@ -83,6 +81,6 @@ def bench_dictionary() -> dict[str, Any]:
     }
 
 
-def trust_dictionary() -> dict[str, Any]:
+def trust_dictionary() -> dict[str, object]:
     """Return the data dictionary of group/trust as plain data for JSON."""
     return {"columns": TRUST_COLUMN_TEXT}

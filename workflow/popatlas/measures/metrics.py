@@ -47,7 +47,7 @@ class Metric:
     scan: bool = True
     bench: bool = False
 
-    def published(self) -> dict[str, Any]:
+    def published(self) -> dict[str, object]:
         """Return what the data dictionary says."""
         return {key: getattr(self, key) for key in ("description", "unit", "better", "minimum", "maximum")}
 
@@ -238,7 +238,7 @@ def unit_of(metric: str) -> str:
     return METRICS[metric].unit
 
 
-def measure(metrics: Mapping[str, Metric], *what: Any) -> dict[str, Any]:
+def measure(metrics: Mapping[str, Metric], *what: object) -> dict[str, Any]:
     """Measure what some metrics of one of the tables need.
 
     Parameters

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,7 +105,7 @@ class LabelPair:
         return sizes
 
 
-def overlaps(pair: LabelPair) -> dict[str, Any]:
+def overlaps(pair: LabelPair) -> dict[str, pd.Series]:
     """Return ``dice``, ``jaccard`` and ``volume_similarity`` of each label of a pair."""
     return {name: pair.overlaps[name] for name in ("dice", "jaccard", "volume_similarity")}
 

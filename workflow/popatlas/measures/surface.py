@@ -14,7 +14,6 @@ Maier-Hein L, Reinke A, Godau P, et al. Metrics reloaded: recommendations for im
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +85,7 @@ def label_surface_distances(
     return pd.DataFrame(rows, columns=["label", "hd95", "assd"])
 
 
-def surfaces(pair: LabelPair) -> dict[str, Any]:
+def surfaces(pair: LabelPair) -> dict[str, pd.Series]:
     """Return ``hd95`` and ``assd`` of each label of a pair, see `label_surface_distances`."""
     table = label_surface_distances(pair.reference, pair.fused, pair.spacing, pair.labels)
     return {name: table[name] for name in ("hd95", "assd")}

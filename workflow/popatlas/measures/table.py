@@ -6,10 +6,10 @@ was excluded or is unavailable, and its measurement is not pending. Its extra ch
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pandas as pd
 
@@ -24,6 +24,10 @@ OUT_STATES = ("failed", "excluded", "unavailable")
 COORDINATES = ("landmark_x", "landmark_y", "landmark_z")
 
 
+# `in` is a word of Python: scans in the tables, scans left out with stage, state and reason, and how many
+MembersFile = TypedDict("MembersFile", {"n_in": int, "n_out": int, "in": list[str], "out": list[dict[Hashable, object]]})
+
+
 @dataclass(frozen=True)
 class GroupTables:
     """The tables of a cohort: `metrics` (long), `volumes` (wide), `summary`, and `members` (JSON-ready)."""
@@ -31,7 +35,7 @@ class GroupTables:
     metrics: pd.DataFrame
     volumes: pd.DataFrame
     summary: pd.DataFrame
-    members: dict[str, Any]
+    members: MembersFile
 
 
 def members(index: pd.DataFrame, ledger: pd.DataFrame, stage: str = "measure") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -119,7 +123,7 @@ def tabulate(
     metrics = read_scan_tables([*(scan_table(derivatives, scan) for scan in inside["scan"]), *extra])
     errors = landmark_errors(metrics)
     metrics = pd.concat([metrics, errors], ignore_index=True) if len(errors) else metrics
-    who = {
+    who: MembersFile = {
         "n_in": len(inside),
         "n_out": len(outside),
         "in": inside["scan"].tolist(),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -36,7 +34,7 @@ def volumes(labels: IntArray, affine: FloatArray) -> pd.DataFrame:
     return pd.DataFrame({"label": values[inside].astype(np.int64), "volume": counts[inside] * voxel_ml(affine)})
 
 
-def volume_errors(pair: LabelPair) -> dict[str, Any]:
+def volume_errors(pair: LabelPair) -> dict[str, pd.Series]:
     """Return ``volume_error`` (percent) and ``volume_error_ml`` of each label of a pair: fused minus reference."""
     excess = pair.overlaps["n_prediction"] - pair.overlaps["n_reference"]
     return {

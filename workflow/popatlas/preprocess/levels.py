@@ -8,7 +8,6 @@ times the brightest tissue, as spikes and burnt-in marks are) are brought back. 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -123,7 +122,7 @@ def _faces(data: Values, padding: float | None) -> Values:
 
 def settle(
     image: nib.Nifti1Image, file: PathLike | None = None, subject: str = ""
-) -> tuple[nib.Nifti1Image, dict[str, Any]]:
+) -> tuple[nib.Nifti1Image, dict[str, float]]:
     """Bring stray voxels back and the background to 0.
 
     Parameters
@@ -147,7 +146,7 @@ def settle(
     """
     data = np.asarray(image.dataobj, dtype=np.float32)
     levels = measure_levels(data)
-    notes: dict[str, Any] = {}
+    notes: dict[str, float] = {}
     if levels is None:
         return nib.Nifti1Image(np.maximum(data, 0), image.affine), notes
     if levels.inverted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,20 @@ MOST_CUT = 0.4  # area of the mask on a face of the image, in shares of its volu
 MOST_BORDER = 0.02  # share of the voxels of an organ on the edge of the image
 
 
+class MaskQuality(TypedDict):
+    """Numbers about a brain mask and what they mean, see `mask_quality`."""
+
+    brain_ml: float
+    components: int
+    border_voxels: int
+    compactness: float
+    dark_share: float
+    elongation: float
+    contrast: float | None
+    verdict: Literal["pass", "fail"]
+    reasons: list[str]
+
+
 def mask_quality(
     data: RealArray,
     mask: RealArray,
@@ -28,7 +42,7 @@ def mask_quality(
     volume_ml: Sequence[float],
     *,
     stripped: bool = False,
-) -> dict[str, Any]:
+) -> MaskQuality:
     """Measure a brain mask.
 
     Parameters
@@ -47,7 +61,7 @@ def mask_quality(
 
     Returns
     -------
-    dict
+    MaskQuality
         brain_ml, components, border_voxels (mask voxels on the edge of the image), compactness (volume of the mask over
         that of a ball with its surface, 0 to 1), dark_share (of the mask, as dark as bone or air), elongation (length over
         width), contrast (mean inside over mean of the shell of 3 voxels outside), verdict ("pass" or "fail") and reasons.

@@ -8,7 +8,7 @@ a voxel's derivative is the sum over all windows that hold it, which they approx
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -87,12 +87,19 @@ def _rounding(centred: Tensor, shift: Tensor, mask: Tensor | None) -> Tensor:
     return 16 * eps * energy + (4 * eps * shift).square() + TINY
 
 
+class _Kept(Protocol):
+    """What torch keeps between the two passes."""
+
+    needs_input_grad: tuple[bool, ...]
+    windows: _Windows
+
+
 class _Correlation(torch.autograd.Function):
     """The loss with its analytic derivatives; none by the mask."""
 
     @staticmethod
     def forward(
-        ctx: Any, fixed: Tensor, moving: Tensor, mask: Tensor | None, radius: int, floor: float, squared: bool
+        ctx: _Kept, fixed: Tensor, moving: Tensor, mask: Tensor | None, radius: int, floor: float, squared: bool
     ) -> Tensor:
         windows = _windows(fixed, moving, mask, radius, floor, squared)
         if any(ctx.needs_input_grad[:2]):
@@ -101,8 +108,8 @@ class _Correlation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        windows: _Windows = ctx.windows
+    def backward(ctx: _Kept, slope: Tensor) -> tuple[Tensor | None, ...]:
+        windows = ctx.windows
         scale = slope.reshape(-1, *[1] * (windows.weight.ndim - 1))
         forces = (windows.force(of, exact=True) * scale if ctx.needs_input_grad[of] else None for of in (0, 1))
         return (*forces, None, None, None, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -87,11 +87,20 @@ def window(position: Tensor, axis: Axis) -> tuple[Tensor, list[Tensor], list[Ten
     return lower.long() - 1, weights, slopes
 
 
+class _Kept(Protocol):
+    """What torch keeps between the two passes."""
+
+    saved_tensors: tuple[Tensor, ...]
+    axes: tuple[Axis, Axis]
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
 class _JointHistogram(torch.autograd.Function):
     """The histogram and its derivatives by the positions; only the positions are kept between the two passes."""
 
     @staticmethod
-    def forward(ctx: Any, fixed: Tensor, moving: Tensor, weight: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
+    def forward(ctx: _Kept, fixed: Tensor, moving: Tensor, weight: Tensor, axes: tuple[Axis, Axis]) -> Tensor:
         ctx.save_for_backward(fixed, moving, weight)
         ctx.axes = axes
         count, cells = fixed.shape[0], axes[0].bins * axes[1].bins
@@ -103,7 +112,7 @@ class _JointHistogram(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Kept, slope: Tensor) -> tuple[Tensor | None, ...]:
         fixed, moving, weight = ctx.saved_tensors
         flat = (slope / weight.double().sum(1).reshape(-1, 1, 1)).to(fixed.dtype).flatten()
         forces = [torch.zeros_like(fixed), torch.zeros_like(moving)]

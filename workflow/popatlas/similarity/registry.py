@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from popatlas.registry import Entry, find_entry
 from popatlas.settings import Content, settings_from
@@ -100,7 +100,7 @@ OF_IMAGES = tuple(name for name, entry in SIMILARITIES.items() if entry.images)
 ONE_CONTRAST = tuple(name for name, entry in SIMILARITIES.items() if entry.one_contrast)
 
 
-def make(name: str, **parameters: Any) -> Similarity:
+def make(name: str, **parameters: object) -> Similarity:
     """Make a similarity.
 
     Parameters
@@ -124,7 +124,7 @@ def make(name: str, **parameters: Any) -> Similarity:
     return settings_from(kind, parameters, f"similarity {name}")
 
 
-def describe(name: str, options: Mapping[str, Any]) -> str:
+def describe(name: str, options: Mapping[str, object]) -> str:
     """Return a similarity and its options in words, for the methods text."""
     chosen = ", ".join(f"{key} {value}" for key, value in options.items())
     return f"{SIMILARITIES[name].cited} ({chosen or 'defaults'})"

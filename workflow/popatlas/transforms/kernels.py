@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import numba as nb
 import numpy as np
@@ -20,16 +20,18 @@ import numpy.typing as npt
 
 Volume = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int32]
+Stride = int | np.int32
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Kernel) -> Kernel:
     """Compile a kernel, and keep the machine code for later processes where a folder can be written.
 
     Inputs are checked for NaN before they come here, so that the compiler may reorder sums.
     """
     options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
     try:
-        kept: Callable[..., Any] = nb.njit(cache=True, **options)(function)
+        kept: Kernel = nb.njit(cache=True, **options)(function)
     except RuntimeError:  # no folder for the cache: read-only installation without a home
         kept = nb.njit(**options)(function)
     return kept
@@ -54,7 +56,7 @@ def _coarse_axis(fine: int, coarse: int, shrink: int) -> tuple[Integers, Integer
 
 
 @compiled
-def _gather_row(values: Volume, base: Integers, fraction: Volume, sx: int, sy: int, out: Volume) -> None:
+def _gather_row(values: Volume, base: Integers, fraction: Volume, sx: Stride, sy: Stride, out: Volume) -> None:
     """Interpolate a row: `base` is the flat index of the lowest of the eight corners, `sx` and `sy` are the strides."""
     for k in range(out.shape[0]):
         at = base[k]

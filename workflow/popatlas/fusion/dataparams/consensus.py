@@ -30,14 +30,14 @@ agrees with the consensus less often than the candidates do. What measures bette
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import ConfigError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.joint import joint_label_fusion
+from popatlas.fusion.joint import JointOptions, joint_label_fusion
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import Ties, Votes
 from popatlas.fusion.vote import NO_LABEL, decide, normalised, vote
@@ -55,6 +55,12 @@ ALIKE = 0.3
 STRICTNESS = 8
 
 
+class VoteOptions(JointOptions, total=False):
+    """Options of `trust_vote` that are handed on."""
+
+    ties: Ties
+
+
 def trust_vote(
     candidates: Candidates,
     ties: Ties = "nearest",
@@ -66,7 +72,7 @@ def trust_vote(
     network_weight: float = 0.3,
     quality: FloatTable | None = None,
     votes: Votes = "auto",
-    **joint: Any,
+    **joint: Unpack[JointOptions],
 ) -> Fusion:
     """Fuse candidates by their data parameters.
 

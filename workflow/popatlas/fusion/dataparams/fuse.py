@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
+from popatlas.fusion.dataparams.consensus import VoteOptions
 from popatlas.fusion.dataparams.data import trust_target
 from popatlas.fusion.dataparams.files import Trust, TrustNetwork
 from popatlas.fusion.dataparams.train import estimate_trust, network_opinion
@@ -50,7 +51,7 @@ def fuse_by_trust(
     votes: Votes = "auto",
     network_weight: float = 0.3,
     device: str = "cpu",
-    **options: Any,
+    **options: Unpack[VoteOptions],
 ) -> TrustedFusion:
     """Fuse candidates by their data parameters.
 

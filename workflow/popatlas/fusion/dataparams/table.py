@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -13,6 +12,7 @@ from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table
 from popatlas.measures.dictionary import TRUST_COLUMN_TEXT, TRUST_GATE, TRUST_SIDES
 from popatlas.measures.scan import split_scan
+from popatlas.settings import Content
 
 COLUMNS = list(TRUST_COLUMN_TEXT)
 PER_SCAN = ["scan", "method", "atlas", "trust", "rank", "parameter", "overlap"]
@@ -74,7 +74,7 @@ def scan_of(gate: Path, derivatives: Path) -> str:
     return scan
 
 
-def _numbers(quality: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, float]:
+def _numbers(quality: Mapping[str, Content], name: str) -> dict[str, float]:
     return {scan: float(gate[name]) for scan, gate in quality.items() if gate.get(name) is not None}
 
 
