@@ -6,11 +6,10 @@ import json
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -42,6 +41,7 @@ from popatlas.report.panels import ScanImages, draw_template
 from popatlas.report.plots import Line, Scatter, Strip, line, scatter, strip
 from popatlas.report.subject import draw_subject
 from popatlas.report.trust import trust_section
+from popatlas.settings import Content
 
 # place in the list, before the score: what needs a look first
 ORDER = {"failed": 0, "ok": 1, "pending": 2, "unavailable": 3, "excluded": 4}
@@ -146,7 +146,7 @@ class Cohort:
         )  # fmt: skip
 
 
-def registered_by(gate: Mapping[str, Any]) -> str:
+def registered_by(gate: Content) -> str:
     """Return engine, linear stage and start of the registration that stands, and which attempt it was if not the first."""
     attempts = gate.get("attempts", [])
     if not attempts:
@@ -224,7 +224,7 @@ def draw_stopped(cohort: Cohort, ledger: Path) -> None:
                 print(f"{scan}: its page cannot be drawn: {type(error).__name__}: {error}", flush=True)
 
 
-def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any], page: Path) -> dict[str, Any]:
+def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: Path) -> dict[str, object]:
     """Return what only the first page shows."""
     counts = summary(cohort.ledger)
     convergence = optional_table(cohort.out_dir / f"tpl-{cohort.label}" / f"tpl-{cohort.label}_desc-convergence_table.tsv")
@@ -252,7 +252,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any
     }
 
 
-def convergence_table(table: pd.DataFrame) -> dict[str, Any]:
+def convergence_table(table: pd.DataFrame) -> dict[str, object]:
     """Return headings and rows of the convergence table."""
     headings = [str(column).replace("_", " ") for column in table.columns]
     digits = [0 if pd.api.types.is_integer_dtype(table[column]) else 4 for column in table.columns]
@@ -312,7 +312,7 @@ def age_plot(volumes: pd.DataFrame, told: Sequence[str] = ()) -> Scatter | None:
     return scatter(f"{structure} ({method}), ml", "age", text, points, effect["slope"], effect["intercept"])
 
 
-def count(cohort: Cohort, rows: Sequence[Row], description: Mapping[str, Any]) -> Counts:
+def count(cohort: Cohort, rows: Sequence[Row], description: Content) -> Counts:
     """Return the counts that the methods text states."""
     states = [row.state for row in rows]
     out = {state: states.count(state) for state in ORDER if state != "ok"}

@@ -10,13 +10,16 @@ import colorsys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from popatlas.images.arrays import RealArray
 from popatlas.images.io import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Array = RealArray
 Take = Callable[[Array], Array]
@@ -104,7 +107,7 @@ class Gray:
     low: float
     high: float
 
-    def draw(self, axes: Any, take: Take, extent: Extent) -> None:
+    def draw(self, axes: Axes, take: Take, extent: Extent) -> None:
         """Draw the slice."""
         axes.imshow(take(self.data), cmap="gray", vmin=self.low, vmax=self.high, extent=extent, interpolation="bicubic")
 
@@ -117,7 +120,7 @@ class Outline:
     colour: str = OUTLINE
     width: float = 1.1
 
-    def draw(self, axes: Any, take: Take, extent: Extent) -> None:
+    def draw(self, axes: Axes, take: Take, extent: Extent) -> None:
         """Draw the border; nothing where the slice misses the mask."""
         plane = np.pad((take(self.mask) > 0).astype(np.float32), 1)
         if not plane.any():
@@ -137,7 +140,7 @@ class Edges:
     mask: Array
     colour: str = EDGE
 
-    def draw(self, axes: Any, take: Take, extent: Extent) -> None:
+    def draw(self, axes: Axes, take: Take, extent: Extent) -> None:
         """Draw the edges."""
         from matplotlib.colors import to_rgb
         from scipy.ndimage import zoom
@@ -159,7 +162,7 @@ class Labels:
     data: Array
     alpha: float = 0.32
 
-    def draw(self, axes: Any, take: Take, extent: Extent) -> None:
+    def draw(self, axes: Axes, take: Take, extent: Extent) -> None:
         """Draw the labels of a slice."""
         plane = np.kron(take(self.data).astype(np.int64), np.ones((LABEL_ZOOM, LABEL_ZOOM), dtype=np.int64))
         values, indices = np.unique(plane, return_inverse=True)
@@ -181,7 +184,7 @@ class Diverging:
     mask: Array
     limit: float
 
-    def draw(self, axes: Any, take: Take, extent: Extent) -> None:
+    def draw(self, axes: Axes, take: Take, extent: Extent) -> None:
         """Draw the slice."""
         plane = np.where(take(self.mask) > 0, take(self.data), np.nan)
         axes.imshow(plane, cmap="RdBu_r", vmin=-self.limit, vmax=self.limit, extent=extent, interpolation="nearest")
@@ -193,7 +196,7 @@ class Disagreement:
 
     data: Array
 
-    def draw(self, axes: Any, take: Take, extent: Extent) -> None:
+    def draw(self, axes: Axes, take: Take, extent: Extent) -> None:
         """Draw the slice."""
         from matplotlib import colormaps
 
@@ -312,7 +315,7 @@ def _largest(row: Sequence[Cell]) -> tuple[float, float]:
 
 
 def _draw_cell(
-    axes: Any, cell: Cell, corner: tuple[float, float], size: tuple[float, float], scale: float, position: bool
+    axes: Axes, cell: Cell, corner: tuple[float, float], size: tuple[float, float], scale: float, position: bool
 ) -> None:
     width, height = (length * scale for length in cell.view.size_mm(cell.cut))
     shrink = min(1.0, size[0] / width, size[1] / height)
@@ -323,20 +326,27 @@ def _draw_cell(
         layer.draw(axes, cell.view.take(cell.cut), (left, left + width, top + height, top))
     if position:
         where = cell.view.position(cell.cut)
-        axes.text(corner[0] + 4, corner[1] + size[1] - 8, where, **{**_font(7), "ha": "left"})
+        axes.text(corner[0] + 4, corner[1] + size[1] - 8, where, **_font(7, "left"))
 
 
-def _draw_bar(axes: Any, bar: ColourBar, width: float, top: float) -> None:
+def _draw_bar(axes: Axes, bar: ColourBar, width: float, top: float) -> None:
     half, y = 160, top + 10
     ramp = np.linspace(0, 1, 256)[None]
     axes.imshow(ramp, cmap=bar.colours, extent=(width / 2 - half, width / 2 + half, y + 10, y), interpolation="bilinear")
     for place, label in bar.ticks:
         axes.text(width / 2 + (2 * place - 1) * half, y + 21, label, **_font(8))
-    axes.text(width / 2 + half + 16, y + 5, bar.text, **{**_font(8), "ha": "left"})
+    axes.text(width / 2 + half + 16, y + 5, bar.text, **_font(8, "left"))
 
 
-def _font(size: float) -> dict[str, Any]:
-    return {"color": TEXT, "fontsize": size, "ha": "center", "va": "center"}
+class _Font(TypedDict):
+    color: str
+    fontsize: float
+    ha: str
+    va: str
+
+
+def _font(size: float, ha: str = "center") -> _Font:
+    return {"color": TEXT, "fontsize": size, "ha": ha, "va": "center"}
 
 
 def _reduce_colours(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -78,7 +77,7 @@ def write_fusion_page(bench: Bench, out_dir: Path, references: Mapping[str, Path
     )
 
 
-def method_rows(bench: Bench) -> list[dict[str, Any]]:
+def method_rows(bench: Bench) -> list[dict[str, object]]:
     """Return the table of methods, the best Dice first: mean and sd of each metric over targets, volume bias, costs."""
     signed = bench.table[bench.table["metric"] == "volume_error"]
     bias = signed.groupby(["method", "scan"])["value"].mean().groupby(level="method").mean()
@@ -106,7 +105,7 @@ def dice_lanes(dice: Comparison) -> Lanes:
     return lanes("Dice of each held-out atlas", "mean over its labels", values, 3)
 
 
-def pair_rows(dice: Comparison) -> list[dict[str, Any]]:
+def pair_rows(dice: Comparison) -> list[dict[str, object]]:
     """Return the paired comparisons with a verdict in words."""
     few = dice.smallest_holm >= ALPHA
     rows = []
@@ -119,7 +118,7 @@ def pair_rows(dice: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
-def label_rows(dice: Comparison) -> list[dict[str, Any]]:
+def label_rows(dice: Comparison) -> list[dict[str, object]]:
     """Return the table by structure, the mean Dice of each method with it."""
     return [
         {str(key): value for key, value in row.items()} | {"cells": [row[name] for name in dice.names]}
@@ -161,7 +160,7 @@ def agreement_sheet(images: ScanImages, method: str) -> list[Sheet]:
     return [Sheet(f"{SHEET}-{method}", f"Fused labels ({method})", "", cells, tuple(rows), bar)]
 
 
-def bench_section(out_dir: Path, page: Path) -> dict[str, Any] | None:
+def bench_section(out_dir: Path, page: Path) -> dict[str, object] | None:
     """Return what the cohort page tells of the bench, None when none was made."""
     summary, target = optional_json(out_dir / BENCH_SUMMARY), out_dir / BENCH_PAGE
     if not summary:

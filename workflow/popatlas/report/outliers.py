@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from popatlas.measures.dictionary import BRAIN, MASK, REGISTRATION, TRUTH
 from popatlas.measures.metrics import METRICS
+from popatlas.settings import Content
 
 OUTLIER = 3.5
 MAD_TO_SD = 1.4826
@@ -74,8 +74,8 @@ _FROM_MASK = {
 
 def key_measures(
     metrics: pd.DataFrame,
-    gates: Mapping[str, Mapping[str, Any]],
-    masks: Mapping[str, Mapping[str, Any]],
+    gates: Mapping[str, Content],
+    masks: Mapping[str, Content],
     methods: Sequence[str],
 ) -> tuple[pd.DataFrame, list[Measure]]:
     """Return the key measures of each scan.

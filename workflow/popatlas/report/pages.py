@@ -5,19 +5,24 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from popatlas.config.load import default_config, resolved_config
 from popatlas.config.sections import Config
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.resources import template_folder
+from popatlas.settings import Content
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from jinja2 import Environment
 
 SUBJECTS = "report/subjects"
 THUMBNAILS = "report/thumbnails"
 
 
 @functools.cache
-def _environment() -> Any:
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -32,7 +37,7 @@ def _environment() -> Any:
     return environment
 
 
-def write_page(name: str, path: Path, /, **context: Any) -> None:
+def write_page(name: str, path: Path, /, **context: object) -> None:
     """Render a page template and write it atomically.
 
     Parameters
@@ -48,7 +53,7 @@ def write_page(name: str, path: Path, /, **context: Any) -> None:
     write_text(path, page)
 
 
-def number(value: Any, digits: int = 3) -> str:
+def number(value: float | str | None, digits: int = 3) -> str:
     """Return a number for readers, a dash when it is missing."""
     if value is None or value != value:
         return "\N{EN DASH}"
@@ -84,12 +89,12 @@ def thumbnail(out_dir: Path, scan: str) -> Path:
     return out_dir / THUMBNAILS / f"{scan}.png"
 
 
-def optional_json(path: Path) -> dict[str, Any]:
+def optional_json(path: Path) -> Content:
     """Return a JSON file, empty when it does not exist."""
     return dict(read_json(path)) if path.is_file() else {}
 
 
-def optional_table(path: Path, **options: Any) -> Any:
+def optional_table(path: Path, **options: object) -> pd.DataFrame:
     """Return a table, empty when it does not exist."""
     import pandas as pd
 
@@ -111,7 +116,7 @@ def study_name(config: Config, out_dir: Path) -> str:
     return bids_dir.stem if bids_dir.suffix else bids_dir.resolve().name
 
 
-def step_records(out_dir: Path, scan: str) -> list[dict[str, Any]]:
+def step_records(out_dir: Path, scan: str) -> list[Content]:
     """Return the JSON records of the steps of a scan, with their stage, name and log file, in pipeline order."""
     order = {"preprocess": 0, "atlas": 1, "register": 2, "fuse": 3, "measure": 4}
     logs = out_dir / "logs"

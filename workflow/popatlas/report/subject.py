@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from popatlas.report.pages import (
     write_page,
 )
 from popatlas.report.panels import ScanImages, draw_scan, draw_thumbnail
+from popatlas.settings import Content
 
 # metrics of the table by structure: heading and decimals
 BY_LABEL = {"dice": ("Dice", 3), "hd95": ("HD95, mm", 2), "volume": ("Volume, ml", 2)}
@@ -141,7 +141,7 @@ def legend(images: ScanImages) -> list[tuple[str, str]]:
     return [(label_hex(value), names.get(value, str(value))) for value in values]
 
 
-def summary_cards(metrics: pd.DataFrame, quality: Mapping[str, Any], methods: Sequence[str]) -> list[tuple[str, str, str]]:
+def summary_cards(metrics: pd.DataFrame, quality: Content, methods: Sequence[str]) -> list[tuple[str, str, str]]:
     """Return title, value and note of the numbers at the head of the page."""
     cards = []
     if quality.get("brain_ml") is not None:
@@ -160,14 +160,14 @@ def summary_cards(metrics: pd.DataFrame, quality: Mapping[str, Any], methods: Se
     return cards
 
 
-def attempts(gate: Mapping[str, Any], records: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def attempts(gate: Content, records: Iterable[Content]) -> list[tuple[str, str]]:
     """Return what each attempt at the registration was and how it ended; of a failed scan only the step's record knows."""
     recorded = [record["notes"]["attempts"] for record in records if record.get("notes", {}).get("attempts")]
     found = gate.get("attempts") or (recorded[-1] if recorded else [])
     return [(tried(one), "; ".join(one["reasons"]) or "passed") for one in found]
 
 
-def gate_limits(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Limit]:
+def gate_limits(gate: Content, limits: Content) -> list[Limit]:
     """Return the gate's numbers beside the limits of the configuration."""
     low, high = limits["scale"]
     least = {
@@ -193,7 +193,7 @@ def gate_limits(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[Limi
     return [Limit(title, value, text, digits) for value, title, text, digits in found if value is not None]
 
 
-def quality_limits(quality: Mapping[str, Any], volume: Sequence[float]) -> list[Limit]:
+def quality_limits(quality: Content, volume: Sequence[float]) -> list[Limit]:
     """Return the numbers of the brain mask beside the limits of the configuration."""
     rows = {
         "brain_ml": ("Brain volume, ml", f"{volume[0]:g} to {volume[1]:g}", 0),
@@ -208,7 +208,7 @@ def quality_limits(quality: Mapping[str, Any], volume: Sequence[float]) -> list[
     return [Limit(title, value, text, digits) for value, title, text, digits in found if value is not None]
 
 
-def structures(metrics: pd.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
+def structures(metrics: pd.DataFrame, methods: Sequence[str]) -> dict[str, object]:
     """Return the table by structure: a group of columns per metric, a column per method, a row per label."""
     if metrics.empty:
         return {"groups": [], "rows": []}
@@ -226,7 +226,7 @@ def structures(metrics: pd.DataFrame, methods: Sequence[str]) -> dict[str, Any]:
     return {"groups": [(title, columns) for _, title, _, columns in groups], "rows": cells}
 
 
-def whole_brain(metrics: pd.DataFrame) -> list[dict[str, Any]]:
+def whole_brain(metrics: pd.DataFrame) -> list[dict[str, object]]:
     """Return the remaining metrics that describe the whole brain, with their meaning."""
     if metrics.empty:
         return []
@@ -239,7 +239,7 @@ def whole_brain(metrics: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
-def versions(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def versions(records: Sequence[Content]) -> dict[str, str]:
     """Return the versions that the steps of a scan recorded."""
     found: dict[str, str] = {}
     for record in records:
@@ -247,7 +247,7 @@ def versions(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _step(record: Mapping[str, Any], page: Path) -> dict[str, Any]:
+def _step(record: Content, page: Path) -> dict[str, object]:
     inputs = dict(record.get("inputs", {}))
     kept = {key: value for key, value in inputs.items() if not key.startswith(("in_", "out_")) and key != "subject"}
     return {

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from popatlas.fusion.dataparams.table import by_atlas, informative, relative_trust
+from popatlas.images.arrays import FloatArray
 from popatlas.images.io import atomic_path
 from popatlas.report.pages import link, optional_table, scan_name, subject_page
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 TRUST_TABLE = "group/trust.parquet"
 TRUST_FIGURE = "report/figures/trust.png"
@@ -56,7 +60,7 @@ def draw_trust(table: pd.DataFrame, path: Path) -> None:
         figure.savefig(temporary, metadata={"Software": None})
 
 
-def _panel(axes: Any, rows: pd.DataFrame, order: Sequence[str], method: str) -> None:
+def _panel(axes: Axes, rows: pd.DataFrame, order: Sequence[str], method: str) -> None:
     from matplotlib.patheffects import withStroke
 
     places = {atlas: place for place, atlas in enumerate(reversed(order))}
@@ -89,12 +93,12 @@ def _panel(axes: Any, rows: pd.DataFrame, order: Sequence[str], method: str) -> 
     axes.spines["bottom"].set_color(RULE)
 
 
-def _spread(count: int) -> Any:
+def _spread(count: int) -> FloatArray:
     """Return small shifts that keep dots apart, the same at every run."""
     return (np.arange(count) * 0.6180339887 % 1.0 - 0.5) * 0.44
 
 
-def trust_section(out_dir: Path, page: Path) -> dict[str, Any] | None:
+def trust_section(out_dir: Path, page: Path) -> dict[str, object] | None:
     """Return what the cohort page shows of the trust, None when there is no table."""
     table, figure = optional_table(out_dir / TRUST_TABLE), out_dir / TRUST_FIGURE
     if table.empty:
@@ -111,7 +115,7 @@ def trust_section(out_dir: Path, page: Path) -> dict[str, Any] | None:
     }
 
 
-def _named(out_dir: Path, row: dict[Any, Any], page: Path) -> dict[str, str]:
+def _named(out_dir: Path, row: Mapping[Hashable, str], page: Path) -> dict[str, str]:
     target = subject_page(out_dir, row["scan"])
     address = link(target, page) if target.is_file() else ""
     return {"target": scan_name(row["scan"]), "source": scan_name(row["atlas"]), "page": address}
