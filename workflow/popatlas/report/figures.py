@@ -10,7 +10,7 @@ import colorsys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -296,7 +296,7 @@ def draw_sheet(
             corner = (gutter + column * (widest * scale + GAP_PX), top)
             _draw_cell(axes, cell, corner, (widest * scale, height), scale, positions)
         if titles:
-            axes.text(gutter / 2, top + height / 2, titles[number], rotation=90, **_font(8.5))
+            _write(axes, (gutter / 2, top + height / 2), titles[number], 8.5, rotation=90)
         top += height + GAP_PX
     if bar:
         _draw_bar(axes, bar, width_px, top)
@@ -326,7 +326,7 @@ def _draw_cell(
         layer.draw(axes, cell.view.take(cell.cut), (left, left + width, top + height, top))
     if position:
         where = cell.view.position(cell.cut)
-        axes.text(corner[0] + 4, corner[1] + size[1] - 8, where, **_font(7, "left"))
+        _write(axes, (corner[0] + 4, corner[1] + size[1] - 8), where, 7, "left")
 
 
 def _draw_bar(axes: Axes, bar: ColourBar, width: float, top: float) -> None:
@@ -334,19 +334,12 @@ def _draw_bar(axes: Axes, bar: ColourBar, width: float, top: float) -> None:
     ramp = np.linspace(0, 1, 256)[None]
     axes.imshow(ramp, cmap=bar.colours, extent=(width / 2 - half, width / 2 + half, y + 10, y), interpolation="bilinear")
     for place, label in bar.ticks:
-        axes.text(width / 2 + (2 * place - 1) * half, y + 21, label, **_font(8))
-    axes.text(width / 2 + half + 16, y + 5, bar.text, **_font(8, "left"))
+        _write(axes, (width / 2 + (2 * place - 1) * half, y + 21), label, 8)
+    _write(axes, (width / 2 + half + 16, y + 5), bar.text, 8, "left")
 
 
-class _Font(TypedDict):
-    color: str
-    fontsize: float
-    ha: str
-    va: str
-
-
-def _font(size: float, ha: str = "center") -> _Font:
-    return {"color": TEXT, "fontsize": size, "ha": ha, "va": "center"}
+def _write(axes: Axes, at: tuple[float, float], text: str, size: float, ha: str = "center", rotation: float = 0) -> None:
+    axes.text(*at, text, color=TEXT, fontsize=size, ha=ha, va="center", rotation=rotation)
 
 
 def _reduce_colours(path: Path) -> None:
