@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
+from popatlas.settings import Content
 
 # tables, columns scan and batch: of brain extraction, and of predicted registrations to the template and while it is built
 BRAINS, PREDICTIONS, MEMBERS = "cohort/batches.tsv", "cohort/register-batches.tsv", "cohort/member-batches.tsv"
@@ -60,7 +60,7 @@ def batches(
     return dict(rows)
 
 
-def _told(receipt: Path) -> dict[str, dict[str, Any]]:
+def _told(receipt: Path) -> dict[str, Content]:
     """Return what the receipt of a batch says of its scans; nothing when there is none, or it cannot be read."""
     try:
         found = read_json(receipt) if receipt.is_file() else {}

@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from math import log, prod
 from pathlib import Path
-from typing import Any
 
 from popatlas.cohort.inspect import Inspection
 from popatlas.config.sections import Cohort
@@ -219,7 +218,7 @@ def _matches(value: str | None, pattern: str | None) -> bool:
 
 
 # A criterion: the rank of an image (the smallest is taken), and why an image that ranks behind another is not taken
-Rank = Callable[[Candidate, Rules], Any]
+Rank = Callable[[Candidate, Rules], object]
 Words = Callable[[Candidate, Candidate, Rules], str]
 
 

@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -19,6 +18,7 @@ from popatlas.cohort.notes import note_beside, read_note, write_note
 from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_table, table_text, write_if_changed
 from popatlas.receipts import FOLDER
+from popatlas.settings import Content
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Drawn:
         return self.out_dir / self.table
 
     @property
-    def note(self) -> dict[str, Any]:
+    def note(self) -> Content:
         """Version, what it is made of, and whether the network has been trained; empty where there is none."""
         return read_note(self.path, ("version", "request", "atlases"))
 
@@ -60,7 +60,7 @@ class Drawn:
             return None
         return found if {"scan", "sha256"} <= set(found.columns) else None
 
-    def version(self, rows: pd.DataFrame, made_of: Mapping[str, Any]) -> str:
+    def version(self, rows: pd.DataFrame, made_of: Mapping[str, object]) -> str:
         """Return the version of a training."""
         return digest_of({**made_of, self.key: rows.to_numpy().tolist()})
 
@@ -76,13 +76,13 @@ class Drawn:
         noted = note.get("version") == version and bool(note.get("trained"))
         return noted or (self.out_dir / FOLDER / "train" / f"{self.network}-{version}.json").is_file()
 
-    def mend(self, made_of: Mapping[str, Any]) -> None:
+    def mend(self, made_of: Mapping[str, object]) -> None:
         """Write a lost note anew when the network of the list, with the settings of today, has been trained."""
         rows = self.rows()
         if not self.note and rows is not None and self.is_trained(self.version(rows, made_of)):
             self.write(rows, made_of)
 
-    def write(self, rows: pd.DataFrame, made_of: Mapping[str, Any]) -> str:
+    def write(self, rows: pd.DataFrame, made_of: Mapping[str, object]) -> str:
         """Write list and note; return the version."""
         version = self.version(rows, made_of)
         trained = {"trained": True} if self.is_trained(version) else {}
@@ -117,6 +117,6 @@ class Drawn:
             )
 
 
-def digest_of(content: Mapping[str, Any]) -> str:
+def digest_of(content: Mapping[str, object]) -> str:
     """Return a version: 8 hexadecimal digits of a hash over content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -119,7 +118,9 @@ def _require_same_images(frozen: pd.DataFrame, index: pd.DataFrame, path: Path) 
         )
 
 
-def _choose(candidates: pd.DataFrame, wanted: Any, where: str, index: pd.DataFrame, out_dir: Path) -> pd.DataFrame:
+def _choose(
+    candidates: pd.DataFrame, wanted: int | str | Sequence[str], where: str, index: pd.DataFrame, out_dir: Path
+) -> pd.DataFrame:
     if wanted == "all":
         return candidates
     if isinstance(wanted, int):
@@ -242,7 +243,7 @@ def freeze_label_atlases(config: Config, index: pd.DataFrame, usable: Sequence[s
     return table[ATLAS_COLUMNS]
 
 
-def atlas_request(config: Config) -> dict[str, Any]:
+def atlas_request(config: Config) -> dict[str, object]:
     """Return which labelled atlases a configuration asks for, whether they can be used or not.
 
     Their names where it lists them or gives a table; their number, for a draw.

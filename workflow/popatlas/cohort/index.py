@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from popatlas.cohort.select import selection_reasons, subject_name
 from popatlas.cohort.tree import Tree, read_tree
 from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_table, table_text, write_if_changed, write_table
+from popatlas.settings import Content
 
 if TYPE_CHECKING:
     from popatlas.config.sections import Cohort, Config
@@ -77,7 +78,7 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
     return index
 
 
-def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], Listing]:
+def _read_bids(root: Path, config: Config) -> tuple[list[Content], Listing]:
     if not root.is_dir():
         raise InputError("the dataset does not exist", file=root, remedy="check bids_dir")
     folders = subject_folders(root)
@@ -104,7 +105,7 @@ def _read_bids(root: Path, config: Config) -> tuple[list[dict[str, Any]], Listin
     return rows, listing
 
 
-def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, rules: Rules, tree: Tree) -> dict[str, Any]:
+def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, rules: Rules, tree: Tree) -> Content:
     """Return the row of a scan with all images that pass the filters; which one is taken is known once they are open."""
     name, visit = f"sub-{subject}", f"ses-{session}" if session else ""
     images: dict[str, list[str]] = {}
@@ -122,7 +123,7 @@ def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, rules
     return row if images.get("T1w") else row | _not_filtered(rules, left)
 
 
-def _not_filtered(rules: Rules, left: Mapping[str, str]) -> dict[str, Any]:
+def _not_filtered(rules: Rules, left: Mapping[str, str]) -> Content:
     """Return state and reason of a scan of which no T1w passes the filters."""
     wanted = rules.filters["T1w"]
     if all("(ses:" in why for why in left.values()):
@@ -131,7 +132,7 @@ def _not_filtered(rules: Rules, left: Mapping[str, str]) -> dict[str, Any]:
     return {"state": "unavailable", "reason": Inspection("filter", detail).reason}
 
 
-def _require_filtered(rows: Sequence[Mapping[str, Any]], rules: Rules) -> None:
+def _require_filtered(rows: Sequence[Content], rules: Rules) -> None:
     """Raise ConfigError when the filters leave no T1w of any scan."""
     with_images = [row for row in rows if "images" in row]
     if with_images and not any(row["images"].get("T1w") for row in with_images):
@@ -140,7 +141,7 @@ def _require_filtered(rows: Sequence[Mapping[str, Any]], rules: Rules) -> None:
         raise ConfigError(f"cohort.filter ({wanted}) leaves no T1w image of any scan: {reason}")
 
 
-def _read_table_of_paths(source: Path, config: Config) -> tuple[list[dict[str, Any]], Listing]:
+def _read_table_of_paths(source: Path, config: Config) -> tuple[list[Content], Listing]:
     table = read_path_table(source, config.cohort.channels)
     rows = []
     for record in table.scans.to_dict("records"):
@@ -152,7 +153,7 @@ def _read_table_of_paths(source: Path, config: Config) -> tuple[list[dict[str, A
     return rows, table.listing
 
 
-def external_atlases(config: Config) -> list[dict[str, Any]]:
+def external_atlases(config: Config) -> list[Content]:
     """Return the rows of an external labelled set (`fuse.atlases` as TSV with columns atlas, t1w, dseg)."""
     source = config.fuse.atlases
     if not isinstance(source, str):
@@ -169,7 +170,7 @@ def _row(
     channels: Mapping[str, str] | None = None,
     runs: int = 1,
     role: str = "cohort",
-) -> dict[str, Any]:
+) -> Content:
     named = {"T1w": t1w, **(channels or {})}
     return {
         "scan": scan_key(subject, session, role=role),
@@ -187,7 +188,7 @@ def _row(
     }
 
 
-def _unavailable(subject: str, session: str, code: str, detail: str = "") -> dict[str, Any]:
+def _unavailable(subject: str, session: str, code: str, detail: str = "") -> Content:
     return _row(subject, session, runs=0) | {"state": "unavailable", "reason": Inspection(code, detail).reason}
 
 

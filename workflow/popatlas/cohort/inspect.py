@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -114,11 +114,11 @@ def _judge(file: Path, limits: Cohort) -> Inspection:
     """Look at the header first; a file that it does not rule out is read once, piece by piece."""
     image = nib.load(file)
     spacing = np.asarray(image.header.get_zooms()[:3], dtype=float)
-    known: dict[str, Any] = {
-        "shape": "x".join(str(n) for n in image.shape),
-        "spacing_mm": "x".join(f"{value:.3g}" for value in spacing),
-        "orientation": orientation(image.affine),
-    }
+    known = Inspection(
+        shape="x".join(str(n) for n in image.shape),
+        spacing_mm="x".join(f"{value:.3g}" for value in spacing),
+        orientation=orientation(image.affine),
+    )
     checks: tuple[Callable[[], Finding], ...] = (
         lambda: type_fault(image.get_data_dtype()),
         lambda: _shape_fault(image.shape, limits.min_shape),
@@ -126,9 +126,9 @@ def _judge(file: Path, limits: Cohort) -> Inspection:
     )
     code, detail = next((found for check in checks if (found := check())[0]), ("", ""))
     if code:
-        return Inspection(code, detail, **known)
-    code, detail, known["voxels"] = _check_values(file, image)
-    return Inspection(code, detail, sha256=sha256(file), **known)
+        return replace(known, code=code, detail=detail)
+    code, detail, voxels = _check_values(file, image)
+    return replace(known, code=code, detail=detail, sha256=sha256(file), voxels=voxels)
 
 
 def _shape_fault(shape: tuple[int, ...], least: int) -> Finding:
@@ -139,7 +139,7 @@ def _shape_fault(shape: tuple[int, ...], least: int) -> Finding:
     return "", ""
 
 
-def _check_values(file: Path, image: Any) -> tuple[str, str, str]:
+def _check_values(file: Path, image: nib.Nifti1Image) -> tuple[str, str, str]:
     """Read all voxels; return the finding and the checksum of the voxels."""
     announced = read_announced(file)
     if announced is None:

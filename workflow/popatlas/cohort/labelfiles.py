@@ -11,11 +11,10 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -30,6 +29,7 @@ from popatlas.images.grid import Grid
 from popatlas.images.io import read_table, sha256, table_text, write_if_changed
 from popatlas.images.labels import LabelImage, UnreadableError, read_labels, read_mask
 from popatlas.images.place import check_place
+from popatlas.settings import Content
 
 LABEL_FILES = "cohort/label-files.tsv"
 ATLAS, REFERENCE = "atlas", "reference"
@@ -138,7 +138,7 @@ def inspect_label_files(config: Config, index: pd.DataFrame, usable: Sequence[st
         stamp = {"bytes": size, "mtime_ns": modified, "ctime_ns": changed}
         rows.append({"scan": scan, "use": " ".join(uses), "file": file, **stamp, "judged_by": judged})
 
-    def look(row: Mapping[str, Any]) -> LabelFinding:
+    def look(row: Content) -> LabelFinding:
         image = images.get(row["scan"], {}).get("t1w")
         return inspect_labels(Path(row["file"]), Path(image) if image else None, _mask_of(row["scan"], out_dir), limits)
 
@@ -152,7 +152,7 @@ def inspect_label_files(config: Config, index: pd.DataFrame, usable: Sequence[st
     return table
 
 
-def _still_good(row: Mapping[str, Any], former: Mapping[Any, Any] | None) -> dict[str, Any]:
+def _still_good(row: Content, former: Mapping[Hashable, object] | None) -> Content:
     """Return the finding about a file that was good and is the same; nothing for others, they are opened."""
     if former is None or former["state"] != "ok" or any(former[name] != row[name] for name in SAME):
         return {}

@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -173,7 +173,7 @@ class Evidence:
 
 
 def _settle_scan(
-    evidence: Evidence, scan: Mapping[Hashable, Any], stage_outputs: Mapping[str, Sequence[str]]
+    evidence: Evidence, scan: Mapping[Hashable, str], stage_outputs: Mapping[str, Sequence[str]]
 ) -> list[dict[str, str]]:
     def row(stage: str, state: str, reason: str = "", log: str = "") -> dict[str, str]:
         keys = {"scan": scan["scan"], "subject": scan["subject"], "session": scan["session"]}
@@ -212,7 +212,7 @@ def _settle_scan(
     return rows
 
 
-def _side_outputs(scan: Mapping[Hashable, Any], stage: str, patterns: Sequence[str]) -> list[str]:
+def _side_outputs(scan: Mapping[Hashable, str], stage: str, patterns: Sequence[str]) -> list[str]:
     """Return the patterns that hold for a scan, one for each of its channels where they name `{channel}`."""
     if scan.get("role") == "atlas" and stage in NOT_FOR_ATLASES:
         return []

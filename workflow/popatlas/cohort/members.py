@@ -10,7 +10,6 @@ import hashlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -18,6 +17,7 @@ from popatlas.cohort.notes import read_note, write_note
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
 from popatlas.receipts import FOLDER, Receipt
+from popatlas.settings import Content
 
 COLUMNS = ["scan", "subject", "session", "sha256"]
 
@@ -43,7 +43,7 @@ class MemberList:
         return self.out_dir / "cohort" / f"atlas-{self.label}.tsv"
 
     @property
-    def note(self) -> dict[str, Any]:
+    def note(self) -> Content:
         """What was noted with the list: the request (members), its SHA-256, and whether the template is built."""
         return read_note(self.path)
 
@@ -77,12 +77,12 @@ class MemberList:
         self._write_note(note.get("members"), built=True)
         return read_table(self.path, dtype=str).fillna("")
 
-    def write(self, members: pd.DataFrame, request: Any) -> None:
+    def write(self, members: pd.DataFrame, request: object) -> None:
         """Write a list that has been drawn, and the request that it follows from."""
         write_if_changed(self.path, table_text(members))
         self._write_note(request, built=False)
 
-    def _write_note(self, request: Any, *, built: bool) -> None:
+    def _write_note(self, request: object, *, built: bool) -> None:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         write_note(self.path, {"members": request, "sha256": digest, "built": built})
 

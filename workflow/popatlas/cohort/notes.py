@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, write_if_changed
+from popatlas.settings import Content
 
 
 def note_beside(table: Path) -> Path:
@@ -16,7 +16,7 @@ def note_beside(table: Path) -> Path:
     return table.with_suffix(".json")
 
 
-def read_note(table: Path, keys: Collection[str] = ()) -> dict[str, Any]:
+def read_note(table: Path, keys: Collection[str] = ()) -> Content:
     """Return what is noted of a table; empty where there is no note, or one that cannot be read or lacks some keys."""
     try:
         found = read_json(note_beside(table))
@@ -25,6 +25,6 @@ def read_note(table: Path, keys: Collection[str] = ()) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) and set(keys) <= set(found) else {}
 
 
-def write_note(table: Path, note: Mapping[str, Any]) -> None:
+def write_note(table: Path, note: Mapping[str, object]) -> None:
     """Write the note of a table unless it is there already."""
     write_if_changed(note_beside(table), json.dumps(note))

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from popatlas.cohort.choice import Choice, Rules, choose, judged
 from popatlas.cohort.inspect import NO_FILE, Inspection, Stamp
 from popatlas.config.sections import Cohort
+from popatlas.settings import Content
 
 COLUMNS = (
     "scan", "subject", "session", "role", "state", "reason", "t1w", "channels", "runs", "unused_runs",
@@ -49,7 +49,7 @@ class Opened:
         self.found, self.stamps, self.before, self.rules = found, stamps, before, rules
         self.seen: dict[tuple[str, str], str] = {}
 
-    def row(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def row(self, row: Content) -> Content:
         """Return the complete row of a scan; the first of two scans with one image keeps it."""
         images, filtered = row["images"], row["filtered"]
         row = {key: value for key, value in row.items() if key in COLUMNS}
@@ -79,18 +79,18 @@ class Opened:
         kept = {suffix: choice.taken.path for suffix, choice in chosen.items() if choice.taken}
         return {**row, "channels": json.dumps(kept), "reason": "; ".join(notes)}
 
-    def _choose(self, row: Mapping[str, Any], suffix: str, paths: Sequence[str]) -> Choice:
+    def _choose(self, row: Content, suffix: str, paths: Sequence[str]) -> Choice:
         former = self.before.get(row["scan"], "") if suffix == "T1w" else ""
         images = [judged(path, self._inspection(row, suffix, path), self.rules, suffix) for path in paths]
         return choose(images, self.rules, former)
 
-    def _inspection(self, row: Mapping[str, Any], suffix: str, path: str) -> Inspection:
+    def _inspection(self, row: Content, suffix: str, path: str) -> Inspection:
         """Return what opening an image told, or that another scan has the same one."""
         found = self.found[path]
         other = self.seen.get((row["role"], found.voxels), "") if suffix == "T1w" and not found.code else ""
         return replace(found, code="duplicate", detail=other) if other else found
 
-    def _facts(self, path: str) -> list[Any]:
+    def _facts(self, path: str) -> list[object]:
         return [*self.stamps[path], asdict(self.found[path])]
 
 
@@ -140,7 +140,7 @@ def say_choices(table: pd.DataFrame, former: pd.DataFrame) -> None:
         print(f"popatlas: and {len(changed) - MOST_CHANGES} more scans have another T1w now", file=sys.stderr)
 
 
-def _is_another(row: Mapping[str, Any], t1w: str, digest: str) -> bool:
+def _is_another(row: Content, t1w: str, digest: str) -> bool:
     """Tell whether a scan has another T1w than before, which neither a dataset that was moved nor a copy is."""
     places = [path.rpartition(f"/{row['subject']}/")[2] for path in (t1w, row["t1w"])]
     return bool(places[0] != places[1] and digest != row["sha256"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn, assert_never
 
@@ -43,7 +43,7 @@ class Selection:
     """
 
     chosen: pd.Series[bool]
-    unknown: dict[Any, list[str]]
+    unknown: dict[Hashable, list[str]]
     notes: tuple[str, ...]
 
 
@@ -81,7 +81,7 @@ class _Cells:
 
 
 # A value is a number, a text, True or False, a list of them, a column, or computed: Float64 (numbers) or boolean (truth)
-_Any = float | str | bool | tuple[Any, ...] | _Cells | pd.Series
+Operand = float | str | bool | tuple[float, ...] | tuple[str, ...] | _Cells | pd.Series
 
 
 class _Evaluation:
@@ -96,7 +96,7 @@ class _Evaluation:
         """Raise ConfigError with the query."""
         refuse(self.query, message, remedy)
 
-    def value(self, node: Node) -> Any:
+    def value(self, node: Node) -> Operand:
         """Return the value of a part of the query."""
         match node:
             case Value(value):
@@ -140,7 +140,7 @@ class _Evaluation:
         """Tell for each row whether it has no value in a column that is used."""
         return self.columns[name].text.isna()
 
-    def truth(self, value: _Any) -> pd.Series:
+    def truth(self, value: Operand) -> pd.Series:
         """Return a condition, or a column of true and false; NA is unknown."""
         if isinstance(value, pd.Series) and value.dtype == "boolean":
             return value
@@ -149,7 +149,7 @@ class _Evaluation:
         what = f"the column {value.name}" if isinstance(value, _Cells) else "a value"
         self.refuse(f"{what} stands where a condition on a column is expected", f"{EXAMPLE}, with brackets after ~")
 
-    def numbers(self, value: _Any) -> Any:
+    def numbers(self, value: Operand) -> float | pd.Series:
         """Return the numbers of a column, computed ones, or a number."""
         if isinstance(value, _Cells):
             if value.column.kind not in ("numbers", "empty"):
@@ -173,7 +173,7 @@ class _Evaluation:
             "correct them in the table, or write n/a where there is no value",
         )
 
-    def text(self, value: _Any, texts: Iterable[str] = ()) -> pd.Series:
+    def text(self, value: Operand, texts: Iterable[str] = ()) -> pd.Series:
         """Return the text of a column that is compared with texts; texts that no cell has are noted."""
         if not isinstance(value, _Cells):
             self.refuse("a text is compared with what is no column", EXAMPLE)
@@ -192,9 +192,9 @@ class _Evaluation:
 
     # Conditions
 
-    def joined(self, signs: tuple[str, ...], values: list[_Any]) -> Any:
+    def joined(self, signs: tuple[str, ...], values: list[Operand]) -> Operand:
         """Return values joined by `and`, `or` or arithmetic, from the left."""
-        found: Any = values[0]
+        found = values[0]
         for sign, value in zip(signs, values[1:], strict=True):
             if sign == "and":
                 found = self.truth(found) & self.truth(value)
@@ -204,25 +204,25 @@ class _Evaluation:
                 found = self.calculated(sign, found, value)
         return found
 
-    def calculated(self, sign: str, left: _Any, right: _Any) -> Any:
+    def calculated(self, sign: str, left: Operand, right: Operand) -> float | pd.Series:
         """Return a sum, difference, product or ratio; what is not finite is missing."""
         one, two = self.numbers(left), self.numbers(right)
         if isinstance(one, float) and isinstance(two, float):
             try:
-                found = ARITHMETIC[sign](one, two)
+                found: float = ARITHMETIC[sign](one, two)
             except ZeroDivisionError:
                 found = float("inf")
             if abs(found) < float("inf"):
                 return found
             self.refuse("it computes a number that is not finite", "correct it")
-        values = ARITHMETIC[sign](one, two)
+        values: pd.Series = ARITHMETIC[sign](one, two)
         return values.mask(~(values.abs() < float("inf")).fillna(False))
 
     def condition(self, found: pd.Series) -> pd.Series:
         """Return truth that may be unknown."""
         return found.astype("boolean")
 
-    def chain(self, signs: tuple[str, ...], values: list[_Any]) -> pd.Series:
+    def chain(self, signs: tuple[str, ...], values: list[Operand]) -> pd.Series:
         """Return where all comparisons of a chain hold."""
         found = [self.compared(*part) for part in zip(values, signs, values[1:], strict=False)]
         result = found[0]
@@ -230,7 +230,7 @@ class _Evaluation:
             result = result & one
         return result
 
-    def compared(self, left: _Any, sign: str, right: _Any) -> pd.Series:
+    def compared(self, left: Operand, sign: str, right: Operand) -> pd.Series:
         """Return where a comparison holds; NA where a value is missing."""
         if isinstance(right, tuple):
             return self.member(left, sign, right)
@@ -250,7 +250,7 @@ class _Evaluation:
             self.refuse("it compares two numbers", f"compare a column with one; there are {self.names()}")
         return self.condition(COMPARISONS[sign](one, two))
 
-    def compared_text(self, left: _Any, sign: str, right: _Any) -> pd.Series:
+    def compared_text(self, left: Operand, sign: str, right: Operand) -> pd.Series:
         """Compare a column with a text, or two columns of text; of texts only dates have an order."""
         is_equality = sign in ("==", "!=")
         text = self.text(left, [right] if isinstance(right, str) and is_equality else ())
@@ -263,7 +263,7 @@ class _Evaluation:
                 self.refuse("texts have no order, but for dates (2024-05-31)", "compare them by ==, != and in")
         return self.condition(COMPARISONS[sign](text, other))
 
-    def member(self, left: _Any, sign: str, values: tuple[Any, ...]) -> pd.Series:
+    def member(self, left: Operand, sign: str, values: tuple[float, ...] | tuple[str, ...]) -> pd.Series:
         """Return where a value is in a list; == and != with a list mean the same, as in pandas."""
         if sign not in ("in", "not in", "==", "!="):
             self.refuse("a list has no order", "use in and not in")

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
 from popatlas.registration.cohort_gate import stand_apart
+from popatlas.settings import Content
 
 TABLE = "cohort/remarks.tsv"
 COLUMNS = ["scan", "stage", "remark"]
 
 
-def remarks(said: Iterable[tuple[str, str, str]], gates: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def remarks(said: Iterable[tuple[str, str, str]], gates: Mapping[str, Content]) -> pd.DataFrame:
     """Return what has to be said of scans.
 
     Parameters

@@ -103,7 +103,7 @@ def _query_reasons(people: pd.DataFrame, query: str) -> tuple[dict[str, str], li
     notes = [f"cohort.query: {note}" for note in found.notes]
     if found.unknown:
         names = first_few(
-            f"{scan.rsplit('/', 1)[-1]} ({', '.join(lacks) or 'no number'})" for scan, lacks in found.unknown.items()
+            f"{str(scan).rsplit('/', 1)[-1]} ({', '.join(lacks) or 'no number'})" for scan, lacks in found.unknown.items()
         )
         notes.append(f"cohort.query: {len(found.unknown)} scan(s) lack what it asks for and are not selected: {names}")
     if not found.chosen.any():

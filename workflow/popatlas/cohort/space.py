@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from popatlas.diskspace import existing, free_bytes, remedy_for, temporary_folder
 from popatlas.errors import InputError
@@ -21,7 +22,7 @@ VOLUMES_OF_A_JOB = 4
 VOXEL_BYTES = 4
 
 
-def megavoxels(row: Any, config: Config) -> float:
+def megavoxels(row: Mapping[Hashable, str], config: Config) -> float:
     """Return the size of a scan on the isotropic grid, millions of voxels, from its row of the index."""
     shape = [int(n) for n in row["shape"].split("x")[:3]]
     spacing = [float(value) for value in row["spacing_mm"].split("x")[:3]]

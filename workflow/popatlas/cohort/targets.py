@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -33,6 +32,7 @@ from popatlas.errors import ConfigError
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.settings import BY_PATCHES
 from popatlas.images.io import sha256, write_if_changed
+from popatlas.settings import Content
 
 # network -> section of the configuration, what it does not learn from, and what training leaves behind
 SECTIONS = {"trust": "dataparams", "segmenter": "segmenter"}
@@ -83,13 +83,13 @@ def wanted_networks(config: Config) -> list[str]:
     return [name for name in SECTIONS if wanted[name]]
 
 
-def training_settings(config: Config, name: str) -> dict[str, Any]:
+def training_settings(config: Config, name: str) -> Content:
     """Return the settings that the training of a network depends on."""
     section = config.content["fuse"][SECTIONS[name]]
     return {key: value for key, value in section.items() if key not in NOT_LEARNED[name]}
 
 
-def fusion_settings(config: Config, method: str) -> dict[str, Any]:
+def fusion_settings(config: Config, method: str) -> dict[str, object]:
     """Return the settings of `fuse` that the labels of a method depend on, so that no other key repeats its jobs."""
     fuse = config.content["fuse"]
     used = {key: fuse[key] for key in ("ties", "select")}
@@ -199,7 +199,7 @@ def _training(name: str, version: str, targets: pd.DataFrame, out_dir: Path) -> 
     return Training(name, version, training.scans, trained)
 
 
-def _is_same(written: Drawn, request: Mapping[str, Any], files: Mapping[str, list[str]], index: pd.DataFrame) -> bool:
+def _is_same(written: Drawn, request: Mapping[str, object], files: Mapping[str, list[str]], index: pd.DataFrame) -> bool:
     """Tell whether nothing that a network was trained with has changed; targets and atlases that are gone do not count."""
     rows, made_of, good = written.rows(), written.note, index[index["state"] == "ok"]
     now = dict(zip(good["scan"], good["sha256"], strict=True))
@@ -218,7 +218,7 @@ def atlas_files(index: pd.DataFrame, atlases: pd.DataFrame) -> dict[str, list[st
     return {atlas: [images[atlas], sha256(dseg)] for atlas, dseg in atlases[["atlas", "dseg"]].to_numpy().tolist()}
 
 
-def label_request(config: Config, out_dir: Path) -> dict[str, Any]:
+def label_request(config: Config, out_dir: Path) -> dict[str, object]:
     """Return what the candidates of all targets depend on, beside the files of the atlases."""
     through = config.fuse.through
     return {
@@ -229,7 +229,7 @@ def label_request(config: Config, out_dir: Path) -> dict[str, Any]:
     }
 
 
-def fusion_request(config: Config, method: str) -> dict[str, Any]:
+def fusion_request(config: Config, method: str) -> dict[str, object]:
     """Return what the labels of a method depend on, beside the candidates."""
     trained = {"trained": training_settings(config, "trust")} if method == "dataparams" else {}
     return {"method": method, **fusion_settings(config, method), **trained}

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 from popatlas.errors import PopatlasError
 
@@ -64,7 +64,7 @@ class _Renamed:
         """Write a text with the path replaced."""
         return self.stream.write(text.replace(self.path, self.instead))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
 
 
