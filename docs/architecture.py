@@ -1,4 +1,4 @@
-"""The packages from top to bottom: their table, and the pages of the API reference.
+"""The packages from top to bottom: their table, their picture, and the pages of the API reference.
 
 The order is that of pyproject.toml, which a test holds the imports to; what each is for is the first line of its docstring.
 """
@@ -10,9 +10,20 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from xml.sax.saxutils import escape
+
+import grimp
+from docs.drawing import draw, reduced
+
+from popatlas.interfaces import INTERFACES
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "workflow" / "popatlas"
+RULE = re.compile(
+    r"^(?P<indent> *)(?:rule (?P<name>\w+):|use rule (?P<parent>\w+) as (?P<heir>\w+) with:)\n"
+    r"(?P<body>(?:(?P=indent) +.*\n|\n)*)",
+    re.MULTILINE,
+)
 
 
 def layers() -> tuple[str, ...]:
@@ -54,12 +65,62 @@ def api_pages() -> Iterator[tuple[str, str]]:
     for name in packages():
         yield f"api/{name}", f"# popatlas.{name}\n\n::: popatlas.{name}\n"
     parts = [f"::: popatlas.{name}\n    options: {{show_root_heading: true, heading_level: 2}}\n" for name in modules()]
-    yield "api/modules", "# Modules\n\nSingle modules, which all packages may use.\n\n" + "\n".join(parts)
+    yield "api/modules", "# Modules\n\nSingle modules, which belong to no package.\n\n" + "\n".join(parts)
+
+
+def rule_table() -> str:
+    """Return the table of all rules: the step of each, and what it does."""
+    rows = [f"| `{name}` | {step_of(step)} | {meaning} |" for name, step, meaning in rules()]
+    return "\n".join(["| rule | step | what it does |", "|---|---|---|", *rows]) + "\n"
+
+
+def rules() -> Iterator[tuple[str, str, str]]:
+    """Yield name, step and first line of each rule that makes something, as the Snakefile includes them."""
+    steps: dict[str, str] = {}
+    included = re.findall(r'include: "(.+)"', (ROOT / "Snakefile").read_text(encoding="utf-8"))
+    for place in included:
+        text = (ROOT / place).read_text(encoding="utf-8")
+        for match in re.finditer(RULE, text):
+            name, parent = match["name"] or match["heir"], match["parent"]
+            found = re.search(r"popatlas step (\w+)", match["body"])
+            steps[name] = found[1] if found else steps.get(parent, "")
+            if steps[name]:
+                meaning = re.search(r'"""(.+?)"""', match["body"], re.DOTALL)
+                yield name, steps[name], escape(" ".join((meaning[1] if meaning else "").split()))
+
+
+def step_of(name: str) -> str:
+    """Return a link to a step in the reference."""
+    return f"[`{name}`][{INTERFACES[name]}.{name}]"
 
 
 def filled(page: str, name: str, content: str) -> str:
     """Return a page with new content between the marks `<!-- NAME: ... -->` and `<!-- end -->`."""
-    found = re.compile(rf"(<!-- {name}: [^>]* -->\n\n).*?(\n<!-- end -->)", re.DOTALL)
+    found = re.compile(rf"(<!-- {name}: [^>]* -->\n).*?(<!-- end -->)", re.DOTALL)
     if len(found.findall(page)) != 1:
         raise ValueError(f"no place for {name}")
-    return found.sub(lambda marks: f"{marks[1]}{content}{marks[2]}", page)
+    return found.sub(lambda marks: f"{marks[1]}\n{content}\n{marks[2]}", page)
+
+
+def imports() -> dict[str, set[str]]:
+    """Return the packages that each package imports, also within functions and for types."""
+    graph = grimp.build_graph("popatlas", cache_dir=None)
+    found: dict[str, set[str]] = {name: set() for name in packages()}
+    for name in packages():
+        inside = {f"popatlas.{name}", *graph.find_descendants(f"popatlas.{name}")}
+        for module in inside:
+            for target in graph.find_modules_directly_imported_by(module):
+                layer = f"{target}.".split(".")[1]
+                if layer in found and layer != name:
+                    found[name].add(layer)
+    return found
+
+
+def picture() -> str:
+    """Return the picture of the packages, made from the imports."""
+    return draw(
+        reduced(imports()),
+        modules(),
+        "An arrow: imports. Arrows that follow from others are left out.",
+        "Single modules, which belong to no package",
+    )

@@ -18,7 +18,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
-from architecture import api_pages  # noqa: E402
+from architecture import api_pages, filled, layer_table, picture, rule_table  # noqa: E402
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
@@ -196,6 +196,10 @@ def main() -> None:
         *api_pages(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)
+    page = DOCS / "developers" / "architecture.md"
+    text = filled(page.read_text(encoding="utf-8"), "layers", layer_table())
+    write_if_changed(page, filled(text, "rules", rule_table()))
+    write_if_changed(DOCS / "images" / "packages.svg", picture())
     for name, metrics in (("metrics", METRICS), ("fusion-bench", BENCH_METRICS)):
         schema = schema_path(name)
         write_if_changed(schema, with_metrics(schema.read_text(encoding="utf-8"), metrics))

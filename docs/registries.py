@@ -80,8 +80,9 @@ def engines() -> str:
     """Return the page of the registration engines."""
     lines = [
         "# Registration engines\n",
-        "The deformable stage of a registration: `register.engine`, and the engines of `register.ladder`. The options below "
-        "are those of a schedule in `register.presets`. [Register](../stages/register.md) tells when to use which engine.\n",
+        "The deformable stage of a registration: `register.engine`, and the engines of `register.fallback`. The options "
+        "below are those of a schedule in `register.presets`. [Register](../stages/register.md) tells when to use which "
+        "engine.\n",
     ]
     for name, engine in ENGINES.items():
         lines += section(name, engine, docstring(f"{engine.code.split(':')[0].rsplit('.', 1)[0]}.core"))

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docs.architecture import api_pages, layers, packages
+from docs.architecture import api_pages, imports, layer_table, layers, modules, packages, picture, reduced, rule_table
 
 from popatlas.fusion.methods import METHODS
 from popatlas.networks.architectures import ARCHITECTURES
@@ -67,6 +67,19 @@ def test_the_reference_has_all_packages():
     for place, text in pages.items():
         assert text in (DOCS / f"{place}.md").read_text(), "run docs/generate.py"
         assert f"{place}.md" in (DOCS.parent / "mkdocs.yml").read_text(), f"{place}.md is not in the navigation"
+
+
+def test_the_page_of_the_architecture_is_made_of_the_code_as_it_is():
+    page = (DOCS / "developers" / "architecture.md").read_text()
+    assert layer_table() in page and rule_table() in page, "run docs/generate.py"
+    drawn = (DOCS / "images" / "packages.svg").read_text()
+    assert drawn == picture(), "run docs/generate.py"
+    assert {name for name in re.findall(r">(\w+)</text>", drawn)} == {*packages(), *modules()}
+    assert drawn.count("<path marker-end") == len(reduced(imports()))
+
+
+def test_what_follows_from_other_imports_is_not_drawn():
+    assert reduced({"a": {"b", "c", "d"}, "b": {"c"}, "c": {"d"}}) == [("a", "b"), ("b", "c"), ("c", "d")]
 
 
 def test_the_examples_of_frames_and_units_give_what_they_show():
