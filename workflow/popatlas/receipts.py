@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from popatlas.errors import InputError
 from popatlas.images.io import PathLike, read_json, sha256, write_json
+from popatlas.settings import Content
 
 FOLDER = "cohort/receipts"
 ATTEMPT = "cohort/attempt"  # which attempt of the study the jobs belong to; a failure counts in its own attempt
 DIGITS = 16
+Made = tuple[int, str]  # bytes and SHA-256 of a file
 
 
 def read_attempt(out_dir: Path = Path()) -> str:
@@ -30,7 +31,7 @@ def read_attempt(out_dir: Path = Path()) -> str:
         return ""
 
 
-def fingerprint(content: Any) -> str:
+def fingerprint(content: object) -> str:
     """Return `DIGITS` hexadecimal digits of a hash over JSON-ready content."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
@@ -46,23 +47,23 @@ class Receipt:
     inputs : dict
         Path, as the job was given it, to SHA-256.
     outputs : dict
-        Path to [bytes, SHA-256].
+        Path to (bytes, SHA-256).
     facts : dict
         What else is worth knowing.
     """
 
     made_of: str
     inputs: dict[str, str] = field(default_factory=dict)
-    outputs: dict[str, list[Any]] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Made] = field(default_factory=dict)
+    facts: Content = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, made_of: str, inputs: Mapping[str, str], outputs: Iterable[PathLike], facts: Mapping[str, Any] | None = None
+        cls, made_of: str, inputs: Mapping[str, str], outputs: Iterable[PathLike], facts: Content | None = None
     ) -> Receipt:
         """Return the receipt of files that have just been made; those that are missing are left out."""
         there = [path for path in map(str, outputs) if Path(path).is_file()]
-        made = {path: [Path(path).stat().st_size, sha256(path)] for path in dict.fromkeys(there)}
+        made = {path: (Path(path).stat().st_size, sha256(path)) for path in dict.fromkeys(there)}
         return cls(made_of, dict(inputs), made, dict(facts or {}))
 
     def write(self, path: PathLike) -> None:
@@ -78,16 +79,18 @@ class Receipt:
             good = isinstance(found.made_of, str) and all(
                 isinstance(part, dict) for part in (found.inputs, found.outputs, found.facts)
             )
-            return found if good and all(_is_made(entry) for entry in found.outputs.values()) else None
+            if not good or not all(_is_made(entry) for entry in found.outputs.values()):
+                return None
+            return replace(found, outputs={file: (size, digest) for file, (size, digest) in found.outputs.items()})
         except (InputError, TypeError):
             return None
 
 
-def _is_made(entry: Any) -> bool:
+def _is_made(entry: object) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], int) and isinstance(entry[1], str)
 
 
-def is_current(path: Path, settings: Mapping[str, Any], files: Iterable[Path], inputs: Iterable[Path]) -> bool:
+def is_current(path: Path, settings: Mapping[str, object], files: Iterable[Path], inputs: Iterable[Path]) -> bool:
     """Tell whether the files of one scan in a batch are as their receipt says, made with these settings from these inputs.
 
     Files that are older than an input do not count either.

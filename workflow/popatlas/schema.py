@@ -12,6 +12,7 @@ from popatlas.settings import Content, suggest
 
 if TYPE_CHECKING:
     from jsonschema import ValidationError
+    from jsonschema.protocols import Validator
 
 SCALARS = {"string", "number", "integer", "boolean", "null"}
 
@@ -68,13 +69,13 @@ def _either(kinds: list[Content]) -> Content:
     return {"anyOf": kinds}
 
 
-def schema_problems(schema: Mapping[str, Any], content: Any) -> list[str]:
+def schema_problems(schema: Content, content: Any) -> list[str]:
     """Return one readable line for each thing in which content differs from a schema, by place."""
     errors = _validator(schema).iter_errors(content)
     return [explain(error) for error in sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])]
 
 
-def _validator(schema: Mapping[str, Any]) -> Any:
+def _validator(schema: Content) -> Validator:
     """Return a validator for which 3.0 is no whole number, since loops cannot count to it, nor 1 the same as true."""
     from jsonschema import Draft202012Validator, validators
 
@@ -82,10 +83,11 @@ def _validator(schema: Mapping[str, Any]) -> Any:
     kind = validators.extend(  # type: ignore[no-untyped-call]
         Draft202012Validator, {"enum": _one_of}, type_checker=types
     )
-    return kind(schema)
+    made: Validator = kind(schema)
+    return made
 
 
-def _one_of(validator: Any, values: list[Any], instance: Any, schema: Mapping[str, Any]) -> Iterator[ValidationError]:
+def _one_of(validator: Validator, values: list[object], instance: object, schema: Content) -> Iterator[ValidationError]:
     from jsonschema import ValidationError
 
     if not any(instance == value and type(instance) is type(value) for value in values):
@@ -95,7 +97,7 @@ def _one_of(validator: Any, values: list[Any], instance: Any, schema: Mapping[st
 def explain(error: ValidationError) -> str:
     """Return one readable line for an error of JSON Schema."""
     where = ".".join(str(part) for part in error.absolute_path) or "top level"
-    schema: Mapping[str, Any] = error.schema if isinstance(error.schema, Mapping) else {}
+    schema: Content = dict(error.schema) if isinstance(error.schema, Mapping) else {}
     if error.validator == "additionalProperties":
         known = sorted(schema.get("properties", {}))
         given: Mapping[object, object] = error.instance  # type: ignore[assignment]
@@ -109,7 +111,7 @@ def explain(error: ValidationError) -> str:
     return f"{where}: {error.message}{hint}" + (f" ({meaning})" if meaning else "")
 
 
-def _type_hint(wanted: Any, found: Any) -> str:
+def _type_hint(wanted: Any, found: object) -> str:
     """Return what to write instead of a value of another type, empty when nobody knows."""
     kinds = {wanted} if isinstance(wanted, str) else set(wanted)
     if found is None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Kind = TypeVar("Kind")
 Content = dict[str, Any]  # nested mappings, lists and scalars, as YAML and JSON hold them
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+_ADAPTERS: dict[type[object], TypeAdapter[object]] = {}
 
 
 def option(default: Kind, description: str, **limits: Any) -> Kind:
@@ -75,7 +75,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
 
-def settings_from(kind: type[Kind], values: Mapping[str, Any], where: str) -> Kind:
+def settings_from(kind: type[Kind], values: Mapping[str, object], where: str) -> Kind:
     """Make settings of nested mappings: lists become tuples, mappings the dataclasses of their fields.
 
     Parameters
@@ -98,7 +98,7 @@ def settings_from(kind: type[Kind], values: Mapping[str, Any], where: str) -> Ki
         raise InputError(next(iter(told(kind, error, where))), remedy="correct the value") from error
 
 
-def find_faults(kind: type[Any], values: Mapping[str, Any], where: str = "") -> list[str]:
+def find_faults(kind: type[object], values: Mapping[str, object], where: str = "") -> list[str]:
     """Return one line for each value that a class of settings refuses; see `settings_from`."""
     try:
         _adapter(kind).validate_json(json.dumps(values, default=_plain))
@@ -107,13 +107,13 @@ def find_faults(kind: type[Any], values: Mapping[str, Any], where: str = "") -> 
     return []
 
 
-def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+def _adapter(kind: type[object]) -> TypeAdapter[object]:
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
 
 
-def as_content(found: Any) -> Any:
+def as_content(found: object) -> Any:
     """Return settings as nested mappings and lists, as files hold them."""
     if dataclasses.is_dataclass(found) and not isinstance(found, type):
         return {item.name: as_content(getattr(found, item.name)) for item in dataclasses.fields(found) if item.init}
@@ -122,7 +122,7 @@ def as_content(found: Any) -> Any:
     return [as_content(value) for value in found] if isinstance(found, tuple | list) else found
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return what JSON can hold of an object within settings."""
     if dataclasses.is_dataclass(value):
         return as_content(value)
@@ -131,7 +131,7 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} cannot be an option")
 
 
-def told(kind: type[Any], error: ValidationError, where: str = "") -> Iterator[str]:
+def told(kind: type[object], error: ValidationError, where: str = "") -> Iterator[str]:
     """Yield one readable line for each thing that pydantic refuses."""
     for found in error.errors(include_url=False):
         place = ".".join(part for part in (where, *map(str, found["loc"])) if part)
@@ -157,7 +157,7 @@ def _known(kind: type[Any], loc: Sequence[int | str]) -> list[str]:
     return [item.name for item in dataclasses.fields(kind)]
 
 
-def merge(base: Content, user: Mapping[str, Any]) -> Content:
+def merge(base: Content, user: Mapping[str, object]) -> Content:
     """Return `base` with the user's values laid over it, section by section."""
     merged = copy.deepcopy(base)
     for key, value in user.items():
@@ -168,7 +168,7 @@ def merge(base: Content, user: Mapping[str, Any]) -> Content:
     return merged
 
 
-def not_finite(value: Any, where: str = "") -> Iterator[str]:
+def not_finite(value: object, where: str = "") -> Iterator[str]:
     """Yield a line for each number that is NaN or infinite, with its place: YAML has them, and NaN passes a schema."""
     if isinstance(value, float) and not math.isfinite(value):
         yield f"{where}: {value} is not a finite number"

@@ -103,10 +103,10 @@ def _composed(loader: yaml.SafeLoader) -> yaml.Node | None:
     """Return the nodes of the only document; its depth is bounded while it is read."""
     depth, compose = 0, loader.compose_node
 
-    def bounded(parent: Any, index: Any) -> Any:
+    def bounded(parent: yaml.Node | None, index: int) -> yaml.Node | None:
         nonlocal depth
         depth += 1
-        if depth > DEEPEST:
+        if parent is not None and depth > DEEPEST:
             raise _too_deep(parent)
         node = compose(parent, index)
         depth -= 1

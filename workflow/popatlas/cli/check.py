@@ -9,9 +9,9 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from popatlas.cli.arguments import given_path
+from popatlas.cli.arguments import Subparsers, given_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ MOST_CHOICES = 20  # reasons of choices that are shown
 MINUTES_PER_MEGAVOXEL = 2.0
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `check`."""
     parser = subparsers.add_parser(
         "check",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
+from popatlas.cli.arguments import Subparsers
 from popatlas.config.sections import Config
 from popatlas.fusion.methods import METHODS
 from popatlas.study.bench import CONFIG, bench_config
@@ -14,7 +14,7 @@ SLOW = "jlfants"  # the same method as jlf, by ANTs: for comparison
 RESULTS = (("scores", "group/fusion-bench.tsv"), ("page", "report/fusion.html"))
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `fuse` and what it does."""
     from popatlas.cli.run import add_run_arguments
     from popatlas.cli.snake import add_study_arguments

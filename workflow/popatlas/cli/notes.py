@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from popatlas.config.sections import Config
 
@@ -42,7 +42,7 @@ def opening_notes(config: Config, config_file: Path) -> list[str]:
     return lines
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def changes(before: Mapping[str, object], after: Mapping[str, object], prefix: str = "") -> Iterator[str]:
     """Yield a line for each setting that two configurations do not share."""
     for key in dict.fromkeys([*before, *after]):
         one, other = before.get(key), after.get(key)
@@ -54,7 +54,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "
             yield f"{prefix}{key}: {_short(one)} -> {_short(other)}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
@@ -212,6 +212,6 @@ def resolution(config: Config, index: pd.DataFrame) -> Iterator[str]:
         yield f"images of {usual:g} mm were brought to voxels of {grid:g} mm (preprocess.resolution_mm)"
 
 
-def _names(scans: Any) -> str:
+def _names(scans: Iterable[object]) -> str:
     names = sorted(str(scan).rsplit("/", 1)[-1] for scan in scans)
     return f"{', '.join(names[:NAMED])}{f' ... ({len(names)})' if len(names) > NAMED else ''}"

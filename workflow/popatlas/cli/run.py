@@ -12,8 +12,8 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from popatlas.cli.arguments import Subparsers
 from popatlas.config.sections import Config
 
 # parts of the pipeline (Study.parts) that lead to each goal of a run
@@ -27,7 +27,7 @@ PASSES = {
 Results = tuple[tuple[str, str], ...]  # what is named after a run: name, and file in OUT_DIR
 
 
-def add_parser(subparsers: Any) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `run`."""
     from popatlas.cli.snake import add_study_arguments
 

@@ -7,13 +7,19 @@ import json
 import math
 import socket
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from popatlas.cli.arguments import Subparsers
 from popatlas.errors import InputError
 from popatlas.failures import foreseen
 from popatlas.interfaces import STEPS, load_interface
 from popatlas.renamed import with_options_of_today
+
+if TYPE_CHECKING:
+    from popatlas.interfaces.base import PopatlasInterface
+
+Converter = Callable[[str], object]  # of an option
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -53,7 +59,7 @@ def refused(error: Exception) -> InputError | None:
     return InputError(" ".join(str(error).split()), remedy="correct the option; see the step with --help")
 
 
-def parse_traits(interface: Any, options: list[str]) -> dict[str, Any]:
+def parse_traits(interface: type[PopatlasInterface], options: list[str]) -> dict[str, object]:
     """Turn command-line options into trait values.
 
     Parameters
@@ -90,12 +96,12 @@ def parse_traits(interface: Any, options: list[str]) -> dict[str, Any]:
     return vars(parser.parse_args(with_options_of_today(options)))
 
 
-def _kind(trait: Any) -> tuple[Any, bool]:
+def _kind(trait: Any) -> tuple[Converter, bool]:
     """Return the converter of a trait's values and whether it takes several."""
     handler = type(trait.handler if trait.handler is not None else trait.trait_type).__name__
     if "List" in handler or "MultiObject" in handler:
         return _kind(trait.inner_traits[0])[0], True
-    converters: dict[str, Any] = {"Int": int, "Float": _finite, "Bool": _boolean, "Dict": json.loads}
+    converters: dict[str, Converter] = {"Int": int, "Float": _finite, "Bool": _boolean, "Dict": json.loads}
     return converters.get(handler.removeprefix("Base").removeprefix("Traited"), str), False
 
 
