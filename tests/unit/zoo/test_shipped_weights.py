@@ -29,7 +29,7 @@ from popatlas.zoo.store import load_weights
 SHIPPED = read_lock(shipped=True)
 DOCS = Path(__file__).parents[3] / "docs"
 EACH = pytest.mark.parametrize("entry", SHIPPED, ids=lambda entry: entry.name)
-LARGEST = 20e6  # bytes of all files, which every user installs
+LARGEST = 10e6  # bytes of all files, which every user installs
 LEFT = {"brain-t1w": 0.75, "brain-contrast": 0.95, "brain-t1w-2d": 0.6}  # share of the error that may stay
 
 

@@ -16,7 +16,7 @@ from popatlas.training.recipe import load_recipe
 from popatlas.training.train import contract_of
 from popatlas.zoo import lock
 from popatlas.zoo.lock import read_lock, read_locks, write_lock
-from popatlas.zoo.store import add_weights, find_weights, load_weights
+from popatlas.zoo.store import add_half, add_weights, find_weights, load_weights
 from tests.unit.zoo.locked import TOLD, folder, relock, trained
 from tests.zoo import CONTRACT_2D, FACTS, SCORE
 
@@ -255,3 +255,14 @@ def test_weights_that_are_not_finite_are_refused(folder):
     save_registration_network(net, folder / "nan.safetensors", {})
     with pytest.raises(InputError, match=r"1 tensors are not finite, the first one is head\.flow\.bias"):
         add_weights(folder / "nan.safetensors", TOLD)
+
+
+def test_half_of_the_digits_are_stored_and_none_is_computed_with(folder):
+    trained(folder / "a.safetensors")
+    whole = add_weights(folder / "a.safetensors", TOLD)
+    half = add_half(folder / "a.safetensors", replace(TOLD, name="half"))
+    assert half.bytes < 0.75 * whole.bytes and half.training == whole.training
+    loaded, entry = load_weights("half")
+    assert entry == half and {value.dtype for value in loaded.state_dict().values()} == {torch.float32}
+    for name, value in load_weights(whole.name)[0].state_dict().items():
+        assert torch.allclose(loaded.state_dict()[name], value, rtol=1e-3, atol=1e-6)

@@ -69,6 +69,7 @@ def _add_add(actions: Subparsers) -> None:
         "--contract", type=given_path, metavar="YAML", help="images that it expects, as in `weights show`: input"
     )
     added.add_argument("--trained-on", metavar="TEXT", help="training data in words")
+    added.add_argument("--half", action="store_true", help="store float16: half of the space; measure the scores")
     added.add_argument("--shipped", action="store_true", help="into the package, for its maintainers")
 
 
@@ -142,7 +143,7 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace) -> int:
     from popatlas.zoo.metadata import TrainingFacts
-    from popatlas.zoo.store import Description, add_weights
+    from popatlas.zoo.store import Description, add_half, add_weights
 
     told = Description(
         name=args.name,
@@ -155,7 +156,8 @@ def _add(args: argparse.Namespace) -> int:
         training=None if args.trained_on is None else TrainingFacts(args.trained_on),
         transform=args.transform,
     )
-    return _added(add_weights(args.file, told, shipped=args.shipped))
+    add = add_half if args.half else add_weights
+    return _added(add(args.file, told, shipped=args.shipped))
 
 
 def _read_contract(path: Path) -> InputContract:

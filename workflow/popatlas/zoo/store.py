@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from popatlas.errors import InputError, SetupError
 from popatlas.images.io import PathLike, atomic_path, sha256
-from popatlas.networks.registration import RegistrationNetwork, load_registration_network
+from popatlas.networks.registration import (
+    RegistrationNetwork,
+    load_registration_network,
+    save_registration_network,
+)
 from popatlas.zoo.lock import Entry, check_lock, content_of, one_at_a_time, read_lock, read_locks, weights_folder, write_lock
 from popatlas.zoo.memory import memory_of
 from popatlas.zoo.metadata import (
@@ -115,7 +120,7 @@ def _load(entry: Entry) -> RegistrationNetwork:
         if value != (wanted := getattr(entry, key)):
             message = f"the file of the weights {entry.name} has {key} {value}, the lock file says {wanted}"
             raise SetupError(message, file=entry.path, remedy="correct the lock file, or add the weights again: " + ADD)
-    return net
+    return net.float()  # a file may hold half of the digits, which nothing is computed with
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,15 @@ class Description:
     transform: str | None = None
 
 
+def add_half(file: PathLike, told: Description, *, shipped: bool = False) -> Entry:
+    """Copy weights into the zoo as float16, in half of the space; see `add_weights`."""
+    with tempfile.TemporaryDirectory(prefix="popatlas-weights-") as folder:
+        net, texts = load_registration_network(file)
+        path = Path(folder) / Path(file).name
+        save_registration_network(net.half(), path, texts)
+        return add_weights(path, told, shipped=shipped)
+
+
 def add_weights(file: PathLike, told: Description, *, shipped: bool = False) -> Entry:
     """Copy weights into the zoo and lock them.
 
@@ -173,6 +187,7 @@ def add_weights(file: PathLike, told: Description, *, shipped: bool = False) -> 
     path = Path(file)
     _check_free(told.name, shipped, path)
     net, texts = load_registration_network(path)
+    net.float()
     _check_finite(net, path)
     contract, training, scores = _facts(texts, told, path)
     if contract.ndim != net.ndim or contract.multiple % net.stride:
