@@ -13,7 +13,7 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.grid import Grid
-from popatlas.images.io import load_image
+from popatlas.images.io import PathLike, load_image
 from popatlas.images.place import read_mask_on
 from popatlas.images.scan import Scan
 
@@ -42,7 +42,7 @@ class Pair:
         )
 
 
-def load_pair(fixed: str, fixed_mask: str, moving: str, moving_mask: str, subject: str = "") -> Pair:
+def load_pair(fixed: PathLike, fixed_mask: PathLike, moving: PathLike, moving_mask: PathLike, subject: str = "") -> Pair:
     """Read four files.
 
     Raises
@@ -55,7 +55,7 @@ def load_pair(fixed: str, fixed_mask: str, moving: str, moving_mask: str, subjec
     for path, mask_path in ((fixed, fixed_mask), (moving, moving_mask)):
         _check_finite(path, subject)
         inside = read_mask_on(mask_path, path, subject, names=(f"image {path}", "mask")).data
-        image = ants.image_read(path)
+        image = ants.image_read(str(path))
         if image.max() <= image.min():
             remedy = "check the skull stripping"
             raise InputError("image is empty: all voxels are equal", file=path, subject=subject, remedy=remedy)
@@ -68,7 +68,7 @@ def _tensor(image: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.numpy(), dtype=np.float32))[None, None]
 
 
-def _check_finite(path: str, subject: str) -> None:
+def _check_finite(path: PathLike, subject: str) -> None:
     """Refuse values that are not finite as they are in the file: ANTs reads NaN as 0."""
     if not np.isfinite(np.asarray(load_image(path).dataobj)).all():
         message = "the image has voxels that are not finite"

@@ -31,6 +31,29 @@ def find_engine(name: str) -> Engine:
     return ENGINES[name]
 
 
+def shipped_attempt(
+    engine: str = "instance", preset: str = "default", start: str = "mass", linear: str = "affine", gpu: int = 0
+) -> Attempt:
+    """Return an attempt by a preset of the package; engines that need weights are planned by a configuration only.
+
+    Parameters
+    ----------
+    engine, preset : str
+        Keys of `ENGINES` and of the engine's presets.
+    start, linear, gpu
+        See `Attempt`.
+
+    Raises
+    ------
+    ConfigError
+        For an engine or a preset that does not exist.
+    """
+    presets = find_engine(engine).presets
+    if preset not in presets:
+        raise ConfigError(f"engine '{engine}' has no preset '{preset}'. Remedy: use one of {', '.join(presets)}")
+    return Attempt(start=start, linear=linear, engine=engine, settings=presets[preset], gpu=gpu)
+
+
 def planned_attempt(attempt: Mapping[str, Any], gpu: int = 0) -> Attempt:
     """Return a planned attempt from what the configuration resolved.
 
