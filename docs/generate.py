@@ -5,6 +5,7 @@ python docs/generate.py
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -173,6 +174,22 @@ def models() -> Iterator[tuple[str, str]]:
         yield f"models/{entry.name}", model_card(entry, count_parameters(load_weights(entry.name)[0]))
 
 
+def examples() -> str:
+    """Return the page of the examples: what each shows, and its code."""
+    lines = [
+        "# Examples\n",
+        "Short scripts on simulated brains; each takes seconds. Copy one, or run it where popatlas is installed, for "
+        "example `python docs/examples/register_two_files.py`. The comment at the end is the last line that it prints. The "
+        "tests run them all.\n",
+    ]
+    for path in sorted(DOCS.glob("examples/*.py")):
+        text = path.read_text(encoding="utf-8")
+        code = text.split('"""', 2)[2].strip()
+        lines += [f"## {path.stem.replace('_', ' ').capitalize()}\n", f"{ast.get_docstring(ast.parse(text))}\n"]
+        lines.append(f'```python title="docs/examples/{path.name}"\n{code}\n```\n')
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Write all pages and schemas; files that would not change are left alone."""
     for kind in KINDS:
@@ -185,6 +202,7 @@ def main() -> None:
         ("outputs", outputs()),
         ("recipes/index", recipes()),
         ("benchmarks", benchmarks()),
+        ("examples/index", examples()),
         ("reference/similarities", similarities()),
         ("reference/regularisers", regularisers()),
         ("reference/fusion-methods", fusion_methods()),
