@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from popatlas.errors import ConfigError
 from popatlas.settings import Content
@@ -14,7 +13,7 @@ KEYS = {("register", "ladder"): ("register", "fallback")}  # of the configuratio
 OPTIONS = {"--rung": "--attempt"}  # of `popatlas step`
 
 
-def with_keys_of_today(content: Mapping[str, Any]) -> Content:
+def with_keys_of_today(content: Mapping[str, object]) -> Content:
     """Return what a user wrote with keys of the configuration as they are called now.
 
     Raises

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import pandas as pd
 
@@ -20,7 +20,6 @@ from popatlas.cohort.select import selection_reasons, subject_name
 from popatlas.cohort.tree import Tree, read_tree
 from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_table, table_text, write_if_changed, write_table
-from popatlas.settings import Content
 
 if TYPE_CHECKING:
     from popatlas.config.sections import Cohort, Config
@@ -78,7 +77,24 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
     return index
 
 
-def _read_bids(root: Path, config: Config) -> tuple[list[Content], Listing]:
+class ScanRow(TypedDict):
+    """A scan before its images are opened: all that pass the filters, and why others do not, by suffix."""
+
+    scan: str
+    subject: str
+    session: str
+    role: str
+    state: str
+    reason: str
+    t1w: str
+    channels: str
+    runs: int
+    unused_runs: str
+    images: dict[str, list[str]]
+    filtered: dict[str, dict[str, str]]
+
+
+def _read_bids(root: Path, config: Config) -> tuple[list[ScanRow], Listing]:
     if not root.is_dir():
         raise InputError("the dataset does not exist", file=root, remedy="check bids_dir")
     folders = subject_folders(root)
@@ -105,7 +121,7 @@ def _read_bids(root: Path, config: Config) -> tuple[list[Content], Listing]:
     return rows, listing
 
 
-def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, rules: Rules, tree: Tree) -> Content:
+def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, rules: Rules, tree: Tree) -> ScanRow:
     """Return the row of a scan with all images that pass the filters; which one is taken is known once they are open."""
     name, visit = f"sub-{subject}", f"ses-{session}" if session else ""
     images: dict[str, list[str]] = {}
@@ -119,20 +135,21 @@ def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, rules
     left = filtered.get("T1w", {})
     if not images.get("T1w") and not left:
         return _unavailable(name, visit, "missing", tree.instead(name, visit))
-    row = _row(name, visit, runs=len(images.get("T1w", [])) + len(left)) | {"images": images, "filtered": filtered}
-    return row if images.get("T1w") else row | _not_filtered(rules, left)
+    row = _row(name, visit, runs=len(images.get("T1w", [])) + len(left))
+    state, reason = ("ok", "") if images.get("T1w") else _not_filtered(rules, left)
+    return {**row, "images": images, "filtered": filtered, "state": state, "reason": reason}
 
 
-def _not_filtered(rules: Rules, left: Mapping[str, str]) -> Content:
+def _not_filtered(rules: Rules, left: Mapping[str, str]) -> tuple[str, str]:
     """Return state and reason of a scan of which no T1w passes the filters."""
     wanted = rules.filters["T1w"]
     if all("(ses:" in why for why in left.values()):
-        return {"state": "excluded", "reason": f"not in cohort.filter ({filter_words(wanted)})"}
+        return "excluded", f"not in cohort.filter ({filter_words(wanted)})"
     detail = f"{filter_words(wanted)}; found {first_few(Path(path).name for path in left)}"
-    return {"state": "unavailable", "reason": Inspection("filter", detail).reason}
+    return "unavailable", Inspection("filter", detail).reason
 
 
-def _require_filtered(rows: Sequence[Content], rules: Rules) -> None:
+def _require_filtered(rows: Sequence[ScanRow], rules: Rules) -> None:
     """Raise ConfigError when the filters leave no T1w of any scan."""
     with_images = [row for row in rows if "images" in row]
     if with_images and not any(row["images"].get("T1w") for row in with_images):
@@ -141,7 +158,7 @@ def _require_filtered(rows: Sequence[Content], rules: Rules) -> None:
         raise ConfigError(f"cohort.filter ({wanted}) leaves no T1w image of any scan: {reason}")
 
 
-def _read_table_of_paths(source: Path, config: Config) -> tuple[list[Content], Listing]:
+def _read_table_of_paths(source: Path, config: Config) -> tuple[list[ScanRow], Listing]:
     table = read_path_table(source, config.cohort.channels)
     rows = []
     for record in table.scans.to_dict("records"):
@@ -153,7 +170,7 @@ def _read_table_of_paths(source: Path, config: Config) -> tuple[list[Content], L
     return rows, table.listing
 
 
-def external_atlases(config: Config) -> list[Content]:
+def external_atlases(config: Config) -> list[ScanRow]:
     """Return the rows of an external labelled set (`fuse.atlases` as TSV with columns atlas, t1w, dseg)."""
     source = config.fuse.atlases
     if not isinstance(source, str):
@@ -170,7 +187,7 @@ def _row(
     channels: Mapping[str, str] | None = None,
     runs: int = 1,
     role: str = "cohort",
-) -> Content:
+) -> ScanRow:
     named = {"T1w": t1w, **(channels or {})}
     return {
         "scan": scan_key(subject, session, role=role),
@@ -188,8 +205,8 @@ def _row(
     }
 
 
-def _unavailable(subject: str, session: str, code: str, detail: str = "") -> Content:
-    return _row(subject, session, runs=0) | {"state": "unavailable", "reason": Inspection(code, detail).reason}
+def _unavailable(subject: str, session: str, code: str, detail: str = "") -> ScanRow:
+    return {**_row(subject, session, runs=0), "state": "unavailable", "reason": Inspection(code, detail).reason}
 
 
 def read_former(out_dir: Path) -> pd.DataFrame:
