@@ -35,7 +35,7 @@ class Card:
 CARDS = {
     "brain-t1w": Card(
         use="Registers T1w brains of adults without skull after an affine, in about a second on one CPU thread; "
-        "`register.engine: network` uses it and goes on with some steps of the engine `instance`.",
+        "`register.engine: network` uses it and then refines by some steps of the engine `instance`.",
         limits="T1w only: it fails on any other contrast. Details below 2 mm are not seen. Lesions, resections, children "
         "and other scanners were not tried.",
         learnt="Local correlation of the images, smoothness, and the Dice of drawn labels. Its first 8,000 steps were not "

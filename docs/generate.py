@@ -109,10 +109,10 @@ def recipes() -> str:
     """Return the page of all recipes of the package."""
     lines = [
         "# Recipes\n",
-        "What a registration network is trained by: `popatlas train NAME OUT_DIR --table scans.tsv` "
+        "A recipe says how a registration network is trained: `popatlas train NAME OUT_DIR --table scans.tsv` "
         "([Training](../training.md)). `popatlas train NAME --show` prints a recipe with all of its keys, which "
-        "[Keys of a recipe](keys.md) explains. The pages tell "
-        "what the papers say, what they leave open or contradict, and what we chose.\n",
+        "[Keys of a recipe](keys.md) explains. The page of each recipe tells what the paper says, what it leaves open or "
+        "contradicts, and what we chose.\n",
         "| recipe | | network | parameters | losses | reference |",
         "|---|---|---|---|---|---|",
     ]

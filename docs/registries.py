@@ -34,7 +34,7 @@ def similarities() -> str:
     """Return the page of the similarities."""
     lines = [
         "# Similarities\n",
-        "What a registration compares by: `similarity` and its `options` in the schedules of the engines `instance`, "
+        "How well two images agree. `similarity` and `options` choose one, in the schedules of the engines `instance`, "
         "`network`, `unigradicon` and `ffd`, and in the loss of a recipe. Lower is better. $F$ and $M$ are the fixed and "
         "the moving image, $x$ voxels, $\\Omega$ the voxels that count.\n",
     ]
@@ -64,12 +64,12 @@ def fusion_methods() -> str:
     """Return the page of the fusion methods."""
     lines = [
         "# Fusion methods\n",
-        "How `fuse.methods` make labels of candidates: $L_n(x)$ is the label that atlas $n$ has at voxel $x$, $I_n$ its "
-        "image, $T$ the target. [Fuse](../stages/fuse.md) tells when to use which.\n",
+        "Each method of `fuse.methods` makes one label image of all candidates of a target. $L_n(x)$ is the label that "
+        "atlas $n$ has at voxel $x$, $I_n$ its image, $T$ the target. [Fuse](../stages/fuse.md) tells when to use which.\n",
     ]
     for name, entry in METHODS.items():
         lines += section(name, entry, inspect.getmodule(entry.load()))
-        lines.append("Looks at labels and images.\n" if entry.needs_images else "Looks at labels only.\n")
+        lines.append("It uses labels and images.\n" if entry.needs_images else "It uses labels only.\n")
         for number, place in enumerate(entry.sections):
             only = entry.options if number == 0 else ()
             lines += [f"Options, in `fuse.{place}`:\n", *options_table(SECTIONS[place], only)]
@@ -172,6 +172,7 @@ def explanation(docstring: str) -> str:
     """Return a docstring up to its first section, as Markdown; citations stand below it anyway."""
     text = re.split(r"\n\w[\w ]*\n---+\n", docstring)[0].removeprefix("Return ")
     text = re.sub(r":\w+:(`[^`]+`)", r"\1", text.replace("``", "`"))
+    text = re.sub(r"(?m)^\n?(`[^`]+`)\n    ", r"\n- \1: ", text)  # definition lists are no Markdown
     own = [part for part in text.strip().split("\n\n") if not re.search(r"\d{4};\d+(\(\d+\))?:\d+-\d+\. doi:\S+$", part)]
     first = own[0] if own[0].split(" ")[0].lower() != own[0].split(" ")[0] else own[0][:1].upper() + own[0][1:]
     return "\n\n".join([first, *own[1:]])
