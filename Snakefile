@@ -5,7 +5,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from popatlas.study.opening import begin
-from popatlas.study.rules import PARTS, SETTINGS, WILDCARDS, growing, option
+from popatlas.study.rules import PARTS, SETTINGS, WILDCARDS, growing
 from popatlas.failures import stopping
 from popatlas.paths import path_prefix
 
@@ -44,7 +44,7 @@ rule all:
     """Everything: per-scan results, group tables and the report."""
     default_target: True
     input:
-        study.targets("all"),
+        study.jobs.targets("all"),
 
 
 for part in PARTS:
@@ -54,4 +54,4 @@ for part in PARTS:
         name:
             part
         input:
-            study.targets(part),
+            study.jobs.targets(part),

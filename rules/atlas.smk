@@ -1,16 +1,16 @@
 rule make_reference:
     """Write the brain that gives the template its pose and grid (`build`: work/tpl-<label>/<version>)."""
     output:
-        **study.outputs("make_reference"),
+        **study.jobs.outputs("make_reference"),
     log:
-        study.log("make_reference"),
+        study.jobs.log("make_reference"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=10,
     params:
-        proof=study.proof("make_reference"),
+        proof=study.jobs.proof("make_reference"),
         resolution=study.config.preprocess.resolution_mm,
     shell:
         "popatlas step MakeReference --resolution_mm {params.resolution} --out_file {output.image:q} --out_mask"
@@ -21,7 +21,7 @@ rule align_to_reference:
     """Bring a member of the template rigidly into the pose of the reference."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "align_to_reference",
                 study.register.moving_brain,
                 fixed=f"{build}/reference_T1w.nii.gz",
@@ -29,16 +29,16 @@ rule align_to_reference:
             )
         ),
     output:
-        **study.outputs("align_to_reference"),
+        **study.jobs.outputs("align_to_reference"),
     log:
-        study.log("align_to_reference"),
+        study.jobs.log("align_to_reference"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=30,
     params:
-        proof=study.proof("align_to_reference"),
+        proof=study.jobs.proof("align_to_reference"),
         attempt=study.atlas.attempt(1),
         settings=SETTINGS,
     shell:
@@ -52,19 +52,21 @@ rule initialise_template:
     """Average the rigidly aligned members."""
     input:
         unpack(
-            study.asks("initialise_template", images=study.atlas.member_files(f"{build}/iter-0/{{scan}}_T1w.nii.gz"))
+            study.jobs.asks(
+                "initialise_template", images=study.atlas.member_files(f"{build}/iter-0/{{scan}}_T1w.nii.gz")
+            )
         ),
     output:
-        **study.outputs("initialise_template"),
+        **study.jobs.outputs("initialise_template"),
     log:
-        study.log("initialise_template"),
+        study.jobs.log("initialise_template"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=60,
     params:
-        proof=study.proof("initialise_template"),
+        proof=study.jobs.proof("initialise_template"),
     shell:
         "popatlas step InitialiseTemplate --in_images {input.images:q} --out_template {output.template:q} --out_mask"
         " {output.mask:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
@@ -74,12 +76,14 @@ rule register_member:
     """Register a member to the template of the iteration before."""
     input:
         unpack(
-            study.asks("register_member", study.atlas.fixed, study.atlas.iteration_inputs, study.register.moving_brain)
+            study.jobs.asks(
+                "register_member", study.atlas.fixed, study.atlas.iteration_inputs, study.register.moving_brain
+            )
         ),
     output:
-        **study.outputs("register_member"),
+        **study.jobs.outputs("register_member"),
     log:
-        study.log("register_member"),
+        study.jobs.log("register_member"),
     benchmark:
         "benchmarks/atlas/{scan}_iter-{iteration}.tsv"
     conda:
@@ -89,7 +93,7 @@ rule register_member:
         runtime=240,
         gpu=study.register.predicted_gpu,
     params:
-        proof=study.proof("register_member"),
+        proof=study.jobs.proof("register_member"),
         attempt=study.atlas.iteration_attempt,
         options=study.atlas.iteration_options,
     shell:
@@ -103,18 +107,18 @@ rule register_member:
 rule average_template:
     """Average the registered members and move the average to their mean shape."""
     input:
-        unpack(study.asks("average_template", study.atlas.averaged)),
+        unpack(study.jobs.asks("average_template", study.atlas.averaged)),
     output:
-        **study.outputs("average_template"),
+        **study.jobs.outputs("average_template"),
     log:
-        study.log("average_template"),
+        study.jobs.log("average_template"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(4000),
         runtime=120,
     params:
-        proof=study.proof("average_template"),
+        proof=study.jobs.proof("average_template"),
         shape=f"--shape_step {study.config.atlas.shape_step} --sharpen {study.config.atlas.sharpen}",
     shell:
         "popatlas step AverageTemplate --iteration {wildcards.iteration} --in_template {input.template:q} --in_mask"
@@ -126,18 +130,18 @@ rule average_template:
 rule publish_template:
     """Publish the last iteration, or an existing template, with description and convergence table."""
     input:
-        unpack(study.asks("publish_template", study.atlas.sources)),
+        unpack(study.jobs.asks("publish_template", study.atlas.sources)),
     output:
-        **study.outputs("publish_template"),
+        **study.jobs.outputs("publish_template"),
     log:
-        study.log("publish_template"),
+        study.jobs.log("publish_template"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1000),
         runtime=10,
     params:
-        proof=study.proof("publish_template"),
+        proof=study.jobs.proof("publish_template"),
         options=study.atlas.options,
     shell:
         "popatlas step DescribeTemplate {params.options} --out_template {output.template:q} --out_mask {output.mask:q}"

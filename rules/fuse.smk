@@ -4,7 +4,7 @@ if study.config.fuse.through == "direct":
         """Register one labelled atlas to one target."""
         input:
             unpack(
-                study.asks(
+                study.jobs.asks(
                     "register_atlas_to_target",
                     fixed="{scan}_desc-brain_T1w.nii.gz",
                     fixed_mask="{scan}_desc-brain_mask.nii.gz",
@@ -13,9 +13,9 @@ if study.config.fuse.through == "direct":
                 )
             ),
         output:
-            **study.outputs("register_atlas_to_target"),
+            **study.jobs.outputs("register_atlas_to_target"),
         log:
-            study.log("register_atlas_to_target"),
+            study.jobs.log("register_atlas_to_target"),
         benchmark:
             "benchmarks/fuse/{scan}_from/{atlas}.tsv"
         conda:
@@ -25,7 +25,7 @@ if study.config.fuse.through == "direct":
             runtime=240,
             gpu=study.register.gpu,
         params:
-            proof=study.proof("register_atlas_to_target"),
+            proof=study.jobs.proof("register_atlas_to_target"),
             attempt=study.register.attempt,
             settings=SETTINGS,
         shell:
@@ -40,19 +40,19 @@ rule propagate_labels:
     """Bring the labels and images of all atlases onto a target's grid, each with one interpolation."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "propagate_labels",
-                study.target_transforms,
+                study.fuse.target_transforms,
                 target="{scan}_desc-brain_T1w.nii.gz",
-                brains=study.atlas_brains,
-                warps=study.atlas_warps,
-                affines=study.atlas_affines,
+                brains=study.fuse.atlas_brains,
+                warps=study.fuse.atlas_warps,
+                affines=study.fuse.atlas_affines,
             )
         ),
     output:
-        **{name: temp(path) for name, path in study.outputs("propagate_labels").items()},
+        **{name: temp(path) for name, path in study.jobs.outputs("propagate_labels").items()},
     log:
-        study.log("propagate_labels"),
+        study.jobs.log("propagate_labels"),
     benchmark:
         "benchmarks/fuse/{scan}_propagate.tsv"
     conda:
@@ -61,9 +61,9 @@ rule propagate_labels:
         mem_mb=growing(3000),
         runtime=60,
     params:
-        proof=study.proof("propagate_labels"),
-        dsegs=study.atlas_labels,
-        target=study.target_options,
+        proof=study.jobs.proof("propagate_labels"),
+        dsegs=study.fuse.atlas_labels,
+        target=study.fuse.target_options,
     shell:
         "popatlas step PropagateLabels --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
         " --in_dsegs {params.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q} --in_affines"
@@ -75,18 +75,18 @@ rule fuse_labels:
     """Fuse the candidate labels of a target into one by a method; tell how sure it is and what each atlas counted."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "fuse_labels",
-                study.trust_inputs,
+                study.fuse.trust_inputs,
                 labels="work/fuse/{scan}_candidates_dseg.nii.gz",
                 images="work/fuse/{scan}_candidates_T1w.nii.gz",
                 target="{scan}_desc-brain_T1w.nii.gz",
             )
         ),
     output:
-        **study.outputs("fuse_labels"),
+        **study.jobs.outputs("fuse_labels"),
     log:
-        study.log("fuse_labels"),
+        study.jobs.log("fuse_labels"),
     benchmark:
         "benchmarks/fuse/{scan}_{method}.tsv"
     conda:
@@ -94,13 +94,13 @@ rule fuse_labels:
     resources:
         mem_mb=growing(4000),
         runtime=120,
-        gpu=study.fusion_gpu,
+        gpu=study.fuse.gpu,
     params:
-        proof=study.proof("fuse_labels"),
-        names=study.atlas_names,
-        settings=study.fusion_settings,
-        trust=study.trust_options,
-        maps=study.map_options,
+        proof=study.jobs.proof("fuse_labels"),
+        names=study.fuse.names,
+        settings=study.fuse.settings,
+        trust=study.fuse.trust_options,
+        maps=study.fuse.map_options,
     shell:
         "popatlas step FuseLabels --subject {wildcards.scan:q} --threads {threads} --method {wildcards.method}"
         " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q} --names"
@@ -111,19 +111,19 @@ rule fuse_labels:
 rule tabulate_trust:
     """Join the trust tables of all scans with the gates of their registrations, and draw them."""
     input:
-        unpack(study.asks("tabulate_trust", tables=study.scan_trust(), gates=study.trust_gates())),
+        unpack(study.jobs.asks("tabulate_trust", tables=study.fuse.scan_trust(), gates=study.fuse.trust_gates())),
     output:
-        **study.outputs("tabulate_trust"),
+        **study.jobs.outputs("tabulate_trust"),
     log:
-        study.log("tabulate_trust"),
+        study.jobs.log("tabulate_trust"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=60,
     params:
-        proof=study.proof("tabulate_trust"),
-        lists=study.trust_lists(),
+        proof=study.jobs.proof("tabulate_trust"),
+        lists=study.fuse.trust_lists(),
     shell:
         "popatlas step TabulateTrust --in_tables @{params.lists[0]} --in_gates @{params.lists[1]} --derivatives ."
         " --out_parquet {output.parquet:q} --out_tsv {output.tsv:q} --out_dictionary {output.dictionary:q} --out_figure"

@@ -4,18 +4,18 @@
 rule settle_ledger:
     """Write what became of each scan at each stage; the group rules read it."""
     input:
-        unpack(study.asks("settle_ledger", tables=study.measured_tables(), index="cohort/index.parquet")),
+        unpack(study.jobs.asks("settle_ledger", tables=study.measure.tables, index="cohort/index.parquet")),
     output:
-        **study.outputs("settle_ledger"),
+        **study.jobs.outputs("settle_ledger"),
     log:
-        study.log("settle_ledger"),
+        study.jobs.log("settle_ledger"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1000),
         runtime=10,
     params:
-        proof=study.proof("settle_ledger"),
+        proof=study.jobs.proof("settle_ledger"),
         config=SETTINGS,
     shell:
         "popatlas step SettleLedger --in_index {input.index:q} --derivatives . --config {params.config:q}"

@@ -2,19 +2,19 @@ rule measure_scan:
     """Measure a scan: volumes, overlap with reference labels, Jacobian, similarity, landmarks."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "measure_scan",
-                study.registered,
+                study.measure.registered,
                 mask="{scan}_desc-brain_mask.nii.gz",
                 brain="{scan}_desc-brain_T1w.nii.gz",
-                labels=study.fused_labels,
+                labels=study.fuse.labels,
                 names="cohort/label-names.tsv",
             )
         ),
     output:
-        **study.outputs("measure_scan"),
+        **study.jobs.outputs("measure_scan"),
     log:
-        study.log("measure_scan"),
+        study.jobs.log("measure_scan"),
     benchmark:
         "benchmarks/measure/{scan}_measure.tsv"
     conda:
@@ -23,10 +23,10 @@ rule measure_scan:
         mem_mb=growing(2500),
         runtime=60,
     params:
-        proof=study.proof("measure_scan"),
+        proof=study.jobs.proof("measure_scan"),
         template=study.template.column,
-        labels=study.label_options,
-        references=study.reference_options,
+        labels=study.fuse.label_options,
+        references=study.measure.reference_options,
         surface=study.config.measure.surface,
         min_voxels=study.config.measure.min_voxels,
     shell:
@@ -41,19 +41,19 @@ rule measure_scan:
 rule score_truth:
     """Score a simulated cohort against its true transforms, masks and mean anatomy."""
     input:
-        unpack(study.asks("score_truth", ledger="cohort/ledger.tsv", index="cohort/index.parquet")),
+        unpack(study.jobs.asks("score_truth", ledger="cohort/ledger.tsv", index="cohort/index.parquet")),
     output:
-        **study.outputs("score_truth"),
+        **study.jobs.outputs("score_truth"),
     log:
-        study.log("score_truth"),
+        study.jobs.log("score_truth"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(3000),
         runtime=60,
     params:
-        proof=study.proof("score_truth"),
-        truth=study.truth_folder(),
+        proof=study.jobs.proof("score_truth"),
+        truth=study.measure.truth_folder,
         label=label,
         template=study.template.column,
     shell:
@@ -66,26 +66,26 @@ rule tabulate_cohort:
     """Join the tables of all scans that are ok in the ledger; say who is in and who is out."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "tabulate_cohort",
                 ledger="cohort/ledger.tsv",
                 index="cohort/index.parquet",
                 participants="cohort/participants.tsv",
-                extra=study.truth_tables(),
+                extra=study.measure.truth_tables,
             )
         ),
     output:
-        **study.outputs("tabulate_cohort"),
+        **study.jobs.outputs("tabulate_cohort"),
     log:
-        study.log("tabulate_cohort"),
+        study.jobs.log("tabulate_cohort"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(3000),
         runtime=60,
     params:
-        proof=study.proof("tabulate_cohort"),
-        extra=option("--in_extra", study.truth_tables()),
+        proof=study.jobs.proof("tabulate_cohort"),
+        extra=study.measure.truth_option,
     shell:
         "popatlas step TabulateCohort --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives ."
         " --in_participants {input.participants:q} {params.extra} --out_parquet {output.parquet:q} --out_tsv"
@@ -96,11 +96,11 @@ rule tabulate_cohort:
 rule bench_fusion:
     """Compare the fusion methods on the labelled atlases, each labelled by the others, and recommend one."""
     input:
-        unpack(study.asks("bench_fusion", files=study.bench_files(), names="cohort/label-names.tsv")),
+        unpack(study.jobs.asks("bench_fusion", files=study.bench.files, names="cohort/label-names.tsv")),
     output:
-        **study.outputs("bench_fusion"),
+        **study.jobs.outputs("bench_fusion"),
     log:
-        study.log("bench_fusion"),
+        study.jobs.log("bench_fusion"),
     benchmark:
         "benchmarks/group/bench_fusion.tsv"
     conda:
@@ -109,10 +109,10 @@ rule bench_fusion:
         mem_mb=growing(3000),
         runtime=240,
     params:
-        proof=study.proof("bench_fusion"),
-        references=study.bench_references(),
-        scans=study.bench_scans,
-        methods=study.fusion_methods,
+        proof=study.jobs.proof("bench_fusion"),
+        references=study.bench.references,
+        scans=study.bench.scans,
+        methods=study.fuse.methods,
         min_voxels=study.config.measure.min_voxels,
     shell:
         "popatlas step BenchFusion --threads {threads} --in_references {params.references:q} --scans {params.scans:q}"

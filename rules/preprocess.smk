@@ -4,9 +4,9 @@ brain = study.config.preprocess.brain
 rule conform_image:
     """Correct the bias field (N4), reorient to RAS, resample to the isotropic grid."""
     output:
-        **study.outputs("conform_image"),
+        **study.jobs.outputs("conform_image"),
     log:
-        study.log("conform_image"),
+        study.jobs.log("conform_image"),
     benchmark:
         "benchmarks/preprocess/{scan}_conform.tsv"
     conda:
@@ -15,7 +15,7 @@ rule conform_image:
         mem_mb=growing(2000),
         runtime=30,
     params:
-        proof=study.proof("conform_image"),
+        proof=study.jobs.proof("conform_image"),
         raw=study.preprocess.raw_image,
         n4=study.preprocess.n4,
         resolution=study.config.preprocess.resolution_mm,
@@ -31,11 +31,11 @@ if brain.method == "template":
     rule extract_brain_by_template:
         """Find the brain by registering the MNI152 brain to the head (ANTs)."""
         input:
-            unpack(study.asks("extract_brain_by_template", image="{scan}_desc-preproc_T1w.nii.gz")),
+            unpack(study.jobs.asks("extract_brain_by_template", image="{scan}_desc-preproc_T1w.nii.gz")),
         output:
-            **study.outputs("extract_brain_by_template"),
+            **study.jobs.outputs("extract_brain_by_template"),
         log:
-            study.log("extract_brain_by_template"),
+            study.jobs.log("extract_brain_by_template"),
         benchmark:
             "benchmarks/preprocess/{scan}_brain.tsv"
         conda:
@@ -44,7 +44,7 @@ if brain.method == "template":
             mem_mb=growing(3000),
             runtime=60,
         params:
-            proof=study.proof("extract_brain_by_template"),
+            proof=study.jobs.proof("extract_brain_by_template"),
         shell:
             "popatlas step ExtractBrainTemplate --subject {wildcards.scan:q} --threads {threads} --in_file"
             " {input.image:q} --out_mask {output.mask:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
@@ -54,11 +54,11 @@ else:
     rule extract_brains:
         """Find the brains of one batch of scans with one loaded network (or take the foreground: method none)."""
         input:
-            unpack(study.asks("extract_brains", images=study.preprocess.batch_images)),
+            unpack(study.jobs.asks("extract_brains", images=study.preprocess.batch_images)),
         output:
-            **study.outputs("extract_brains"),
+            **study.jobs.outputs("extract_brains"),
         log:
-            study.log("extract_brains"),
+            study.jobs.log("extract_brains"),
         benchmark:
             "benchmarks/preprocess/brain-batch-{batch}.tsv"
         conda:
@@ -68,7 +68,7 @@ else:
             runtime=60,
             gpu=brain.gpu,
         params:
-            proof=study.proof("extract_brains"),
+            proof=study.jobs.proof("extract_brains"),
             scans=study.preprocess.batch_scans,
             masks=study.preprocess.batch_masks,
             threshold=brain.threshold,
@@ -85,21 +85,21 @@ rule normalise_brain:
     """Check the brain mask, publish it, and scale the brain's intensities."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "normalise_brain", image="{scan}_desc-preproc_T1w.nii.gz", found=study.preprocess.brain_evidence
             )
         ),
     output:
-        **study.outputs("normalise_brain"),
+        **study.jobs.outputs("normalise_brain"),
     log:
-        study.log("normalise_brain"),
+        study.jobs.log("normalise_brain"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=10,
     params:
-        proof=study.proof("normalise_brain"),
+        proof=study.jobs.proof("normalise_brain"),
         mask=study.preprocess.raw_mask("{scan}"),
         method=study.config.preprocess.intensity,
         volume=brain.volume_ml,
@@ -114,21 +114,21 @@ rule align_channel:
     """Align an extra channel (T2w, ...) rigidly to the T1w of its session."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "align_channel", reference="{scan}_desc-preproc_T1w.nii.gz", mask="{scan}_desc-brain_mask.nii.gz"
             )
         ),
     output:
-        **study.outputs("align_channel"),
+        **study.jobs.outputs("align_channel"),
     log:
-        study.log("align_channel"),
+        study.jobs.log("align_channel"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=30,
     params:
-        proof=study.proof("align_channel"),
+        proof=study.jobs.proof("align_channel"),
         channel=study.preprocess.channel_image,
         n4=study.preprocess.n4,
     shell:

@@ -3,11 +3,15 @@ if study.register.predictions:
     rule predict_deformations:
         """Predict the registrations of a batch of brains to the final template by one loaded network."""
         input:
-            unpack(study.asks("predict_deformations", study.register.prediction_brains, study.register.fixed_template)),
+            unpack(
+                study.jobs.asks(
+                    "predict_deformations", study.register.prediction_brains, study.register.fixed_template
+                )
+            ),
         output:
-            **study.outputs("predict_deformations"),
+            **study.jobs.outputs("predict_deformations"),
         log:
-            study.log("predict_deformations"),
+            study.jobs.log("predict_deformations"),
         benchmark:
             "benchmarks/register/predict-batch-{batch}.tsv"
         conda:
@@ -17,7 +21,7 @@ if study.register.predictions:
             runtime=growing(240),
             gpu=study.register.gpu,
         params:
-            proof=study.proof("predict_deformations"),
+            proof=study.jobs.proof("predict_deformations"),
             scans=study.register.prediction_scans,
             attempt=study.register.attempt,
             settings=SETTINGS,
@@ -32,15 +36,15 @@ if study.register.predictions:
     use rule predict_deformations as predict_members with:
         """Predict the registrations of a batch of members to the template of the iteration before."""
         input:
-            unpack(study.asks("predict_members", study.atlas.fixed, study.atlas.iteration_brains)),
+            unpack(study.jobs.asks("predict_members", study.atlas.fixed, study.atlas.iteration_brains)),
         output:
-            **study.outputs("predict_members"),
+            **study.jobs.outputs("predict_members"),
         log:
-            study.log("predict_members"),
+            study.jobs.log("predict_members"),
         benchmark:
             "benchmarks/atlas/predict_iter-{iteration}_batch-{batch}.tsv"
         params:
-            proof=study.proof("predict_members"),
+            proof=study.jobs.proof("predict_members"),
             scans=study.atlas.iteration_scans,
             attempt=study.atlas.iteration_attempt,
             settings=SETTINGS,
@@ -51,7 +55,7 @@ rule register_to_template:
     """Register a brain to the final template; after a failed gate come the fallbacks, then the scan is failed."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "register_to_template",
                 study.register.prediction_inputs,
                 study.register.fixed_template,
@@ -59,9 +63,9 @@ rule register_to_template:
             )
         ),
     output:
-        **study.outputs("register_to_template"),
+        **study.jobs.outputs("register_to_template"),
     log:
-        study.log("register_to_template"),
+        study.jobs.log("register_to_template"),
     benchmark:
         "benchmarks/register/{scan}_register.tsv"
     conda:
@@ -71,7 +75,7 @@ rule register_to_template:
         runtime=240,
         gpu=study.register.predicted_gpu,
     params:
-        proof=study.proof("register_to_template"),
+        proof=study.jobs.proof("register_to_template"),
         attempt=study.register.attempt,
         settings=SETTINGS,
         prediction=study.register.prediction_options,

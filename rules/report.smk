@@ -2,24 +2,24 @@ rule draw_subject:
     """Draw the figures and the page of a scan."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "draw_subject", table="{scan}_desc-metrics_table.tsv", template=f"tpl-{label}/tpl-{label}_T1w.nii.gz"
             )
         ),
     output:
-        **study.outputs("draw_subject"),
+        **study.jobs.outputs("draw_subject"),
     log:
-        study.log("draw_subject"),
+        study.jobs.log("draw_subject"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(1500),
         runtime=20,
     params:
-        proof=study.proof("draw_subject"),
+        proof=study.jobs.proof("draw_subject"),
         label=label,
-        page=lambda wildcards: study.subject_page(wildcards.scan),
-        methods=option("--methods", study.methods),
+        page=study.report.page,
+        methods=study.report.method_option,
     shell:
         "popatlas step DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
         " --template_label {params.label} {params.methods} --out_page {params.page:q} --out_thumbnail"
@@ -30,28 +30,28 @@ rule write_report:
     """Write the cohort page: template, convergence, montage, sortable table, who is out and why."""
     input:
         unpack(
-            study.asks(
+            study.jobs.asks(
                 "write_report",
                 ledger="cohort/ledger.tsv",
                 metrics="group/metrics.parquet",
-                fusion=study.fusion_targets(),
-                thumbnails=study.thumbnails(),
+                fusion=[*study.fuse.trust_tables(), *study.bench.shown],
+                thumbnails=study.report.thumbnails,
                 template=f"tpl-{label}/template_description.json",
             )
         ),
     output:
-        **study.outputs("write_report"),
+        **study.jobs.outputs("write_report"),
     log:
-        study.log("write_report"),
+        study.jobs.log("write_report"),
     conda:
         "../envs/cpu.yaml"
     resources:
         mem_mb=growing(2000),
         runtime=60,
     params:
-        proof=study.proof("write_report"),
+        proof=study.jobs.proof("write_report"),
         label=label,
-        methods=option("--methods", study.methods),
+        methods=study.report.method_option,
         per_page=study.config.report.per_page,
         config=SETTINGS,
     shell:

@@ -1,5 +1,5 @@
-# The scans are frozen when the training begins, and a trained network is an input like any other (study.needs_network).
-if study.needs_network:
+# The scans are frozen when the training begins, and a trained network is an input like any other (Jobs.is_left).
+if study.jobs.is_left("train_registration"):
 
     localrules:
         write_training_table,
@@ -7,22 +7,22 @@ if study.needs_network:
     rule write_training_table:
         """List the frozen scans of the training: image, mask, affine to the template, labels, and what each is for."""
         input:
-            unpack(study.asks("write_training_table", study.network_files, scans=study.frozen_scans())),
+            unpack(study.jobs.asks("write_training_table", study.network.files, scans=study.network.scans)),
         output:
-            **study.outputs("write_training_table"),
+            **study.jobs.outputs("write_training_table"),
         log:
-            study.log("write_training_table"),
+            study.jobs.log("write_training_table"),
         conda:
             "../envs/cpu.yaml"
         resources:
             mem_mb=growing(1000),
             runtime=10,
         params:
-            proof=study.proof("write_training_table"),
-            images=study.network_list("images"),
-            masks=study.network_list("masks"),
-            affines=study.network_list("affines"),
-            labels=study.network_list("labels"),
+            proof=study.jobs.proof("write_training_table"),
+            images=study.network.lists["images"],
+            masks=study.network.lists["masks"],
+            affines=study.network.lists["affines"],
+            labels=study.network.lists["labels"],
         shell:
             "popatlas step WriteTrainingTable --in_scans {input.scans:q} --in_images @{params.images:q} --in_masks"
             " @{params.masks:q} --in_affines @{params.affines:q} --in_labels @{params.labels:q} --out_table"
@@ -34,26 +34,26 @@ if study.needs_network:
     rule train_registration:
         """Train a registration network by the recipe, or go on with its training, until it is done or the time is over."""
         input:
-            unpack(study.asks("train_registration", **study.network_table())),
+            unpack(study.jobs.asks("train_registration", **study.network.table)),
         output:
-            **study.outputs("train_registration"),
+            **study.jobs.outputs("train_registration"),
         log:
-            study.log("train_registration"),
+            study.jobs.log("train_registration"),
         benchmark:
             "benchmarks/train/train_registration.tsv"
         retries: 5 if workflow.is_main_process else 0
         conda:
             "../envs/gpu.yaml" if study.config.train.gpus else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(study.network_memory(), most=2),
+            mem_mb=growing(study.network.memory(), most=2),
             runtime=720,
             gpu=study.config.train.gpus,
         params:
-            proof=study.proof("train_registration"),
-            table=study.table_option(),
-            recipe=study.network_recipe(),
-            folder=study.plan.work_folder,
-            minutes=study.network_budget,
+            proof=study.jobs.proof("train_registration"),
+            table=study.network.table_option,
+            recipe=study.network.recipe,
+            folder=study.network.plan.work_folder,
+            minutes=study.network.budget,
         shell:
             "exec popatlas step TrainRegistration --threads {threads} --recipe {params.recipe:q} {params.table} --folder"
             " {params.folder:q} --gpus {resources.gpu} --minutes {params.minutes} --out_weights {output.weights:q}"

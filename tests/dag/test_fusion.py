@@ -9,9 +9,9 @@ import yaml
 from popatlas.fusion.methods import MAPS, METHODS
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import Receipt
-from popatlas.study.fuse import training_memory
 from popatlas.study.inventory import Inventory
 from popatlas.study.rules import growing
+from popatlas.study.train import training_memory
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
@@ -57,7 +57,7 @@ def leave(study, target, content=lambda path: ""):
                 write_text(study.out_dir / path, content(path))
         inputs = {path: digest(content(path)) for need in job.needs for path in inventory.files(inventory.jobs.jobs[need])}
         made = {path: [len(content(path)), digest(content(path))] for path in inventory.files(job)}
-        Receipt(study.made_of(job.rule, **job.wildcards), inputs, made).write(inventory.receipt_path(name))
+        Receipt(study.jobs.made_of(job.rule, **job.wildcards), inputs, made).write(inventory.receipt_path(name))
 
 
 def digest(text):
@@ -87,7 +87,7 @@ def test_data_parameters_are_trained_once_on_the_drawn_targets(cohort):
     assert (jobs["propagate_labels"], jobs["fuse_labels"], jobs["tabulate_trust"]) == (6, 12, 1)
     assert "bench_fusion" not in jobs
     study = opened(cohort, TRAINED)
-    tables, gates = ((cohort / "out" / name).read_text().split() for name in study.trust_lists())
+    tables, gates = ((cohort / "out" / name).read_text().split() for name in study.fuse.trust_lists())
     assert (len(tables), len(gates)) == (12, 6)
     assert "sub-01/anat/sub-01_desc-dataparams_trust.tsv" in tables
     drawn = read_table(cohort / "out/cohort/trust-targets.tsv")
@@ -216,9 +216,9 @@ def test_trainings_read_their_lists_from_files(cohort):
 
 def test_memory_of_trainings_grows_with_each_attempt(cohort):
     study = opened(cohort, TRAINED)
-    assert study.training_memory("trust") == training_memory("trust", 3, 2, 2.0)
-    assert study.training_memory("segmenter") == training_memory("segmenter", 2, 2, 2.0)
-    assert growing(study.training_memory("trust"))(None, 3) == 3 * study.training_memory("trust")
+    assert study.train.memory("trust") == training_memory("trust", 3, 2, 2.0)
+    assert study.train.memory("segmenter") == training_memory("segmenter", 2, 2, 2.0)
+    assert growing(study.train.memory("trust"))(None, 3) == 3 * study.train.memory("trust")
 
 
 def test_the_gpu_profile_asks_a_gpu_for_what_has_a_network(cohort):
@@ -241,8 +241,8 @@ def test_external_atlases_label_each_other_in_the_bench(cohort):
     assert (jobs["fuse_labels"], jobs["propagate_labels"], jobs["bench_fusion"]) == (8, 8, 1)
     assert (jobs["measure_scan"], jobs["tabulate_trust"]) == (6, 1)
     study = opened(cohort, settings)
-    assert study.bench_scans == ["atlases/sub-a/anat/sub-a", "atlases/sub-b/anat/sub-b"]
-    assert [path.rsplit("/", 1)[-1] for path in study.bench_references()] == ["a_dseg.nii.gz", "b_dseg.nii.gz"]
+    assert study.bench.scans == ["atlases/sub-a/anat/sub-a", "atlases/sub-b/anat/sub-b"]
+    assert [path.rsplit("/", 1)[-1] for path in study.bench.references] == ["a_dseg.nii.gz", "b_dseg.nii.gz"]
     # one that failed there is left out of the bench alone
     row = "atlases/sub-a/anat/sub-a\tbench\tmemory\n"
     write_text(cohort / "out/cohort/failures.tsv", f"scan\tstage\treason\n{row}")

@@ -10,7 +10,7 @@ from popatlas.config.load import load_config
 from popatlas.errors import InputError
 from popatlas.images.io import write_text
 from popatlas.receipts import FOLDER
-from popatlas.study.opening import begin
+from popatlas.study.opening import begin, clear
 
 from .test_inventory import SCAN, SETTINGS, cohort, left, stock
 
@@ -44,7 +44,7 @@ def test_a_table_that_is_cut_in_a_line_is_made_again(cohort, name, capsys):
         path.write_text(text[: text.index("\t", text.rindex("sub-03/anat"))])
     assert ahead(cohort) == 0 and f"cohort/{name} cannot be read" in capsys.readouterr().out
     config = load_config(SETTINGS, bids_dir=str(cohort / "bids"), out_dir=str(cohort / "out"))
-    assert begin(config, ["all"], main=True).to_make["all"] == []
+    assert begin(config, ["all"], main=True).jobs.to_make["all"] == []
     assert path.read_text() == text
 
 
@@ -69,7 +69,7 @@ def test_a_folder_in_the_place_of_a_receipt_or_result_is_set_aside(cohort, capsy
     write_text(cohort / "out" / page / "mine.txt", "mine")
     inventory = stock(cohort)
     assert {"measure_scan", "draw_subject"} <= {rule for rule, _ in left(inventory)}
-    inventory.clear("all")
+    clear(inventory, "all")
     said = capsys.readouterr().err
     assert f"{receipt} is a folder where a file should be" in said
     assert not (cohort / "out" / receipt).exists() and not (cohort / "out" / page).exists()

@@ -16,7 +16,7 @@ from popatlas.measures.truth import truth_files
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import GATE_REVISION
 from popatlas.study.inventory import BROKEN, LOST, MADE, NEVER, OUTDATED, REFUSED, SUPERSEDED, Inventory
-from popatlas.study.opening import begin, forced
+from popatlas.study.opening import begin, clear, forced
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
@@ -110,7 +110,7 @@ def test_what_is_not_what_was_made_is_set_aside_and_said(cohort, capsys):
     write_text(cohort / "out" / "sub-02/anat/.tmp-0123.nii.gz", "half")
     inventory = stock(cohort)
     assert left(inventory) == {("register_to_template", SCAN): BROKEN}
-    inventory.clear("all")
+    clear(inventory, "all")
     said = capsys.readouterr().err
     assert f"{warp} was changed or damaged since it was made; it is set aside in" in said
     (aside,) = (cohort / "out" / "broken").rglob("*.nii.gz")
@@ -214,14 +214,14 @@ def test_a_failed_target_still_serves_the_others_as_an_atlas(cohort):
     before = stock(cohort)
     fail(cohort, SCAN, stage="fuse")
     after = stock(cohort)
-    assert SCAN in after.study.atlases and SCAN not in after.study.scans.own
+    assert SCAN in after.study.fuse.atlases and SCAN not in after.study.scans.own
     for name in before.made:
         job = before.jobs.jobs[name]
         if job.scan and job.scan != SCAN:
             assert after.verdicts[name] == MADE
     row = f"{SCAN}\tregister\tgate\n"
     write_text(cohort / "out/cohort/failures.tsv", f"scan\tstage\treason\n{row}")
-    assert SCAN not in stock(cohort).study.atlases
+    assert SCAN not in stock(cohort).study.fuse.atlases
 
 
 def test_stale_labels_of_a_failed_scan_are_taken_away(cohort):
@@ -307,7 +307,7 @@ def test_tables_that_cannot_be_read_are_set_aside_and_made_again(cohort, name, c
     (folder / name).write_bytes(b"\xff\x00garbage")
     config = load_config(SETTINGS, bids_dir=str(cohort / "bids"), out_dir=str(cohort / "out"))
     study = begin(config, ["all"], main=True)
-    assert study.to_make["all"] == []
+    assert study.jobs.to_make["all"] == []
     assert f"cohort/{name} cannot be read; it is set aside" in capsys.readouterr().err
     assert name == "index.parquet" or (folder / name).read_bytes() == before
 
@@ -334,7 +334,7 @@ def test_group_results_name_what_they_were_made_from(cohort):
     (name,) = (name for name, job in inventory.jobs.jobs.items() if job.rule == "tabulate_cohort")
     receipt = read_json(inventory.receipt_path(name))
     assert {path for path in receipt["inputs"] if path.endswith("ledger.tsv")}, "of the jobs that it needs"
-    assert receipt["made_of"] == inventory.study.made_of("tabulate_cohort")
+    assert receipt["made_of"] == inventory.study.jobs.made_of("tabulate_cohort")
 
 
 SHOWS_SETTINGS = {("write_report", "")}

@@ -76,7 +76,7 @@ def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
 def test_batches_of_members_are_predicted_in_each_iteration_of_the_template(cohort):
     settings = with_register(gpu=1)
     lines = commands(cohort, settings, r"(?:PredictDeformations|RegisterImages)")
-    build = opened(cohort, settings).build_folder
+    build = opened(cohort, settings).template.build_folder
     assert read_batch_members(cohort / "out", MEMBERS) == {1: tuple(SCANS[:4]), 2: tuple(SCANS[4:])}
     for iteration in (1, 2, 3):
         folder = f"{build}/iter-{iteration}/predictions"
@@ -127,7 +127,7 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
     study = opened(cohort, NETWORK)
     assert plan(cohort, with_register(gpu=1, network={"batch": 2})) == {}
     for same in ({"gpu": 1}, {"network": {"batch": 2}}, {"weights": str(cohort / "own" / "tiny.safetensors")}):
-        assert opened(cohort, with_register(**same)).version == study.template.version
+        assert opened(cohort, with_register(**same)).template.version == study.template.version
     moved = cohort / "own" / "tiny.safetensors"
     assert plan(cohort, with_register(weights=str(moved))) == {}, "the same file, by its path"
     moved = moved.rename(cohort / "moved.safetensors")
@@ -148,13 +148,13 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
     jobs = plan(cohort, NETWORK)
     assert (jobs["predict_deformations"], jobs["register_to_template"]) == (3, 8)
     assert (jobs["predict_members"], jobs["register_member"]) == (6, 18)
-    assert opened(cohort, NETWORK).version != study.template.version
+    assert opened(cohort, NETWORK).template.version != study.template.version
 
 
 def test_gpus_count_for_no_engine(cohort):
     for engine in ("instance", "network"):
         without, with_one = (opened(cohort, with_register(engine=engine, gpu=gpu)) for gpu in (0, 1))
-        assert (without.version, without.attempts) == (with_one.version, with_one.attempts)
+        assert (without.template, without.register.attempts) == (with_one.template, with_one.register.attempts)
 
 
 def test_a_failed_prediction_goes_to_a_new_batch_unless_a_fallback_has_helped(cohort):

@@ -9,9 +9,9 @@ from popatlas.config.load import load_config
 from popatlas.errors import ConfigError
 from popatlas.images.io import write_text
 from popatlas.receipts import FOLDER
-from popatlas.study.bench import CONFIG, bench_config
+from popatlas.study.benchstudy import CONFIG, bench_config
 from popatlas.study.inventory import Inventory
-from popatlas.study.opening import begin
+from popatlas.study.opening import begin, clear
 from popatlas.study.orphans import kept_results
 
 from ..cohorts import noise_labels
@@ -25,7 +25,7 @@ __all__ = ["cohort"]  # a fixture
 def cleared(folder, settings):
     """Clear a study for its group results, as the last pass of a run does."""
     inventory = stock(folder, settings)
-    inventory.clear("all")
+    clear(inventory, "all")
     return inventory
 
 

@@ -45,15 +45,15 @@ def networks(folder, settings, *options):
 def begin(folder, settings):
     """Leave a checkpoint, as an interrupted training does."""
     study = opened(folder, settings)
-    write_text(folder / "out" / study.network.work_folder / "checkpoint.pt", "")
-    return study.network
+    write_text(folder / "out" / study.network.plan.work_folder / "checkpoint.pt", "")
+    return study.network.plan
 
 
 def finish(folder, settings):
     """Leave a trained network."""
     leave(opened(folder, settings), "networks")
     write_text(folder / "out" / "tpl-popatlas" / "template_description.json", "{}")  # members stay as they are
-    return opened(folder, settings).network
+    return opened(folder, settings).network.plan
 
 
 def test_nothing_is_trained_unless_a_run_asks_for_networks(cohort):
@@ -96,14 +96,14 @@ def test_the_frozen_scans_are_split_by_subject(cohort):
         noise_image(cohort / "bids" / name, seed=50 + int(session))
     study = opened(cohort, asking(scans=200, validation=0.4))
     scans = read_table(cohort / "out/cohort/network-scans.tsv")
-    assert set(scans["scan"]) == set(study.network.scans) and len(scans) == 8
+    assert set(scans["scan"]) == set(study.network.plan.scans) and len(scans) == 8
     assert scans.groupby("subject")["split"].nunique().max() == 1
     held = scans.loc[scans["split"] == "validation", "subject"].nunique()
     assert held == round(0.4 * 7)
     study = opened(cohort, asking(scans=4))
     scans = read_table(cohort / "out/cohort/network-scans.tsv")
     assert sorted(scans["split"]) == ["train"] * 3 + ["validation"]
-    lists = {key: (cohort / "out" / study.network_list(key)).read_text().split() for key in study.network_inputs()}
+    lists = {key: (cohort / "out" / study.network.lists[key]).read_text().split() for key in study.network.inputs()}
     assert lists["images"] == [f"{scan}_desc-brain_T1w.nii.gz" for scan in scans["scan"]]
     assert lists["affines"][0].endswith("_from-T1w_to-popatlas_mode-image_desc-affine_xfm.mat")
     assert lists["labels"] == [f"{scan}_desc-majority_dseg.nii.gz" for scan in scans["scan"]]
@@ -114,25 +114,25 @@ def test_new_and_failed_scans_do_not_train_again(cohort):
     assert trained.is_trained
     add(cohort, "sub-07", "sub-08")
     fail(cohort, trained.scans[0])
-    assert opened(cohort, asking()).network == trained
+    assert opened(cohort, asking()).network.plan == trained
     assert not RULES & set(networks(cohort, asking())[0])
 
 
 def test_a_training_that_has_begun_keeps_its_scans_and_its_checkpoint(cohort):
     begun = begin(cohort, asking())
     add(cohort, "sub-07", "sub-08")
-    assert opened(cohort, asking()).network == begun
+    assert opened(cohort, asking()).network.plan == begun
     assert networks(cohort, asking())[0]["train_registration"] == 1
     # a scan that is gone cannot be trained on: the draw is made again
     fail(cohort, begun.scans[0])
-    again = opened(cohort, asking()).network
+    again = opened(cohort, asking()).network.plan
     assert begun.scans[0] not in again.scans and again.version != begun.version
 
 
 def test_until_it_begins_the_scans_follow_the_cohort(cohort):
-    first = opened(cohort, asking()).network
+    first = opened(cohort, asking()).network.plan
     fail(cohort, first.scans[1])
-    second = opened(cohort, asking()).network
+    second = opened(cohort, asking()).network.plan
     assert first.scans[1] not in second.scans and len(second.scans) == 4
 
 
@@ -149,16 +149,16 @@ def test_until_it_begins_the_scans_follow_the_cohort(cohort):
 )
 def test_what_the_result_depends_on_is_another_version(cohort, train):
     trained = finish(cohort, asking())
-    other = opened(cohort, asking(**train)).network
+    other = opened(cohort, asking(**train)).network.plan
     assert (other.version, other.is_trained) != (trained.version, True)
     assert other.version != trained.version
-    assert opened(cohort, asking()).network == trained, "going back finds the old one again"
+    assert opened(cohort, asking()).network.plan == trained, "going back finds the old one again"
 
 
 def test_gpus_minutes_and_name_are_no_part_of_the_version(cohort):
     trained = finish(cohort, asking())
-    assert opened(cohort, asking(gpus=2, minutes=30)).network == trained
-    named = opened(cohort, asking(name="mine")).network
+    assert opened(cohort, asking(gpus=2, minutes=30)).network.plan == trained
+    named = opened(cohort, asking(name="mine")).network.plan
     assert (named.name, named.version) == ("mine", trained.version)
     assert named.files()["weights"] == f"networks/mine-{trained.version}/weights.safetensors"
 
@@ -167,13 +167,13 @@ def test_other_images_or_reference_labels_are_another_version(cohort):
     trained = finish(cohort, asking(labels="reference"))
     scan = trained.scans[0].rsplit("/", 1)[-1]
     noise_labels(cohort / f"bids/derivatives/truth/{scan}/anat/{scan}_desc-truth_dseg.nii.gz", seed=99)
-    assert opened(cohort, asking(labels="reference")).network.version != trained.version
+    assert opened(cohort, asking(labels="reference")).network.plan.version != trained.version
 
 
 def test_a_job_is_told_its_budget_its_gpus_and_where_its_checkpoint_is(cohort):
     _, text = networks(cohort, asking(), "-p", "--verbose")
     (line,) = re.findall(r"exec popatlas step TrainRegistration .*", text)
-    network = opened(cohort, asking()).network
+    network = opened(cohort, asking()).network.plan
     assert f"--folder work/train/brain-t1w-{network.version} --gpus 0 --minutes 705.0 " in line
     assert f"--in_table work/train/brain-t1w-{network.version}/scans.tsv" in line
     _, text = networks(cohort, asking(gpus=2, minutes=30), "-p", "--verbose")

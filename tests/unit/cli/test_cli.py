@@ -10,7 +10,7 @@ from popatlas.config.load import load_config
 from popatlas.errors import ConfigError
 from popatlas.fusion.methods import METHODS
 from popatlas.resources import workflow_root
-from popatlas.study.bench import bench_config
+from popatlas.study.benchstudy import bench_config
 from popatlas.study.opening import only_looks
 
 

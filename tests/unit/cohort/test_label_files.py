@@ -170,7 +170,7 @@ def test_when_all_fail_it_is_said_and_nothing_is_fused(setup, capsys):
     assert "none of the label images can be an atlas, so nothing is fused" in said
     assert said.count("lie between") == 5 and "1 more label file(s) are left out, see cohort/label-files.tsv" in said
     assert read_label_atlases(setup.out).empty
-    assert setup.study().fusion_methods == []
+    assert setup.study().fuse.methods == []
 
 
 def test_without_methods_no_atlas_is_looked_at(setup):
@@ -227,15 +227,15 @@ def test_a_scan_with_a_bad_reference_is_measured_without_it(setup):
 
     setup.atlases()
     study = setup.study()
-    assert str(setup.label("sub-02")) in study.reference_options(Wildcards)
+    assert str(setup.label("sub-02")) in study.measure.reference_options(Wildcards)
     setup.spoil("sub-02")
     setup.atlases()
-    assert "--in_reference" not in study.reference_options(Wildcards)
-    assert study.input_file("measure", "reference", Wildcards.scan) is None, "nor is it what the metrics are made of"
+    assert "--in_reference" not in study.measure.reference_options(Wildcards)
+    assert "reference" not in study.measure.given(Wildcards.scan), "nor is it what the metrics are made of"
     assert "lie between" in left_out(setup.out, scan("sub-02"), setup.label("sub-02"))
     assert left_out(setup.out, scan("sub-03"), setup.label("sub-03")) == ""
     Wildcards.scan = scan("sub-03")
-    assert str(setup.label("sub-03")) in study.reference_options(Wildcards)
+    assert str(setup.label("sub-03")) in study.measure.reference_options(Wildcards)
     shutil.rmtree(setup.out / "cohort")
     assert left_out(setup.out, scan("sub-02"), setup.label("sub-02")) == "", "nothing has been inspected"
 

@@ -15,7 +15,7 @@ from popatlas.config.load import changed, load_config
 from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import FOLDER, Receipt
-from popatlas.study.fuse import training_memory
+from popatlas.study.train import training_memory
 from tests.cohorts import noise_cohort, noise_image, noise_labels
 
 NAMES = [f"sub-{number:02d}" for number in range(1, 7)]

@@ -19,11 +19,12 @@ import pytest
 import torch
 
 from popatlas.cohort.training import NetworkTraining
+from popatlas.config.load import default_config
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, write_table
 from popatlas.interfaces.train import TrainRegistration, WriteTrainingTable
 from popatlas.networks.registration import load_registration_network
-from popatlas.study.network import TrainStudy, network_memory
+from popatlas.study.network import Network, network_memory
 from popatlas.training.launch import UNFINISHED, run_processes
 from popatlas.training.recipe import Recipe, load_recipe, parse_changes
 from popatlas.training.table import read_training_table
@@ -198,9 +199,7 @@ def test_slices_are_held_as_images(tmp_path: Path) -> None:
     assert slices.grid.slice_axis and places > 1
 
     def needed(recipe: Recipe) -> int:
-        study = TrainStudy()
-        study.config, study.network = {"train": {"gpus": 0}}, NetworkTraining("n", "v", recipe, ("a", "b"))
-        return study.network_memory()
+        return Network(default_config(), NetworkTraining("n", "v", recipe, ("a", "b"))).memory()
 
     voxels, batch = math.prod(plain.grid.shape), plain.schedule.batch
     assert needed(plain) == network_memory(voxels, batch, 2)

@@ -8,7 +8,7 @@ from pathlib import Path
 from popatlas.cli.arguments import Subparsers
 from popatlas.config.sections import Config
 from popatlas.fusion.methods import METHODS
-from popatlas.study.bench import CONFIG, bench_config
+from popatlas.study.benchstudy import CONFIG, bench_config
 
 SLOW = "jlfants"  # the same method as jlf, by ANTs: for comparison
 RESULTS = (("scores", "group/fusion-bench.tsv"), ("page", "report/fusion.html"))
@@ -64,9 +64,9 @@ def check_atlases(config: Config, out_dir: Path) -> None:
     from popatlas.study.study import Study
 
     study = Study.read(config, out_dir)
-    if not study.bench_scans:
+    if not study.bench.scans:
         raise InputError(
-            f"the bench needs labelled atlases of at least 2 subjects, {len(study.atlases)} atlas(es) can be used",
+            f"the bench needs labelled atlases of at least 2 subjects, {len(study.fuse.atlases)} atlas(es) can be used",
             file=out_dir / "cohort" / "label-atlases.tsv",
             remedy=f"set fuse.atlases and fuse.labels, and look at what failed: popatlas status {out_dir}",
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 from popatlas.cli.arguments import Subparsers
 from popatlas.config.sections import Config
 
-# parts of the pipeline (Study.parts) that lead to each goal of a run
+# parts of the pipeline (popatlas.study.rules.PARTS) that lead to each goal of a run
 PASSES = {
     "preprocess": ("preprocess",),
     "segmentations": ("preprocess", "segmentations"),

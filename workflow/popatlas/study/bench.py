@@ -1,79 +1,50 @@
-"""The comparison of the fusion methods (`popatlas fuse bench`) as a study of its own beside that of a run."""
+"""The bench of the fusion methods as the rules ask for it: labelled atlases, each labelled by the others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import redirect_stderr
-from io import StringIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
-from popatlas.cohort.view import view_of
+from popatlas.cohort.outputs import BENCH
 from popatlas.config.sections import Config
-from popatlas.errors import PopatlasError
-from popatlas.settings import Content
-
-if TYPE_CHECKING:
-    from popatlas.study.study import Study
-
-CONFIG = "fuse-bench.yaml"  # in OUT_DIR: the configuration of the last bench
+from popatlas.study.fuse import Fuse
 
 
-def bench_config(config: Config, methods: Sequence[str]) -> Config:
-    """Return a configuration that fuses by the methods of a bench.
+@dataclass(frozen=True)
+class Bench:
+    """What the rule that compares the fusion methods asks.
 
-    Raises
-    ------
-    ConfigError
-        When its settings contradict each other, for example fewer than two labelled atlases.
+    Attributes
+    ----------
+    config : dict
+        Complete configuration.
+    fuse : Fuse
+        Methods and atlases.
+    failed : frozenset of str
+        Atlases that failed to be labelled by the others.
     """
-    from popatlas.config.load import changed
 
-    fuse: Content = {"methods": list(methods), "bench": True, "maps": True}
-    fuse["segmenter"] = {"enabled": False}  # it is no fusion method
-    if "dataparams" not in methods:
-        fuse["select_by"] = "similarity"
-    return changed(config, {"fuse": fuse})
+    config: Config
+    fuse: Fuse
+    failed: frozenset[str]
 
+    @property
+    def scans(self) -> list[str]:
+        """Labelled atlases that others can label."""
+        return [atlas for atlas in self.fuse.atlases if atlas not in self.failed and self.fuse.atlases_for(atlas)]
 
-def bench_study(study: Study) -> Study | None:
-    """Return the study of the last bench in a folder, with the settings of today; None where it is none any more."""
-    from popatlas.study.study import Study
+    @property
+    def references(self) -> list[str]:
+        """Own labels of these atlases."""
+        return [self.fuse.atlases[atlas] for atlas in self.scans]
 
-    methods = _last_methods(study.out_dir / CONFIG)
-    try:
-        return Study.read(bench_config(study.config, methods), study.out_dir) if methods else None
-    except PopatlasError:
-        return None
+    @property
+    def files(self) -> list[str]:
+        """What is scored: labels, and agreement maps where they are written."""
+        kinds = ["dseg", *(["agreement"] if self.config.fuse.maps else [])]
+        stems = [f"{scan}_desc-{method}" for scan in self.scans for method in self.fuse.methods]
+        return [f"{stem}_{kind}.nii.gz" for stem in stems for kind in kinds]
 
-
-def is_valid(study: Study, made_of: str) -> bool:
-    """Tell whether a bench with a fingerprint is that of the methods of the last one and of the study of today."""
-    found = bench_study(study)
-    if found is None:
-        return False
-    if found.atlases:
-        return bool(found.bench_files()) and found.made_of("bench_fusion") == made_of
-    return _is_valid_with_atlases(found, made_of)
-
-
-def _is_valid_with_atlases(bench: Study, made_of: str) -> bool:
-    """Judge a bench where the run itself fuses nothing and so has no atlases: they are drawn as for the bench, in a view."""
-    from popatlas.study.study import open_study
-
-    try:
-        with view_of(bench.out_dir) as view, redirect_stderr(StringIO()):
-            found = open_study(bench.config.content | {"out_dir": str(view)}, main=True)
-            return bool(found.bench_files()) and found.made_of("bench_fusion") == made_of
-    except PopatlasError:
-        return False
-
-
-def _last_methods(path: Path) -> list[str]:
-    import yaml
-
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [str(name) for name in content["fuse"]["methods"]]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
-        return []
+    @property
+    def shown(self) -> list[str]:
+        """Results that the report shows: none when no run asks for the bench, or there are no two subjects or no methods."""
+        return list(BENCH.values()) if self.config.fuse.bench and self.files else []

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from popatlas.cohort.garbage import set_aside, take_away
 from popatlas.cohort.outputs import RULES, fill, made_files
@@ -21,10 +20,7 @@ from popatlas.images.io import read_json
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import judge_again
 from popatlas.study.joblist import BATCHES, Job, JobList
-from popatlas.study.orphans import take_away_orphans
-
-if TYPE_CHECKING:
-    from popatlas.study.study import Study
+from popatlas.study.study import Study
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
 REFUSED, FORCED = "refused", "forced"
@@ -128,7 +124,7 @@ class Inventory:
 
     def files(self, job: Job) -> list[str]:
         """Return the files that the rule of a job declares."""
-        names = self.study.names(job.rule) | job.wildcards
+        names = self.study.jobs.names(job.rule) | job.wildcards
         return [fill(pattern, names) for pattern in made_files(self.study.config, job.rule).values()]
 
     def log(self, job: Job) -> str:
@@ -176,7 +172,7 @@ class Inventory:
         receipt = self.receipts[job.name]
         if receipt is None or not set(self.files(job)) <= set(receipt.outputs):
             return NEVER
-        if receipt.made_of != self.study.made_of(job.rule, **job.wildcards):
+        if receipt.made_of != self.study.jobs.made_of(job.rule, **job.wildcards):
             return OUTDATED
         lost, broken = self._compare(receipt)
         if broken:
@@ -190,7 +186,7 @@ class Inventory:
 
     def _gate_reasons(self, job: Job) -> list[str]:
         """Return why the numbers of a registration do not pass the gate as it is now."""
-        names = self.study.names(job.rule) | job.wildcards
+        names = self.study.jobs.names(job.rule) | job.wildcards
         try:
             gate = read_json(self.study.out_dir / fill(made_files(self.study.config, job.rule)["gate"], names))
         except InputError:  # it is what the job left, so there is nothing to tell
@@ -235,8 +231,6 @@ class Inventory:
         for folder in folders:
             for left in folder.glob(".tmp-*"):
                 left.unlink(missing_ok=True)
-        if target == "all":
-            take_away_orphans(self)
 
     def explain(self, target: str) -> Iterator[str]:
         """Yield a line for each kind of reason why finished results are made again."""

@@ -1,7 +1,7 @@
 """The jobs of a study: what each needs, and what is asked for by the parts of the pipeline.
 
 Snakemake's own graph holds the same jobs (a test compares them) but only those that are left to do: what is made is cut
-off (`Study.asks`). Here all of them are listed, without opening a file, so that it can be told which are; those of scans
+off (`Jobs.asks`). Here all of them are listed, without opening a file, so that it can be told which are; those of scans
 that have failed too, for the ledger.
 """
 
@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from popatlas.cohort.outputs import RULES
+from popatlas.cohort.training import NetworkTraining
 from popatlas.fusion.methods import SEGMENTER
-
-if TYPE_CHECKING:
-    from popatlas.study.study import Study
+from popatlas.study.study import Study
 
 # rules of batches: their scans have receipts of their own, so that only what has to be is made again
 BATCHES = ("extract_brains", "predict_deformations", "predict_members")
 GROUP = ("tabulate_cohort", "score_truth", "tabulate_trust", "write_report")
+
+
+Listed = tuple[str, dict[str, str], list[str]]  # rule, wildcards, and the names of the jobs that are needed
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ class JobList:
 
     def name(self, rule: str, **wildcards: str) -> str:
         """Return the name of a job."""
-        return self.study.job_name(rule, wildcards)
+        return self.study.jobs.name(rule, wildcards)
 
     def wanted(self, target: str) -> list[str]:
-        """Return the names of the jobs that a part of the pipeline (`Study.parts`) asks for."""
+        """Return the names of the jobs that a part of the pipeline (`popatlas.study.rules.PARTS`) asks for."""
         scans, own = self.study.scans, set(self.study.scans.own)
         stages = {
             "preprocess": ("preprocess",),
@@ -130,9 +131,9 @@ class JobList:
                     stack.append(reader)
         return found
 
-    # The list, in the order of the pipeline: rule, wildcards, names of the jobs that are needed
+    # The list, in the order of the pipeline
 
-    def _listed(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _listed(self) -> Iterator[Listed]:
         yield from self._preprocessing()
         yield from self._template()
         yield from self._registrations()
@@ -144,7 +145,7 @@ class JobList:
     def _brain(self, scan: str) -> str:
         return self.name("normalise_brain", scan=scan)
 
-    def _preprocessing(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _preprocessing(self) -> Iterator[Listed]:
         study, by_template = self.study, self.study.config.preprocess.brain.method == "template"
         for scan in study.scans.images:
             conformed = self.name("conform_image", scan=scan)
@@ -164,7 +165,7 @@ class JobList:
                 needs = [self.name("conform_image", scan=scan), self._brain(scan)]
                 yield "align_channel", {"scan": scan, "channel": channel}, needs
 
-    def _template(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _template(self) -> Iterator[Listed]:
         study, members = self.study, self.study.atlas.members
         if study.config.atlas.template is not None:
             yield "publish_template", {}, []
@@ -191,9 +192,9 @@ class JobList:
         averages = [self.name("average_template", iteration=str(number)) for number in range(1, count + 1)]
         yield "publish_template", {}, averages
 
-    def _registrations(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _registrations(self) -> Iterator[Listed]:
         study, template = self.study, self.name("publish_template")
-        through = study.atlases if study.config.fuse.through == "template" else {}
+        through = study.fuse.atlases if study.config.fuse.through == "template" else {}
         scans = list(dict.fromkeys([*self.scans, *through]))
         batches = {scan: str(study.register.batches.of.get(scan, 0)) for scan in scans} if study.register.predictions else {}
         for batch in dict.fromkeys(batches.values()):
@@ -203,11 +204,11 @@ class JobList:
             predicted = [self.name("predict_deformations", batch=batches[scan])] if batches else []
             yield "register_to_template", {"scan": scan}, [template, self._brain(scan), *predicted]
 
-    def _fusion(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _fusion(self) -> Iterator[Listed]:
         study, direct = self.study, self.study.config.fuse.through == "direct"
-        bench = study.bench_scans if study.config.fuse.bench else []
+        bench = study.bench.scans if study.config.fuse.bench else []
         for scan in dict.fromkeys([*self.scans, *bench]):
-            atlases = study.atlases_for(scan) if study.fusion_methods else []
+            atlases = study.fuse.atlases_for(scan) if study.fuse.methods else []
             if not atlases:
                 continue
             needs = [self._brain(scan), *(self._brain(atlas) for atlas in atlases)]
@@ -217,13 +218,13 @@ class JobList:
             if not direct:
                 needs += [self.name("register_to_template", scan=one) for one in (scan, *atlases)]
             yield "propagate_labels", {"scan": scan}, needs
-            for method in study.fusion_methods:
+            for method in study.fuse.methods:
                 trust = [self.name("train_trust")] if method == "dataparams" else []
                 yield "fuse_labels", {"scan": scan, "method": method}, [self.name("propagate_labels", scan=scan), *trust]
 
-    def _networks(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _networks(self) -> Iterator[Listed]:
         study = self.study
-        for name, training in study.trainings.items():
+        for name, training in study.fuse.trainings.items():
             brains = [self._brain(scan) for scan in training.scans]
             if name == SEGMENTER:
                 method = study.config.fuse.segmenter.labels
@@ -231,21 +232,22 @@ class JobList:
             else:
                 labels = [self.name("propagate_labels", scan=scan) for scan in training.scans]
             yield f"train_{name}", {}, [*brains, *labels]
-        for scan in self.scans if study.has_segmenter else ():
+        for scan in self.scans if study.fuse.has_segmenter else ():
             yield "segment_scan", {"scan": scan}, [self._brain(scan), self.name("train_segmenter")]
         if study.network is not None:
-            if study.network.scans:
-                yield "write_training_table", {}, list(self._training_needs())
-            table = [self.name("write_training_table")] if study.network.scans else []
+            plan = study.network.plan
+            if plan.scans:
+                yield "write_training_table", {}, list(self._training_needs(plan))
+            table = [self.name("write_training_table")] if plan.scans else []
             yield "train_registration", {}, table
 
-    def _training_needs(self) -> Iterator[str]:
-        grid, method = self.study.plan.recipe.grid, self.study.config.train.labels
-        for scan in self.study.plan.scans:
+    def _training_needs(self, plan: NetworkTraining) -> Iterator[str]:
+        grid, method = plan.recipe.grid, self.study.config.train.labels
+        for scan in plan.scans:
             yield from (self.name("conform_image", scan=scan), self._brain(scan))
             if grid.affine_first:
                 yield self.name("register_to_template", scan=scan)
-            if method in self.study.fusion_methods:
+            if method in self.study.fuse.methods:
                 yield self.name("fuse_labels", scan=scan, method=method)
 
     def _labels(self, scan: str) -> list[str]:
@@ -253,34 +255,34 @@ class JobList:
             self.name("segment_scan", scan=scan)
             if method == SEGMENTER
             else self.name("fuse_labels", scan=scan, method=method)
-            for method in self.study.scan_methods(scan)
+            for method in self.study.fuse.scan_methods(scan)
         ]
 
-    def _measures(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _measures(self) -> Iterator[Listed]:
         for scan in self.scans:
             basis = [self._brain(scan), self.name("publish_template"), self.name("register_to_template", scan=scan)]
             yield "measure_scan", {"scan": scan}, [*basis, *self._labels(scan)]
             yield "draw_subject", {"scan": scan}, [self.name("measure_scan", scan=scan), *basis, *self._labels(scan)]
 
-    def _group(self) -> Iterator[tuple[str, dict[str, str], list[str]]]:
+    def _group(self) -> Iterator[Listed]:
         study = self.study
         measured = [self.name("measure_scan", scan=scan) for scan in study.scans.own]
         yield "settle_ledger", {}, measured
         settled, joined = self.name("settle_ledger"), [self.name("settle_ledger")]
-        if study.truth_tables():
+        if study.measure.truth_tables:
             yield "score_truth", {}, [settled]
             joined.append(self.name("score_truth"))
         yield "tabulate_cohort", {}, joined
         shown = [settled, self.name("tabulate_cohort"), self.name("publish_template")]
-        if study.trust_tables():
+        if study.fuse.trust_tables():
             fused = [name for scan in study.scans.own for name in self._labels(scan)]
             yield "tabulate_trust", {}, [*fused, *measured]  # the gates of all scans are behind their measures
             shown.append(self.name("tabulate_trust"))
-        if study.bench_files():
+        if study.bench.files:
             fused = [
                 self.name("fuse_labels", scan=scan, method=method)
-                for scan in study.bench_scans
-                for method in study.fusion_methods
+                for scan in study.bench.scans
+                for method in study.fuse.methods
             ]
             yield "bench_fusion", {}, fused
             if study.config.fuse.bench:

@@ -1,11 +1,10 @@
-"""Jobs as the Snakefile sees them: what they are called, what they leave, what proves them, and what they ask for."""
+"""Jobs as the rules see them: what they are called, what they leave, what proves them, and what they ask for."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field
 
 from popatlas.cohort.outputs import RULES, fill, made_files
 from popatlas.config.sections import Config
@@ -13,25 +12,43 @@ from popatlas.receipts import FOLDER
 from popatlas.study.madeof import MadeOf
 from popatlas.study.rules import Files, Named, Wildcards
 
-if TYPE_CHECKING:
-    from popatlas.study.study import Study
+# rules that are there only where something is trained, and fill in names of their own
+TRAINED = ("train_trust", "train_segmenter", "write_training_table", "train_registration")
 
 
-class JobStudy:
-    """What all rules ask about their jobs; `Study` holds what they read."""
+@dataclass(frozen=True)
+class Jobs:
+    """What all rules ask about their jobs.
+
+    Snakemake runs what is asked for; what that is follows from the inventory (`popatlas.study.inventory`). A job that is
+    made asks for no input (`asks`), so that neither times nor lost notes of Snakemake start it again.
+
+    Attributes
+    ----------
+    config : dict
+        Complete configuration.
+    filled : dict
+        What the patterns of most rules are filled in with (`popatlas.cohort.outputs`).
+    trained : dict
+        Rule of `TRAINED` that is wanted to what its patterns are filled in with besides.
+    made_of : MadeOf
+        Fingerprints of the jobs.
+    made : frozenset of str
+        Names of the jobs that are made; the jobs that Snakemake starts know of none.
+    to_make : dict
+        Files that each part of the pipeline still has to make.
+    """
 
     config: Config
-    made: frozenset[str]
+    filled: Mapping[str, str]
+    trained: Mapping[str, Mapping[str, str]]
+    made_of: MadeOf = field(repr=False)
+    made: frozenset[str] = field(default=frozenset(), repr=False)
+    to_make: Mapping[str, list[str]] = field(default_factory=dict, repr=False)
 
     def names(self, rule: str) -> dict[str, str]:
-        """Return the names that the patterns of a rule are filled in with (`popatlas.cohort.outputs`)."""
-        study = cast("Study", self)
-        names = {"label": study.template.label, "brains": study.preprocess.brain_folder, "version": study.template.version}
-        if rule in ("train_trust", "train_segmenter"):
-            return names | {"version": study.trainings[rule.removeprefix("train_")].version}
-        if rule in ("write_training_table", "train_registration"):
-            return names | {"name": study.plan.name, "version": study.plan.version}
-        return names | {"predictions": study.register.predictions}
+        """Return the names that the patterns of a rule are filled in with."""
+        return {**self.filled, **(self.trained[rule] if rule in TRAINED else {})}
 
     def outputs(self, rule: str) -> dict[str, str]:
         """Return output name to pattern of a rule."""
@@ -42,21 +59,24 @@ class JobStudy:
         """Return the pattern of the log of a rule."""
         return RULES[rule].log
 
-    def job_name(self, rule: str, wildcards: Mapping[str, str]) -> str:
+    def name(self, rule: str, wildcards: Mapping[str, str]) -> str:
         """Return the name of a job, which its receipt has too."""
         return fill(RULES[rule].job, self.names(rule) | dict(wildcards))
 
-    @cached_property
-    def made_of(self) -> MadeOf:
-        """Fingerprints of the jobs."""
-        return MadeOf(cast("Study", self))
+    def is_left(self, rule: str) -> bool:
+        """Tell whether a training is wanted and not made; once it is, its network is an input and no rule makes it."""
+        return rule in self.trained and self.name(rule, {}) not in self.made
+
+    def targets(self, part: str) -> list[str]:
+        """Return the files that a part of the pipeline still has to make, and the index, which is there."""
+        return ["cohort/index.parquet", *self.to_make.get(part, [])]
 
     def proof(self, rule: str) -> Callable[[Wildcards], str]:
         """Return the function of a job's options that make it leave a receipt."""
 
         def options(wildcards: Wildcards) -> str:
             found = {str(key): str(value) for key, value in wildcards.items()}
-            receipt = f"{FOLDER}/{self.job_name(rule, found)}.json"
+            receipt = f"{FOLDER}/{self.name(rule, found)}.json"
             return f"--made_of {self.made_of(rule, **found)} --receipt {shlex.quote(receipt)}"
 
         return options
@@ -78,7 +98,7 @@ class JobStudy:
 
         def asked(wildcards: Wildcards) -> dict[str, Files]:
             names = {str(key): str(value) for key, value in wildcards.items()}
-            if self.job_name(rule, names) in self.made:
+            if self.name(rule, names) in self.made:
                 return {}
             found = {key: value(wildcards) if callable(value) else value for key, value in inputs.items()}
             found = {key: fill(value, names) if isinstance(value, str) else value for key, value in found.items()}

@@ -10,18 +10,28 @@ wrong results in silence: those are made again, others stay when popatlas is bro
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from popatlas.cohort.digests import Digests
 from popatlas.cohort.targets import fusion_settings
 from popatlas.config.attempts import registration_settings
+from popatlas.config.sections import Config
 from popatlas.fusion.methods import SEGMENTER
 from popatlas.images.io import sha256
 from popatlas.preprocess import FINDER, LEVELS
 from popatlas.receipts import fingerprint
 from popatlas.settings import Content
-
-if TYPE_CHECKING:
-    from popatlas.study.study import Study
+from popatlas.study.bench import Bench
+from popatlas.study.fuse import Fuse
+from popatlas.study.measure import Measure
+from popatlas.study.network import Network
+from popatlas.study.preprocess import Preprocess
+from popatlas.study.register import Register
+from popatlas.study.report import Report
+from popatlas.study.scans import Scans
+from popatlas.study.template import Template
 
 # keys of the configuration that say where or how fast something is computed, or where it lies
 EXECUTION = ("gpu", "gpus", "batch", "minutes", "bids_dir", "out_dir", "weights", "simulate", "network")
@@ -34,12 +44,35 @@ def science(config: Mapping[str, Any]) -> Content:
     }
 
 
+@dataclass(frozen=True)
 class MadeOf:
-    """Fingerprints of the jobs of a study; each method is called as its rule, with its wildcards."""
+    """Fingerprints of the jobs of a study; each method is called as its rule, with its wildcards.
 
-    def __init__(self, study: Study) -> None:
-        self.study, self.config = study, study.config
-        self._known: dict[tuple[str, ...], str] = {}
+    Attributes
+    ----------
+    config : dict
+        Complete configuration.
+    out_dir : Path
+        Output folder.
+    scans, template, preprocess, register, fuse, bench, network, measure, report
+        The parts of the study that the fingerprints follow from.
+    digests : Digests
+        Checksums of files that lie beside the images.
+    """
+
+    config: Config
+    out_dir: Path
+    scans: Scans
+    template: Template
+    preprocess: Preprocess
+    register: Register
+    fuse: Fuse
+    bench: Bench
+    network: Network | None
+    measure: Measure
+    report: Report
+    digests: Digests
+    _known: dict[tuple[str, ...], str] = field(default_factory=dict, init=False)
 
     def __call__(self, rule: str, **wildcards: str) -> str:
         """Return the fingerprint of a job."""
@@ -50,75 +83,75 @@ class MadeOf:
 
     # Preprocessing
 
-    def conform_image(self, scan: str) -> Any:
+    def conform_image(self, scan: str) -> object:
         """Return what the conformed image of a scan is made of."""
         section = self.config.content["preprocess"]
         return [
-            self.study.scans.raw_digests[scan],
+            self.scans.raw_digests[scan],
             {key: section[key] for key in ("n4", "resolution_mm", "denoise")},
             LEVELS,
         ]
 
-    def raw_mask(self, scan: str) -> Any:
+    def raw_mask(self, scan: str) -> object:
         """Return what the raw brain mask of a scan is made of, whatever batch it was in."""
         brain = self.config.content["preprocess"]["brain"]
         used = {"deepbet": ("method", "threshold", "dilate")}.get(brain["method"], ("method",))
         finder = [FINDER] if brain["method"] == "deepbet" else []
         return [self("conform_image", scan=scan), {key: brain[key] for key in used}, *finder]
 
-    def extract_brain_by_template(self, scan: str) -> Any:
+    def extract_brain_by_template(self, scan: str) -> object:
         """Return what the raw brain mask of a scan is made of."""
         return self.raw_mask(scan)
 
-    def extract_brains(self, batch: str) -> Any:
+    def extract_brains(self, batch: str) -> object:
         """Return what the raw masks of a batch are made of."""
-        return self._each("raw_mask", self.study.preprocess.batches.scans(int(batch)))
+        return self._each("raw_mask", self.preprocess.batches.scans(int(batch)))
 
     def _each(self, rule: str, scans: Iterable[str]) -> dict[str, str]:
         """Return the fingerprints of the scans of a batch, those that have failed too."""
-        return {scan: self(rule, scan=scan) for scan in scans if scan in self.study.scans.raw_digests}
+        return {scan: self(rule, scan=scan) for scan in scans if scan in self.scans.raw_digests}
 
-    def brain(self, scan: str) -> Any:
+    def brain(self, scan: str) -> object:
         """Return what the brain of a scan is made of; what judges its mask does not count."""
         return [self("raw_mask", scan=scan), self.config.preprocess.intensity]
 
-    def normalise_brain(self, scan: str) -> Any:
+    def normalise_brain(self, scan: str) -> object:
         """Return what the brain of a scan is made of and how its mask is judged."""
         return [self("brain", scan=scan), self.config.content["preprocess"]["brain"]["volume_ml"]]
 
-    def align_channel(self, scan: str, channel: str) -> Any:
+    def align_channel(self, scan: str, channel: str) -> object:
         """Return what an extra channel of a scan is made of."""
-        raw = self.study.scans.channel_digests[scan][channel]
+        raw = self.scans.channel_digests[scan][channel]
         return [raw, self("brain", scan=scan), self.config.content["preprocess"]["n4"]]
 
     # Template: its version is a fingerprint of members, their images and all settings
 
-    def _template(self, **wildcards: str) -> Any:
-        return self.study.template.version
+    def _template(self, **wildcards: str) -> object:
+        return self.template.version
 
     make_reference = align_to_reference = initialise_template = predict_members = _template
     register_member = average_template = publish_template = _template
 
     # Registration
 
-    def _way(self) -> Any:
+    def _way(self) -> object:
         return registration_settings(self.config, self.config.register.preset)
 
-    def predict_deformations(self, batch: str) -> Any:
+    def predict_deformations(self, batch: str) -> object:
         """Return what the predictions of a batch are made of."""
-        return [self._each("brain", self.study.register.batches.scans(int(batch))), self.study.template.version, self._way()]
+        return [self._each("brain", self.register.batches.scans(int(batch))), self.template.version, self._way()]
 
-    def register_to_template(self, scan: str) -> Any:
+    def register_to_template(self, scan: str) -> object:
         """Return what the registration of a scan is made of."""
-        return [self("brain", scan=scan), self.study.template.version, self._way()]
+        return [self("brain", scan=scan), self.template.version, self._way()]
 
-    def register_atlas_to_target(self, scan: str, atlas: str) -> Any:
+    def register_atlas_to_target(self, scan: str, atlas: str) -> object:
         """Return what the registration of an atlas to a target is made of."""
         return [self("brain", scan=scan), self("brain", scan=atlas), self._way()]
 
     # Fusion
 
-    def propagate_labels(self, scan: str) -> Any:
+    def propagate_labels(self, scan: str) -> object:
         """Return what the candidates of a target are made of."""
         direct = self.config.fuse.through == "direct"
 
@@ -127,29 +160,31 @@ class MadeOf:
                 return self("register_atlas_to_target", scan=scan, atlas=atlas)
             return self("register_to_template", scan=atlas)
 
-        atlases = self.study.atlases_for(scan)
-        candidates = [[atlas, self.study.digests.of(self.study.atlases[atlas]), way(atlas)] for atlas in atlases]
+        atlases = self.fuse.atlases_for(scan)
+        candidates = [[atlas, self.digests.of(self.fuse.atlases[atlas]), way(atlas)] for atlas in atlases]
         return [candidates, self("brain" if direct else "register_to_template", scan=scan)]
 
-    def fuse_labels(self, scan: str, method: str) -> Any:
+    def fuse_labels(self, scan: str, method: str) -> object:
         """Return what the labels of a scan by a method are made of."""
-        trained = [self.study.trainings["trust"].version] if method == "dataparams" else []
+        trained = [self.fuse.trainings["trust"].version] if method == "dataparams" else []
         return [self("propagate_labels", scan=scan), method, fusion_settings(self.config, method), *trained]
 
-    def train_trust(self) -> Any:
+    def train_trust(self) -> object:
         """Return the version of the network and data parameters."""
-        return self.study.trainings["trust"].version
+        return self.fuse.trainings["trust"].version
 
-    def train_segmenter(self) -> Any:
+    def train_segmenter(self) -> object:
         """Return the version of the network."""
-        return self.study.trainings[SEGMENTER].version
+        return self.fuse.trainings[SEGMENTER].version
 
-    def segment_scan(self, scan: str) -> Any:
+    def segment_scan(self, scan: str) -> object:
         """Return what the labels of a scan by the network are made of."""
         return [self("brain", scan=scan), self("train_segmenter")]
 
-    def _network(self) -> Any:
-        return self.study.plan.version
+    def _network(self) -> object:
+        if self.network is None:
+            raise RuntimeError("no registration network is trained: train.recipe is null")
+        return self.network.plan.version
 
     write_training_table = train_registration = _network
 
@@ -159,66 +194,63 @@ class MadeOf:
         """Return the fingerprint of the labels of a scan by method."""
         return {
             method: self("segment_scan", scan=scan) if method == SEGMENTER else self("fuse_labels", scan=scan, method=method)
-            for method in self.study.scan_methods(scan)
+            for method in self.fuse.scan_methods(scan)
         }
 
-    def measure_scan(self, scan: str) -> Any:
+    def measure_scan(self, scan: str) -> object:
         """Return what the metrics of a scan are made of."""
-        section, study = self.config.content["measure"], self.study
-        given = {key: study.input_file("measure", key, scan) for key in ("reference", "landmarks")}
+        section = self.config.content["measure"]
         return [
             self("register_to_template", scan=scan),
             self.labels(scan),
-            {key: study.digests.of(path) for key, path in given.items() if path},
+            {name: self.digests.of(path) for name, path in self.measure.given(scan).items()},
             self._names(),
-            study.template.column,
+            self.template.column,
             {key: section[key] for key in ("surface", "min_voxels")},
         ]
 
     def _names(self) -> str:
-        return self.study.digests.of("cohort/label-names.tsv")
+        return self.digests.of("cohort/label-names.tsv")
 
-    def draw_subject(self, scan: str) -> Any:
+    def draw_subject(self, scan: str) -> object:
         """Return what the page of a scan is made of."""
-        return [self("measure_scan", scan=scan), self.study.methods, self.study.template.label]
+        return [self("measure_scan", scan=scan), self.report.methods, self.template.label]
 
-    def settle_ledger(self) -> Any:
+    def settle_ledger(self) -> object:
         """Return what the ledger tells: what was measured, and who is out and why."""
-        return [{scan: self("measure_scan", scan=scan) for scan in self.study.scans.own}, self.study.scans.outside]
+        return [{scan: self("measure_scan", scan=scan) for scan in self.scans.own}, self.scans.outside]
 
-    def score_truth(self) -> Any:
+    def score_truth(self) -> object:
         """Return what the truth scores are made of."""
         from popatlas.measures.truth import truth_files
 
-        study, folder = self.study, self.study.truth_folder()
-        truth = {name: study.digests.of(folder / name) for name in truth_files(study.scans.own)} if folder else {}
-        return [{scan: self("register_to_template", scan=scan) for scan in study.scans.own}, truth, study.scans.outside]
+        scans, folder = self.scans, self.measure.truth_folder
+        truth = {name: self.digests.of(folder / name) for name in truth_files(scans.own)} if folder else {}
+        return [{scan: self("register_to_template", scan=scan) for scan in scans.own}, truth, scans.outside]
 
-    def tabulate_cohort(self) -> Any:
+    def tabulate_cohort(self) -> object:
         """Return what the group tables are made of."""
-        truth = [self("score_truth")] if self.study.truth_tables() else []
-        people = self.study.out_dir / "cohort" / "participants.tsv"
+        truth = [self("score_truth")] if self.measure.truth_tables else []
+        people = self.out_dir / "cohort" / "participants.tsv"
         return [self("settle_ledger"), sha256(people) if people.is_file() else "", *truth]
 
-    def tabulate_trust(self) -> Any:
+    def tabulate_trust(self) -> object:
         """Return what the group table of trust is made of."""
-        return [{scan: self.labels(scan) for scan in self.study.scans.own}, sorted(self.study.atlases)]
+        return [{scan: self.labels(scan) for scan in self.scans.own}, sorted(self.fuse.atlases)]
 
-    def bench_fusion(self) -> Any:
+    def bench_fusion(self) -> object:
         """Return what the comparison of the fusion methods is made of."""
-        study = self.study
         labels = {
-            scan: {method: self("fuse_labels", scan=scan, method=method) for method in study.fusion_methods}
-            for scan in study.bench_scans
+            scan: {method: self("fuse_labels", scan=scan, method=method) for method in self.fuse.methods}
+            for scan in self.bench.scans
         }
-        references = [study.digests.of(path) for path in study.bench_references()]
+        references = [self.digests.of(path) for path in self.bench.references]
         return [labels, references, self._names(), self.config.fuse.maps, self.config.measure.min_voxels]
 
-    def write_report(self) -> Any:
+    def write_report(self) -> object:
         """Return what the pages of the cohort are made of."""
-        study = self.study
-        trust = [self("tabulate_trust")] if study.trust_tables() else []
-        bench = [self("bench_fusion")] if self.config.fuse.bench and study.bench_targets() else []
-        without = [sorted(study.scans.undrawn), sorted(study.scans.unaligned), sorted(study.scans.unbenched)]
-        pages = {scan: self("draw_subject", scan=scan) for scan in study.scans.own if scan not in study.scans.undrawn}
-        return [self("tabulate_cohort"), trust, bench, without, pages, study.template.version, science(self.config.content)]
+        trust = [self("tabulate_trust")] if self.fuse.trust_tables() else []
+        bench = [self("bench_fusion")] if self.bench.shown else []
+        without = [sorted(self.scans.undrawn), sorted(self.scans.unaligned), sorted(self.scans.unbenched)]
+        pages = {scan: self("draw_subject", scan=scan) for scan in self.report.drawn}
+        return [self("tabulate_cohort"), trust, bench, without, pages, self.template.version, science(self.config.content)]

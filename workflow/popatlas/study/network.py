@@ -1,17 +1,16 @@
-"""The training of a registration network as the Snakefile sees it: its inputs, outputs, budget and memory."""
+"""The training of a registration network as the rules ask for it: its inputs, budget and memory."""
 
 from __future__ import annotations
 
 import json
 import math
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 from popatlas.cohort.freeze import resolve_pattern
 from popatlas.cohort.training import REFERENCE, SCANS, NetworkTraining
 from popatlas.config.sections import Config
-from popatlas.images.io import write_if_changed
-from popatlas.study.jobs import JobStudy
 from popatlas.study.rules import Resources, Wildcards
 from popatlas.training.recipe import slice_places
 
@@ -44,30 +43,22 @@ def budget(minutes: float, runtime: float) -> float:
     return minutes or max(runtime / 2, runtime - min(MOST, max(LEAST, SHARE * runtime)))
 
 
-class TrainStudy(JobStudy):
-    """Input functions and targets of the rules that train a registration network; `Study` holds what they read."""
+@dataclass(frozen=True)
+class Network:
+    """What the rules ask that train a registration network on the cohort.
+
+    Attributes
+    ----------
+    config : dict
+        Complete configuration.
+    plan : NetworkTraining
+        The network and its frozen scans.
+    """
 
     config: Config
-    out_dir: Path
-    network: NetworkTraining | None
+    plan: NetworkTraining
 
-    @property
-    def needs_network(self) -> bool:
-        """Tell whether a registration network is wanted and not made; once it is, no rule makes it."""
-        return self.network is not None and self.job_name("train_registration", {}) not in self.made
-
-    @property
-    def plan(self) -> NetworkTraining:
-        """The training of the network, for the rules that are there only where it is wanted."""
-        if self.network is None:
-            raise RuntimeError("no registration network is trained: train.recipe is null")
-        return self.network
-
-    def network_targets(self) -> list[str]:
-        """Return the files of the network, none without a recipe."""
-        return list(self.network.files().values()) if self.network else []
-
-    def network_inputs(self) -> dict[str, list[str]]:
+    def inputs(self) -> dict[str, list[str]]:
         """Return what is known of each training scan: image, mask, and as far as the recipe reads them affine and labels."""
         grid, label, method = self.plan.recipe.grid, self.config.atlas.label, self.config.train.labels
         patterns = {
@@ -84,47 +75,47 @@ class TrainStudy(JobStudy):
             files["labels"] = [str(resolve_pattern(pattern, scan, root)) for scan in self.plan.scans]
         return files
 
-    def network_files(self, wildcards: Wildcards) -> dict[str, list[str]]:
+    def files(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """Return what the workflow makes of the inputs of a training."""
         own = self.config.train.labels != REFERENCE
-        return {key: files for key, files in self.network_inputs().items() if own or key != "labels"}
+        return {key: files for key, files in self.inputs().items() if own or key != "labels"}
 
-    def network_list(self, key: str) -> str:
-        """Return the file that lists the images, masks, affines or labels of a training; empty where there are none."""
-        return f"cohort/network-{key}.txt"
+    @property
+    def lists(self) -> dict[str, str]:
+        """The files that list images, masks, affines and labels of a training; empty where there are none."""
+        return {key: f"cohort/network-{key}.txt" for key in ("images", "masks", "affines", "labels")}
 
-    def write_network_lists(self) -> None:
-        """Write the lists of files that the table of a training is made from."""
-        if self.needs_network:
-            inputs = self.network_inputs()
-            for key in ("images", "masks", "affines", "labels"):
-                lines = [f"{path}\n" for path in inputs.get(key, [])]
-                write_if_changed(self.out_dir / self.network_list(key), "".join(lines))
+    def listed(self) -> dict[str, list[str]]:
+        """Return the lines of these files."""
+        inputs = self.inputs()
+        return {path: inputs.get(key, []) for key, path in self.lists.items()}
 
-    def network_table(self) -> dict[str, str]:
-        """Return the table of training scans, nothing for a recipe that needs no data."""
-        return {"table": f"{self.plan.work_folder}/scans.tsv"} if self.plan.scans else {}
-
-    def table_option(self) -> str:
-        """Return TrainRegistration's option for the table."""
-        return "".join(f"--in_table {shlex.quote(path)}" for path in self.network_table().values())
-
-    @staticmethod
-    def frozen_scans() -> str:
-        """Return the table of frozen scans."""
+    @property
+    def scans(self) -> str:
+        """The table of frozen scans."""
         return SCANS
 
-    def network_recipe(self) -> str:
-        """Return the complete recipe as JSON."""
+    @property
+    def table(self) -> dict[str, str]:
+        """The table of training scans, nothing for a recipe that needs no data."""
+        return {"table": f"{self.plan.work_folder}/scans.tsv"} if self.plan.scans else {}
+
+    @property
+    def table_option(self) -> str:
+        """TrainRegistration's option for the table."""
+        return "".join(f"--in_table {shlex.quote(path)}" for path in self.table.values())
+
+    @property
+    def recipe(self) -> str:
+        """The complete recipe as JSON."""
         return json.dumps(self.plan.recipe.content)
 
-    def network_budget(self, wildcards: Wildcards, resources: Resources) -> float:
+    def budget(self, wildcards: Wildcards, resources: Resources) -> float:
         """Return after how many minutes a job stops with a checkpoint."""
         return budget(self.config.train.minutes, float(resources.runtime))
 
-    def network_memory(self) -> int:
+    def memory(self) -> int:
         """Return the memory that the training needs, megabytes."""
         recipe = self.plan.recipe
-        voxels = math.prod(recipe.grid.shape)
         held = len(self.plan.scans) * max(1, len(slice_places(recipe.grid)))
-        return network_memory(voxels, recipe.schedule.batch, held, max(1, self.config.train.gpus))
+        return network_memory(math.prod(recipe.grid.shape), recipe.schedule.batch, held, max(1, self.config.train.gpus))

@@ -20,6 +20,7 @@ from popatlas.cohort.view import hide, silent_view_of, speaking_of
 from popatlas.config.load import load_config, make_absolute
 from popatlas.errors import ConfigError
 from popatlas.study.inventory import Inventory
+from popatlas.study.orphans import take_away_orphans
 from popatlas.study.prepare import simulate_if_missing
 from popatlas.study.rules import PARTS
 from popatlas.study.study import Study, open_study
@@ -99,7 +100,7 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
         inventory.require_members(target)
         for line in inventory.explain(target):
             print(f"popatlas: {line}", file=sys.stderr)
-        inventory.clear(target)
+        clear(inventory, target)
         study.digests.write()
         return with_inventory(study, inventory)
     view = silent_view_of(Path(config.out_dir))
@@ -118,6 +119,13 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
     return with_inventory(study, inventory)
 
 
+def clear(inventory: Inventory, target: str) -> None:
+    """Take away what a part of the pipeline makes anew and, before the group results, what nothing asks for any more."""
+    inventory.clear(target)
+    if target == "all":
+        take_away_orphans(inventory)
+
+
 def with_inventory(study: Study, inventory: Inventory) -> Study:
     """Return a study that knows what is made and what each part of the pipeline still has to make."""
     made, jobs = inventory.made, inventory.jobs
@@ -125,4 +133,4 @@ def with_inventory(study: Study, inventory: Inventory) -> Study:
         part: [path for name in jobs.wanted(part) if name not in made for path in inventory.files(jobs.jobs[name])]
         for part in (*PARTS, "all")
     }
-    return replace(study, made=made, to_make=to_make)
+    return replace(study, jobs=replace(study.jobs, made=made, to_make=to_make))

@@ -11,14 +11,11 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from popatlas.errors import first_few
 from popatlas.receipts import FOLDER, Receipt
-from popatlas.study.bench import is_valid
-
-if TYPE_CHECKING:
-    from popatlas.study.inventory import Inventory
+from popatlas.study.benchstudy import is_valid
+from popatlas.study.inventory import Inventory
 
 TAKEN = ("group", "report")  # folders of group results
 OF_SCAN = re.compile(r"(?:fuse|register|preprocess)/(.+/anat/[^/_]+(?:_ses-[^/_]+)?)_(.+)")
