@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from nipype.interfaces.base import File, Str, isdefined, traits
@@ -16,6 +16,7 @@ from popatlas.fusion.sections import given_options
 from popatlas.images.io import load_image, save_image, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.device import torch_device
+from popatlas.settings import Content
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -131,10 +132,10 @@ class FuseLabels(PopatlasInterface):
         if isdefined(inputs.out_trust):
             write_table(trust_table(candidates, found.trust, found.dseg, inputs.method, parameters), inputs.out_trust)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Content:
         return self.inputs.settings if isdefined(self.inputs.settings) else {}
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self) -> Content:
         """Return the options of the method that the settings give."""
         settings = self._settings()
         ties = {"ties": settings["ties"]} if "ties" in settings else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nipype.interfaces.base import Directory, File, Str, isdefined, traits
 
@@ -18,6 +18,7 @@ from popatlas.interfaces.device import torch_device
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
 from popatlas.registration.engines.registry import planned_attempt
 from popatlas.registration.types import RECEIPT
+from popatlas.settings import Content
 
 if TYPE_CHECKING:
     from popatlas.registration.batch import Outcome, Predictor, Request
@@ -74,12 +75,12 @@ class PredictDeformations(PopatlasInterface):
         attempt = planned_attempt(way, inputs.gpu)
         return Predictor(attempt, inputs.in_fixed, inputs.in_fixed_mask, device, inputs.threads)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Content:
         """Return what a prediction depends on, besides its images; the weights are told by their SHA-256."""
         preset = {key: value for key, value in self.inputs.attempt["preset"].items() if key != "weights"}
         return {"attempt": {**self.inputs.attempt, "preset": preset}, "popatlas": popatlas.__version__}
 
-    def _kept(self, request: Request) -> dict[str, Any] | None:
+    def _kept(self, request: Request) -> Content | None:
         """Return the entry of a scan whose files are there already."""
         receipt = request.folder / RECEIPT
         if not is_current(receipt, self._settings(), request.files, self._images(request)):
@@ -91,7 +92,7 @@ class PredictDeformations(PopatlasInterface):
         """Return what a prediction is made from."""
         return [request.brain, request.mask, Path(self.inputs.in_fixed), Path(self.inputs.in_fixed_mask)]
 
-    def _settle(self, request: Request, outcome: Outcome, device: str) -> dict[str, Any]:
+    def _settle(self, request: Request, outcome: Outcome, device: str) -> Content:
         """Write the receipt of a scan, or remove what it had before, and return its entry."""
         message = outcome.error or "predicted"
         spent = {"device": device, "seconds": outcome.seconds, "peak_mb": outcome.peak_mb}
@@ -111,6 +112,6 @@ def _remove(files: Sequence[Path]) -> None:
         file.unlink(missing_ok=True)
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _line(entry: Content) -> str:
     spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in entry["seconds"].items())
     return f"{entry['state']}, {spent}{'' if entry['state'] == 'ok' else ': ' + entry['message']}"

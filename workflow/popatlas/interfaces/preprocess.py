@@ -22,7 +22,7 @@ from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
 from popatlas.preprocess import FINDER
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
-from popatlas.settings import settings_from
+from popatlas.settings import Content, settings_from
 
 # what to look at when no brain was found, or no plausible one
 LOOK = "open {image} (it should show a whole T1-weighted head, with dark air round it) and the mask on it"
@@ -95,7 +95,7 @@ class ExtractBrain(PopatlasInterface):
         self.notes["scans"] = receipt
         write_json(self.inputs.out_receipt, receipt)
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> Content:
         """Return what a mask depends on, besides its image."""
         settings = {"method": self.inputs.method, "popatlas": popatlas.__version__}
         if self.inputs.method == "none":
@@ -114,7 +114,7 @@ class ExtractBrain(PopatlasInterface):
         self.notes |= {"device": "cuda" if gpu else "cpu", "weights": deepbet_weights()}
         return deepbet_extractor(self.inputs.threshold, self.inputs.dilate, gpu=gpu)
 
-    def _extract_one(self, extractor: Any, settings: dict[str, Any], image: Path, mask: Path) -> dict[str, str]:
+    def _extract_one(self, extractor: Any, settings: Content, image: Path, mask: Path) -> dict[str, str]:
         if is_current(receipt_of(mask), settings, [mask], [image]):
             return {"state": "ok", "message": "kept"}
         try:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nipype.interfaces.base import Directory, File, isdefined, traits
 
@@ -17,6 +17,7 @@ from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.registration.gate import GATE_REVISION
+from popatlas.settings import Content
 
 if TYPE_CHECKING:
     from popatlas.registration.linear import Aligned
@@ -134,7 +135,7 @@ class RegisterImages(PopatlasInterface):
         attempts = [
             planned_attempt(attempt, inputs.gpu) for attempt in planned
         ]  # all of them: what is no settings is no attempt either
-        rows: list[dict[str, Any]] = []
+        rows: list[Content] = []
         self.notes["attempts"] = rows
         predicted = self._predicted if isdefined(inputs.in_prediction) else None
         publish_all = partial(self._publish, pair=pair)
@@ -154,7 +155,7 @@ class RegisterImages(PopatlasInterface):
 
         return read_prediction(Path(self.inputs.in_prediction), Path(self.inputs.in_receipt), self.inputs.subject)
 
-    def _refusal(self, rows: list[dict[str, Any]], judged: list[dict[str, Any]]) -> InputError:
+    def _refusal(self, rows: list[Content], judged: list[Content]) -> InputError:
         """Return the error when no attempt passed: what the gate said last or, when every one raised, all reasons."""
         named = {"file": self.inputs.in_moving, "subject": self.inputs.subject}
         if judged:
@@ -164,7 +165,7 @@ class RegisterImages(PopatlasInterface):
         remedy = "correct what the errors name, or choose another register.engine"
         return InputError(f"every attempt at the registration raised an error: {reasons}", remedy=remedy, **named)
 
-    def _attempts_and_gate(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def _attempts_and_gate(self) -> tuple[list[Content], Content]:
         """Return all attempts, as the configuration resolves them, and the limits.
 
         Neither the limits nor the fallback nor the place of the weights comes as a parameter from the rule, so that widening

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from popatlas.images.arrays import FloatArray, RealArray
 from popatlas.registration.engines.registry import find_engine
 from popatlas.registration.evidence import of_affine, of_deformation
-from popatlas.registration.gate import beyond_repair, doubts, gate_metrics, judge
+from popatlas.registration.gate import Limits, beyond_repair, doubts, gate_metrics, judge
 from popatlas.registration.linear import align, find_affine, write_aligned
 from popatlas.registration.pair import Pair
 from popatlas.registration.pose import turn_of
 from popatlas.registration.types import Attempt, Made, Registration
+from popatlas.settings import Content
 from popatlas.transforms.affine import Matrix, read_affine
 from popatlas.transforms.chain import Affine, Chain, Field
 from popatlas.transforms.displacement import write_jacobian
@@ -78,7 +78,7 @@ class AttemptResult:
             raise RuntimeError(f"nothing was deformed: {'; '.join(self.reasons)}")
         return self.made.files
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> Content:
         """Return the attempt for the gate's file: what was tried, its numbers and why it failed."""
         more = {
             "found_from": "" if self.start == self.attempt.start else self.start,
@@ -88,14 +88,14 @@ class AttemptResult:
         return attempt_row(self.attempt, self.metrics, self.reasons) | {name: value for name, value in more.items() if value}
 
 
-def attempt_row(attempt: Attempt, metrics: dict[str, float], reasons: list[str]) -> dict[str, Any]:
+def attempt_row(attempt: Attempt, metrics: dict[str, float], reasons: list[str]) -> Content:
     """Return an attempt for the gate's file; without metrics when it raised an error, which is then its reason."""
     tried = {"engine": attempt.engine, "linear": attempt.linear, "start": attempt.start}
     return {**tried, "metrics": metrics, "reasons": reasons}
 
 
 def try_once(
-    pair: Pair, attempt: Attempt, limits: Mapping[str, Any], folder: Path, threads: int = 1, made: Registration | None = None
+    pair: Pair, attempt: Attempt, limits: Limits, folder: Path, threads: int = 1, made: Registration | None = None
 ) -> AttemptResult:
     """Register a pair once and judge it: first the affine and, where that is in order, the deformation.
 
@@ -129,7 +129,7 @@ def try_once(
     return AttemptResult(attempt, result, metrics, judge(metrics, limits), notes, start)
 
 
-def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, Any]:
+def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, FloatArray]:
     """Compose the transforms and apply them; return the Jacobian determinant too."""
     fixed, moving = pair.scans()
     there, back = (
@@ -148,7 +148,7 @@ def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tupl
     return Made(files, forward, inverse, (there, back), composed, logjacobian, *images), determinant
 
 
-def _view(pair: Pair, made: Made) -> Any:
+def _view(pair: Pair, made: Made) -> RealArray:
     """Return the voxels of the fixed grid that the field of view of the moving image holds after a registration."""
     fixed, moving = pair.scans()
     return made.forward.apply(torch.ones_like(moving.image), moving.grid, fixed.grid, "nearest")[0, 0].numpy()

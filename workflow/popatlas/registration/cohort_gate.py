@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from popatlas.settings import Content
 
 FEWEST = 10  # scans that tell what is usual
 APART = 6.0  # robust standard deviations
@@ -69,7 +70,7 @@ class Apart:
     reason: str
 
 
-def stand_apart(gates: Mapping[str, Mapping[str, Any]], limit: float = APART) -> dict[str, Apart]:
+def stand_apart(gates: Mapping[str, Content], limit: float = APART) -> dict[str, Apart]:
     """Return the scans whose registration stands apart from those of a cohort.
 
     Parameters
@@ -100,7 +101,7 @@ def stand_apart(gates: Mapping[str, Mapping[str, Any]], limit: float = APART) ->
     return {scan: _joined(found[scan]) for scan in gates if scan in found}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from popatlas.images.antspy import AntsImage
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
 from popatlas.measures.correlation import correlation
@@ -128,5 +127,5 @@ def of_deformation(pair: Pair, made: Made) -> dict[str, float]:
     }
 
 
-def _tensor(image: Any) -> torch.Tensor:
+def _tensor(image: AntsImage) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.numpy(), dtype=np.float32))[None, None]

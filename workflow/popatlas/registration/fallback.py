@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from popatlas.diskspace import out_of_space
 from popatlas.errors import ConfigError, PopatlasError, SetupError
 from popatlas.failures import describe
 from popatlas.registration.attempt import attempt_row, try_once
+from popatlas.registration.gate import Limits
 from popatlas.registration.pair import Pair
 from popatlas.registration.types import Attempt, Made, Registration
+from popatlas.settings import Content
 
 # Errors of the set-up or of the code: no image causes them, so another engine must not hide them
 NOT_OF_THE_IMAGE = (ConfigError, SetupError, ImportError, NameError, AttributeError, TypeError, NotImplementedError)
@@ -22,12 +23,12 @@ NOT_OF_THE_IMAGE = (ConfigError, SetupError, ImportError, NameError, AttributeEr
 def try_in_turn(
     pair: Pair,
     attempts: Sequence[Attempt],
-    limits: Mapping[str, Any],
+    limits: Limits,
     publish: Callable[[Made], None],
     *,
     predicted: Callable[[], Registration] | None = None,
     threads: int = 1,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Content]:
     """Make attempt after attempt until one passes, or none can.
 
     Parameters
@@ -67,11 +68,11 @@ def try_in_turn(
 def _try(
     pair: Pair,
     attempt: Attempt,
-    limits: Mapping[str, Any],
+    limits: Limits,
     publish: Callable[[Made], None],
     predicted: Callable[[], Registration] | None,
     threads: int,
-) -> dict[str, Any]:
+) -> Content:
     """Make one attempt, publish what passes, and return its row."""
     with tempfile.TemporaryDirectory() as folder:
         try:

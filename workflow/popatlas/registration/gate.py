@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from popatlas.images.arrays import RealArray
 from popatlas.measures.overlap import dice
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 # written beside each verdict: what an earlier gate let pass was looked at less closely. 1: masks, correlation and folds;
 # 2: pose, sides, contrast, coverage and size of the deformation too
+Limits = Mapping[str, Any]  # `register.gate` of a configuration: numbers, and a pair of them
 GATE_REVISION = 2
 TURNED = 45.0  # degrees from which a header is likely to be wrong
 WHOLE = 0.9  # share of the fixed brain that the image holds, below which it is told
@@ -56,9 +58,9 @@ def affine_metrics(affine: Matrix) -> dict[str, float]:
 def gate_metrics(
     affine: Matrix,
     jacobian: npt.NDArray[np.float32] | None,
-    fixed_mask: npt.NDArray[Any],
-    warped_mask: npt.NDArray[Any],
-    view: npt.NDArray[Any] | None = None,
+    fixed_mask: RealArray,
+    warped_mask: RealArray,
+    view: RealArray | None = None,
 ) -> dict[str, float]:
     """Return numbers that the gate judges.
 
@@ -89,7 +91,7 @@ def gate_metrics(
     return metrics
 
 
-def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
+def judge(metrics: Mapping[str, float], limits: Limits) -> list[str]:
     """Return the reasons why a registration is implausible; empty when it passes.
 
     Parameters
@@ -105,7 +107,7 @@ def judge(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> list[str]:
     return [*_not_finite(metrics), *_affine_reasons(metrics, limits), *_reasons(metrics, limits)]
 
 
-def judge_again(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]:
+def judge_again(gate: Mapping[str, Any], limits: Limits) -> list[str]:
     """Return why a registration that has passed does not pass as things are now; nothing is registered for it.
 
     Parameters
@@ -122,7 +124,7 @@ def judge_again(gate: Mapping[str, Any], limits: Mapping[str, Any]) -> list[str]
     return judge({name: value for name, value in gate.items() if _is_number(value)}, limits)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -131,7 +133,7 @@ def _not_finite(metrics: Mapping[str, float]) -> Iterator[str]:
     yield from (f"{name} is not finite ({value})" for name, value in metrics.items() if not np.isfinite(value))
 
 
-def _affine_reasons(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> Iterator[str]:
+def _affine_reasons(metrics: Mapping[str, float], limits: Limits) -> Iterator[str]:
     low, high = limits["scale"]
     if metrics["scale_min"] < low:
         yield f"scale {metrics['scale_min']:.2f} below {low}"
@@ -141,7 +143,7 @@ def _affine_reasons(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> 
         yield "the affine mirrors the image"
 
 
-def _reasons(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> Iterator[str]:
+def _reasons(metrics: Mapping[str, float], limits: Limits) -> Iterator[str]:
     for side, words in ((1, LOWEST), (-1, HIGHEST)):
         for name, text in words.items():
             if name in metrics and name in limits and side * metrics[name] < side * limits[name]:
@@ -162,13 +164,13 @@ def _reasons(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> Iterato
         yield "the optimisation diverged"
 
 
-def beyond_repair(metrics: Mapping[str, float], limits: Mapping[str, Any]) -> bool:
+def beyond_repair(metrics: Mapping[str, float], limits: Limits) -> bool:
     """Tell whether no other start and no other engine could mend a registration: the image itself is at fault."""
     certain = metrics.get("pose", -np.inf) >= limits.get("pose", np.inf)
     return certain and any(metrics.get(name, np.inf) < limits.get(name, -np.inf) for name in ("sides", "covered"))
 
 
-def doubts(metrics: Mapping[str, float], limits: Mapping[str, Any], axis: str = "") -> list[str]:
+def doubts(metrics: Mapping[str, float], limits: Limits, axis: str = "") -> list[str]:
     """Return what has to be said of a registration, also of one that passes, besides the reasons of `judge`.
 
     Parameters

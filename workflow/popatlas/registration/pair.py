@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.images.antspy import deterministic_ants
+from popatlas.images.antspy import AntsImage, deterministic_ants
 from popatlas.images.grid import Grid
 from popatlas.images.io import PathLike, load_image
 from popatlas.images.place import read_mask_on
@@ -25,14 +26,14 @@ class Pair:
     `asked` keeps what was found out about the pair, so that another attempt need not ask again.
     """
 
-    fixed: Any
-    fixed_mask: Any
-    moving: Any
-    moving_mask: Any
+    fixed: AntsImage
+    fixed_mask: AntsImage
+    moving: AntsImage
+    moving_mask: AntsImage
     fixed_file: Path
     moving_file: Path
     subject: str = ""
-    asked: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    asked: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def scans(self) -> tuple[Scan, Scan]:
         """Return fixed and moving as tensors with their grids and masks, for the engines that are not ANTs."""
@@ -51,7 +52,7 @@ def load_pair(fixed: PathLike, fixed_mask: PathLike, moving: PathLike, moving_ma
         When an image is constant, a mask is empty or on another grid than its image, or a value is not finite.
     """
     ants = deterministic_ants()
-    images: list[Any] = []
+    images: list[AntsImage] = []
     for path, mask_path in ((fixed, fixed_mask), (moving, moving_mask)):
         _check_finite(path, subject)
         inside = read_mask_on(mask_path, path, subject, names=(f"image {path}", "mask")).data
@@ -64,7 +65,7 @@ def load_pair(fixed: PathLike, fixed_mask: PathLike, moving: PathLike, moving_ma
     return Pair(one, one_mask, other, other_mask, Path(fixed), Path(moving), subject)
 
 
-def _tensor(image: Any) -> Tensor:
+def _tensor(image: AntsImage) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.numpy(), dtype=np.float32))[None, None]
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from popatlas.images.antspy import AntsImage
 from popatlas.registration.schedule import EngineSettings
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class Made:
     warps: tuple[Field, Field]
     composed: Path
     logjacobian: Path
-    warped: Any
-    warped_mask: Any
+    warped: AntsImage
+    warped_mask: AntsImage
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from popatlas.images.antspy import deterministic_ants
+from popatlas.images.antspy import AntsImage, deterministic_ants
 from popatlas.images.io import require_whole
 from popatlas.registration.engines.ants.settings import AntsSettings
 from popatlas.registration.types import Attempt, Deformation, settings_of
@@ -23,7 +23,7 @@ AFFINE_SIGMAS = (3, 2, 1, 0)
 
 
 def register_linear(
-    fixed: Any, moving: Any, kind: str, initial: str | None, iterations: Sequence[int], prefix: Path
+    fixed: AntsImage, moving: AntsImage, kind: str, initial: str | None, iterations: Sequence[int], prefix: Path
 ) -> Path:
     """Run one linear stage and return its transform file.
 
@@ -55,7 +55,7 @@ def register_linear(
     return Path(result["fwdtransforms"][0])
 
 
-def search_start(fixed: Any, moving: Any, prefix: Path) -> str:
+def search_start(fixed: AntsImage, moving: AntsImage, prefix: Path) -> str:
     """Return a start found by ANTs' multi-start affine search (rotations of +-30 degrees on each axis)."""
     ants = deterministic_ants()
     path = f"{prefix}search.mat"

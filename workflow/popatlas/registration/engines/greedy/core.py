@@ -14,7 +14,7 @@ import io
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from popatlas.images.arrays import FloatArray
 from popatlas.images.scan import check_pair
 from popatlas.registration.engines.greedy.settings import GreedySettings
 from popatlas.registration.engines.io import between_voxels, write_fields
@@ -133,7 +134,7 @@ def deform_greedy(pair: Pair, attempt: Attempt, affine: Path, folder: Path, thre
     return write_fields(result.forward, result.inverse, fixed.grid, folder, diverged=False)
 
 
-def _run(fixed: Tensor, moving: Tensor, settings: GreedySettings, matrix: npt.NDArray[Any] | None, threads: int) -> Tensor:
+def _run(fixed: Tensor, moving: Tensor, settings: GreedySettings, matrix: FloatArray | None, threads: int) -> Tensor:
     """Return the field (D, *shape) of one pair; the affine goes through a file, as version 1.4.0 refuses one in memory."""
     runner = RUNNERS[fixed.ndim]()
     command = f"{settings.command(fixed.ndim, threads)} -i fixed moving -o warp"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +118,11 @@ class _Check:
 
 
 def _labels(
-    labels: tuple[Tensor | None, Tensor | None], fixed: Tensor, moving: Tensor, check: _Check, plain: Any
+    labels: tuple[Tensor | None, Tensor | None],
+    fixed: Tensor,
+    moving: Tensor,
+    check: _Check,
+    plain: Callable[[Tensor], Tensor],
 ) -> Labels | None:
     one, other = labels
     if one is None and other is None:
@@ -133,7 +137,7 @@ def _labels(
     )
 
 
-def _landmarks(landmarks: Points | None, ndim: int, check: _Check, plain: Any) -> Points | None:
+def _landmarks(landmarks: Points | None, ndim: int, check: _Check, plain: Callable[[Tensor], Tensor]) -> Points | None:
     if landmarks is None:
         return None
     fixed, moving = map(plain, landmarks)

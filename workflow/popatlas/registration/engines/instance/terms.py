@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
+from popatlas.images.arrays import FloatArray
 from popatlas.images.grid import Grid
 from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
@@ -185,7 +185,7 @@ def _landmarks(fixed: Side, moving: Side, grids: tuple[Grid, Grid], subject: str
     return points[0], points[1]
 
 
-def _voxels(ras: np.ndarray[Any, np.dtype[np.float64]], grid: Grid) -> Tensor:
+def _voxels(ras: FloatArray, grid: Grid) -> Tensor:
     lps = (ras * RAS_TO_LPS)[:, : grid.ndim]
     inverse = np.linalg.inv(grid.affine)
     return torch.from_numpy(lps @ inverse[:-1, :-1].T + inverse[:-1, -1]).float()
