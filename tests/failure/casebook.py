@@ -15,6 +15,7 @@ import yaml
 from popatlas.cli.main import main
 from popatlas.cohort.index import index_cohort
 from popatlas.config.load import load_config
+from popatlas.config.sections import Config
 from popatlas.errors import PopatlasError
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
@@ -22,6 +23,7 @@ from popatlas.interfaces import load_interface
 from ..cohorts import noise_cohort
 
 SHAPE = (36, 36, 36)
+THREE = ("sub-1", "sub-2", "sub-3")
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 UNAVAILABLE, FAILED, STOPS = "scan `unavailable`, the others go on", "scan `failed`, the others go on", "nothing is run"
 LEFT_OUT, SAID = "left out, the others serve", "said aloud, the run goes on"
@@ -72,9 +74,8 @@ def indexed(damage: Callable[[Path], None]) -> Callable[[Path], str]:
     """Damage one of three images, index the dataset, and return what the index says about it."""
 
     def run(folder: Path) -> str:
-        noise_cohort(folder / "bids", ["sub-1", "sub-2", "sub-3"])
+        config = dataset(folder, *THREE)
         damage(folder / "bids" / "sub-2" / "anat" / "sub-2_T1w.nii.gz")
-        config = load_config(bids_dir=str(folder / "bids"))
         row = index_cohort(config, folder / "out").set_index("subject").loc["sub-2"]
         others = index_cohort(config, folder / "out").set_index("subject").drop("sub-2")
         assert (others["state"] == "ok").all()
@@ -84,11 +85,28 @@ def indexed(damage: Callable[[Path], None]) -> Callable[[Path], str]:
     return run
 
 
+def refusal(work: Callable[[], object]) -> str:
+    """Do what popatlas must refuse, and return the message."""
+    with pytest.raises(PopatlasError) as caught:
+        work()
+    return str(caught.value)
+
+
+def notices(work: Callable[[], object]) -> str:
+    """Do something, and return what is said on stderr, without the name of the program before it."""
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        work()
+    return err.getvalue().removeprefix("popatlas: ").strip()
+
+
 def step(name: str, **inputs: object) -> str:
     """Run a step that must fail and return its message."""
-    with pytest.raises(PopatlasError) as caught:
-        load_interface(name)(subject="sub-2", **inputs).run()
-    return str(caught.value)
+    return refusal(lambda: load_interface(name)(subject="sub-2", **inputs).run())
+
+
+def dataset(folder: Path, *names: str, **settings: object) -> Config:
+    """Write a dataset of noise in a folder, and return the configuration of its study."""
+    return load_config(settings, bids_dir=str(noise_cohort(folder / "bids", [*names])))
 
 
 def said(*arguments: str | Path, code: int = 1) -> str:
@@ -102,13 +120,14 @@ def said(*arguments: str | Path, code: int = 1) -> str:
     return text.removeprefix(f"popatlas {arguments[0]}: ").strip()
 
 
-def command(*extra: str, settings: dict[str, object] | None = None, dataset: bool = True) -> Callable[[Path], str]:
-    """Check a small dataset with some settings, and return what is said on stderr."""
+def checked(settings: str | bytes | dict[str, object] = "", *names: str) -> Callable[[Path], str]:
+    """Check a dataset of these subjects with a configuration, and return what is said on stderr."""
+    text = yaml.safe_dump(settings) if isinstance(settings, dict) else settings
 
     def run(folder: Path) -> str:
-        if dataset:
-            noise_cohort(folder / "bids", ["sub-1", "sub-2", "sub-3"])
-        (folder / "c.yaml").write_text(yaml.safe_dump(settings or {}))
-        return said("check", folder / "bids", "--config", folder / "c.yaml", *extra)
+        if names:
+            dataset(folder, *names)
+        (folder / "c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+        return said("check", folder / "bids", "--config", folder / "c.yaml")
 
     return run

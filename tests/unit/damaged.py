@@ -1,7 +1,9 @@
-"""Two simulated brains of 4 mm with labels, shared by the tests of poses, sides and contrasts."""
+"""Two simulated brains of 4 mm with labels, damage to one of them, and what comes of their registration."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from benchmarks.starts.methods import dice
 
 from popatlas.config.attempts import resolve_attempt, resolve_fallback
 from popatlas.config.load import default_config
+from popatlas.errors import InputError
 from popatlas.images.io import read_json
 from popatlas.interfaces import load_interface
 from popatlas.transforms.affine import read_affine
@@ -52,11 +55,79 @@ def rigid(fixed: Brain, moving: Brain, folder: Path) -> np.ndarray:
     return read_affine(folder / "rigid.mat")
 
 
-def overlap(fixed: Brain, moving: Brain, folder: Path) -> float:
-    """Return the mean Dice of the labels after `register`, where the moving image has a field of view."""
-    return dice(fixed, moving, [str(folder / "warp.nii.gz"), str(folder / "affine.mat")], folder)
-
-
 def random_turn(seed: int, degrees: float) -> np.ndarray:
     axis = np.random.default_rng(seed).normal(size=3)
     return degrees * axis / np.linalg.norm(axis)
+
+
+def cloud(one: Brain) -> Brain:
+    """Return noise in the shape of a brain, which overlaps perfectly and can be bent to correlate."""
+    return replace(one, image=np.random.default_rng(0).uniform(0.2, 1, one.image.shape) * one.mask)
+
+
+TURNS = {"turned about x": (180, 0, 0), "turned about z": (0, 0, 180), "turned at random": tuple(random_turn(5, 140))}
+DAMAGES: dict[str, Callable[[Brain], Brain]] = {
+    "untouched": lambda one: one,
+    **{name: lambda one, turn=turn: one.turned(turn) for name, turn in TURNS.items()},
+    "mirrored": lambda one: one.mirrored(),
+    "mirrored and turned": lambda one: one.mirrored().turned((0, 180, 0)),
+    "inverted": lambda one: one.recoloured("inverted"),
+    "T2-like": lambda one: one.recoloured("T2-like"),
+    "lowest third missing": lambda one: one.cropped(2, 0.3, 1.0),
+    "back missing": lambda one: one.cropped(1, 0.35, 1.0),
+    "top alone": lambda one: one.cropped(2, 0.72, 1.0),
+    "cloud": cloud,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a registration of a damaged brain to another one.
+
+    Attributes
+    ----------
+    folder : Path
+        Where its files are.
+    gate : dict
+        Its gate file; empty for a rigid one, which has none.
+    refusal : str
+        What was said when it was refused; empty otherwise.
+    overlap : float
+        Mean Dice of the labels where the moving image has a field of view; 0 when it was refused, or is rigid.
+    """
+
+    folder: Path
+    gate: dict
+    refusal: str
+    overlap: float = 0.0
+
+
+DONE: dict[tuple[str, str], Outcome] = {}
+
+
+def outcome(damage: str, folder: Path, *, fallback: bool = True) -> Outcome:
+    """Register a damaged brain in a folder, as `register` does; once for all tests of a process, as it takes seconds."""
+    key = damage, f"fallback {fallback}"
+    if key not in DONE:
+        moving = DAMAGES[damage](brain(2))
+        try:
+            gate = register(brain(1), moving, folder, fallback)
+        except InputError as error:
+            DONE[key] = Outcome(folder, read_json(folder / "gate.json"), str(error))
+        else:
+            transforms = [str(folder / "warp.nii.gz"), str(folder / "affine.mat")]
+            DONE[key] = Outcome(folder, gate, "", dice(brain(1), moving, transforms, folder))
+    return DONE[key]
+
+
+def member_outcome(damage: str, folder: Path) -> Outcome:
+    """Align a damaged member of a template, as `rigid` does, once for all tests of a process."""
+    key = damage, "rigid"
+    if key not in DONE:
+        try:
+            rigid(brain(1), DAMAGES[damage](brain(2)), folder)
+        except InputError as error:
+            DONE[key] = Outcome(folder, {}, str(error))
+        else:
+            DONE[key] = Outcome(folder, {}, "")
+    return DONE[key]

@@ -14,7 +14,7 @@ from popatlas.cohort.index import index_cohort
 from popatlas.config.load import load_config
 
 from ...cohorts import noise_image
-from ..casebook import LEFT_OUT, SAID, SHAPE, STOPS, UNAVAILABLE, Case, command, indexed, noise
+from ..casebook import LEFT_OUT, SAID, SHAPE, STOPS, THREE, UNAVAILABLE, Case, checked, indexed, noise
 
 TITLE = "Choice of images"
 HEAD = ((40, 48, 44), 4.0)  # field of view of a head
@@ -141,21 +141,21 @@ CASES = [
         "filter that no scan passes",
         STOPS,
         "leaves no T1w image of any scan",
-        command(settings={"cohort": {"filter": {"acquisition": "mprage"}}}),
+        checked({"cohort": {"filter": {"acquisition": "mprage"}}}, *THREE),
     ),
     Case(
         "command",
         "filter of an unknown entity",
         STOPS,
         "did you mean acquisition",
-        command(settings={"cohort": {"filter": {"aquisition": "mprage"}}}),
+        checked({"cohort": {"filter": {"aquisition": "mprage"}}}, *THREE),
     ),
     Case(
         "command",
         "preference of an unknown entity",
         STOPS,
         "did you mean acq",
-        command(settings={"cohort": {"prefer": ["aqc-mprage"]}}),
+        checked({"cohort": {"prefer": ["aqc-mprage"]}}, *THREE),
     ),
     Case("index", "more in the file than its header says", UNAVAILABLE, "holds more than", indexed(bomb)),
     Case("index", "header that announces 32 GB", UNAVAILABLE, "expected at most", indexed(announcing)),

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from ..casebook import STOPS, Case, command
+from ..casebook import STOPS, Case, checked
 
 TITLE = "Presets and options"
 
 
 def preset(engine: str, **changes: object) -> Callable[[Path], str]:
-    return command(settings={"register": {"presets": {engine: {"default": changes}}}}, dataset=False)
+    return checked({"register": {"presets": {engine: {"default": changes}}}})
 
 
 def register(**values: object) -> Callable[[Path], str]:
-    return command(settings={"register": values}, dataset=False)
+    return checked({"register": values})
 
 
 CASES = [

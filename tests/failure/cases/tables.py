@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from popatlas.cohort.freeze import freeze_atlas_members
 from popatlas.cohort.index import index_cohort
@@ -18,7 +14,7 @@ from popatlas.measures.landmarks import read_landmarks
 from popatlas.training.table import read_training_table
 
 from ...cohorts import noise_cohort
-from ..casebook import LEFT_OUT, SAID, STOPS, Case
+from ..casebook import LEFT_OUT, SAID, STOPS, Case, notices, refusal
 
 TITLE = "Tables"
 MISSING = "the values are missing for the scan, the run goes on"
@@ -34,14 +30,16 @@ def listed(text: str | bytes, name: str = "participants.tsv", members: int = 0, 
         (root / "participants.tsv").unlink()
         (root / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         config = load_config({"cohort": cohort, "atlas": {"members": members or "all"}}, bids_dir=str(root))
-        with contextlib.redirect_stderr(io.StringIO()) as err:
-            try:
-                index = index_cohort(config, folder / "out")
-                if members:
-                    freeze_atlas_members(config, index, list(index["scan"]), folder / "out")
-            except PopatlasError as error:
-                return str(error)
-        return err.getvalue().removeprefix("popatlas: ").strip()
+
+        def work() -> None:
+            index = index_cohort(config, folder / "out")
+            if members:
+                freeze_atlas_members(config, index, list(index["scan"]), folder / "out")
+
+        try:
+            return notices(work)
+        except PopatlasError as error:
+            return str(error)
 
     return run
 
@@ -49,9 +47,7 @@ def listed(text: str | bytes, name: str = "participants.tsv", members: int = 0, 
 def two_subjects_fit(folder: Path) -> str:
     root = noise_cohort(folder / "bids", ["sub-01", "sub-001"], labels=False)
     (root / "participants.tsv").write_text("participant_id\tage\n1\t20\n")
-    with contextlib.redirect_stderr(io.StringIO()) as err:
-        index_cohort(load_config(bids_dir=str(root)), folder / "out")
-    return err.getvalue().splitlines()[0].removeprefix("popatlas: ")
+    return notices(lambda: index_cohort(load_config(bids_dir=str(root)), folder / "out")).splitlines()[0]
 
 
 def paths(text: str) -> Callable[[Path], str]:
@@ -59,9 +55,7 @@ def paths(text: str) -> Callable[[Path], str]:
 
     def run(folder: Path) -> str:
         (folder / "cohort.tsv").write_text(text)
-        with pytest.raises(PopatlasError) as caught:
-            index_cohort(load_config(bids_dir=str(folder / "cohort.tsv")), folder / "out")
-        return str(caught.value)
+        return refusal(lambda: index_cohort(load_config(bids_dir=str(folder / "cohort.tsv")), folder / "out"))
 
     return run
 
@@ -73,9 +67,7 @@ def atlases(text: str) -> Callable[[Path], str]:
         root = noise_cohort(folder / "bids", ["sub-1"], labels=False)
         (folder / "atlases.tsv").write_text(text)
         config = load_config({"fuse": {"atlases": str(folder / "atlases.tsv")}}, bids_dir=str(root))
-        with pytest.raises(PopatlasError) as caught:
-            index_cohort(config, folder / "out")
-        return str(caught.value)
+        return refusal(lambda: index_cohort(config, folder / "out"))
 
     return run
 
@@ -85,9 +77,11 @@ def names(text: str, encoding: str = "utf-8") -> Callable[[Path], str]:
 
     def run(folder: Path) -> str:
         (folder / "dseg.tsv").write_text(text, encoding)
-        with contextlib.redirect_stderr(io.StringIO()) as err:
+
+        def work() -> None:
             assert freeze_label_names(load_config(), [str(folder / "dseg.nii.gz")], [], folder / "out") == {}
-        return err.getvalue().removeprefix("popatlas: ").strip()
+
+        return notices(work)
 
     return run
 
@@ -95,9 +89,7 @@ def names(text: str, encoding: str = "utf-8") -> Callable[[Path], str]:
 def visits(folder: Path) -> str:
     root = noise_cohort(folder / "bids", ["sub-1", "sub-2"], labels=False)
     (root / "sub-2" / "sub-2_sessions.tsv").write_text("session_id\tage\nses-1\t30\t31\n")
-    with contextlib.redirect_stderr(io.StringIO()) as err:
-        index_cohort(load_config(bids_dir=str(root)), folder / "out")
-    return err.getvalue().removeprefix("popatlas: ").strip()
+    return notices(lambda: index_cohort(load_config(bids_dir=str(root)), folder / "out"))
 
 
 def refused(reader: Callable[[Path], object], text: str) -> Callable[[Path], str]:
@@ -105,9 +97,7 @@ def refused(reader: Callable[[Path], object], text: str) -> Callable[[Path], str
 
     def run(folder: Path) -> str:
         (folder / "table.tsv").write_text(text)
-        with pytest.raises(PopatlasError) as caught:
-            reader(folder / "table.tsv")
-        return str(caught.value)
+        return refusal(lambda: reader(folder / "table.tsv"))
 
     return run
 
@@ -116,9 +106,7 @@ def broken_link(folder: Path) -> str:
     root = noise_cohort(folder / "bids", ["sub-1"], labels=False)
     (root / "participants.tsv").unlink()
     (root / "participants.tsv").symlink_to(folder / "objects" / "gone")
-    with pytest.raises(PopatlasError) as caught:
-        index_cohort(load_config(bids_dir=str(root)), folder / "out")
-    return str(caught.value)
+    return refusal(lambda: index_cohort(load_config(bids_dir=str(root)), folder / "out"))
 
 
 LATIN = "participant_id\tname\nsub-1\tMüller\n".encode("latin-1")
