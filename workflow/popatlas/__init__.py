@@ -1,3 +1,3 @@
 """Population imaging: cohort to atlas, fused labels, tables and QC."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
