@@ -12,10 +12,14 @@ export OPENBLAS_NUM_THREADS := 1
 export ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help venv demo test lint docs bench pictures lock clean
+# a file is the unit of work, the longest come first (tests/conftest.py); one process more than there are cores, since one
+# often waits: Slurm alone sleeps five seconds before each job
+PYTEST := $(BIN)/pytest --numprocesses $$(( $(CORES) + 1 )) --dist loadfile --no-loadscope-reorder
+
+.PHONY: help venv demo test test-fast kernels lint docs bench pictures lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 venv: $(STAMP) ## create .venv with the locked dependencies
 
@@ -23,8 +27,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"popatlas needs Python 3.11 to 3.13, found {v[0]}.{v[1]}. Remedy: make PYTHON=python3.12")'
 	@echo "popatlas: creating $(VENV) (about 2 GB, a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# pip would compile on one core; a file that does not compile, such as a template, is none of ours
+	@$(BIN)/python -m compileall -q -j $(CORES) $(VENV)/lib >/dev/null 2>&1 || true
 	@touch $@
 
 demo: venv ## simulate a cohort, run the whole pipeline, print where the results are
@@ -33,8 +39,14 @@ demo: venv ## simulate a cohort, run the whole pipeline, print where the results
 	$(BIN)/popatlas run --cores $(CORES) && \
 	echo "demo finished in $$(( ($$(date +%s) - start) / 60 )) min $$(( ($$(date +%s) - start) % 60 )) s"
 
-test: venv ## run the whole test suite on all cores, Slurm and browser included
-	$(BIN)/pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder tests
+test: venv kernels ## run the whole test suite on all cores, Slurm and browser included
+	$(PYTEST) tests
+
+test-fast: venv kernels ## run the tests for the loop while working: units and properties without the slow ones
+	$(PYTEST) -m 'not slow' tests/unit tests/property
+
+kernels: venv ## compile the kernels, once for all processes
+	@$(BIN)/python -m tests.kernels
 
 lint: venv ## format, types, imports, rules
 	$(BIN)/ruff check workflow benchmarks tests docs
@@ -42,8 +54,8 @@ lint: venv ## format, types, imports, rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check --line-length 120 Snakefile rules
-	@mkdir -p results/lint
-	$(BIN)/snakemake --lint --config out_dir=results/lint
+	@$(BIN)/python -m tests.cohorts results/lint/bids
+	$(BIN)/snakemake --lint --config bids_dir=results/lint/bids out_dir=results/lint/out
 
 docs: venv ## build the documentation, warnings are errors
 	$(BIN)/python docs/generate.py

@@ -50,3 +50,7 @@ def popatlas(
     if check and result.returncode:
         raise AssertionError(f"{' '.join(line)} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
     return result
+
+
+if __name__ == "__main__":  # for tools that need a dataset, whatever is in it
+    noise_cohort(Path(sys.argv[1]), ["sub-01", "sub-02"])
