@@ -1,6 +1,8 @@
 """The other engines of registration, for real (the cohort of `conftest` runs with the default one), trained fusion and the
 bench."""
 
+import shutil
+
 import numpy as np
 import pytest
 import yaml
@@ -15,6 +17,9 @@ from .conftest import SETTINGS, Workspace, attempts
 
 pytestmark = pytest.mark.e2e
 
+# one job finds the brains of all scans
+COMMON = SETTINGS | {"preprocess": SETTINGS["preprocess"] | {"brain": {"batch": 3}}}
+TWO = ("--participant-label", "01", "02")
 FUSION = {
     "atlases": ["01", "02", "03"],
     "methods": ["majority", "jlf", "dataparams"],
@@ -24,31 +29,47 @@ FUSION = {
 }
 
 
-def run_with(engine, folder, **fuse):
-    work = Workspace(folder)
+@pytest.fixture(scope="module")
+def preprocessed(tmp_path_factory):
+    """Three simulated scans that are preprocessed: no engine has a part in that."""
+    work = Workspace(tmp_path_factory.mktemp("preprocessed"))
     popatlas("simulate", work.bids, "--subjects", "3", "--seed", "4")
-    register = SETTINGS["register"] | {"engine": engine, "preset": "default"}  # at 4 mm `quick` leaves out too much
-    work.config.write_text(yaml.safe_dump(SETTINGS | {"register": register, "fuse": SETTINGS["fuse"] | fuse}))
-    result = work.popatlas("run", check=False)
+    work.config.write_text(yaml.safe_dump(COMMON))
+    result = work.popatlas("run", "--until", "preprocess", check=False)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return work
 
 
+def go_on(preprocessed, folder, register, fuse, *options):
+    """Run the rest, in a copy of the study."""
+    work = Workspace(folder)
+    shutil.copytree(preprocessed.bids, work.bids)
+    shutil.copytree(preprocessed.out, work.out)
+    settings = {"register": COMMON["register"] | register, "fuse": COMMON["fuse"] | fuse}
+    work.config.write_text(yaml.safe_dump(COMMON | settings))
+    before = work.digests("sub-*/anat/*_desc-preproc_T1w.nii.gz")
+    result = work.popatlas("run", *options, check=False)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    assert len(before) == 3 and work.digests("sub-*/anat/*_desc-preproc_T1w.nii.gz") == before
+    return work
+
+
+# at 4 mm `quick` leaves out too much
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    return run_with("ffd", tmp_path_factory.mktemp("ffd"), **FUSION)
+def trained(preprocessed, tmp_path_factory):
+    return go_on(preprocessed, tmp_path_factory.mktemp("ffd"), {"engine": "ffd", "preset": "default"}, FUSION)
 
 
 @pytest.fixture(scope="module")
-def greedy(tmp_path_factory):
-    return run_with("greedy", tmp_path_factory.mktemp("greedy"))
+def greedy(preprocessed, tmp_path_factory):
+    return go_on(preprocessed, tmp_path_factory.mktemp("greedy"), {"engine": "greedy", "preset": "default"}, {}, *TWO)
 
 
-@pytest.mark.parametrize(("fixture", "engine"), [("trained", "ffd"), ("greedy", "greedy")])
-def test_the_whole_pipeline_runs_with_another_engine(fixture, engine, request):
+@pytest.mark.parametrize(("fixture", "engine", "scans"), [("trained", "ffd", 3), ("greedy", "greedy", 2)])
+def test_the_whole_pipeline_runs_with_another_engine(fixture, engine, scans, request):
     work = request.getfixturevalue(fixture)
     rows = attempts(work)
-    assert set(rows["label"]) == {f"{engine}-affine-mass"} and len(rows) == 3
+    assert set(rows["label"]) == {f"{engine}-affine-mass"} and len(rows) == scans
     metrics = read_table(work.out / "group" / "metrics.parquet")
     means = metrics.groupby(["method", "metric"])["value"].mean()
     assert means["registration", "correlation"] > means["affine", "correlation"]
@@ -56,20 +77,14 @@ def test_the_whole_pipeline_runs_with_another_engine(fixture, engine, request):
 
 
 @pytest.fixture(scope="module")
-def predicted(tmp_path_factory):
-    """The registrations alone, by an untrained network that moves next to nothing: all is left to the refinement."""
+def predicted(preprocessed, tmp_path_factory):
+    """Registrations of two scans by an untrained network that moves next to nothing: all is left to the refinement."""
     folder = tmp_path_factory.mktemp("network")
-    work = Workspace(folder)
-    popatlas("simulate", work.bids, "--subjects", "2", "--seed", "4")
     register = {"engine": "network", "preset": "accurate", "weights": "tiny", "network": {"batch": 1}}
-    settings = SETTINGS | {"register": SETTINGS["register"] | register, "fuse": {"methods": []}}
-    work.config.write_text(yaml.safe_dump(settings))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POPATLAS_WEIGHTS", str(folder / "weights"))
         lock_network(folder, tiny_network(spread=0.01))
-        result = work.popatlas("run", "--until", "subjects", check=False)
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    return work
+        return go_on(preprocessed, folder, register, {"methods": []}, "--until", "subjects", *TWO)
 
 
 def test_a_network_predicts_batches_and_the_registrations_take_what_it_predicted(predicted):
