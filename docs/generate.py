@@ -74,9 +74,10 @@ def configuration() -> str:
 def command_line() -> str:
     """Return the page of all verbs, from their `--help`."""
     parts = ["# Command line\n"]
+    surroundings = {"COLUMNS": "100", "PATH": "", "PYTHONPATH": str(ROOT / "workflow")}
     for verb in ("", *VERBS, "fuse bench"):
         line = [sys.executable, "-m", "popatlas.cli.main", *verb.split(), "--help"]
-        text = subprocess.run(line, capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": ""}).stdout
+        text = subprocess.run(line, capture_output=True, text=True, check=True, env=surroundings).stdout
         parts.append(f"## popatlas {verb}\n\n```text\n{text.rstrip()}\n```\n")
     return "\n".join(parts)
 

@@ -77,7 +77,7 @@ rule fuse_labels:
         unpack(
             study.jobs.asks(
                 "fuse_labels",
-                study.fuse.trust_inputs,
+                study.fuse.data_parameters_inputs,
                 labels="work/fuse/{scan}_candidates_dseg.nii.gz",
                 images="work/fuse/{scan}_candidates_T1w.nii.gz",
                 target="{scan}_desc-brain_T1w.nii.gz",
@@ -99,19 +99,23 @@ rule fuse_labels:
         proof=study.jobs.proof("fuse_labels"),
         names=study.fuse.names,
         settings=study.fuse.settings,
-        trust=study.fuse.trust_options,
+        learned=study.fuse.data_parameters_options,
         maps=study.fuse.map_options,
     shell:
         "popatlas step FuseLabels --subject {wildcards.scan:q} --threads {threads} --method {wildcards.method}"
         " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q} --names"
-        " {params.names:q} --settings {params.settings:q} {params.trust} --gpu {resources.gpu} --out_file"
-        " {output.dseg:q} {params.maps} --out_trust {output.trust:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
+        " {params.names:q} --settings {params.settings:q} {params.learned} --gpu {resources.gpu} --out_file"
+        " {output.dseg:q} {params.maps} --out_atlas_weights {output.trust:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule tabulate_trust:
-    """Join the trust tables of all scans with the gates of their registrations, and draw them."""
+    """Join the tables of atlas weights of all scans with the gates of their registrations, and draw them."""
     input:
-        unpack(study.jobs.asks("tabulate_trust", tables=study.fuse.scan_trust(), gates=study.fuse.trust_gates())),
+        unpack(
+            study.jobs.asks(
+                "tabulate_trust", tables=study.fuse.scan_atlas_weights(), gates=study.fuse.atlas_weights_gates()
+            )
+        ),
     output:
         **study.jobs.outputs("tabulate_trust"),
     log:
@@ -123,8 +127,8 @@ rule tabulate_trust:
         runtime=60,
     params:
         proof=study.jobs.proof("tabulate_trust"),
-        lists=study.fuse.trust_lists(),
+        lists=study.fuse.atlas_weights_lists(),
     shell:
-        "popatlas step TabulateTrust --in_tables @{params.lists[0]} --in_gates @{params.lists[1]} --derivatives ."
+        "popatlas step TabulateAtlasWeights --in_tables @{params.lists[0]} --in_gates @{params.lists[1]} --derivatives ."
         " --out_parquet {output.parquet:q} --out_tsv {output.tsv:q} --out_dictionary {output.dictionary:q} --out_figure"
         " {output.figure:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -77,8 +77,8 @@ else:
         shell:
             "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads} --method"
             " {params.method} --threshold {params.threshold} --dilate {params.dilate} --gpu {resources.gpu}"
-            " --in_files {input.images:q} --scans {params.scans:q} --out_masks {params.masks:q} --out_receipt"
-            " {output.receipt:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
+            " --in_files {input.images:q} --scans {params.scans:q} --out_masks {params.masks:q} --out_batch_record"
+            " {output.batch_record:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule normalise_brain:
@@ -105,7 +105,7 @@ rule normalise_brain:
         volume=brain.volume_ml,
     shell:
         "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask"
-        " {params.mask:q} --in_receipt {input.found:q} --method {params.method} --volume_ml {params.volume}"
+        " {params.mask:q} --in_batch_record {input.found:q} --method {params.method} --volume_ml {params.volume}"
         " --out_brain {output.brain:q} --out_mask {output.mask:q} --out_qc {output.quality:q} {params.proof} --record {log:q}.json >"
         " {log:q} 2>&1"
 

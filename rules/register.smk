@@ -30,7 +30,7 @@ if study.register.predictions:
             "popatlas step PredictDeformations --subject batch-{wildcards.batch} --threads {threads} --in_fixed"
             " {input.fixed:q} --in_fixed_mask {input.fixed_mask:q} --in_brains {input.brains:q} --in_masks"
             " {input.masks:q} --scans {params.scans:q} --attempt {params.attempt:q} --settings {params.settings:q} --gpu"
-            " {resources.gpu} --out_folder {params.folder:q} --out_receipt {output.receipt:q} {params.proof} --record"
+            " {resources.gpu} --out_folder {params.folder:q} --out_batch_record {output.batch_record:q} {params.proof} --record"
             " {log:q}.json > {log:q} 2>&1"
 
     use rule predict_deformations as predict_members with:

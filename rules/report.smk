@@ -34,7 +34,7 @@ rule write_report:
                 "write_report",
                 ledger="cohort/ledger.tsv",
                 metrics="group/metrics.parquet",
-                fusion=[*study.fuse.trust_tables(), *study.bench.shown],
+                fusion=[*study.fuse.atlas_weights_tables(), *study.bench.shown],
                 thumbnails=study.report.thumbnails,
                 template=f"tpl-{label}/template_description.json",
             )

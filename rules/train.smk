@@ -22,7 +22,7 @@ if study.jobs.is_left("train_trust"):
             lists=study.train.lists("trust"),
             settings=study.train.settings("trust"),
         shell:
-            "popatlas step TrainTrust --threads {threads} --in_labels @{params.lists[labels]} --in_targets"
+            "popatlas step TrainDataParameters --threads {threads} --in_labels @{params.lists[labels]} --in_targets"
             " @{params.lists[targets]} --in_dsegs @{params.lists[dsegs]} --scans @{params.lists[scans]} --atlases"
             " @{input.atlases:q} --settings {params.settings:q} --gpu {resources.gpu} --out_network {output.network:q}"
             " --out_parameters {output.parameters:q} --out_curve {output.curve:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -32,7 +32,7 @@ from benchmarks.fusion.cases import load_heads, load_hippocampus, registered
 from benchmarks.fusion.methods import OURS, PAPER, PEER, STAPLE
 from benchmarks.fusion.plot import draw
 from benchmarks.fusion.slices import disturbed, mixed
-from benchmarks.fusion.volumes import CONTRAST, SETTINGS, consensus_rows, network_rows, trained, trust_row
+from benchmarks.fusion.volumes import CONTRAST, SETTINGS, consensus_rows, network_rows, parameters_row, trained
 from popatlas.config.load import default_content
 from popatlas.fusion.crossval import holm, signed_rank
 from popatlas.fusion.settings import DataParametersSettings
@@ -77,13 +77,13 @@ def run_heads(data: Path, out: Path, quick: bool) -> Tables:
 def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: bool) -> Tables:
     """Train and fuse in each setting; a network for new subjects where there are few labels."""
     weight = default_content()["fuse"]["dataparams"]["network_weight"]
-    trust: list[Record] = []
+    parameters: list[Record] = []
     networks: list[Record] = []
     tables = []
     plan = DataParametersSettings(epochs=2) if quick else DataParametersSettings()
     for name in settings:
         setting = trained(name, files, plan)
-        trust.append(trust_row(setting, plan.update))
+        parameters.append(parameters_row(setting, plan.update))
         table, found = consensus_rows(setting, RADIUS[part], weight, PEERS if name == "clean" else 0)
         tables.append(table)
         if name == "noisy" and part == "hippocampus":
@@ -91,8 +91,8 @@ def run_volumes(files: list[Path], part: str, settings: tuple[str, ...], quick: 
             networks = network_rows(setting, found, plan)
     if part == "hippocampus":
         inline = DataParametersSettings(epochs=plan.epochs, update="inline")
-        trust.append(trust_row(trained("noisy", files, inline), "inline"))
-    return {"trust": trust, "rows": records(pd.concat(tables, ignore_index=True)), "networks": networks}
+        parameters.append(parameters_row(trained("noisy", files, inline), "inline"))
+    return {"trust": parameters, "rows": records(pd.concat(tables, ignore_index=True)), "networks": networks}
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
@@ -190,8 +190,8 @@ def main() -> None:
     tables = {name: pd.DataFrame(rows) for name, rows in found.get("slices", {}).items()}
     volumes = [part for part in ("hippocampus", "heads") if part in found]
     if volumes:
-        trust = [pd.DataFrame(found[part]["trust"]).assign(data=part) for part in volumes]
-        tables["Experiment III: trust against the true Dice of the candidates"] = pd.concat(trust, ignore_index=True)
+        parameters = [pd.DataFrame(found[part]["trust"]).assign(data=part) for part in volumes]
+        tables["Experiment III: trust against the true Dice of the candidates"] = pd.concat(parameters, ignore_index=True)
     for part in volumes:
         tables[f"Consensus, {part}"] = summary(pd.DataFrame(found[part]["rows"]))
     if "hippocampus" in found:

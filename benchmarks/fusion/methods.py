@@ -10,8 +10,8 @@ from typing import TypedDict
 import numpy as np
 
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.data import trust_target
-from popatlas.fusion.dataparams.train import TrustResult, network_opinion
+from popatlas.fusion.dataparams.data import training_target
+from popatlas.fusion.dataparams.train import DataParametersResult, network_opinion
 from popatlas.fusion.fuse import fuse
 from popatlas.measures.overlap import overlap
 
@@ -35,7 +35,7 @@ class Options(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Trusted:
+class Learned:
     """What training says about one target."""
 
     parameters: np.ndarray
@@ -44,12 +44,12 @@ class Trusted:
     network: np.ndarray
 
     @classmethod
-    def of(cls, candidates: Candidates, result: TrustResult) -> Trusted:
+    def of(cls, candidates: Candidates, result: DataParametersResult) -> Learned:
         """Return parameters and the network's opinion on the disputed voxels."""
         name = candidates.subject or ""
-        target = trust_target(candidates, result.labels)
+        target = training_target(candidates, result.labels)
         opinion = network_opinion(result.network, target, candidates.disputed)
-        return cls(result.trust[name], result.label_trust[name], result.labels, opinion)
+        return cls(result.parameters[name], result.label_parameters[name], result.labels, opinion)
 
     def options(self, votes: str, weight: float) -> Options:
         """Return the options of the consensus."""
@@ -64,7 +64,7 @@ class Trusted:
         }
 
 
-def ways(radius: int, weight: float, trusted: Trusted | None, *, peer: bool) -> Mapping[str, Options]:
+def ways(radius: int, weight: float, learned: Learned | None, *, peer: bool) -> Mapping[str, Options]:
     """Return name and options of `fuse` of each way."""
     found: dict[str, Options] = {
         "majority": {"method": "majority"},
@@ -75,15 +75,15 @@ def ways(radius: int, weight: float, trusted: Trusted | None, *, peer: bool) -> 
     }
     if peer:
         found[PEER] = {"method": PEER, "radius": radius}
-    if trusted is not None:
-        found[PAPER] = trusted.options("softmax", 0.0)
-        found["data parameters (paper) + network"] = trusted.options("softmax", weight)
-        found["data parameters (labels)"] = trusted.options("label", 0.0)
-        found["data parameters (joint)"] = {**trusted.options("joint", 0.0), "radius": radius}
-        found[OURS] = {**trusted.options("auto", weight), "radius": radius}
-        half: Options = {"method": "jlf", "radius": radius, "select": max(len(trusted.parameters) // 2, 1)}
+    if learned is not None:
+        found[PAPER] = learned.options("softmax", 0.0)
+        found["data parameters (paper) + network"] = learned.options("softmax", weight)
+        found["data parameters (labels)"] = learned.options("label", 0.0)
+        found["data parameters (joint)"] = {**learned.options("joint", 0.0), "radius": radius}
+        found[OURS] = {**learned.options("auto", weight), "radius": radius}
+        half: Options = {"method": "jlf", "radius": radius, "select": max(len(learned.parameters) // 2, 1)}
         found["jlf of the half most similar"] = half
-        found["jlf of the half most trusted"] = {**half, "select_by": trusted.parameters}
+        found["jlf of the half most trusted"] = {**half, "select_by": learned.parameters}
     return found
 
 

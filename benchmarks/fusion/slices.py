@@ -17,8 +17,8 @@ from scipy.stats import rankdata, spearmanr
 from benchmarks.common import Record
 from benchmarks.fusion.cases import Labelled, candidates
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.data import trust_target
-from popatlas.fusion.dataparams.train import TrustResult, train_trust
+from popatlas.fusion.dataparams.data import training_target
+from popatlas.fusion.dataparams.train import DataParametersResult, train_data_parameters
 from popatlas.fusion.segmenter import segment
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.measures.overlap import dice
@@ -41,19 +41,19 @@ def padded(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     return np.pad(image, [(gap // 2, gap - gap // 2) for gap in missing], mode="edge")
 
 
-def settings(epochs: int, trust: bool = True) -> DataParametersSettings:
+def settings(epochs: int, parameters: bool = True) -> DataParametersSettings:
     """Return the settings of a 2D experiment: batch and warm-up of the paper, inline updates; or no data parameters."""
-    warm_up = epochs // 4 if trust else epochs
+    warm_up = epochs // 4 if parameters else epochs
     return DataParametersSettings(
         epochs=epochs, warm_up=warm_up, batch=16, update="inline", per_label=False, positions=False
     )
 
 
-def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: DataParametersSettings) -> TrustResult:
+def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: DataParametersSettings) -> DataParametersResult:
     stacks = [
         Candidates(one[None], image, subject=str(i)) for i, (image, one) in enumerate(zip(images, labels, strict=True))
     ]
-    return train_trust([trust_target(stack, LABELS) for stack in stacks], LABELS, plan)
+    return train_data_parameters([training_target(stack, LABELS) for stack in stacks], LABELS, plan)
 
 
 def _validate(network: SegmentationNet, images: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
@@ -88,11 +88,11 @@ def disturbed(crops: Sequence[Labelled], epochs: int) -> pd.DataFrame:
         quality = np.array([dice(label, truth) for label, (_, truth) in zip(labels, train, strict=True)])
         row: Record = {"shift, voxels": shift, "n": len(train), "mean Dice of the labels": float(quality.mean())}
         images = [image for image, _ in train]
-        for name, plan in (("without", settings(epochs, trust=False)), ("with", settings(epochs))):
+        for name, plan in (("without", settings(epochs, parameters=False)), ("with", settings(epochs))):
             result = _train(images, labels, plan)
             row[f"network {name}"] = _validate(result.network, *zip(*held, strict=True))
-        trust = np.array([result.trust[str(number)][0] for number in range(len(train))])
-        row |= {"AUC": _auc(trust, ~bad), "Spearman": float(spearmanr(trust, quality).statistic)}
+        parameters = np.array([result.parameters[str(number)][0] for number in range(len(train))])
+        row |= {"AUC": _auc(parameters, ~bad), "Spearman": float(spearmanr(parameters, quality).statistic)}
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -116,7 +116,7 @@ def mixed(files: Sequence[Path], epochs: int) -> pd.DataFrame:
     held = np.array(crop) % 3 == 0
     is_best = np.random.default_rng(0).random(len(best)) < 0.5
     mix = [a if good else b for a, b, good in zip(best, combined, is_best, strict=True)]
-    plain = settings(epochs, trust=False)
+    plain = settings(epochs, parameters=False)
     rows = []
     arms = (("best", best, plain), ("mix, data parameters", mix, settings(epochs)), ("mix", mix, plain))
     for name, labels, plan in (*arms, ("combined", combined, plain)):
@@ -128,7 +128,7 @@ def mixed(files: Sequence[Path], epochs: int) -> pd.DataFrame:
         quality = np.mean([dice(labels[n], truths[n]) for n in kept])
         row: Record = {"labels": name, "n": len(kept), "mean Dice of the labels": float(quality), "network": score}
         if plan.warm_up < plan.epochs:
-            trust = np.array([result.trust[str(position)][0] for position in range(len(kept))])
-            row["AUC"] = _auc(trust, is_best[kept])
+            parameters = np.array([result.parameters[str(position)][0] for position in range(len(kept))])
+            row["AUC"] = _auc(parameters, is_best[kept])
         rows.append(row)
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Experiments III and IV in 3D: trust in many registered atlases, consensus of all methods, networks trained on them."""
+"""Experiments III and IV in 3D: data parameters of many atlases, consensus of all methods, networks trained on them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from scipy.stats import spearmanr
 
 from benchmarks.common import Record
 from benchmarks.fusion.cases import candidates
-from benchmarks.fusion.methods import OURS, STAPLE, Trusted, fused, mean_dice, ways
+from benchmarks.fusion.methods import OURS, STAPLE, Learned, fused, mean_dice, ways
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.data import label_values, trust_target
-from popatlas.fusion.dataparams.train import TrustResult, train_trust
+from popatlas.fusion.dataparams.data import label_values, training_target
+from popatlas.fusion.dataparams.train import DataParametersResult, train_data_parameters
 from popatlas.fusion.segmenter import segment, train_segmenter
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.measures.overlap import overlap
@@ -39,7 +39,7 @@ class Setting:
     ----------
     cases : list of (Candidates, ndarray)
         Candidates and true labels.
-    result : TrustResult
+    result : DataParametersResult
         Of the training.
     seconds : float
         CPU seconds of the training.
@@ -47,7 +47,7 @@ class Setting:
 
     name: str
     cases: list[tuple[Candidates, np.ndarray]]
-    result: TrustResult
+    result: DataParametersResult
     seconds: float
 
     def other_contrast(self) -> Setting:
@@ -68,24 +68,24 @@ def trained(name: str, files: Sequence[Path], plan: DataParametersSettings) -> S
     """Train network and data parameters on all targets of a setting."""
     cases = [candidates(file, SETTINGS[name]) for file in files]
     labels = label_values([stack for stack, _ in cases])
-    targets = [trust_target(stack, labels) for stack, _ in cases]
+    targets = [training_target(stack, labels) for stack, _ in cases]
     started = time.process_time()
-    result = train_trust(targets, labels, plan, progress=lambda line: print(f"{name}: {line}", flush=True))
+    result = train_data_parameters(targets, labels, plan, progress=lambda line: print(f"{name}: {line}", flush=True))
     return Setting(name, cases, result, time.process_time() - started)
 
 
-def trust_row(setting: Setting, update: str) -> Record:
-    """Return how trust follows the true quality of the candidates: over all, and within each target."""
+def parameters_row(setting: Setting, update: str) -> Record:
+    """Return how data parameters follow the true quality of the candidates: over all, and within each target."""
     quality = [setting.quality(*case) for case in setting.cases]
-    trust = [setting.result.trust[stack.subject or ""] for stack, _ in setting.cases]
-    within = [float(spearmanr(a, b).statistic) for a, b in zip(trust, quality, strict=True)]
+    parameters = [setting.result.parameters[stack.subject or ""] for stack, _ in setting.cases]
+    within = [float(spearmanr(a, b).statistic) for a, b in zip(parameters, quality, strict=True)]
     return {
         "setting": setting.name,
         "update": update,
-        "targets": len(trust),
-        "atlases": len(trust[0]),
+        "targets": len(parameters),
+        "atlases": len(parameters[0]),
         "mean Dice of a candidate": float(np.mean(np.concatenate(quality))),
-        "Spearman, all": float(spearmanr(np.concatenate(trust), np.concatenate(quality)).statistic),
+        "Spearman, all": float(spearmanr(np.concatenate(parameters), np.concatenate(quality)).statistic),
         "Spearman within a target": float(np.nanmean(within)),
         "CPU s of training": setting.seconds,
     }
@@ -117,8 +117,8 @@ def consensus_rows(
     rows: list[pd.DataFrame] = []
     found: dict[str, list[np.ndarray]] = {}
     for number, (stack, truth) in enumerate(setting.cases):
-        trusted = Trusted.of(stack, setting.result)
-        for name, dseg, seconds in fused(stack, ways(radius, weight, trusted, peer=number < peers)):
+        learned = Learned.of(stack, setting.result)
+        for name, dseg, seconds in fused(stack, ways(radius, weight, learned, peer=number < peers)):
             found.setdefault(name, []).append(dseg)
             table = overlap(truth, dseg).query("n_reference > 0")[["label", "dice"]]
             rows.append(table.assign(setting=setting.name, target=stack.subject, method=name, seconds=seconds))

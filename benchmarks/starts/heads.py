@@ -69,14 +69,14 @@ def heads(data: Path | None, count: int) -> Iterator[tuple[str, Callable[[], Hea
 def prepare(head: Head, folder: Path) -> Brain:
     """Run the steps of preprocessing and return the brain with its labels; a step may refuse it with an error."""
     folder.mkdir(parents=True, exist_ok=True)
-    raw, conformed, found, receipt, brain, mask, quality = (
+    raw, conformed, found, record, brain, mask, quality = (
         str(folder / name)
         for name in ("raw.nii.gz", "head.nii.gz", "found.nii.gz", "found.json", "brain.nii.gz", "mask.nii.gz", "qc.json")
     )
     save_image(head.image, head.affine, Path(raw))
     options = {"resolution_mm": PREPROCESS["resolution_mm"], "n4": PREPROCESS["n4"]}
-    files = {"in_files": [conformed], "scans": ["head"], "out_masks": [found], "out_receipt": receipt}
-    limits = {"volume_ml": PREPROCESS["brain"]["volume_ml"], "in_receipt": receipt}
+    files = {"in_files": [conformed], "scans": ["head"], "out_masks": [found], "out_batch_record": record}
+    limits = {"volume_ml": PREPROCESS["brain"]["volume_ml"], "in_batch_record": record}
     outputs = {"out_brain": brain, "out_mask": mask, "out_qc": quality}
     with quiet():
         load_interface("CorrectAndConform")(subject="head", in_file=raw, out_file=conformed, **options).run()

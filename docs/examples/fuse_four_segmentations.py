@@ -1,4 +1,4 @@
-"""Fuse four segmentations of a brain: which voxels are disputed, who is trusted, and what each method makes of it.
+"""Fuse four segmentations of a brain: which voxels are disputed, what each of them weighs, and what each method makes of it.
 
 Three raters are careful, the fourth one is not. A majority vote gives each the same say; STAPLE estimates how good each is
 from how often it agrees with the others.
@@ -28,7 +28,7 @@ for number, labels in enumerate(raters, start=1):
 
 for method in ("majority", "staple"):
     found = fuse(raters, method=method, spacing=tuple(grid.spacing))
-    trust = ", ".join(f"{share:.2f}" for share in found.trust)
-    print(f"{method}: trust {trust}, {found.disputed.mean():.0%} of the voxels disputed")
+    weights = ", ".join(f"{share:.2f}" for share in found.atlas_weights)
+    print(f"{method}: atlas weights {weights}, {found.disputed.mean():.0%} of the voxels disputed")
     print(f"{method}: Dice {overlap(brain.labels, found.dseg).dice.mean():.3f}")
 # staple: Dice 0.979

@@ -87,7 +87,7 @@ def test_data_parameters_are_trained_once_on_the_drawn_targets(cohort):
     assert (jobs["propagate_labels"], jobs["fuse_labels"], jobs["tabulate_trust"]) == (6, 12, 1)
     assert "bench_fusion" not in jobs
     study = opened(cohort, TRAINED)
-    tables, gates = ((cohort / "out" / name).read_text().split() for name in study.fuse.trust_lists())
+    tables, gates = ((cohort / "out" / name).read_text().split() for name in study.fuse.atlas_weights_lists())
     assert (len(tables), len(gates)) == (12, 6)
     assert "sub-01/anat/sub-01_desc-dataparams_trust.tsv" in tables
     drawn = read_table(cohort / "out/cohort/trust-targets.tsv")
@@ -153,7 +153,7 @@ def test_maps_are_outputs_when_they_are_wanted(cohort):
         _, text = dry(cohort, ["run"], "-p", "--verbose")
         (line, *_) = re.findall(r"popatlas step FuseLabels .*", text)
         assert [f"--out_{name} " in line for name in MAPS] == [wanted] * 3
-        assert re.search("--out_trust sub-.*_desc-local_trust.tsv", line)
+        assert re.search("--out_atlas_weights sub-.*_desc-local_trust.tsv", line)
         assert '"similarity": {"power": 8.0' in line
         assert "jlf" not in line, "settings of other methods would redo its jobs"
 
@@ -197,7 +197,7 @@ def test_trainings_read_their_lists_from_files(cohort):
     _, text = dry(cohort, ["run"], "-p", "--verbose")
     opened(cohort, TRAINED)
     dsegs = [f"derivatives/truth/sub-{name}/anat/sub-{name}_desc-truth_dseg.nii.gz" for name in ("02", "05")]
-    for step, name, own in (("TrainTrust", "trust", {"in_labels"}), ("TrainSegmenter", "segmenter", set())):
+    for step, name, own in (("TrainDataParameters", "trust", {"in_labels"}), ("TrainSegmenter", "segmenter", set())):
         (line,) = re.findall(rf"popatlas step {step} .*", text)
         scans = list(read_table(cohort / f"out/cohort/{name}-targets.tsv")["scan"])
         fused = [f"{scan}_desc-dataparams_dseg.nii.gz" for scan in scans]

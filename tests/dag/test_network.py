@@ -45,12 +45,12 @@ def members(folder):
     return read_batch_members(folder / "out", PREDICTIONS)
 
 
-def receipt(states):
+def batch_record(states):
     """Return what a batch leaves; it is asked for by path, see `finish`."""
     return lambda path: json.dumps(states) if re.search(r"work/network/.*batch-\d+\.json$", path) else ""
 
 
-ALL_OK = receipt({scan: {"state": "ok"} for scan in [*SCANS, "sub-07/anat/sub-07"]})
+ALL_OK = batch_record({scan: {"state": "ok"} for scan in [*SCANS, "sub-07/anat/sub-07"]})
 
 
 def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
@@ -64,12 +64,12 @@ def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
     for scan in SCANS:
         line = first if scan in SCANS[:4] else second
         assert f"{scan}_desc-brain_T1w.nii.gz" in line and f"{scan}_desc-brain_mask.nii.gz" in line
-    assert f" --gpu 1 --out_folder {folder} --out_receipt {folder}/batch-1.json " in first and '"sha256"' in first
+    assert f" --gpu 1 --out_folder {folder} --out_batch_record {folder}/batch-1.json " in first and '"sha256"' in first
     taking = [line for line in lines if f"--in_prediction {folder}/" in line]
     assert len(taking) == 6
     for scan in SCANS:
         batch = 1 if scan in SCANS[:4] else 2
-        wanted = f" --in_prediction {folder}/{scan} --in_receipt {folder}/batch-{batch}.json --gpu 0 "
+        wanted = f" --in_prediction {folder}/{scan} --in_batch_record {folder}/batch-{batch}.json --gpu 0 "
         assert sum(wanted in line for line in taking) == 1
 
 
@@ -82,11 +82,11 @@ def test_batches_of_members_are_predicted_in_each_iteration_of_the_template(coho
         folder = f"{build}/iter-{iteration}/predictions"
         template = f"--in_fixed {build}/iter-{iteration - 1}/template_T1w.nii.gz "
         for batch, scans in ((1, SCANS[:4]), (2, SCANS[4:])):
-            (line,) = (line for line in lines if f" --out_receipt {folder}/batch-{batch}.json " in line)
+            (line,) = (line for line in lines if f" --out_batch_record {folder}/batch-{batch}.json " in line)
             assert template in line and f" --gpu 1 --out_folder {folder} " in line
             assert all((f"{scan}_desc-brain_T1w.nii.gz" in line) == (scan in scans) for scan in SCANS)
             for scan in scans:
-                wanted = f" --in_prediction {folder}/{scan} --in_receipt {folder}/batch-{batch}.json --gpu 0 "
+                wanted = f" --in_prediction {folder}/{scan} --in_batch_record {folder}/batch-{batch}.json --gpu 0 "
                 assert sum(wanted in line and template in line for line in lines) == 1
 
 

@@ -119,12 +119,12 @@ def test_each_method_leaves_its_files_and_scores(trained):
     assert dice["dataparams"] > 0.5
 
 
-def test_the_trust_table_tells_what_each_atlas_counted(trained):
-    trust = read_table(trained.out / "group" / "trust.parquet")
-    assert len(trust) == 3 * 2 * 3  # scans, atlases of other subjects, methods
-    assert {"scan", "method", "atlas", "trust", "rank", "parameter", "overlap"} <= set(trust.columns)
-    assert np.allclose(trust.groupby(["scan", "method"])["trust"].sum(), 1)
-    assert trust.groupby("method")["parameter"].count().to_dict() == {"dataparams": 6, "jlf": 0, "majority": 0}
+def test_the_atlas_weights_table_tells_what_each_atlas_counted(trained):
+    atlas_weights = read_table(trained.out / "group" / "trust.parquet")
+    assert len(atlas_weights) == 3 * 2 * 3  # scans, atlases of other subjects, methods
+    assert {"scan", "method", "atlas", "trust", "rank", "parameter", "overlap"} <= set(atlas_weights.columns)
+    assert np.allclose(atlas_weights.groupby(["scan", "method"])["trust"].sum(), 1)
+    assert atlas_weights.groupby("method")["parameter"].count().to_dict() == {"dataparams": 6, "jlf": 0, "majority": 0}
     assert (trained.out / "report" / "figures" / "trust.png").stat().st_size > 0
 
 

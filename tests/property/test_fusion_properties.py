@@ -99,4 +99,4 @@ def test_weighted_shares_are_those_of_direct_counting(labels: np.ndarray, ties: 
     np.testing.assert_allclose(found.shares.sum(axis=0), 1, atol=1e-5)
     assert (np.diff(found.shares, axis=0) <= 1e-6).all()
     np.testing.assert_array_equal(found.dseg[candidates.disputed], found.options[0] if count else [])
-    assert found.trust.sum() == pytest.approx(1, abs=1e-5)
+    assert found.atlas_weights.sum() == pytest.approx(1, abs=1e-5)

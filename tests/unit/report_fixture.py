@@ -239,7 +239,7 @@ def _write_template(out: Path, variants: Variants, scans: list[str]) -> None:
 
 
 def write_fusion(out: Path) -> list[Path]:
-    """Write agreement, records and trust of the good scans; the second atlas is trusted little. Return the trust tables."""
+    """Write agreement, records and atlas weights of the good scans; the second atlas has little. Return their tables."""
     scans = sorted(
         str(path.relative_to(out))[: -len("_desc-jlf_dseg.nii.gz")] for path in out.glob("**/*_desc-jlf_dseg.nii.gz")
     )
@@ -253,8 +253,12 @@ def write_fusion(out: Path) -> list[Path]:
             record = {"state": "ok", "cpu_seconds": 1.0 + 9 * place, "seconds": 2.0 + 9 * place, "peak_mb": 200 + number}
             write_json(out / "logs" / "fuse" / f"{scan}_{method}.log.json", record)
             atlases = [atlas for atlas in scans if atlas != scan]
-            trust = np.array([1.0 if place == 0 else 0.3 + 0.01 * number if atlas == scans[1] else 1.0 for atlas in atlases])
-            table = pd.DataFrame({"scan": scan, "method": method, "atlas": atlases, "trust": trust / trust.sum()})
+            atlas_weights = np.array(
+                [1.0 if place == 0 else 0.3 + 0.01 * number if atlas == scans[1] else 1.0 for atlas in atlases]
+            )
+            table = pd.DataFrame(
+                {"scan": scan, "method": method, "atlas": atlases, "trust": atlas_weights / atlas_weights.sum()}
+            )
             table["rank"] = table["trust"].rank(ascending=False, method="min").astype(int)
             write_table(table.assign(parameter=np.nan, overlap=0.8), out / f"{scan}_desc-{method}_trust.tsv")
             tables.append(out / f"{scan}_desc-{method}_trust.tsv")
@@ -262,13 +266,13 @@ def write_fusion(out: Path) -> list[Path]:
 
 
 def run_fusion(out: Path) -> None:
-    """Run the steps about all targets of the fusion: trust and bench."""
-    from popatlas.interfaces.bench import BenchFusion, TabulateTrust
+    """Run the steps about all targets of the fusion: atlas weights and bench."""
+    from popatlas.interfaces.bench import BenchFusion, TabulateAtlasWeights
 
-    trust = {"parquet": "group/trust.parquet", "tsv": "group/trust.tsv", "dictionary": "group/trust.json"}
-    outputs = {f"out_{name}": str(out / path) for name, path in (trust | {"figure": "report/figures/trust.png"}).items()}
+    files = {"parquet": "group/trust.parquet", "tsv": "group/trust.tsv", "dictionary": "group/trust.json"}
+    outputs = {f"out_{name}": str(out / path) for name, path in (files | {"figure": "report/figures/trust.png"}).items()}
     gates = sorted(map(str, out.glob("**/*_desc-gate_registration.json")))
-    TabulateTrust(in_tables=list(map(str, write_fusion(out))), in_gates=gates, derivatives=str(out), **outputs).run()
+    TabulateAtlasWeights(in_tables=list(map(str, write_fusion(out))), in_gates=gates, derivatives=str(out), **outputs).run()
     scans = [*(f"sub-0{number}/anat/sub-0{number}" for number in (1, 3, 4, 5)), "sub-02/ses-1/anat/sub-02_ses-1"]
     truth = out.parent / "bids" / "derivatives" / "labels"
     BenchFusion(

@@ -10,7 +10,13 @@ from popatlas.errors import ConfigError
 from popatlas.settings import Content
 
 KEYS = {("register", "ladder"): ("register", "fallback")}  # of the configuration
-OPTIONS = {"--rung": "--attempt"}  # of `popatlas step`
+OPTIONS = {  # of `popatlas step`
+    "--rung": "--attempt",
+    "--out_trust": "--out_atlas_weights",
+    "--out_receipt": "--out_batch_record",
+    "--in_receipt": "--in_batch_record",
+}
+STEPS = {"TabulateTrust": "TabulateAtlasWeights", "TrainTrust": "TrainDataParameters"}
 
 
 def with_keys_of_today(content: Mapping[str, object]) -> Content:
@@ -39,6 +45,13 @@ def with_options_of_today(options: Sequence[str]) -> list[str]:
         if option in OPTIONS:
             _say(option, OPTIONS[option])
     return [OPTIONS.get(option, option) for option in options]
+
+
+def step_of_today(name: str) -> str:
+    """Return the name of a step as it is called now."""
+    if name in STEPS:
+        _say(name, STEPS[name])
+    return STEPS.get(name, name)
 
 
 def _say(old: str, new: str) -> None:

@@ -70,14 +70,14 @@ def judged(mask: np.ndarray, head: np.ndarray = HEAD) -> Callable[[Path], str]:
 
 
 def not_found(folder: Path) -> str:
-    """Look for a brain where there is none: the message stands in the receipt of the batch."""
+    """Look for a brain where there is none: the message stands in the batch record."""
     save_image(np.full(SHAPE, 7.0), AFFINE, folder / "head.nii.gz", np.float32)
     ExtractBrain(
         in_files=[str(folder / "head.nii.gz")],
         scans=["sub-2"],
         method="none",
         out_masks=[str(folder / "mask.nii.gz")],
-        out_receipt=str(folder / "receipt.json"),
+        out_batch_record=str(folder / "receipt.json"),
     ).run()
     return str(read_json(folder / "receipt.json")["sub-2"]["message"])
 

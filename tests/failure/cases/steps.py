@@ -56,16 +56,16 @@ def normalise(mask: np.ndarray | None) -> Callable[[Path], str]:
 
 
 def not_stripped(folder: Path) -> str:
-    """Method `none` on a whole head: the receipt says why, and the next step fails the scan with it."""
+    """Method `none` on a whole head: the batch record says why, and the next step fails the scan with it."""
     save_image(noise() + 1, AFFINE, folder / "head.nii.gz")
     files = {"in_files": [str(folder / "head.nii.gz")], "out_masks": [str(folder / "mask.nii.gz")]}
     receipt = str(folder / "receipt.json")
-    load_interface("ExtractBrain")(scans=["sub-2"], method="none", out_receipt=receipt, **files).run()
+    load_interface("ExtractBrain")(scans=["sub-2"], method="none", out_batch_record=receipt, **files).run()
     return step(
         "NormaliseBrain",
         in_file=str(folder / "head.nii.gz"),
         in_mask=str(folder / "mask.nii.gz"),
-        in_receipt=receipt,
+        in_batch_record=receipt,
         volume_ml=[700.0, 2300.0],
         out_brain=str(folder / "brain.nii.gz"),
         out_mask=str(folder / "m.nii.gz"),

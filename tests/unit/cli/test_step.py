@@ -11,6 +11,7 @@ from popatlas.errors import InputError
 from popatlas.images.io import atomic_path, read_json, sha256, write_if_changed
 from popatlas.interfaces import STEPS, load_interface
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
+from popatlas.renamed import with_options_of_today
 
 
 class CopyInputSpec(PopatlasInputSpec):
@@ -175,3 +176,18 @@ def test_options_of_before_are_taken_and_their_names_of_today_told(capsys):
     found = parse_traits(load_interface("RegisterRigid"), [*options, "--rung", '{"start": "mass"}'])
     assert found["attempt"] == {"start": "mass"}
     assert "--rung is called --attempt now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("old", "new"), [("TabulateTrust", "TabulateAtlasWeights"), ("TrainTrust", "TrainDataParameters")])
+def test_the_old_name_of_a_step_is_still_taken(old, new, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        popatlas_main(["step", old, "--help"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 0 and f"popatlas step {new}" in said.out
+    assert f"{old} is called {new} now" in said.err
+
+
+def test_the_old_names_of_the_batch_record_and_of_atlas_weights_are_still_taken(capsys):
+    found = with_options_of_today(["--out_receipt", "a", "--in_receipt", "b", "--out_trust", "c"])
+    assert found == ["--out_batch_record", "a", "--in_batch_record", "b", "--out_atlas_weights", "c"]
+    assert capsys.readouterr().err.count("the old name is still taken") == 3

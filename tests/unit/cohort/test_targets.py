@@ -55,15 +55,15 @@ def scan(name):
 
 
 def test_targets_cover_the_cohort_and_have_two_atlases_each(setup):
-    trust = setup.freeze()["trust"]
-    assert not trust.is_trained
+    training = setup.freeze()["trust"]
+    assert not training.is_trained
     # atlases are served by one other atlas only
-    assert trust.scans == (scan("01"), scan("04"), scan("06"))
+    assert training.scans == (scan("01"), scan("04"), scan("06"))
     atlases = read_json(setup.out / "cohort/trust-atlases.json")
-    assert atlases == {key: [scan("02"), scan("05")] for key in trust.scans}
+    assert atlases == {key: [scan("02"), scan("05")] for key in training.scans}
     table = read_table(setup.out / "cohort/trust-targets.tsv")
     assert list(table.columns) == ["scan", "subject", "session", "sha256"]
-    assert read_trainings(setup.config, setup.out) == {"trust": trust}
+    assert read_trainings(setup.config, setup.out) == {"trust": training}
 
 
 def test_targets_follow_the_usable_scans_until_the_network_is_trained(setup):

@@ -1,11 +1,11 @@
-"""A cohort of three targets with candidates, and a training of trust on two of them, by its step and by Python."""
+"""A cohort of three targets with candidates, and a training of data parameters on two of them, by its step and by Python."""
 
 import pytest
 
-from popatlas.fusion.dataparams.data import label_values, trust_target
-from popatlas.fusion.dataparams.train import train_trust
+from popatlas.fusion.dataparams.data import label_values, training_target
+from popatlas.fusion.dataparams.train import train_data_parameters
 from popatlas.fusion.settings import DataParametersSettings
-from popatlas.interfaces.trust import TrainTrust
+from popatlas.interfaces.fusion_networks import TrainDataParameters
 from tests.unit.fusion.steps import TRAINING, training_inputs
 from tests.unit.fusion_files import case
 
@@ -20,7 +20,7 @@ def cohort(tmp_path_factory):
 def trained(cohort, tmp_path_factory):
     """Traits of a training that has run; sub-2 was not in it."""
     inputs = training_inputs(cohort[:2], tmp_path_factory.mktemp("trained"))
-    TrainTrust(**inputs).run()
+    TrainDataParameters(**inputs).run()
     return inputs
 
 
@@ -28,8 +28,8 @@ def trained(cohort, tmp_path_factory):
 def python(cohort):
     """The same training without files."""
     labels = label_values([one.candidates for one in cohort[:2]])
-    targets = [trust_target(one.candidates, labels) for one in cohort[:2]]
-    return train_trust(targets, labels, DataParametersSettings(**TRAINING))
+    targets = [training_target(one.candidates, labels) for one in cohort[:2]]
+    return train_data_parameters(targets, labels, DataParametersSettings(**TRAINING))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from popatlas.fusion.dataparams.data import trust_target
+from popatlas.fusion.dataparams.data import training_target
 from popatlas.fusion.dataparams.train import network_opinion
 from popatlas.fusion.fuse import fuse
 from popatlas.images.io import read_json
@@ -17,7 +17,7 @@ def voxels(path):
     return np.asarray(nib.load(path).dataobj)
 
 
-def trust_of(path):
+def atlas_weights_of(path):
     return pd.read_csv(path, sep="\t", na_values="n/a")
 
 
@@ -38,10 +38,10 @@ def training_inputs(cases, folder, **more):
     } | more
 
 
-def by_hand(candidates, labels, network, trust, by_label, numbers=slice(None), **options):
+def by_hand(candidates, labels, network, parameters, by_label, numbers=slice(None), **options):
     """Data-parameter consensus of some candidates, call by call."""
     numbers = list(range(len(candidates.labels)))[numbers] if isinstance(numbers, slice) else numbers
     picked = candidates.pick(numbers)
-    opinion = network_opinion(network, trust_target(picked, labels), picked.disputed)
-    own = {"parameters": trust[numbers], "label_parameters": by_label[numbers], "labels": labels, "network": opinion}
+    opinion = network_opinion(network, training_target(picked, labels), picked.disputed)
+    own = {"parameters": parameters[numbers], "label_parameters": by_label[numbers], "labels": labels, "network": opinion}
     return fuse(picked, method="dataparams", **own, **JOINT, **options)

@@ -9,7 +9,15 @@ import pytest
 
 from popatlas.errors import ConfigError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.consensus import ALIKE, MARGIN, STRICTNESS, doubted, look_alike, reliability, trust_vote
+from popatlas.fusion.dataparams.consensus import (
+    ALIKE,
+    MARGIN,
+    STRICTNESS,
+    data_parameters_vote,
+    doubted,
+    look_alike,
+    reliability,
+)
 from popatlas.fusion.fuse import fuse
 from popatlas.fusion.vote import vote
 
@@ -30,7 +38,7 @@ def test_doubt_by_formula() -> None:
     losses = np.array([0.4, 0.4, 0.4 * (1 + MARGIN / 2), 0.4 * (1 + 2 * MARGIN)])
     expected = [0.5, 0.5, 1 / (1 + math.e), 1 / (1 + math.exp(2))]
     np.testing.assert_allclose(doubted(raw, losses), expected)
-    # without evidence the parameters count as they are; trust above 0 is not more than belief
+    # without evidence the parameters count as they are; one above 0 is not more than belief
     np.testing.assert_allclose(doubted(raw, None), [0.5, *[1 / (1 + math.exp(2))] * 3])
 
 
@@ -40,17 +48,17 @@ def test_candidates_that_the_network_cannot_tell_apart_are_fused_as_without_it()
     flat = np.full((3, columns), -math.log(3))
     raw = np.array([5.0, -5, -5, 5])
     labels = np.array([0, 3, 8])
-    found = trust_vote(candidates, parameters=raw, labels=labels, network=flat, network_weight=0)
+    found = data_parameters_vote(candidates, parameters=raw, labels=labels, network=flat, network_weight=0)
     plain = fuse(candidates, method="jlf")
     np.testing.assert_array_equal(found.dseg, plain.dseg)
-    np.testing.assert_allclose(found.trust, plain.trust, atol=1e-6)
+    np.testing.assert_allclose(found.atlas_weights, plain.atlas_weights, atol=1e-6)
 
 
 def test_quality_of_zero_everywhere_prefers_nobody() -> None:
     candidates, _ = case([0, 1, -1])
     for votes in ("joint", "softmax"):
         none, equal = (
-            trust_vote(candidates, parameters=np.zeros(3), quality=quality, votes=votes)
+            data_parameters_vote(candidates, parameters=np.zeros(3), quality=quality, votes=votes)
             for quality in (np.zeros(3), np.ones(3))
         )
         np.testing.assert_array_equal(none.dseg, equal.dseg)
@@ -62,11 +70,11 @@ def test_other_contrast_is_fused_by_plain_votes() -> None:
     raw = np.array([3.0, -3, -3, -3, 3])
     assert look_alike(same, doubted(raw, None))
     assert not look_alike(other, doubted(raw, None))
-    automatic, plain = (trust_vote(other, parameters=raw, votes=votes) for votes in ("auto", "softmax"))
+    automatic, plain = (data_parameters_vote(other, parameters=raw, votes=votes) for votes in ("auto", "softmax"))
     np.testing.assert_array_equal(automatic.dseg, plain.dseg)
     np.testing.assert_array_equal(automatic.dseg, truth)
-    joint = trust_vote(same, parameters=raw, votes="joint")
-    np.testing.assert_array_equal(trust_vote(same, parameters=raw).dseg, joint.dseg)
+    joint = data_parameters_vote(same, parameters=raw, votes="joint")
+    np.testing.assert_array_equal(data_parameters_vote(same, parameters=raw).dseg, joint.dseg)
     assert 0 < ALIKE < 1
 
 
@@ -99,12 +107,14 @@ def test_reliability_by_hand() -> None:
 def test_votes_by_label_do_not_turn_into_other_votes() -> None:
     candidates, _ = case([0, 1, -1])
     with pytest.raises(ConfigError, match="votes by label need data parameters of labels"):
-        trust_vote(candidates, parameters=np.zeros(3), votes="label")
+        data_parameters_vote(candidates, parameters=np.zeros(3), votes="label")
 
 
 def test_the_record_tells_the_networks_weight() -> None:
     candidates, _ = case([0, 1, -1])
     columns = int(candidates.disputed.sum())
     network = np.log(np.random.default_rng(0).dirichlet(np.ones(3), columns).T)
-    found = trust_vote(candidates, parameters=np.zeros(3), labels=np.array([0, 3, 8]), network=network, network_weight=0.4)
+    found = data_parameters_vote(
+        candidates, parameters=np.zeros(3), labels=np.array([0, 3, 8]), network=network, network_weight=0.4
+    )
     assert 0 <= found.notes["network_weight"] < 0.4  # a guessing network agrees less than the candidates do

@@ -1,4 +1,4 @@
-"""The consensus by trained trust with files: known and unknown targets, chosen candidates, networks that cannot serve."""
+"""The consensus by data parameters with files: known and unknown targets, chosen candidates, networks that cannot serve."""
 
 import json
 
@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from popatlas.errors import InputError
-from popatlas.fusion.dataparams.data import trust_target
-from popatlas.fusion.dataparams.files import load_trust, save_labelled
-from popatlas.fusion.dataparams.train import estimate_trust
+from popatlas.fusion.dataparams.data import training_target
+from popatlas.fusion.dataparams.files import load_trained, save_labelled
+from popatlas.fusion.dataparams.train import estimate_data_parameters
 from popatlas.fusion.fuse import fuse
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import read_json, write_json
 from popatlas.interfaces.fuse import FuseLabels
-from popatlas.interfaces.trust import TrainTrust
+from popatlas.interfaces.fusion_networks import TrainDataParameters
 from popatlas.networks.segmentation import build_network
-from tests.unit.fusion.steps import JOINT, TRAINING, by_hand, notes_of, training_inputs, trust_of, voxels
+from tests.unit.fusion.steps import JOINT, TRAINING, atlas_weights_of, by_hand, notes_of, training_inputs, voxels
 from tests.unit.fusion_files import NAMES, VALUES, case
 
 
@@ -24,15 +24,15 @@ from tests.unit.fusion_files import NAMES, VALUES, case
 def test_consensus_of_a_training_target_takes_the_table(cohort, trained, python, votes, tmp_path):
     one = cohort[0]
     own = {"votes": votes, "network_weight": 0.4, "epochs": 99}
-    inputs = one.inputs("dataparams", out_trust=str(tmp_path / "t.tsv"), out_file=str(tmp_path / "d.nii.gz"))
+    inputs = one.inputs("dataparams", out_atlas_weights=str(tmp_path / "t.tsv"), out_file=str(tmp_path / "d.nii.gz"))
     network = {"in_network": trained["out_network"], "in_parameters": trained["out_parameters"]}
     FuseLabels(**inputs, **network, settings={"jlf": JOINT, "dataparams": own}).run()
-    trust = python.trust[one.scan], python.label_trust[one.scan]
-    expected = by_hand(one.candidates, python.labels, python.network, *trust, votes=votes, network_weight=0.4)
+    parameters = python.parameters[one.scan], python.label_parameters[one.scan]
+    expected = by_hand(one.candidates, python.labels, python.network, *parameters, votes=votes, network_weight=0.4)
     np.testing.assert_array_equal(voxels(inputs["out_file"]), expected.dseg)
-    table = trust_of(inputs["out_trust"])
-    np.testing.assert_allclose(table["trust"], expected.trust, rtol=1e-6)
-    np.testing.assert_allclose(table["parameter"], python.trust[one.scan], rtol=1e-6)
+    table = atlas_weights_of(inputs["out_atlas_weights"])
+    np.testing.assert_allclose(table["trust"], expected.atlas_weights, rtol=1e-6)
+    np.testing.assert_allclose(table["parameter"], python.parameters[one.scan], rtol=1e-6)
     notes = {"atlases": 4, "method": "dataparams", "device": "cpu", "parameters": "table", "left_out": []}
     assert notes_of(inputs) == notes | expected.notes
 
@@ -40,14 +40,14 @@ def test_consensus_of_a_training_target_takes_the_table(cohort, trained, python,
 @pytest.mark.parametrize("votes", ["softmax", "joint"])
 def test_without_its_weight_the_network_takes_no_part_in_the_vote(cohort, trained, python, votes, tmp_path):
     one = cohort[0]
-    outputs = {"out_file": str(tmp_path / "d.nii.gz"), "out_trust": str(tmp_path / "t.tsv")}
+    outputs = {"out_file": str(tmp_path / "d.nii.gz"), "out_atlas_weights": str(tmp_path / "t.tsv")}
     inputs = one.inputs("dataparams", in_network=trained["out_network"], **outputs)
     own = {"votes": votes, "network_weight": 0}
     FuseLabels(**inputs, in_parameters=trained["out_parameters"], settings={"jlf": JOINT, "dataparams": own}).run()
-    trust = python.trust[one.scan], python.label_trust[one.scan]
-    expected = by_hand(one.candidates, python.labels, python.network, *trust, **own)
+    parameters = python.parameters[one.scan], python.label_parameters[one.scan]
+    expected = by_hand(one.candidates, python.labels, python.network, *parameters, **own)
     np.testing.assert_array_equal(voxels(inputs["out_file"]), expected.dseg)
-    np.testing.assert_allclose(trust_of(outputs["out_trust"])["trust"], expected.trust, rtol=1e-6)
+    np.testing.assert_allclose(atlas_weights_of(outputs["out_atlas_weights"])["trust"], expected.atlas_weights, rtol=1e-6)
 
 
 @pytest.mark.parametrize("why", ["no table", "other scan", "other atlases"])
@@ -60,18 +60,18 @@ def test_unknown_targets_get_estimated_parameters(cohort, trained, python, why, 
     inputs = one.inputs("dataparams", settings={"jlf": JOINT}, **more)
     inputs |= {
         "in_network": trained["out_network"],
-        "out_trust": str(tmp_path / "t.tsv"),
+        "out_atlas_weights": str(tmp_path / "t.tsv"),
         "out_file": str(tmp_path / "d.nii"),
     }
     FuseLabels(**inputs).run()
     assert notes_of(inputs)["parameters"] == "estimated"
-    target = trust_target(one.candidates, python.labels)
-    estimated = estimate_trust([target], python.labels, python.network, DataParametersSettings(**TRAINING))
-    trust = estimated.trust[one.scan], estimated.label_trust[one.scan]
-    expected = by_hand(one.candidates, python.labels, python.network, *trust)
+    target = training_target(one.candidates, python.labels)
+    estimated = estimate_data_parameters([target], python.labels, python.network, DataParametersSettings(**TRAINING))
+    parameters = estimated.parameters[one.scan], estimated.label_parameters[one.scan]
+    expected = by_hand(one.candidates, python.labels, python.network, *parameters)
     np.testing.assert_array_equal(voxels(inputs["out_file"]), expected.dseg)
-    np.testing.assert_allclose(trust_of(inputs["out_trust"])["parameter"], trust[0], rtol=1e-6)
-    assert len(set(trust[0].tolist())) == 4
+    np.testing.assert_allclose(atlas_weights_of(inputs["out_atlas_weights"])["parameter"], parameters[0], rtol=1e-6)
+    assert len(set(parameters[0].tolist())) == 4
 
 
 def gates_of(one, quality):
@@ -88,16 +88,16 @@ def test_candidates_are_chosen_before_the_network_is_asked(tmp_path, trained, py
     one.labels[1] = 0
     one.images[0], one.images[3] = one.images[3].max() - one.image, one.image  # they choose otherwise than the parameters
     one.write()
-    inputs = one.inputs("dataparams", in_network=trained["out_network"], out_trust=one.file("trust", "tsv"))
+    inputs = one.inputs("dataparams", in_network=trained["out_network"], out_atlas_weights=one.file("trust", "tsv"))
     quality, own = np.array([0.2, 0.9, 0.5, 0.7]), {"votes": votes, "gate_quality": True}
     settings = {"jlf": JOINT, "select": 2, "select_by": by, "dataparams": own}
     FuseLabels(**inputs, settings=settings, in_gates=gates_of(one, quality.tolist())).run()
     filled = one.candidates.pick([0, 2, 3])
-    estimated = estimate_trust(
-        [trust_target(filled, python.labels)], python.labels, python.network, DataParametersSettings(**TRAINING)
+    estimated = estimate_data_parameters(
+        [training_target(filled, python.labels)], python.labels, python.network, DataParametersSettings(**TRAINING)
     )
     raw, by_label = np.full(4, np.nan), np.zeros((4, len(python.labels)))
-    raw[[0, 2, 3]], by_label[[0, 2, 3]] = estimated.trust["sub-n"], estimated.label_trust["sub-n"]
+    raw[[0, 2, 3]], by_label[[0, 2, 3]] = estimated.parameters["sub-n"], estimated.label_parameters["sub-n"]
     best = sorted([0, 2, 3], key=lambda number: -raw[number])[:2] if by == "trust" else [2, 3]
     chosen = sorted(best)
     assert (0 in chosen) == (by == "trust")
@@ -106,9 +106,9 @@ def test_candidates_are_chosen_before_the_network_is_asked(tmp_path, trained, py
     )
     assert expected.disputed.sum() < filled.disputed.sum()
     np.testing.assert_array_equal(voxels(inputs["out_file"]), expected.dseg)
-    table = trust_of(inputs["out_trust"])
+    table = atlas_weights_of(inputs["out_atlas_weights"])
     assert np.flatnonzero(table["trust"]).tolist() == chosen
-    np.testing.assert_allclose(table["trust"][chosen], expected.trust, rtol=1e-6)
+    np.testing.assert_allclose(table["trust"][chosen], expected.atlas_weights, rtol=1e-6)
     np.testing.assert_allclose(table["parameter"], raw, rtol=1e-6)
     assert notes_of(inputs)["left_out"] == [NAMES[number] for number in range(4) if number not in chosen]
 
@@ -123,33 +123,35 @@ def test_a_choice_leaves_the_label_values_alone(target):
     options |= {"parameters": raw[0, kept], "label_parameters": raw[kept]}
     expected = fuse(target.candidates.pick(kept), method="dataparams", quality=np.array([0.5, 0.25, 0.125]), **options)
     np.testing.assert_array_equal(found.dseg, expected.dseg)
-    np.testing.assert_allclose(found.trust[kept], expected.trust)
+    np.testing.assert_allclose(found.atlas_weights[kept], expected.atlas_weights)
 
 
 def test_all_candidates_empty_is_background(target, trained):
     target.labels[:] = 0
-    inputs = target.write().inputs("dataparams", in_network=trained["out_network"], out_trust=target.file("t", "tsv"))
+    inputs = target.write().inputs(
+        "dataparams", in_network=trained["out_network"], out_atlas_weights=target.file("t", "tsv")
+    )
     FuseLabels(**inputs).run()
     assert not voxels(inputs["out_file"]).any()
-    assert trust_of(inputs["out_trust"])["overlap"].isna().all()
+    assert atlas_weights_of(inputs["out_atlas_weights"])["overlap"].isna().all()
 
 
 def test_gate_quality_weighs_the_atlases(target, trained):
     gates = gates_of(target, (0.9, -0.3, 0.6, 1.0))
-    inputs = target.inputs("dataparams", in_network=trained["out_network"], out_trust=target.file("t", "tsv"))
+    inputs = target.inputs("dataparams", in_network=trained["out_network"], out_atlas_weights=target.file("t", "tsv"))
     found = {}
     for used in (None, False, True):
         # in these votes the share of an atlas is its weight; those of patches differ from voxel to voxel
         own = {"votes": "softmax"} | ({} if used is None else {"gate_quality": used})
         settings = {"dataparams": own}
         FuseLabels(**inputs, settings=settings, in_gates=gates).run()
-        found[used] = trust_of(inputs["out_trust"])
+        found[used] = atlas_weights_of(inputs["out_atlas_weights"])
     weighted = found[False]["trust"] * [0.9, 0, 0.6, 1]
     np.testing.assert_allclose(found[True]["trust"], weighted / weighted.sum(), rtol=1e-5)
     assert (found[False]["trust"] > 0).all()
     np.testing.assert_array_equal(found[None]["trust"], found[False]["trust"])
     FuseLabels(**inputs, settings=settings).run()  # without gates there is nothing to weigh by
-    np.testing.assert_array_equal(trust_of(inputs["out_trust"])["trust"], found[False]["trust"])
+    np.testing.assert_array_equal(atlas_weights_of(inputs["out_atlas_weights"])["trust"], found[False]["trust"])
     with pytest.raises(InputError, match="2 gates for 4 candidates"):
         FuseLabels(**inputs, settings=settings, in_gates=gates[:2]).run()
     write_json(gates[1], {"verdict": "fail", "ncc": None})
@@ -177,13 +179,13 @@ def test_a_label_that_the_network_does_not_know_is_refused(target, trained):
 
 def test_networks_that_cannot_serve_are_refused(target, trained, tmp_path):
     inputs = target.inputs("dataparams")
-    with pytest.raises(InputError, match=r"needs a trained network.*sub-9.*TrainTrust"):
+    with pytest.raises(InputError, match=r"needs a trained network.*sub-9.*TrainDataParameters"):
         FuseLabels(**inputs).run()
     with pytest.raises(InputError, match=r"cannot read network.*none\.safetensors"):
         FuseLabels(**inputs, in_network=str(tmp_path / "none.safetensors")).run()
     with pytest.raises(InputError, match=r"cannot read table.*none\.parquet"):
         FuseLabels(**inputs, in_network=trained["out_network"], in_parameters=str(tmp_path / "none.parquet")).run()
-    network = load_trust(trained["out_network"]).network
+    network = load_trained(trained["out_network"]).network
     other = str(tmp_path / "other.safetensors")
     texts = {
         "not trained for data parameters": {},
@@ -201,7 +203,7 @@ def test_networks_that_cannot_serve_are_refused(target, trained, tmp_path):
 
 def test_votes_by_label_need_their_parameters(target, tmp_path):
     training = training_inputs([target], tmp_path, settings=TRAINING | {"per_label": False, "epochs": 1})
-    TrainTrust(**training).run()
+    TrainDataParameters(**training).run()
     inputs = target.inputs("dataparams", in_network=training["out_network"], settings={"dataparams": {"votes": "label"}})
     with pytest.raises(InputError, match=r"need data parameters of labels.*per_label"):
         FuseLabels(**inputs).run()
@@ -210,4 +212,4 @@ def test_votes_by_label_need_their_parameters(target, tmp_path):
 def test_a_network_of_other_classes_than_labels_is_refused(tmp_path):
     path = tmp_path / "net.safetensors"
     save_labelled(build_network("light", 3, 3), np.array([0, 4, 6]), {"trust_settings": "{}"}, path)
-    np.testing.assert_array_equal(load_trust(path).labels, [0, 4, 6])
+    np.testing.assert_array_equal(load_trained(path).labels, [0, 4, 6])

@@ -12,17 +12,22 @@ from scipy.stats import rankdata, spearmanr
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.consensus import trust_vote
-from popatlas.fusion.dataparams.data import class_weights, draw, label_values, standardised, trust_target
+from popatlas.fusion.dataparams.consensus import data_parameters_vote
+from popatlas.fusion.dataparams.data import class_weights, draw, label_values, standardised, training_target
 from popatlas.fusion.dataparams.loss import (
     DataParameters,
     batch_weights,
     candidate_losses,
     fixed_weight,
     label_losses,
-    trust_loss,
+    parameters_loss,
 )
-from popatlas.fusion.dataparams.train import TrustTrainer, estimate_trust, network_opinion, train_trust
+from popatlas.fusion.dataparams.train import (
+    DataParametersTrainer,
+    estimate_data_parameters,
+    network_opinion,
+    train_data_parameters,
+)
 from popatlas.fusion.majority import majority_vote
 from popatlas.fusion.settings import DataParametersSettings
 
@@ -82,24 +87,27 @@ def fast(update: Update, **changes: object) -> DataParametersSettings:
 
 
 @pytest.mark.parametrize("update", ["out-of-line", "inline"])
-def test_corrupted_labels_are_found_and_trust_follows_their_true_dice(update: Update) -> None:
+def test_corrupted_labels_are_found_and_atlas_weights_follows_their_true_dice(update: Update) -> None:
     candidates, clean, quality = noisy_discs()
-    result = train_trust([trust_target(one, BINARY) for one in candidates], BINARY, fast(update))
-    trust = np.array([result.trust[one.subject or ""][0] for one in candidates])
-    ranks = rankdata(trust)
+    result = train_data_parameters([training_target(one, BINARY) for one in candidates], BINARY, fast(update))
+    parameters = np.array([result.parameters[one.subject or ""][0] for one in candidates])
+    ranks = rankdata(parameters)
     n_clean, n_wrong = clean.sum(), (~clean).sum()
     auc = (ranks[clean].sum() - n_clean * (n_clean + 1) / 2) / (n_clean * n_wrong)
     assert auc >= 0.95
-    assert spearmanr(trust, quality).statistic >= 0.7
+    assert spearmanr(parameters, quality).statistic >= 0.7
     empty = np.array([not one.labels.any() for one in candidates])
-    assert trust[empty].max() < trust[clean].min()  # the easy label is not a trusted one
+    assert parameters[empty].max() < parameters[clean].min()  # the easy label is not one of weight
 
 
 @pytest.mark.parametrize("update", ["out-of-line", "inline"])
 def test_consensus_survives_three_corrupted_atlases_of_five(update: Update) -> None:
     candidates, truths = corrupted_atlases(bad=3)
-    result = train_trust([trust_target(one, BINARY) for one in candidates], BINARY, fast(update, batch=4))
-    fused = [trust_vote(one, parameters=result.trust[one.subject or ""], votes="softmax").dseg for one in candidates]
+    result = train_data_parameters([training_target(one, BINARY) for one in candidates], BINARY, fast(update, batch=4))
+    fused = [
+        data_parameters_vote(one, parameters=result.parameters[one.subject or ""], votes="softmax").dseg
+        for one in candidates
+    ]
     voted = [majority_vote(one).dseg for one in candidates]
     assert np.mean([dice(a, b) for a, b in zip(fused, truths, strict=True)]) >= 0.98
     assert np.mean([dice(a, b) for a, b in zip(voted, truths, strict=True)]) < 0.8
@@ -107,32 +115,35 @@ def test_consensus_survives_three_corrupted_atlases_of_five(update: Update) -> N
 
 def test_new_targets_are_judged_without_new_training() -> None:
     candidates, truths = corrupted_atlases(bad=3, count=48)
-    targets = [trust_target(one, BINARY) for one in candidates]
+    targets = [training_target(one, BINARY) for one in candidates]
     settings = fast("out-of-line", batch=4, per_label=True)
-    trained = train_trust(targets[:32], BINARY, settings)
+    trained = train_data_parameters(targets[:32], BINARY, settings)
     before = {name: value.clone() for name, value in trained.network.state_dict().items()}
-    found = estimate_trust(targets[32:], BINARY, trained.network, settings)
+    found = estimate_data_parameters(targets[32:], BINARY, trained.network, settings)
     assert all(torch.equal(before[name], value) for name, value in trained.network.state_dict().items())
-    fused = [trust_vote(one, parameters=found.trust[one.subject or ""], votes="softmax").dseg for one in candidates[32:]]
+    fused = [
+        data_parameters_vote(one, parameters=found.parameters[one.subject or ""], votes="softmax").dseg
+        for one in candidates[32:]
+    ]
     assert np.mean([dice(a, b) for a, b in zip(fused, truths[32:], strict=True)]) >= 0.98
 
 
 def test_training_repeats_itself() -> None:
     candidates, _ = corrupted_atlases(bad=2, count=6)
-    targets = [trust_target(one, BINARY) for one in candidates]
+    targets = [training_target(one, BINARY) for one in candidates]
     settings = DataParametersSettings(epochs=2, batch=2)
-    first, second = train_trust(targets, BINARY, settings), train_trust(targets, BINARY, settings)
+    first, second = train_data_parameters(targets, BINARY, settings), train_data_parameters(targets, BINARY, settings)
     assert first.losses == second.losses
     for target in targets:
-        np.testing.assert_array_equal(first.trust[target.name], second.trust[target.name])
-        np.testing.assert_array_equal(first.label_trust[target.name], second.label_trust[target.name])
+        np.testing.assert_array_equal(first.parameters[target.name], second.parameters[target.name])
+        np.testing.assert_array_equal(first.label_parameters[target.name], second.label_parameters[target.name])
 
 
 def test_warm_up_leaves_parameters_at_zero() -> None:
     candidates, _ = corrupted_atlases(bad=2, count=4)
-    targets = [trust_target(one, BINARY) for one in candidates]
-    result = train_trust(targets, BINARY, DataParametersSettings(epochs=2, warm_up=2))
-    assert all((trust == 0).all() for trust in result.trust.values())
+    targets = [training_target(one, BINARY) for one in candidates]
+    result = train_data_parameters(targets, BINARY, DataParametersSettings(epochs=2, warm_up=2))
+    assert all((parameters == 0).all() for parameters in result.parameters.values())
     assert len(result.losses) == 2
 
 
@@ -154,31 +165,31 @@ def test_loss_by_formula(risk: bool, fixed_weighting: bool) -> None:
     divisor = np.array([1 + math.e, math.log(100 + math.e) + math.e]) if fixed_weighting else np.ones(2)
     reward = np.array([0.1, 0.3]) * (1 / divisor).mean() if risk else 0
     expected = (np.array([0.8, 1.2]) * (np.array([0.2, 0.7]) / divisor - reward)).sum()
-    loss = trust_loss(losses, raw, foreground, share, risk, fixed_weighting)
+    loss = parameters_loss(losses, raw, foreground, share, risk, fixed_weighting)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_risk_takes_trust_from_the_empty_label_of_an_image_with_foreground() -> None:
+def test_risk_takes_atlas_weights_from_the_empty_label_of_an_image_with_foreground() -> None:
     """Two images that are fitted equally well, one of them empty: only the risk term tells them apart."""
     losses, foreground, share = torch.tensor([0.05, 0.05]), torch.tensor([50.0, 50.0]), torch.tensor([0.2, 0.0])
     for risk, sign in ((True, -1), (False, 0)):
         raw = torch.zeros(2, requires_grad=True)
-        trust_loss(losses, raw, foreground, share, risk, fixed_weighting=False).backward()
+        parameters_loss(losses, raw, foreground, share, risk, fixed_weighting=False).backward()
         assert raw.grad is not None
-        assert np.sign(round(raw.grad[0].item(), 9)) == sign  # downhill is more trust in the first
+        assert np.sign(round(raw.grad[0].item(), 9)) == sign  # downhill is more weight of the first
 
 
 def test_risk_does_not_tell_candidates_of_one_image_apart() -> None:
-    """An empty candidate and three others: the image's foreground is no reason to trust any of them more."""
+    """An empty candidate and three others: the image's foreground is no reason to give any of them more weight."""
     foreground, same = torch.tensor([0.0, 5000, 5000, 5000]), torch.full((4,), 0.3)
     slopes = []
     for risk in (True, False):
         raw = torch.zeros(4, requires_grad=True)
-        trust_loss(torch.tensor([0.9, 0.2, 0.2, 0.2]), raw, foreground, same, risk).backward()
+        parameters_loss(torch.tensor([0.9, 0.2, 0.2, 0.2]), raw, foreground, same, risk).backward()
         assert raw.grad is not None
         slopes.append(raw.grad.numpy())
     np.testing.assert_allclose(slopes[0], slopes[1], atol=1e-7)
-    assert slopes[0][0] > 0 > slopes[0][1:].max()  # downhill is less trust in the empty one
+    assert slopes[0][0] > 0 > slopes[0][1:].max()  # downhill is less weight of the empty one
 
 
 def test_losses_of_candidates_and_labels_by_hand() -> None:
@@ -204,7 +215,7 @@ def test_losses_of_candidates_and_labels_by_hand() -> None:
 
 def test_parameters_outside_of_a_batch_keep_value_and_momenta() -> None:
     candidates, _ = corrupted_atlases(bad=2, count=3)
-    targets = [trust_target(one, BINARY) for one in candidates]
+    targets = [training_target(one, BINARY) for one in candidates]
     parameters = DataParameters(targets, 2, 0.1, per_label=True, device="cpu")
     rng = np.random.default_rng(0)
     batch = [draw(targets[0], 1000, rng)]
@@ -229,7 +240,7 @@ def test_sampled_voxels_stand_for_all() -> None:
     rng = np.random.default_rng(2)
     labels = np.zeros((2, 40, 40), dtype=np.int32)
     labels[0, 10:30, 10:30], labels[1, 12:32, 10:30] = 1, 1
-    target = trust_target(Candidates(labels, rng.normal(5, 1, (40, 40))), BINARY)
+    target = training_target(Candidates(labels, rng.normal(5, 1, (40, 40))), BINARY)
     log = torch.log_softmax(torch.as_tensor(rng.normal(0, 1, (1600, 2))), 1).float()
     everything = draw(target, 10_000, rng)
     assert everything.importance.unique().tolist() == [1.0]
@@ -247,7 +258,7 @@ def test_augmentation_moves_image_and_labels_together() -> None:
     """An image that shows its label: after any motion the sampled labels are those that the moved image shows."""
     truth = disc(64, np.array([30.0, 34.0]), 15)
     candidates = Candidates(np.stack([truth, 1 - truth]), truth * 100.0 + 50)
-    target = trust_target(candidates, BINARY)
+    target = training_target(candidates, BINARY)
     rng = np.random.default_rng(4)
     for bend in (0.0, 0.0, 2.0, 2.0):
         sample = draw(target, 4096, rng, augment=True, bend=bend)
@@ -257,10 +268,10 @@ def test_augmentation_moves_image_and_labels_together() -> None:
 
 def test_rate_follows_its_schedule() -> None:
     candidates, _ = corrupted_atlases(bad=2, count=4)
-    targets = [trust_target(one, BINARY) for one in candidates]
+    targets = [training_target(one, BINARY) for one in candidates]
 
     def rates(**changes: object) -> list[float]:
-        trainer = TrustTrainer(targets, 2, fast("out-of-line", batch=2, rate=0.01, **changes))
+        trainer = DataParametersTrainer(targets, 2, fast("out-of-line", batch=2, rate=0.01, **changes))
         return [(trainer.epoch(number), trainer.optimiser.param_groups[0]["lr"])[1] for number in range(3)]
 
     assert rates(decay=0.5) == pytest.approx([0.005, 0.0025, 0.00125])
@@ -271,7 +282,7 @@ def test_rate_follows_its_schedule() -> None:
 def test_class_weights_have_mean_one_and_the_papers_power() -> None:
     labels = np.zeros((1, 10, 10), dtype=np.int32)
     labels[0, :1] = 1
-    target = trust_target(Candidates(labels, np.arange(100.0).reshape(10, 10) + 1), np.array([0, 1, 7]))
+    target = training_target(Candidates(labels, np.arange(100.0).reshape(10, 10) + 1), np.array([0, 1, 7]))
     weights = class_weights([target], 3).numpy()
     assert weights[2] == 0  # never seen
     assert weights[:2].mean() == pytest.approx(1)
@@ -293,8 +304,8 @@ def test_opinion_of_the_network_is_that_of_a_whole_pass() -> None:
     wide = np.pad(candidates[0].labels, ((0, 0), (3, 3), (3, 3)))
     image = np.pad(np.asarray(candidates[0].target) + 5, 3)
     one = Candidates(wide, image, subject="padded")
-    target = trust_target(one, BINARY)
-    trained = train_trust([target], BINARY, fast("out-of-line", epochs=1))
+    target = training_target(one, BINARY)
+    trained = train_data_parameters([target], BINARY, fast("out-of-line", epochs=1))
     opinion = network_opinion(trained.network, target, one.disputed, block=17)
     with torch.no_grad():
         whole = trained.network(torch.from_numpy(target.image)[None, None])[0].log_softmax(0).numpy()
@@ -307,7 +318,7 @@ def test_label_that_the_network_does_not_know_is_an_error() -> None:
     labels = np.zeros((2, 8, 8), dtype=np.int32)
     labels[0, 2:4, 2:4] = 9
     with pytest.raises(InputError, match=r"not trained on, such as 9.*subject: sub-3"):
-        trust_target(Candidates(labels, np.ones((8, 8)), subject="sub-3"), BINARY)
+        training_target(Candidates(labels, np.ones((8, 8)), subject="sub-3"), BINARY)
     with pytest.raises(InputError, match="need the image of the target"):
-        trust_target(Candidates(labels), np.array([0, 9]))
+        training_target(Candidates(labels), np.array([0, 9]))
     assert label_values([Candidates(labels)]).tolist() == [0, 9]

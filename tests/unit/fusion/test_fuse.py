@@ -9,7 +9,7 @@ import pytest
 
 from popatlas.errors import ConfigError, InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.consensus import pooled, trust_vote
+from popatlas.fusion.dataparams.consensus import data_parameters_vote, pooled
 from popatlas.fusion.fuse import choose, fuse
 from popatlas.fusion.majority import majority_vote
 from popatlas.fusion.methods import METHODS
@@ -64,8 +64,8 @@ def test_contract(method: str) -> None:
     assert found.entropy().max() <= np.log2(5) + 1e-5
     total = sum(found.probability_of(int(label)) for label in np.unique(labels))
     np.testing.assert_allclose(total, 1, atol=0.01)
-    assert found.trust.shape == (5,)
-    assert found.trust.sum() == pytest.approx(1, abs=1e-5)
+    assert found.atlas_weights.shape == (5,)
+    assert found.atlas_weights.sum() == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(found.agreement(), (labels == found.dseg).mean(axis=0), atol=1e-6)
 
 
@@ -74,7 +74,7 @@ def test_one_candidate_is_the_result(method: str) -> None:
     target, _, images, labels = cohort([2])
     found = run(method, labels, images, target)
     np.testing.assert_array_equal(found.dseg, labels[0])
-    assert found.trust.tolist() == [1]
+    assert found.atlas_weights.tolist() == [1]
 
 
 @EVERY
@@ -100,8 +100,8 @@ def test_empty_candidate_is_left_out_and_named(method: str) -> None:
     kept = [0, 1, 3]
     without = run(method, labels[kept], images[kept], target)
     np.testing.assert_array_equal(found.dseg, without.dseg)
-    assert found.trust[2] == 0
-    np.testing.assert_allclose(found.trust[kept], without.trust)
+    assert found.atlas_weights[2] == 0
+    np.testing.assert_allclose(found.atlas_weights[kept], without.atlas_weights)
     assert found.notes["left_out"] == ["c"]
 
 
@@ -197,7 +197,7 @@ def test_selection_keeps_the_most_similar() -> None:
         choose(candidates, 2, np.array([1.0, np.nan, 3, 2]))
     found = fuse(candidates, select=2)
     np.testing.assert_array_equal(found.dseg, truth)
-    assert found.trust.tolist() == [0.5, 0, 0.5, 0]
+    assert found.atlas_weights.tolist() == [0.5, 0, 0.5, 0]
     assert found.notes["left_out"] == ["b", "d"]
     # options with a value for each candidate follow
     picked = fuse(candidates, method="dataparams", select=2, parameters=np.array([0.0, 9, 0, 9]), votes="softmax")
@@ -245,16 +245,16 @@ def test_softmax_consensus_is_the_papers() -> None:
     raw = rng.normal(0, 1, 6)
     weight = np.exp(raw) / np.exp(raw).sum()
     expected = np.tensordot(weight, labels, 1) > 0.5
-    found = trust_vote(Candidates(labels), parameters=raw, votes="softmax")
+    found = data_parameters_vote(Candidates(labels), parameters=raw, votes="softmax")
     np.testing.assert_array_equal(found.dseg, expected)
-    np.testing.assert_allclose(found.trust, weight, rtol=1e-6)
+    np.testing.assert_allclose(found.atlas_weights, weight, rtol=1e-6)
     np.testing.assert_allclose(found.probability_of(1), np.tensordot(weight, labels, 1), atol=1e-6)
 
 
 def test_a_parameter_for_each_label_counts_where_the_candidate_has_it() -> None:
     labels = np.array([[1, 1, 0, 0], [0, 2, 2, 0], [0, 0, 0, 2]])[:, :, None]
     table = np.array([[0.0, 9, 0], [0, 0, 0], [0, 0, 9]])  # candidate 0 is good at label 1, candidate 2 at label 2
-    found = trust_vote(
+    found = data_parameters_vote(
         Candidates(labels), parameters=np.zeros(3), label_parameters=table, labels=np.array([0, 1, 2]), votes="label"
     )
     assert found.dseg.ravel().tolist() == [1, 1, 0, 2]
@@ -264,9 +264,9 @@ def test_quality_zero_takes_a_candidate_out() -> None:
     target, _, images, labels = cohort([0, 2, 2])
     candidates = Candidates(labels, target, images)
     for votes in ("softmax", "joint"):
-        found = trust_vote(candidates, parameters=np.zeros(3), quality=np.array([1.0, 0, 0]), votes=votes)
+        found = data_parameters_vote(candidates, parameters=np.zeros(3), quality=np.array([1.0, 0, 0]), votes=votes)
         np.testing.assert_array_equal(found.dseg, labels[0])
-        assert found.trust.tolist() == [1, 0, 0]
+        assert found.atlas_weights.tolist() == [1, 0, 0]
 
 
 def test_network_is_pooled_by_the_geometric_mean() -> None:

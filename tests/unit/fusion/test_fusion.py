@@ -223,7 +223,7 @@ def test_staple_equals_a_reference_implementation_also_with_ties(seed: int, n_la
     np.testing.assert_allclose(found.probability().ravel()[disputed], posterior.max(axis=0)[disputed], atol=0.01)
     # raters differ in skill, which STAPLE finds out; a vote without spatial tie rule does not know it
     assert (found.dseg == truth).mean() > (majority_vote(Candidates(votes), "lowest").dseg == truth).mean()
-    assert (np.diff(found.trust) < 0).all()  # each rater is worse than the one before
+    assert (np.diff(found.atlas_weights) < 0).all()  # each rater is worse than the one before
 
 
 def test_staple_handles_many_and_large_labels() -> None:

@@ -162,7 +162,7 @@ def test_slabs_do_not_change_the_result(memory_mb: float) -> None:
         np.testing.assert_array_equal(cut.dseg, whole.dseg)
         np.testing.assert_array_equal(cut.options, whole.options)
         np.testing.assert_array_equal(cut.shares, whole.shares)
-        np.testing.assert_allclose(cut.trust, whole.trust, atol=1e-12)
+        np.testing.assert_allclose(cut.atlas_weights, whole.atlas_weights, atol=1e-12)
 
 
 def test_slabs_of_the_reference_do_not_change_its_result() -> None:
@@ -222,11 +222,11 @@ def test_shares_are_probabilities_and_order_and_contrast_do_not_matter(
     assert (found.shares >= 0).all() and np.isfinite(found.shares).all()
     np.testing.assert_allclose(found.shares.sum(axis=0), 1, atol=1e-5)
     assert (np.diff(found.shares, axis=0) <= 2e-6).all()
-    assert found.trust.sum() == pytest.approx(1)
+    assert found.atlas_weights.sum() == pytest.approx(1)
     order = np.random.default_rng(seed).permutation(count)
     turned = joint_label_fusion(candidates.pick(order.tolist()), radius=radius, search=search)
     np.testing.assert_allclose(turned.probability(), found.probability(), atol=1e-4)
-    np.testing.assert_allclose(turned.trust, found.trust[order], atol=1e-4)
+    np.testing.assert_allclose(turned.atlas_weights, found.atlas_weights[order], atol=1e-4)
     bright = Candidates(candidates.labels, candidates.target * 64, candidates.images * 64)
     np.testing.assert_allclose(
         joint_label_fusion(bright, radius=radius, search=search).probability(), found.probability(), atol=1e-4
@@ -264,7 +264,7 @@ def test_only_the_most_probable_of_many_labels_are_kept() -> None:
     assert (found.options >= 0).all()
 
 
-def test_joint_fusion_trusts_the_atlases_that_look_like_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_joint_fusion_prefers_the_atlases_that_look_like_the_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -277,8 +277,8 @@ def test_joint_fusion_trusts_the_atlases_that_look_like_the_target(tmp_path: Pat
         agreed = ~candidates.disputed
         assert (found.dseg[agreed] == candidates.labels[0][agreed]).all()
         assert not list(tmp_path.iterdir())  # no temporary file is left
-    trust = joint_label_fusion(candidates, search=0).trust
-    assert trust[:2].min() > 2 * trust[2:].max()
+    atlas_weights = joint_label_fusion(candidates, search=0).atlas_weights
+    assert atlas_weights[:2].min() > 2 * atlas_weights[2:].max()
 
 
 def test_joint_fusion_of_two_atlases() -> None:
@@ -287,28 +287,28 @@ def test_joint_fusion_of_two_atlases() -> None:
     assert (joint_label_fusion_ants(candidates, search=0).dseg == truth).mean() > 0.97
 
 
-def test_a_candidate_without_trust_is_left_out() -> None:
+def test_a_candidate_without_atlas_weights_is_left_out() -> None:
     candidates, _ = warped_atlases((22, 20, 18), 4)
     without = joint_label_fusion(candidates.pick([0, 2, 3]))
     found = joint_label_fusion(candidates, prior=np.array([1.0, 0.0, 1.0, 1.0]))
     np.testing.assert_array_equal(found.dseg, without.dseg)
     np.testing.assert_array_equal(found.probability(), without.probability())
     np.testing.assert_allclose(found.entropy(), without.entropy())
-    assert found.trust[1] == 0
-    np.testing.assert_allclose(found.trust[[0, 2, 3]], without.trust)
+    assert found.atlas_weights[1] == 0
+    np.testing.assert_allclose(found.atlas_weights[[0, 2, 3]], without.atlas_weights)
     # the map of agreement still knows all candidates
     assert found.candidates.shape == (4, candidates.disputed.sum())
 
 
-def test_trust_is_a_factor_of_the_weights() -> None:
+def test_the_prior_is_a_factor_of_the_weights() -> None:
     candidates, _ = warped_atlases((16, 18), 3)
     equal = joint_label_fusion(candidates)
     np.testing.assert_array_equal(joint_label_fusion(candidates, prior=np.full(3, 0.2)).shares, equal.shares)
     favoured = joint_label_fusion(candidates, prior=np.array([1.0, 1.0, 50.0]))
-    assert favoured.trust[2] > 0.9 > equal.trust[2]
+    assert favoured.atlas_weights[2] > 0.9 > equal.atlas_weights[2]
     only = joint_label_fusion(candidates, prior=np.array([0.0, 1.0, 0.0]))
     np.testing.assert_array_equal(only.dseg, candidates.labels[1])
-    np.testing.assert_array_equal(only.trust, [0, 1, 0])
+    np.testing.assert_array_equal(only.atlas_weights, [0, 1, 0])
     np.testing.assert_array_equal(only.probability(), 1)
 
 
@@ -318,7 +318,7 @@ def test_identical_atlases_are_returned(fuse, count: int) -> None:
     images = np.stack([blocks().astype(np.float32)] * count)
     found = fuse(Candidates(np.stack([blocks()] * count), images[0], images))
     np.testing.assert_array_equal(found.dseg, blocks())
-    np.testing.assert_allclose(found.trust, 1 / count)
+    np.testing.assert_allclose(found.atlas_weights, 1 / count)
     assert (found.probability() == 1).all()
     assert not found.disputed.any()
 
@@ -334,7 +334,7 @@ def test_background_only_stays_background(fuse) -> None:
 def test_constant_images_give_equal_weights(value: float, rho: float) -> None:
     labels = noise((8, 7, 6), 3).labels
     found = joint_label_fusion(Candidates(labels, np.full((8, 7, 6), value), np.full(labels.shape, value)), rho=rho)
-    np.testing.assert_allclose(found.trust, 1 / 3, atol=1e-6)
+    np.testing.assert_allclose(found.atlas_weights, 1 / 3, atol=1e-6)
     assert np.isfinite(found.shares).all()
 
 
@@ -344,7 +344,7 @@ def test_identical_images_give_equal_weights_also_without_a_ridge() -> None:
     same = np.stack([given_.images[0]] * 3)
     for rho in (0.0, 0.1):
         found = joint_label_fusion(Candidates(given_.labels, given_.target, same), rho=rho)
-        np.testing.assert_allclose(found.trust, 1 / 3, atol=1e-6)
+        np.testing.assert_allclose(found.atlas_weights, 1 / 3, atol=1e-6)
 
 
 def test_a_volume_of_one_plane_is_a_2d_image() -> None:
@@ -365,8 +365,8 @@ def test_parameters_without_meaning_are_an_input_error(options: dict) -> None:
 
 
 @pytest.mark.parametrize("prior", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, np.nan]])
-def test_trust_must_be_one_number_for_each_candidate(prior: list[float]) -> None:
-    with pytest.raises(InputError, match=r"trust in 2 candidates.*Remedy"):
+def test_the_prior_must_be_one_number_for_each_candidate(prior: list[float]) -> None:
+    with pytest.raises(InputError, match=r"prior of 2 candidates.*Remedy"):
         joint_label_fusion(noise((6, 6), 2), prior=np.array(prior))
 
 

@@ -9,7 +9,7 @@ from popatlas.errors import InputError
 from popatlas.fusion.segmenter import load_segmenter, save_segmenter, segment, train_segmenter
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import read_json, save_image
-from popatlas.interfaces.trust import SegmentScan, TrainSegmenter
+from popatlas.interfaces.fusion_networks import SegmentScan, TrainSegmenter
 from popatlas.measures.overlap import overlap
 from tests.unit.fusion_files import AFFINE, SHAPE, VALUES, head
 
@@ -142,12 +142,12 @@ def test_the_steps_are_the_python_calls(heads, files, tmp_path):
 
 
 def test_a_network_of_data_parameters_can_label_scans_too(heads, files, tmp_path):
-    from popatlas.interfaces.trust import TrainTrust
+    from popatlas.interfaces.fusion_networks import TrainDataParameters
 
     stack = np.stack([heads[0][1], np.roll(heads[0][1], 1, 0)], axis=-1)
     save_image(stack, AFFINE, tmp_path / "labels.nii.gz", np.int32)
     network = str(tmp_path / "trust.safetensors")
-    TrainTrust(
+    TrainDataParameters(
         in_labels=[str(tmp_path / "labels.nii.gz")], in_targets=files["in_targets"][:1], scans=["sub-0"], settings=QUICK,
         atlases={"sub-0": ["a", "b"]}, out_network=network, out_parameters=str(tmp_path / "p.parquet"),
         out_curve=str(tmp_path / "c.tsv"),

@@ -1,4 +1,4 @@
-"""The steps of label fusion with files: every method, the table of trust, what is left out, what is refused."""
+"""The steps of label fusion with files: every method, the table of atlas weights, what is left out, what is refused."""
 
 import nibabel as nib
 import numpy as np
@@ -12,9 +12,9 @@ from popatlas.fusion.labels import disputed_mask
 from popatlas.fusion.methods import MAPS, METHODS
 from popatlas.images.io import read_json, save_image
 from popatlas.interfaces.fuse import FuseLabels
-from popatlas.interfaces.trust import TrainTrust
+from popatlas.interfaces.fusion_networks import TrainDataParameters
 from popatlas.measures.overlap import overlap
-from tests.unit.fusion.steps import JOINT, TRAINING, notes_of, training_inputs, trust_of, voxels
+from tests.unit.fusion.steps import JOINT, TRAINING, atlas_weights_of, notes_of, training_inputs, voxels
 from tests.unit.fusion_files import AFFINE, NAMES, SHAPE, VALUES, case
 
 VOTERS = [name for name, entry in METHODS.items() if not entry.trained]
@@ -26,7 +26,7 @@ VOTERS = [name for name, entry in METHODS.items() if not entry.trained]
 @pytest.mark.parametrize("method", VOTERS)
 def test_a_method_through_files_is_the_python_call(target, method):
     settings = {"ties": "lowest", "jlf": JOINT, "similarity": {"power": 4.0, "radius": 1}}
-    outputs = {f"out_{name}": target.file(name) for name in MAPS} | {"out_trust": target.file("trust", "tsv")}
+    outputs = {f"out_{name}": target.file(name) for name in MAPS} | {"out_atlas_weights": target.file("trust", "tsv")}
     inputs = target.inputs(method, settings=settings, **outputs)
     FuseLabels(**inputs).run()
     own = {"global": {"power": 4.0}, "local": settings["similarity"], "jlf": JOINT, "jlfants": JOINT}
@@ -39,8 +39,8 @@ def test_a_method_through_files_is_the_python_call(target, method):
     for name in MAPS:
         assert nib.load(target.file(name)).get_data_dtype() == np.float32
         np.testing.assert_array_equal(voxels(target.file(name)), getattr(expected, name)())
-    table = trust_of(outputs["out_trust"])
-    np.testing.assert_allclose(table["trust"], expected.trust)
+    table = atlas_weights_of(outputs["out_atlas_weights"])
+    np.testing.assert_allclose(table["trust"], expected.atlas_weights)
     assert table["parameter"].isna().all()
     assert notes_of(inputs) | {"atlases": 4, "method": method, "left_out": []} == notes_of(inputs)
 
@@ -67,10 +67,10 @@ def test_options_that_a_method_has_not_or_cannot_have_are_refused(target, method
         FuseLabels(**target.inputs(method, settings=settings)).run()
 
 
-def test_the_trust_table_ranks_the_atlases_and_tells_their_overlap(target):
-    inputs = target.inputs("global", out_trust=target.file("trust", "tsv"))
+def test_the_atlas_weights_table_ranks_the_atlases_and_tells_their_overlap(target):
+    inputs = target.inputs("global", out_atlas_weights=target.file("trust", "tsv"))
     FuseLabels(**inputs).run()
-    table, dseg = trust_of(inputs["out_trust"]), voxels(inputs["out_file"])
+    table, dseg = atlas_weights_of(inputs["out_atlas_weights"]), voxels(inputs["out_file"])
     assert list(table) == ["scan", "method", "atlas", "trust", "rank", "parameter", "overlap"]
     assert table["atlas"].tolist() == list(NAMES)
     assert set(table["scan"]) == {"sub-9"}
@@ -83,10 +83,10 @@ def test_the_trust_table_ranks_the_atlases_and_tells_their_overlap(target):
     assert expected[0] > 0.9 > 0.5 > expected[3]  # the labels are those of the good candidate, mostly
 
 
-def test_equal_trust_shares_the_better_rank(target):
-    inputs = target.inputs("majority", out_trust=target.file("trust", "tsv"))
+def test_equal_atlas_weights_shares_the_better_rank(target):
+    inputs = target.inputs("majority", out_atlas_weights=target.file("trust", "tsv"))
     FuseLabels(**inputs).run()
-    assert trust_of(inputs["out_trust"])["rank"].tolist() == [1, 1, 1, 1]
+    assert atlas_weights_of(inputs["out_atlas_weights"])["rank"].tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("left_out", [(), (1,)])
@@ -106,11 +106,11 @@ def test_overlap_counts_labels_of_either_image(left_out):
 def test_one_candidate_is_the_result(target, trained, method):
     target.labels, target.images, target.names = target.labels[:1], target.images[:1], ("good",)
     network = {"in_network": trained["out_network"], "in_parameters": trained["out_parameters"]}
-    inputs = target.write().inputs(method, out_trust=target.file("trust", "tsv"), out_probability=target.file("p"))
+    inputs = target.write().inputs(method, out_atlas_weights=target.file("trust", "tsv"), out_probability=target.file("p"))
     FuseLabels(**inputs, **(network if method == "dataparams" else {})).run()
     np.testing.assert_array_equal(voxels(inputs["out_file"]), target.labels[0])
     assert (voxels(inputs["out_probability"]) == 1).all()
-    row = trust_of(inputs["out_trust"]).iloc[0]
+    row = atlas_weights_of(inputs["out_atlas_weights"]).iloc[0]
     assert (row["trust"], row["rank"], row["overlap"]) == (1, 1, 1)
 
 
@@ -118,10 +118,10 @@ def test_one_candidate_is_the_result(target, trained, method):
 def test_an_empty_candidate_is_left_out_and_noted(target, trained, method):
     network = {"in_network": trained["out_network"]} if method == "dataparams" else {}
     target.labels[1] = 0
-    inputs = target.write().inputs(method, settings={"jlf": JOINT}, out_trust=target.file("trust", "tsv"))
+    inputs = target.write().inputs(method, settings={"jlf": JOINT}, out_atlas_weights=target.file("trust", "tsv"))
     FuseLabels(**inputs, **network).run()
     assert notes_of(inputs)["left_out"] == ["fair"]
-    table = trust_of(inputs["out_trust"]).set_index("atlas")
+    table = atlas_weights_of(inputs["out_atlas_weights"]).set_index("atlas")
     assert (table.loc["fair", "trust"], table.loc["fair", "overlap"]) == (0, 0)
     assert table.loc["fair", "rank"] == table["rank"].max() == (table["trust"] > 0).sum() + 1
     assert np.isnan(table.loc["fair", "parameter"])
@@ -148,7 +148,7 @@ def test_more_labels_than_a_byte_holds(tmp_path, method):
     network = {}
     if method == "dataparams":
         training = training_inputs([many], tmp_path, settings=TRAINING | {"epochs": 1})
-        TrainTrust(**training).run()
+        TrainDataParameters(**training).run()
         network = {"in_network": training["out_network"], "in_parameters": training["out_parameters"]}
     inputs = many.inputs(method, settings={"jlf": JOINT})
     FuseLabels(**inputs, **network).run()
@@ -162,10 +162,10 @@ def test_more_labels_than_a_byte_holds(tmp_path, method):
 
 @pytest.mark.parametrize("method", ["majority", "jlf"])
 def test_selection_keeps_the_most_similar_images(target, method):
-    inputs = target.inputs(method, settings={"select": 2, "jlf": JOINT}, out_trust=target.file("trust", "tsv"))
+    inputs = target.inputs(method, settings={"select": 2, "jlf": JOINT}, out_atlas_weights=target.file("trust", "tsv"))
     FuseLabels(**inputs).run()
     assert notes_of(inputs)["left_out"] == ["poor", "lost"]
-    assert (trust_of(inputs["out_trust"])["trust"] > 0).tolist() == [True, True, False, False]
+    assert (atlas_weights_of(inputs["out_atlas_weights"])["trust"] > 0).tolist() == [True, True, False, False]
     expected = fuse(target.candidates.pick([0, 1]), method=method, **(JOINT if method == "jlf" else {}))
     np.testing.assert_array_equal(voxels(inputs["out_file"]), expected.dseg)
 

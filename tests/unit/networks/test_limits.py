@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from popatlas.errors import InputError
-from popatlas.fusion.dataparams.files import load_trust, save_labelled
+from popatlas.fusion.dataparams.files import load_trained, save_labelled
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.files import write_network
 from popatlas.networks.limits import REPEATS, check_description, no_more_than
@@ -83,14 +83,14 @@ def test_the_same_holds_for_networks_of_labels(change, tmp_path):
         "[" * 10**5,
     ],
 )
-def test_settings_of_a_trained_trust_are_checked(settings, tmp_path):
+def test_settings_of_a_trained_atlas_weights_are_checked(settings, tmp_path):
     net = small("light")
     labels = torch.arange(net.n_labels).numpy()
     save_labelled(net, labels, {"trust_settings": "{}"}, tmp_path / "net.safetensors")
-    assert load_trust(tmp_path / "net.safetensors").network.n_labels == net.n_labels
+    assert load_trained(tmp_path / "net.safetensors").network.n_labels == net.n_labels
     save_labelled(net, labels, {"trust_settings": settings}, tmp_path / "net.safetensors")
     with pytest.raises(InputError, match="settings of the network"):
-        load_trust(tmp_path / "net.safetensors")
+        load_trained(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("labels", ["[0, 1e400, 2, 3]", "[0, 99999999999999999999, 100000000000000000000, 3]", "[" * 10**5])
@@ -98,7 +98,7 @@ def test_labels_of_a_network_are_checked(labels, tmp_path):
     net = small("light")
     write_network(net, net.describe(), tmp_path / "net.safetensors", {"labels": labels, "trust_settings": "{}"})
     with pytest.raises(InputError, match="does not tell their labels"):
-        load_trust(tmp_path / "net.safetensors")
+        load_trained(tmp_path / "net.safetensors")
 
 
 @pytest.mark.parametrize("length", [1 << 62, 1 << 25, 90])

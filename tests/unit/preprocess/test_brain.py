@@ -45,7 +45,7 @@ def test_one_bad_scan_does_not_stop_its_batch_and_fresh_masks_are_kept(tmp_path:
             scans=list(names),
             method="none",
             out_masks=[str(mask) for mask in masks],
-            out_receipt=str(tmp_path / "receipt.json"),
+            out_batch_record=str(tmp_path / "receipt.json"),
         ).run()
         return dict(read_json(tmp_path / "receipt.json"))
 
@@ -73,12 +73,12 @@ def network(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
 
 
 def extract(folder: Path, **settings: object) -> str:
-    """Extract the brain of one head and return what the receipt of the batch says."""
+    """Extract the brain of one head and return what the batch record says."""
     ExtractBrain(
         in_files=[str(folder / "head.nii.gz")],
         scans=["sub-01"],
         out_masks=[str(folder / "mask.nii.gz")],
-        out_receipt=str(folder / "receipt.json"),
+        out_batch_record=str(folder / "receipt.json"),
         **settings,
     ).run()
     return str(read_json(folder / "receipt.json")["sub-01"]["message"])
@@ -161,7 +161,7 @@ def test_a_missing_mask_is_explained_by_what_happened(tmp_path: Path, entry, wor
         NormaliseBrain(
             in_file=str(tmp_path / "head.nii.gz"),
             in_mask=str(tmp_path / "mask.nii.gz"),
-            in_receipt=str(tmp_path / "receipt.json"),
+            in_batch_record=str(tmp_path / "receipt.json"),
             volume_ml=[700, 2300],
             out_brain=str(tmp_path / "brain.nii.gz"),
             out_mask=str(tmp_path / "m.nii.gz"),
@@ -181,7 +181,7 @@ def test_deepbet_finds_the_brain_without_a_network_connection(tmp_path: Path, he
         in_files=[str(tmp_path / "head.nii.gz")],
         scans=["sub-01"],
         out_masks=[str(tmp_path / "mask.nii.gz")],
-        out_receipt=str(tmp_path / "receipt.json"),
+        out_batch_record=str(tmp_path / "receipt.json"),
         record=str(tmp_path / "record.json"),
     ).run()
     assert read_json(tmp_path / "receipt.json")["sub-01"]["state"] == "ok"

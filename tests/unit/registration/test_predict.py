@@ -46,7 +46,7 @@ def attempt(preset="quick", **changes):
 
 
 def predict(folder, scans=SCANS, how=None, **options):
-    """Run the step and return its receipt."""
+    """Run the step and return its batch record."""
     load_interface("PredictDeformations")(
         in_fixed=str(folder / "fixed.nii.gz"),
         in_fixed_mask=str(folder / "fixed_mask.nii.gz"),
@@ -55,7 +55,7 @@ def predict(folder, scans=SCANS, how=None, **options):
         scans=list(scans),
         attempt=how or attempt(),
         out_folder=str(folder / "network"),
-        out_receipt=str(folder / "batch-1.json"),
+        out_batch_record=str(folder / "batch-1.json"),
         record=str(folder / "record.json"),
         **options,
     ).run()
@@ -67,14 +67,14 @@ def state_of(folder, scan):
 
 
 def test_a_broken_scan_costs_its_batch_nothing_and_a_repeated_batch_only_what_is_missing(cohort, capsys):
-    receipt = predict(cohort)
-    assert list(receipt) == list(SCANS)
-    assert [entry["state"] for entry in receipt.values()] == ["ok", "failed", "ok"]
-    broken = receipt[BROKEN]["message"]
+    record = predict(cohort)
+    assert list(record) == list(SCANS)
+    assert [entry["state"] for entry in record.values()] == ["ok", "failed", "ok"]
+    broken = record[BROKEN]["message"]
     assert f"[file: {cohort}/{BROKEN}.nii.gz] [subject: {BROKEN}]" in broken and "Remedy: check the skull" in broken
-    assert receipt[ONE]["device"] == "cpu" and receipt[ONE]["peak_mb"] > 100
-    assert set(receipt[ONE]["seconds"]) == {"align", "predict", "refine"}
-    assert receipt[ONE]["seconds"]["align"] > 0
+    assert record[ONE]["device"] == "cpu" and record[ONE]["peak_mb"] > 100
+    assert set(record[ONE]["seconds"]) == {"align", "predict", "refine"}
+    assert record[ONE]["seconds"]["align"] > 0
     assert not list((cohort / "network" / BROKEN).glob("*"))
     said = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in said if line.startswith("sub-0")] == [
@@ -87,7 +87,7 @@ def test_a_broken_scan_costs_its_batch_nothing_and_a_repeated_batch_only_what_is
     again = predict(cohort)
     assert [again[scan]["message"] for scan in (ONE, OTHER)] == ["kept", "kept"]
     assert {scan: state_of(cohort, scan) for scan in kept} == kept
-    assert again[ONE]["seconds"] == receipt[ONE]["seconds"]
+    assert again[ONE]["seconds"] == record[ONE]["seconds"]
     # one file is gone: its scan alone is done again, and is the same
     before = sha256(cohort / "network" / OTHER / FILES[1])
     (cohort / "network" / OTHER / FILES[1]).unlink()
@@ -212,7 +212,7 @@ def register(folder, scan, fallback=(), **gate):
         "in_moving": folder / f"{scan}.nii.gz",
         "in_moving_mask": folder / f"{scan}_mask.nii.gz",
         "in_prediction": folder / "network" / scan,
-        "in_receipt": folder / "batch-1.json",
+        "in_batch_record": folder / "batch-1.json",
         "out_affine": out / "affine.mat",
         "out_gate": out / "gate.json",
         **{f"out_{name}": out / f"{name}.nii.gz" for name in ("warp", "inverse_warp", "composed", "warped", "logjacobian")},

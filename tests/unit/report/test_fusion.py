@@ -1,4 +1,4 @@
-"""The table of trust, the bench as a step, its page, and what the cohort page tells of both."""
+"""The table of atlas weights, the bench as a step, its page, and what the cohort page tells of both."""
 
 import json
 import re
@@ -14,16 +14,16 @@ from PIL import Image
 from popatlas.cli.step import parse_traits
 from popatlas.config.load import default_config, load_config
 from popatlas.errors import InputError
-from popatlas.fusion.dataparams.table import by_atlas, informative, relative_trust, scan_of, tabulate_trust
+from popatlas.fusion.dataparams.table import by_atlas, informative, relative_weight, scan_of, tabulate_atlas_weights
 from popatlas.images.io import read_table, write_json, write_table
-from popatlas.interfaces.bench import BenchFusion, TabulateTrust
-from popatlas.measures.dictionary import TRUST_COLUMN_TEXT
+from popatlas.interfaces.bench import BenchFusion, TabulateAtlasWeights
+from popatlas.measures.dictionary import ATLAS_WEIGHTS_COLUMN_TEXT
+from popatlas.report.atlas_weights import draw_atlas_weights, shown_methods
 from popatlas.report.figures import Disagreement
 from popatlas.report.fusion import agreement_sheet
 from popatlas.report.methods import Counts, write_methods
 from popatlas.report.panels import ScanImages
 from popatlas.report.plots import lanes
-from popatlas.report.trust import draw_trust, shown_methods
 from popatlas.resources import schema_path
 from tests.unit.report.test_pages import Reader, report
 from tests.unit.report_fixture import BENCH, TEMPLATE, build, run_fusion
@@ -37,8 +37,8 @@ def out(tmp_path_factory):
     return folder
 
 
-def trust_rows(targets=4, atlases=3, poor=0.1, method="dataparams"):
-    """Return a table where atlas 0 is trusted little by every target."""
+def atlas_weights_rows(targets=4, atlases=3, poor=0.1, method="dataparams"):
+    """Return a table where atlas 0 has little weight for every target."""
     rows = []
     for target in range(targets):
         weights = np.array([poor, *np.linspace(1, 1.2, atlases - 1)])
@@ -57,56 +57,58 @@ def write_rows(folder, rows):
     return files
 
 
-# Trust
+# Atlas weights
 
 
-def test_the_table_of_trust_has_the_gates_of_target_and_atlas(tmp_path):
-    rows = trust_rows()
+def test_the_table_of_atlas_weights_has_the_gates_of_target_and_atlas(tmp_path):
+    rows = atlas_weights_rows()
     for scan, ncc in (("sub-t0/anat/sub-t0", 0.9), ("sub-a1/anat/sub-a1", 0.7)):
         write_json(tmp_path / f"{scan}_space-study_desc-gate_registration.json", {"ncc": ncc, "verdict": "pass"})
     gates = sorted(tmp_path.glob("**/*_registration.json"))
-    found = tabulate_trust(write_rows(tmp_path, rows), gates, tmp_path)
-    assert list(found.columns) == list(TRUST_COLUMN_TEXT) and len(found) == 12
+    found = tabulate_atlas_weights(write_rows(tmp_path, rows), gates, tmp_path)
+    assert list(found.columns) == list(ATLAS_WEIGHTS_COLUMN_TEXT) and len(found) == 12
     of_target, of_atlas = found["scan"] == "sub-t0/anat/sub-t0", found["atlas"] == "sub-a1/anat/sub-a1"
     assert (found.loc[of_target, "target_ncc"] == 0.9).all() and found.loc[~of_target, "target_ncc"].isna().all()
     assert (found.loc[of_atlas, "atlas_ncc"] == 0.7).all() and found.loc[~of_atlas, "atlas_ncc"].isna().all()
     assert found["subject"].iloc[0] == "sub-t0" and (found["session"] == "").all()
-    assert found.groupby("scan")["rank"].apply(list).tolist() == [[1, 2, 3]] * 4, "the most trusted first"
+    assert found.groupby("scan")["rank"].apply(list).tolist() == [[1, 2, 3]] * 4, "the largest weight first"
 
 
-def test_rows_of_trust_follow_the_schema(out):
+def test_rows_of_atlas_weights_follow_the_schema(out):
     schema = yaml.safe_load(schema_path("trust").read_text())
     rows = read_table(out / "group" / "trust.parquet")
     plain = rows.astype(object).where(rows.notna(), None).to_dict("records")
     assert len(plain) == 5 * 3 * 4
     assert not [error for row in plain for error in Draft202012Validator(schema).iter_errors(row)]
-    assert list(schema["properties"]) == list(TRUST_COLUMN_TEXT) == schema["required"]
+    assert list(schema["properties"]) == list(ATLAS_WEIGHTS_COLUMN_TEXT) == schema["required"]
     text = json.loads((out / "group" / "trust.json").read_text())
     assert list(text["columns"]) == list(rows.columns)
     assert rows["atlas_mask_dice"].notna().all(), "the gates were found"
     assert set(rows.loc[rows["subject"] == "sub-02", "session"]) == {"ses-1"}
 
 
-def test_relative_trust_is_one_for_an_equal_share_whatever_the_number_of_atlases():
-    few, many = trust_rows(atlases=3, poor=1.0), trust_rows(atlases=8, poor=1.0).assign(scan="other")
+def test_relative_atlas_weights_is_one_for_an_equal_share_whatever_the_number_of_atlases():
+    few, many = atlas_weights_rows(atlases=3, poor=1.0), atlas_weights_rows(atlases=8, poor=1.0).assign(scan="other")
     many = many.head(8)
     table = pd.concat([few, many], ignore_index=True)
-    assert relative_trust(table).groupby(table["scan"]).sum().tolist() == pytest.approx([8.0, 3.0, 3.0, 3.0, 3.0])
+    assert relative_weight(table).groupby(table["scan"]).sum().tolist() == pytest.approx([8.0, 3.0, 3.0, 3.0, 3.0])
     equal = pd.DataFrame({"scan": ["s"] * 4, "method": "m", "atlas": list("abcd"), "trust": 0.25})
-    assert relative_trust(equal).tolist() == [1.0] * 4
+    assert relative_weight(equal).tolist() == [1.0] * 4
 
 
-def test_the_least_trusted_atlas_comes_first_and_is_last_everywhere(tmp_path):
-    found = by_atlas(tabulate_trust(write_rows(tmp_path, trust_rows()), [], tmp_path), "dataparams")
+def test_the_atlas_of_least_weight_comes_first_and_is_last_everywhere(tmp_path):
+    found = by_atlas(tabulate_atlas_weights(write_rows(tmp_path, atlas_weights_rows()), [], tmp_path), "dataparams")
     assert found["atlas"].iloc[0] == "sub-a0/anat/sub-a0"
     assert found.loc[0, ["targets", "last", "rank"]].tolist() == [4, 1.0, 3.0]
     assert found.loc[0, "relative"] == pytest.approx(0.3 / 2.3) and found.loc[1:, "last"].tolist() == [0.0, 0.0]
 
 
-def test_methods_that_trust_all_atlases_alike_tell_nothing(tmp_path):
-    rows = pd.concat([trust_rows(), trust_rows(poor=0.9, method="jlf"), trust_rows(poor=1.1, method="majority")])
+def test_methods_that_atlas_weights_all_atlases_alike_tell_nothing(tmp_path):
+    rows = pd.concat(
+        [atlas_weights_rows(), atlas_weights_rows(poor=0.9, method="jlf"), atlas_weights_rows(poor=1.1, method="majority")]
+    )
     rows.loc[rows["method"] == "majority", "trust"] = 1 / 3
-    table = tabulate_trust(write_rows(tmp_path, rows), [], tmp_path)
+    table = tabulate_atlas_weights(write_rows(tmp_path, rows), [], tmp_path)
     assert informative(table) == ["dataparams", "jlf"]
     assert shown_methods(table[table["method"] == "majority"]) == ["majority"], "one is shown all the same"
     assert by_atlas(table.assign(rank=1), "majority")["last"].tolist() == [0.0] * 3, "nobody is last when all are alike"
@@ -121,20 +123,20 @@ def test_a_gate_that_is_not_one_or_lies_elsewhere_is_refused(tmp_path):
         scan_of(tmp_path / "a_desc-metrics_table.tsv", tmp_path)
 
 
-def test_a_trust_table_without_its_columns_is_refused(tmp_path):
+def test_a_atlas_weights_table_without_its_columns_is_refused(tmp_path):
     write_table(pd.DataFrame({"scan": ["s"], "method": ["m"]}), tmp_path / "t.tsv")
     with pytest.raises(InputError, match=r"columns \['atlas'"):
-        tabulate_trust([tmp_path / "t.tsv"], [], tmp_path)
+        tabulate_atlas_weights([tmp_path / "t.tsv"], [], tmp_path)
 
 
 @pytest.mark.parametrize("atlases", [0, 3, 8, 50])
-def test_the_figure_of_trust_gives_every_atlas_room(tmp_path, atlases):
-    rows = trust_rows(targets=6, atlases=atlases) if atlases else trust_rows().head(0)
-    draw_trust(tabulate_trust(write_rows(tmp_path, rows), [], tmp_path), tmp_path / "trust.png")
+def test_the_figure_of_atlas_weights_gives_every_atlas_room(tmp_path, atlases):
+    rows = atlas_weights_rows(targets=6, atlases=atlases) if atlases else atlas_weights_rows().head(0)
+    draw_atlas_weights(tabulate_atlas_weights(write_rows(tmp_path, rows), [], tmp_path), tmp_path / "trust.png")
     with Image.open(tmp_path / "trust.png") as picture:
         assert picture.height >= 24 * atlases and picture.width >= 500
     first = (tmp_path / "trust.png").read_bytes()
-    draw_trust(tabulate_trust(write_rows(tmp_path, rows), [], tmp_path), tmp_path / "trust.png")
+    draw_atlas_weights(tabulate_atlas_weights(write_rows(tmp_path, rows), [], tmp_path), tmp_path / "trust.png")
     assert (tmp_path / "trust.png").read_bytes() == first
 
 
@@ -247,7 +249,7 @@ def test_p_values_are_told_with_enough_targets(out, tmp_path):
     assert "<b>label" not in reader.text and not reader.images
 
 
-def test_the_cohort_page_shows_bench_and_trust(out):
+def test_the_cohort_page_shows_bench_and_atlas_weights(out):
     page = out / "report" / "index.html"
     reader = Reader(page)
     summary = json.loads((out / BENCH["json"]).read_text())
@@ -255,14 +257,14 @@ def test_the_cohort_page_shows_bench_and_trust(out):
     picture = next(image for image in reader.images if image["src"] == "figures/trust.png")
     with Image.open(out / "report" / "figures" / "trust.png") as figure:
         assert (int(picture["width"]), int(picture["height"])) == figure.size
-    trust = reader.text[reader.text.index('<table id="trust"') :]
-    assert re.search(r'<th scope="row">([\w-]+)', trust)[1] == "sub-02_ses-1", "the poor atlas comes first"
+    atlas_weights = reader.text[reader.text.index('<table id="trust"') :]
+    assert re.search(r'<th scope="row">([\w-]+)', atlas_weights)[1] == "sub-02_ses-1", "the poor atlas comes first"
     assert "Wilcoxon signed-rank tests" in reader.text and "5 held-out atlases" in reader.text
     assert all(path.exists() for path in reader.local(page))
     assert len(reader.ids) == len(set(reader.ids)) and not reader.open
 
 
-def test_without_bench_and_trust_the_cohort_page_has_no_section_of_fusion(tmp_path):
+def test_without_bench_and_atlas_weights_the_cohort_page_has_no_section_of_fusion(tmp_path):
     out = build(tmp_path, subjects=2, images=False)
     text = report(out).read_text()
     assert 'id="fusion"' not in text and "#fusion" not in text and "held-out" not in text
@@ -287,7 +289,9 @@ def test_steps_can_be_called_from_the_command_line():
     options[1:3] = [__file__, __file__]
     assert parse_traits(BenchFusion, options)["scans"] == ["s", "t"]
     options = ["--in_tables", __file__, "--derivatives", ".", "--out_parquet", "p", "--out_tsv", "t"]
-    assert parse_traits(TabulateTrust, [*options, "--out_dictionary", "d", "--out_figure", "f"])["in_tables"] == [__file__]
+    assert parse_traits(TabulateAtlasWeights, [*options, "--out_dictionary", "d", "--out_figure", "f"])["in_tables"] == [
+        __file__
+    ]
 
 
 # Methods text
@@ -302,7 +306,7 @@ def test_steps_can_be_called_from_the_command_line():
         ("staple", "multi-label STAPLE", ["warfield2004", "rohlfing2004"]),
         ("jlf", "joint label fusion [", ["wang2013"]),
         ("jlfants", "as in ANTs", ["wang2013"]),
-        ("dataparams", "one trainable trust for each propagated label image", ["weihsbach2022", "saxena2019", "wang2013"]),
+        ("dataparams", "one trainable weight for each propagated label image", ["weihsbach2022", "saxena2019", "wang2013"]),
     ],
 )
 def test_the_methods_text_names_and_cites_each_fusion_method(method, words, keys):

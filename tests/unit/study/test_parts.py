@@ -83,7 +83,7 @@ def test_labels_come_from_atlases_of_other_subjects_through_the_template_or_stra
 def test_without_atlases_there_is_neither_fusion_nor_bench():
     whole = fuse(bench=True)
     bare = Fuse(whole.config, TEMPLATE, whole.own, {}, {})
-    assert (bare.all_methods, bare.scan_trust(), bare.trust_tables(), bare.listed()) == ([], [], [], {})
+    assert (bare.all_methods, bare.scan_atlas_weights(), bare.atlas_weights_tables(), bare.listed()) == ([], [], [], {})
     assert Bench(bare.config, bare, frozenset()).shown == []
     assert Bench(whole.config, whole, frozenset()).scans == [SCAN, OTHER]
     assert Bench(whole.config, whole, frozenset({OTHER})).references == ["one.nii.gz"]
@@ -105,10 +105,10 @@ def test_the_segmenter_labels_scans_that_no_atlas_can():
 def test_what_is_predicted_is_taken_from_the_batch_unless_the_job_is_made(tmp_path):
     batches = Batches(tmp_path, "{scan}", {OTHER}, {OTHER: 1}, {1: (OTHER,)})
     part = Register(load_config({}), TEMPLATE, {}, "work/network/x", batches)
-    assert part.prediction_inputs(Found(scan=OTHER)) == {"receipt": "work/network/x/batch-1.json"}
-    given = SimpleNamespace(receipt="work/network/x/batch-1.json")
+    assert part.prediction_inputs(Found(scan=OTHER)) == {"batch_record": "work/network/x/batch-1.json"}
+    given = SimpleNamespace(batch_record="work/network/x/batch-1.json")
     assert part.prediction_options(Found(scan=OTHER), given) == (
-        f"--in_prediction work/network/x/{OTHER} --in_receipt work/network/x/batch-1.json"
+        f"--in_prediction work/network/x/{OTHER} --in_batch_record work/network/x/batch-1.json"
     )
     assert part.prediction_options(Found(scan=OTHER), SimpleNamespace()) == ""
     alone = Register(load_config({}), TEMPLATE, {}, "", batches)

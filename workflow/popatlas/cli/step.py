@@ -14,7 +14,7 @@ from popatlas.cli.arguments import Subparsers
 from popatlas.errors import InputError
 from popatlas.failures import foreseen
 from popatlas.interfaces import STEPS, load_interface
-from popatlas.renamed import with_options_of_today
+from popatlas.renamed import step_of_today, with_options_of_today
 
 if TYPE_CHECKING:
     from popatlas.interfaces.base import PopatlasInterface
@@ -32,20 +32,21 @@ def main(args: argparse.Namespace) -> int:
     if args.name in (None, "-h", "--help"):
         print("usage: popatlas step NAME [--trait value ...]\n\nsteps:\n  " + "\n  ".join(STEPS))
         return 0
-    if args.name not in STEPS:
-        print(f"popatlas: no step is called '{args.name}'. Steps: {', '.join(STEPS)}", file=sys.stderr)
+    name = step_of_today(args.name)
+    if name not in STEPS:
+        print(f"popatlas: no step is called '{name}'. Steps: {', '.join(STEPS)}", file=sys.stderr)
         return 2
     socket.has_ipv6 = False  # urllib3, which nilearn imports, would open a socket to find out
-    interface = load_interface(args.name)
+    interface = load_interface(name)
     inputs = parse_traits(interface, args.options)
-    print(f"popatlas step {args.name} {' '.join(args.options)}", flush=True)
+    print(f"popatlas step {name} {' '.join(args.options)}", flush=True)
     try:
         interface(**inputs).run()
     except Exception as error:
         told = refused(error) or foreseen(error)
         if told is None:
             raise
-        print(f"popatlas step {args.name} failed: {told}", file=sys.stderr)
+        print(f"popatlas step {name} failed: {told}", file=sys.stderr)
         return 1
     return 0
 

@@ -20,14 +20,14 @@ def batches(
     usable: Sequence[str],
     size: int,
     out_dir: Path,
-    receipts: str = "",
+    records: str = "",
     *,
     table: str = BRAINS,
     settled: Container[str] = (),
 ) -> dict[str, int]:
     """Return the batch of each scan; new scans form new batches and the old ones stay as they are.
 
-    A batch that has run consists of the scans in its receipt. A usable scan that is not there, or failed there, is tried
+    A batch that has run consists of the scans in its record. A usable scan that is not there, or failed there, is tried
     again in a new batch, so that it does not redo the others of its old one.
 
     Parameters
@@ -38,8 +38,8 @@ def batches(
         Scans per batch.
     out_dir : Path
         Output folder.
-    receipts : str
-        Folder of the receipts of the batches, relative to `out_dir`.
+    records : str
+        Folder of the records of the batches, relative to `out_dir`.
     table : str
         Table of this kind of batches, relative to `out_dir`.
     settled : container of str
@@ -47,7 +47,7 @@ def batches(
     """
     rows, failed = [], set()
     for number, members in read_batch_members(out_dir, table).items():
-        found = _told(out_dir / receipts / f"batch-{number}.json") if receipts else {}
+        found = _told(out_dir / records / f"batch-{number}.json") if records else {}
         found = found or {scan: {} for scan in members}
         rows += [(scan, number) for scan in members if scan in found]
         failed |= {(scan, number) for scan, entry in found.items() if entry.get("state") == "failed"}
@@ -60,10 +60,10 @@ def batches(
     return dict(rows)
 
 
-def _told(receipt: Path) -> dict[str, Content]:
-    """Return what the receipt of a batch says of its scans; nothing when there is none, or it cannot be read."""
+def _told(record: Path) -> dict[str, Content]:
+    """Return what the batch record says of its scans; nothing when there is none, or it cannot be read."""
     try:
-        found = read_json(receipt) if receipt.is_file() else {}
+        found = read_json(record) if record.is_file() else {}
     except InputError:  # the inventory sets it aside when it is needed
         return {}
     is_one = isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values())

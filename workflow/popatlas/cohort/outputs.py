@@ -108,7 +108,7 @@ PAIRED = {
     "gate": f"{PAIR}_gate.json",
 }
 CANDIDATES = {"labels": "work/fuse/{scan}_candidates_dseg.nii.gz", "images": "work/fuse/{scan}_candidates_T1w.nii.gz"}
-TRUST_NET = _network("trust", network="network.safetensors", parameters="parameters.parquet", curve="curve.tsv")
+DATA_PARAMETERS = _network("trust", network="network.safetensors", parameters="parameters.parquet", curve="curve.tsv")
 SEGMENTER_NET = _network("segmenter", network="network.safetensors", curve="curve.tsv")
 NETWORK = _network("{name}", weights="weights.safetensors", training="training.json", curve="curve.csv", picture="curve.png")
 FUSED = {"dseg": "{scan}_desc-{method}_dseg.nii.gz", "trust": "{scan}_desc-{method}_trust.tsv"}
@@ -120,7 +120,7 @@ METRICS = {
     "summary": "group/summary.tsv",
     "members": "group/members.json",
 }
-TRUST = {
+ATLAS_WEIGHTS = {
     "parquet": "group/trust.parquet",
     "tsv": "group/trust.tsv",
     "dictionary": "group/trust.json",
@@ -140,7 +140,7 @@ RULES: dict[str, Made] = {
     "extract_brain_by_template": Made(
         "preprocess", "logs/preprocess/{scan}_brain.log", {"mask": "{brains}/{scan}_mask.nii.gz"}
     ),
-    "extract_brains": Made("preprocess", "logs/batches/brain-{batch}.log", {"receipt": "{brains}/batch-{batch}.json"}),
+    "extract_brains": Made("preprocess", "logs/batches/brain-{batch}.log", {"batch_record": "{brains}/batch-{batch}.json"}),
     "normalise_brain": Made("preprocess", "logs/preprocess/{scan}_normalise.log", BRAIN, kept=True),
     "align_channel": Made("channel", "logs/preprocess/{scan}_channel-{channel}.log", CHANNEL, kept=True, proof=("image",)),
     "make_reference": Made("group", "logs/atlas/make_reference.log", REFERENCE, name=f"{BUILT}/make_reference"),
@@ -149,7 +149,7 @@ RULES: dict[str, Made] = {
     "predict_members": Made(
         "register",
         "logs/atlas/predict_iter-{iteration}_batch-{batch}.log",
-        _iteration(receipt="predictions/batch-{batch}.json"),
+        _iteration(batch_record="predictions/batch-{batch}.json"),
         name=f"{BUILT}/predict_iter-{{iteration}}_batch-{{batch}}",
     ),
     "register_member": Made(
@@ -164,7 +164,7 @@ RULES: dict[str, Made] = {
     "predict_deformations": Made(
         "register",
         "logs/batches/predict-{batch}.log",
-        {"receipt": "{predictions}/batch-{batch}.json"},
+        {"batch_record": "{predictions}/batch-{batch}.json"},
         name="batches/predict-{label}-{version}-{batch}",
     ),
     "register_to_template": Made(
@@ -178,7 +178,7 @@ RULES: dict[str, Made] = {
     "register_atlas_to_target": Made("fuse", "logs/fuse/{scan}_from/{atlas}.log", PAIRED),
     "propagate_labels": Made("fuse", "logs/fuse/{scan}_propagate.log", CANDIDATES),
     "fuse_labels": Made("fuse", "logs/fuse/{scan}_{method}.log", FUSED, kept=True),
-    "train_trust": Made("group", "logs/train/train_trust.log", TRUST_NET, kept=True, name="train/trust-{version}"),
+    "train_trust": Made("group", "logs/train/train_trust.log", DATA_PARAMETERS, kept=True, name="train/trust-{version}"),
     "train_segmenter": Made(
         "group", "logs/train/train_segmenter.log", SEGMENTER_NET, kept=True, name="train/segmenter-{version}"
     ),
@@ -201,7 +201,7 @@ RULES: dict[str, Made] = {
     "settle_ledger": Made("group", "logs/group/settle_ledger.log", {"ledger": "cohort/ledger.tsv"}),
     "score_truth": Made("group", "logs/group/score_truth.log", {"table": "group/truth.tsv"}, kept=True),
     "tabulate_cohort": Made("group", "logs/group/tabulate_cohort.log", METRICS, kept=True),
-    "tabulate_trust": Made("group", "logs/group/tabulate_trust.log", TRUST, kept=True),
+    "tabulate_trust": Made("group", "logs/group/tabulate_trust.log", ATLAS_WEIGHTS, kept=True),
     "bench_fusion": Made("group", "logs/group/bench_fusion.log", BENCH, kept=True),
     "write_report": Made("group", "logs/group/write_report.log", {"page": "report/index.html"}, kept=True),
 }

@@ -42,7 +42,7 @@ FILES = {
     "trust": ("network.safetensors", "parameters.parquet", "curve.tsv"),
     "segmenter": ("network.safetensors", "curve.tsv"),
 }
-TRUST_ATLASES = "cohort/trust-atlases.json"
+TRAINING_ATLASES = "cohort/trust-atlases.json"
 FEWEST_ATLASES = 2  # one candidate agrees with itself
 
 
@@ -120,7 +120,8 @@ def freeze_targets(
         Frozen labelled atlases; without any nothing is trained.
     out_dir : Path
         Output folder. Written are, for a network N, ``cohort/N-targets.tsv`` (scan, subject, session, sha256),
-        ``cohort/N-targets.json`` (version and what it is made of); for data parameters `TRUST_ATLASES`, scan to its atlases.
+        ``cohort/N-targets.json`` (version and what it is made of); for data parameters `TRAINING_ATLASES`, scan to its
+        atlases.
 
     Returns
     -------
@@ -169,7 +170,7 @@ def _freeze(
     if found is not None and is_kept and written.version(targets, made_of) != found.version:
         raise written.refusal()
     if name == "trust":
-        write_if_changed(out_dir / TRUST_ATLASES, json.dumps({scan: served[scan] for scan in targets["scan"]}))
+        write_if_changed(out_dir / TRAINING_ATLASES, json.dumps({scan: served[scan] for scan in targets["scan"]}))
     return _training(name, written.write(targets, made_of), targets, out_dir)
 
 

@@ -1,7 +1,7 @@
 """The one way into label fusion: candidates in, a consensus with its probabilities out, whatever the method.
 
 A candidate without any label where others have some is a failed propagation: it is
-left out, gets no trust and is named in the notes of the result.
+left out, gets no weight and is named in the notes of the result.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def fuse(
         What is best, larger first; the global similarity of the images when left out.
     **options
         Of the method, for example ``ties``. The opinion of a network is about the voxels where the candidates that take part
-        differ: they have to be chosen before, see :func:`popatlas.fusion.dataparams.fuse.fuse_by_trust`.
+        differ: they have to be chosen before, see :func:`popatlas.fusion.dataparams.fuse.fuse_by_data_parameters`.
 
     Returns
     -------
     Fusion
-        One trust for each candidate that was given, 0 for those left out.
+        One atlas weight for each candidate that was given, 0 for those left out.
 
     Raises
     ------
@@ -76,7 +76,9 @@ def fuse(
     if method not in METHODS:
         raise ConfigError(f"no fusion method is called '{method}'. Remedy: use one of {', '.join(METHODS)}")
     if METHODS[method].trained and "parameters" not in options:
-        raise ConfigError(f"{method} needs `parameters`. Remedy: train them (popatlas.fusion.dataparams.train.train_trust)")
+        raise ConfigError(
+            f"{method} needs `parameters`. Remedy: train them (popatlas.fusion.dataparams.train.train_data_parameters)"
+        )
     if not isinstance(candidates, Candidates):
         size = None if spacing is None else tuple(float(length) for length in spacing)
         candidates = Candidates(np.asarray(candidates), target, images, size, tuple(names), subject)
@@ -88,10 +90,10 @@ def fuse(
         if options[name] is not None:
             options[name] = np.asarray(options[name])[used]
     found: Fusion = run(candidates.pick(used), **options)
-    trust = np.zeros(len(candidates.labels))
-    trust[used] = found.trust
+    atlas_weights = np.zeros(len(candidates.labels))
+    atlas_weights[used] = found.atlas_weights
     left_out = [name for number, name in enumerate(candidates.names) if number not in set(used)]
-    return replace(found, trust=trust, notes=found.notes | {"left_out": left_out})
+    return replace(found, atlas_weights=atlas_weights, notes=found.notes | {"left_out": left_out})
 
 
 def choose(candidates: Candidates, select: int = 0, by: FloatArray | None = None) -> list[int]:

@@ -110,8 +110,8 @@ def joint_label_fusion(
     rho : float
         Ridge weight (alpha in the paper) that conditions the joint error matrix.
     prior : (n_candidates,) float ndarray, optional
-        Trust in each candidate, not negative: a factor of its weights. The result is that without the candidates of
-        trust 0. Equal when left out.
+        Weight of each candidate, not negative: a factor of its weights at voxels. The result is that without the candidates
+        of weight 0. Equal when left out.
     ties : {"nearest", "lowest"}
         Rule at ties, see :mod:`popatlas.fusion.vote`.
     memory_mb : float
@@ -120,8 +120,8 @@ def joint_label_fusion(
     Returns
     -------
     Fusion
-        With the `MOST_OPTIONS` labels of the largest share at each disputed voxel; trust is the mean weight over the
-        disputed voxels.
+        With the `MOST_OPTIONS` labels of the largest share at each disputed voxel; the atlas weight is the mean weight over
+        the disputed voxels.
 
     Raises
     ------
@@ -130,15 +130,15 @@ def joint_label_fusion(
     """
     candidates.need_images("joint label fusion")
     _check_parameters(beta, radius, search, rho, candidates.subject)
-    trust = _checked_prior(prior, candidates)
-    kept = np.flatnonzero(trust)
-    some = candidates if len(kept) == len(trust) else candidates.pick(kept.tolist())
+    prior_weights = _checked_prior(prior, candidates)
+    kept = np.flatnonzero(prior_weights)
+    some = candidates if len(kept) == len(prior_weights) else candidates.pick(kept.tolist())
     if not some.disputed.any():
-        return vote(candidates.labels, candidates.disputed, trust, ties, candidates.spacing)
+        return vote(candidates.labels, candidates.disputed, prior_weights, ties, candidates.spacing)
     shape = _lifted(some.disputed).shape
-    method = Method(beta, rho, _along(shape, radius), search_offsets(_along(shape, search)), trust[kept])
+    method = Method(beta, rho, _along(shape, radius), search_offsets(_along(shape, search)), prior_weights[kept])
     tables = _count(some, method, memory_mb)
-    weight = np.zeros(len(trust))
+    weight = np.zeros(len(prior_weights))
     weight[kept] = tables.weight / tables.weight.sum()
     if some is not candidates:
         tables = _with_unanimous(tables, some, candidates.disputed)
@@ -156,16 +156,16 @@ def _check_parameters(beta: float, radius: int, search: int, rho: float, subject
 
 
 def _checked_prior(prior: FloatArray | None, candidates: Candidates) -> Weights:
-    """Return the trust in each candidate, (n_candidates,)."""
+    """Return the prior weight of each candidate, (n_candidates,)."""
     count = len(candidates.labels)
-    trust = np.ones(count) if prior is None else np.asarray(prior, dtype=np.float64)
-    if trust.shape != (count,) or not np.isfinite(trust).all() or (trust < 0).any() or not trust.any():
+    weights = np.ones(count) if prior is None else np.asarray(prior, dtype=np.float64)
+    if weights.shape != (count,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise InputError(
-            f"trust in {count} candidates is {trust.tolist()}",
+            f"the prior of {count} candidates is {weights.tolist()}",
             subject=candidates.subject,
             remedy="give one number for each that is not negative, and one that is not 0",
         )
-    return trust
+    return weights
 
 
 def _lifted(image: npt.NDArray[Kind]) -> npt.NDArray[Kind]:

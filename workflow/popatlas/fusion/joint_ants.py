@@ -82,8 +82,8 @@ def joint_label_fusion_ants(
     Returns
     -------
     Fusion
-        With the `MOST_OPTIONS` most probable labels of each disputed voxel. The engine does not tell its weights: trust
-        is the same for all candidates.
+        With the `MOST_OPTIONS` most probable labels of each disputed voxel. The engine does not tell its weights: the
+        atlas weight is the same for all candidates.
     """
     target, images = candidates.need_images("joint label fusion")
     labels, disputed = candidates.labels, candidates.disputed
@@ -107,8 +107,8 @@ def joint_label_fusion_ants(
             found, shares[:, columns] = most_probable(maps, len(columns))
             options[:, columns] = np.where(found != NO_LABEL, values[found], NO_LABEL)
     table = np.ascontiguousarray(labels[:, disputed], dtype=np.int32)
-    trust = np.full(len(labels), 1 / len(labels))
-    return decide(labels[0], disputed, options, shares, trust, table, ties, candidates.spacing)
+    atlas_weights = np.full(len(labels), 1 / len(labels))
+    return decide(labels[0], disputed, options, shares, atlas_weights, table, ties, candidates.spacing)
 
 
 def _layers(shape: tuple[int, ...], n_labels: int, memory_mb: float) -> int:

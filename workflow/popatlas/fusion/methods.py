@@ -69,8 +69,8 @@ def _dataparams(joint: JointSettings, own: DataParametersSettings) -> str:
     }
     pooled = f", pooled with the network's opinion (weight {own.network_weight:g})" if own.network_weight else ""
     return (
-        "a consensus by data parameters [@weihsbach2022, @saxena2019], one trainable trust for each propagated label image, "
-        f"learned with a segmentation network ({own.network}, {own.epochs} epoch{'' if own.epochs == 1 else 's'}, at most "
+        "a consensus by data parameters [@weihsbach2022, @saxena2019], one trainable weight for each propagated label image,"
+        f" learned with a segmentation network ({own.network}, {own.epochs} epoch{'' if own.epochs == 1 else 's'}, at most "
         f"{own.targets} targets), using {votes[own.votes]}{pooled}"
     )
 
@@ -128,7 +128,7 @@ METHODS: dict[str, FusionMethod] = {
         words=lambda joint: f"joint label fusion [@wang2013] as in ANTs ({_joint(joint)})",
     ),
     "dataparams": FusionMethod(
-        code="popatlas.fusion.dataparams.consensus:trust_vote",
+        code="popatlas.fusion.dataparams.consensus:data_parameters_vote",
         title="data-parameter consensus",
         references=("weihsbach2022", "saxena2019"),
         formula=r"\arg\max_l \sum_n \mathrm{softmax}(d)_n\, [L_n(x) = l]",

@@ -1,4 +1,4 @@
-"""What every fusion method returns: labels, their probabilities, agreement, entropy, and trust in each candidate."""
+"""What every fusion method returns: labels, their probabilities, agreement, entropy, and the weight of each candidate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Fusion:
         Labels with a share at each disputed voxel, the winner first, then by falling share; -1 after the last.
     shares : (n_options, n_disputed) float32 ndarray
         Probability of each option; 0 after the last.
-    trust : (n_candidates,) float64 ndarray
+    atlas_weights : (n_candidates,) float64 ndarray
         Share of each candidate in the decision, sums to 1.
     candidates : (n_candidates, n_disputed) int32 ndarray
         Label of each candidate at the disputed voxels.
@@ -38,7 +38,7 @@ class Fusion:
     disputed: BoolArray
     options: npt.NDArray[np.int32]
     shares: npt.NDArray[np.float32]
-    trust: npt.NDArray[np.float64]
+    atlas_weights: npt.NDArray[np.float64]
     candidates: npt.NDArray[np.int32]
     notes: dict[str, object] = field(default_factory=dict)
 

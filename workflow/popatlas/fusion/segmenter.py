@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
-from popatlas.fusion.dataparams.data import label_values, standardised, trust_target
+from popatlas.fusion.dataparams.data import label_values, standardised, training_target
 from popatlas.fusion.dataparams.files import Labels, load_labelled, save_labelled, training_json
-from popatlas.fusion.dataparams.train import train_trust
+from popatlas.fusion.dataparams.train import train_data_parameters
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.arrays import FloatArray, IntArray
 from popatlas.images.io import PathLike
@@ -77,9 +77,9 @@ def train_segmenter(
         for image, dseg, name in zip(images, dsegs, names, strict=True)
     ]
     labels = label_values(stacks)
-    targets = [trust_target(stack, labels) for stack in stacks]
+    targets = [training_target(stack, labels) for stack in stacks]
     believed = replace(settings, warm_up=settings.epochs, per_label=False)
-    result = train_trust(targets, labels, believed, device, progress)
+    result = train_data_parameters(targets, labels, believed, device, progress)
     return Segmenter(result.network, labels, result.losses)
 
 

@@ -50,8 +50,8 @@ class DataParametersSettings:
     batch: int = option(1, "Targets in a step, each with all its candidates", ge=1, le=64)
     update: Update = option("out-of-line", "Network first and then the data parameters, or both at once")
     warm_up: int = option(0, "Epochs before the data parameters start", ge=0, le=10000)
-    risk: bool = option(True, "Risk regularisation: candidates are not trusted for being empty")
-    fixed_weighting: bool = option(True, "Candidates are not trusted for their size")
+    risk: bool = option(True, "Risk regularisation: candidates gain no weight by being empty")
+    fixed_weighting: bool = option(True, "Candidates gain no weight by their size")
     per_label: bool = option(True, "Learn a parameter for each label of a candidate too")
     votes: Votes = option(
         "auto",
@@ -59,7 +59,7 @@ class DataParametersSettings:
         "the atlases look like the target, else votes",
     )
     network_weight: float = option(0.3, "Share of the network's own opinion in the result", ge=0, le=1)
-    gate_quality: bool = option(False, "Multiply the trust of an atlas by the quality of its registration at the gate")
+    gate_quality: bool = option(False, "Multiply the weight of an atlas by the quality of its registration at the gate")
     rate: float = option(0.005, "Learning rate of the network", gt=0, le=1)
     schedule: Schedule = option(
         "decay",

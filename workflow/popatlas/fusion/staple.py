@@ -46,8 +46,8 @@ def multilabel_staple(
     Returns
     -------
     Fusion
-        Its trust is the mean over labels of the probability that the candidate has the label where it is the hidden one,
-        normalised to sum to 1.
+        Its atlas weight is the mean over labels of the probability that the candidate has the label where it is the hidden
+        one, normalised to sum to 1.
     """
     labels, disputed = candidates.labels, candidates.disputed
     if not disputed.any():
@@ -58,8 +58,8 @@ def multilabel_staple(
     table = np.ascontiguousarray(labels[:, disputed], dtype=np.int32)
     options, shares = _posterior(table, values, matrices, prior)
     present = prior > 0
-    trust = normalised(np.array([np.diag(matrix)[present].mean() for matrix in matrices]))
-    return decide(labels[0], disputed, options, shares, trust, table, ties, candidates.spacing)
+    atlas_weights = normalised(np.array([np.diag(matrix)[present].mean() for matrix in matrices]))
+    return decide(labels[0], disputed, options, shares, atlas_weights, table, ties, candidates.spacing)
 
 
 def _estimate(

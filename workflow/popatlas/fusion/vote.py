@@ -40,7 +40,7 @@ def vote(
     weights: FloatArray | None = None,
     ties: Ties = "nearest",
     spacing: Sequence[float] | None = None,
-    trust: FloatArray | None = None,
+    atlas_weights: FloatArray | None = None,
 ) -> Fusion:
     """Fuse candidates by a weighted vote.
 
@@ -56,8 +56,8 @@ def vote(
         Rule at ties, see the module.
     spacing : sequence of float, optional
         Voxel size in mm for the rule ``nearest``; 1 when left out.
-    trust : (n_candidates,) float ndarray, optional
-        Trust to report; the mean weight when left out (equal when nothing is disputed).
+    atlas_weights : (n_candidates,) float ndarray, optional
+        Atlas weights to report; the mean weight when left out (equal when nothing is disputed).
 
     Returns
     -------
@@ -66,10 +66,10 @@ def vote(
     table = np.ascontiguousarray(labels[:, disputed], dtype=np.int32)
     weights = normalised(np.ones(len(labels)) if weights is None else weights)
     options, shares = count_votes(table, weights)
-    if trust is None and table.shape[1]:
-        trust = weights if weights.ndim == 1 else weights.mean(axis=1, dtype=float)
-    trust = normalised(np.ones(len(labels)) if trust is None else np.asarray(trust))
-    return decide(labels[0], disputed, options, shares, trust, table, ties, spacing)
+    if atlas_weights is None and table.shape[1]:
+        atlas_weights = weights if weights.ndim == 1 else weights.mean(axis=1, dtype=float)
+    atlas_weights = normalised(np.ones(len(labels)) if atlas_weights is None else np.asarray(atlas_weights))
+    return decide(labels[0], disputed, options, shares, atlas_weights, table, ties, spacing)
 
 
 def normalised(weights: FloatArray) -> npt.NDArray[np.float32]:
@@ -124,7 +124,7 @@ def decide(
     disputed: BoolArray,
     options: LabelTable,
     shares: ShareTable,
-    trust: FloatArray,
+    atlas_weights: FloatArray,
     table: LabelTable,
     ties: Ties = "nearest",
     spacing: Sequence[float] | None = None,
@@ -139,7 +139,7 @@ def decide(
         Voxels of the tables.
     options, shares : (n_options, n_disputed) ndarray
         As of :func:`count_votes`.
-    trust : (n_candidates,) float ndarray
+    atlas_weights : (n_candidates,) float ndarray
         Sums to 1.
     table : (n_candidates, n_disputed) int32 ndarray
         Label of each candidate.
@@ -155,7 +155,7 @@ def decide(
         where[disputed] = several
         fused[where] = nearest_option(fused, where, np.where(tied, options, NO_LABEL)[:, several], spacing)
         _put_first(options, shares, fused[disputed])
-    return Fusion(fused, disputed, options, shares, np.asarray(trust, dtype=np.float64), table)
+    return Fusion(fused, disputed, options, shares, np.asarray(atlas_weights, dtype=np.float64), table)
 
 
 def _put_first(options: LabelTable, shares: ShareTable, winner: npt.NDArray[np.int32]) -> None:

@@ -55,7 +55,7 @@ class PopatlasInterface(BaseInterface):
     output_spec: ClassVar[type[TraitedSpec]] = TraitedSpec
     resource_monitor = False
     # inputs that tell about the others and are not what the outputs are made from
-    not_content: ClassVar[tuple[str, ...]] = ("in_receipt",)
+    not_content: ClassVar[tuple[str, ...]] = ("in_batch_record",)
 
     def __init_subclass__(cls) -> None:
         """Give a step the outputs that its inputs name."""
@@ -132,7 +132,7 @@ class PopatlasInterface(BaseInterface):
             path.parent.mkdir(parents=True, exist_ok=True)
 
     def _check_outputs(self) -> None:
-        """Refuse files that are missing or empty; one of a list may be missing, whose reason is then in a receipt."""
+        """Refuse files that are missing or empty; one of a list may be missing, whose reason is then in a batch record."""
         named = {"subject": self.inputs.subject, "remedy": "check the disk space, and run again"}
         for path in self._output_files(lists=False):
             if not path.exists():

@@ -1,4 +1,4 @@
-"""Steps about all targets of the fusion at once: how much the atlases are trusted, and which method is best."""
+"""Steps about all targets of the fusion at once: what the atlases weigh, and which method is best."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from popatlas.images.io import write_json, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 
 
-class TabulateTrustInputSpec(PopatlasInputSpec):
-    """Inputs of TabulateTrust."""
+class TabulateAtlasWeightsInputSpec(PopatlasInputSpec):
+    """Inputs of TabulateAtlasWeights."""
 
-    in_tables = traits.List(File(exists=True), mandatory=True, desc="trust tables of the scans, one for each method")
+    in_tables = traits.List(
+        File(exists=True), mandatory=True, desc="tables of atlas weights of the scans, one for each method"
+    )
     in_gates = traits.List(File(exists=True), desc="gate JSONs of the registrations of targets and atlases")
     derivatives = Directory(exists=True, mandatory=True, desc="OUT_DIR, which the gates lie in")
     out_parquet = File(mandatory=True, desc="group/trust.parquet, one row for each target, method and atlas")
     out_tsv = File(mandatory=True, desc="group/trust.tsv, the same as TSV")
     out_dictionary = File(mandatory=True, desc="group/trust.json, data dictionary")
-    out_figure = File(mandatory=True, desc="report/figures/trust.png, distribution of the trust in each atlas")
+    out_figure = File(mandatory=True, desc="report/figures/trust.png, distribution of the weights of each atlas")
 
 
-class TabulateTrust(PopatlasInterface):
-    """Stack the trust tables of all scans, beside the quality of the registrations, and draw them."""
+class TabulateAtlasWeights(PopatlasInterface):
+    """Stack the tables of atlas weights of all scans, beside the quality of the registrations, and draw them."""
 
-    input_spec = TabulateTrustInputSpec
+    input_spec = TabulateAtlasWeightsInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.dataparams.table import tabulate_trust
-        from popatlas.measures.dictionary import trust_dictionary
-        from popatlas.report.trust import draw_trust
+        from popatlas.fusion.dataparams.table import tabulate_atlas_weights
+        from popatlas.measures.dictionary import atlas_weights_dictionary
+        from popatlas.report.atlas_weights import draw_atlas_weights
 
         inputs = self.inputs
         gates = [Path(file) for file in inputs.in_gates] if isdefined(inputs.in_gates) else []
-        table = tabulate_trust([Path(file) for file in inputs.in_tables], gates, Path(inputs.derivatives))
+        table = tabulate_atlas_weights([Path(file) for file in inputs.in_tables], gates, Path(inputs.derivatives))
         self.notes = {"rows": len(table), "targets": table["scan"].nunique(), "atlases": table["atlas"].nunique()}
         write_table(table, inputs.out_parquet)
         write_table(table, inputs.out_tsv)
-        write_json(inputs.out_dictionary, trust_dictionary())
-        draw_trust(table, Path(inputs.out_figure))
+        write_json(inputs.out_dictionary, atlas_weights_dictionary())
+        draw_atlas_weights(table, Path(inputs.out_figure))
 
 
 class BenchFusionInputSpec(PopatlasInputSpec):

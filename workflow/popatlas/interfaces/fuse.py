@@ -90,8 +90,10 @@ class FuseLabelsInputSpec(PopatlasInputSpec):
     )
     names = traits.List(Str, desc="atlas of each candidate; 1, 2, ... when left out")
     settings = traits.Dict(desc="section fuse of the configuration (JSON); keys left out keep their defaults")
-    in_network = File(desc="dataparams: trained network of TrainTrust")
-    in_parameters = File(desc="dataparams: data parameters of TrainTrust; estimated when left out or of other scans")
+    in_network = File(desc="dataparams: trained network of TrainDataParameters")
+    in_parameters = File(
+        desc="dataparams: data parameters of TrainDataParameters; estimated when left out or of other scans"
+    )
     in_gates = traits.List(
         File(exists=True), desc="dataparams: gate of the registration of each atlas (JSON), for gate_quality"
     )
@@ -100,7 +102,7 @@ class FuseLabelsInputSpec(PopatlasInputSpec):
     out_probability = File(desc="probability of the fused label, float32")
     out_agreement = File(desc="share of the candidates with the fused label, float32")
     out_entropy = File(desc="entropy of the label probabilities in bits, float32")
-    out_trust = File(desc="trust in each candidate, TSV")
+    out_atlas_weights = File(desc="atlas weight of each candidate, TSV")
 
 
 class FuseLabels(PopatlasInterface):
@@ -112,13 +114,13 @@ class FuseLabels(PopatlasInterface):
     input_spec = FuseLabelsInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.dataparams.scan import trust_table
+        from popatlas.fusion.dataparams.scan import atlas_weights_table
 
         inputs = self.inputs
         candidates = self._candidates()
         self.notes |= {"atlases": len(candidates.labels), "method": inputs.method}
         if METHODS[inputs.method].trained:
-            found, parameters = self._by_trust(candidates)
+            found, parameters = self._by_data_parameters(candidates)
         else:
             options = self._options() | {"select": self._settings().get("select", 0)}
             found, parameters = fuse(candidates, method=inputs.method, **options), None
@@ -129,8 +131,11 @@ class FuseLabels(PopatlasInterface):
             file = getattr(inputs, f"out_{name}")
             if isdefined(file):
                 save_image(getattr(found, name)(), affine, file, np.float32)
-        if isdefined(inputs.out_trust):
-            write_table(trust_table(candidates, found.trust, found.dseg, inputs.method, parameters), inputs.out_trust)
+        if isdefined(inputs.out_atlas_weights):
+            write_table(
+                atlas_weights_table(candidates, found.atlas_weights, found.dseg, inputs.method, parameters),
+                inputs.out_atlas_weights,
+            )
 
     def _settings(self) -> Content:
         return self.inputs.settings if isdefined(self.inputs.settings) else {}
@@ -161,19 +166,19 @@ class FuseLabels(PopatlasInterface):
             inputs.subject or None,
         )
 
-    def _by_trust(self, candidates: Candidates) -> tuple[Fusion, npt.NDArray[np.float64]]:
-        from popatlas.fusion.dataparams.files import load_parameters, load_trust
-        from popatlas.fusion.dataparams.fuse import fuse_by_trust
+    def _by_data_parameters(self, candidates: Candidates) -> tuple[Fusion, npt.NDArray[np.float64]]:
+        from popatlas.fusion.dataparams.files import load_parameters, load_trained
+        from popatlas.fusion.dataparams.fuse import fuse_by_data_parameters
 
         inputs, settings = self.inputs, self._settings()
         if not isdefined(inputs.in_network):
-            remedy = "train it with TrainTrust and give in_network"
+            remedy = "train it with TrainDataParameters and give in_network"
             message = "data-parameter consensus needs a trained network"
             raise InputError(message, file=inputs.in_labels, subject=inputs.subject, remedy=remedy)
-        trained, known = load_trust(inputs.in_network), isdefined(inputs.in_parameters)
+        trained, known = load_trained(inputs.in_network), isdefined(inputs.in_parameters)
         own = settings.get("dataparams", {})
         device = torch_device(self)
-        found = fuse_by_trust(
+        found = fuse_by_data_parameters(
             candidates,
             trained,
             partial(load_parameters, inputs.in_parameters, inputs.subject, labels=trained.labels) if known else None,

@@ -36,7 +36,7 @@ class PredictDeformationsInputSpec(PopatlasInputSpec):
     settings = File(exists=True, desc="resolved configuration that tells where the weights are")
     gpu = traits.Int(0, usedefault=True, desc="GPUs of this job; 0 for the CPU, also where a GPU is visible")
     out_folder = Directory(mandatory=True, desc="gets a folder for each scan: affine, displacement field and its inverse")
-    out_receipt = File(mandatory=True, desc="state and message of each scan, JSON")
+    out_batch_record = File(mandatory=True, desc="batch record: state and message of each scan, JSON")
 
 
 class PredictDeformations(PopatlasInterface):
@@ -65,7 +65,7 @@ class PredictDeformations(PopatlasInterface):
                 print(f"{request.scan}: {_line(entries[request.scan])}", flush=True)
         self.also_made = [file for one in requests if entries[one.scan]["state"] == "ok" for file in one.files]
         self.notes["scans"] = {scan: entries[scan] for scan in inputs.scans}
-        write_json(inputs.out_receipt, self.notes["scans"])
+        write_json(inputs.out_batch_record, self.notes["scans"])
 
     def _predictor(self, device: str) -> Predictor:
         from popatlas.registration.batch import Predictor

@@ -73,7 +73,7 @@ class ExtractBrainInputSpec(PopatlasInputSpec):
     dilate = traits.Int(0, usedefault=True, desc="voxels added to the mask, negative to remove")
     gpu = traits.Int(0, usedefault=True, desc="GPUs of this job; 0 for the CPU, also where a GPU is visible")
     out_masks = traits.List(File(), mandatory=True, desc="mask of each head")
-    out_receipt = File(mandatory=True, desc="state and message of each scan, JSON")
+    out_batch_record = File(mandatory=True, desc="batch record: state and message of each scan, JSON")
 
 
 class ExtractBrain(PopatlasInterface):
@@ -87,13 +87,13 @@ class ExtractBrain(PopatlasInterface):
     input_spec = ExtractBrainInputSpec
 
     def _execute(self) -> None:
-        receipt = {}
+        record = {}
         settings, extractor = self._settings(), cache(self._extractor)
         for scan, image, mask in zip(self.inputs.scans, self.inputs.in_files, self.inputs.out_masks, strict=True):
-            receipt[scan] = self._extract_one(extractor, settings, Path(image), Path(mask))
-            print(f"{scan}: {receipt[scan]['state']} {receipt[scan]['message']}", flush=True)
-        self.notes["scans"] = receipt
-        write_json(self.inputs.out_receipt, receipt)
+            record[scan] = self._extract_one(extractor, settings, Path(image), Path(mask))
+            print(f"{scan}: {record[scan]['state']} {record[scan]['message']}", flush=True)
+        self.notes["scans"] = record
+        write_json(self.inputs.out_batch_record, record)
 
     def _settings(self) -> Content:
         """Return what a mask depends on, besides its image."""
@@ -127,7 +127,7 @@ class ExtractBrain(PopatlasInterface):
             save_image(found, head.affine, mask)
             facts = {"method": self.inputs.method} | ({"note": note} if note else {})
             Receipt.of(fingerprint(settings), digests_of([image]), [mask], facts).write(receipt_of(mask))
-        except Exception as error:  # one bad scan must not stop its batch: the message goes into its receipt
+        except Exception as error:  # one bad scan must not stop its batch: the message goes into the batch record
             mask.unlink(missing_ok=True)
             return {"state": "failed", "message": describe(error)}
         return {"state": "ok", "message": f"found: {note}" if note else "found"}
@@ -167,7 +167,7 @@ class NormaliseBrainInputSpec(PopatlasInputSpec):
 
     in_file = File(exists=True, mandatory=True, desc="preprocessed head")
     in_mask = File(mandatory=True, desc="raw brain mask; missing when the extraction failed")
-    in_receipt = File(desc="receipt of the batch, which says why a mask is missing")
+    in_batch_record = File(desc="record of the batch, which says why a mask is missing")
     method = traits.Enum("robust", "zscore", "none", usedefault=True, desc="normalisation")
     volume_ml = traits.List(traits.Float(), mandatory=True, minlen=2, maxlen=2, desc="plausible brain volume")
     out_brain = File(mandatory=True, desc="brain with normalised intensities")
@@ -216,15 +216,15 @@ class NormaliseBrain(PopatlasInterface):
 
     def _no_mask(self) -> InputError:
         """Return why there is no mask: its extraction failed, or it was made and is gone."""
-        inputs, receipt = self.inputs, self.inputs.in_receipt
-        known = isdefined(receipt) and Path(receipt).suffix == ".json"
-        entry = read_json(receipt).get(inputs.subject, {}) if known else {}
+        inputs, record = self.inputs, self.inputs.in_batch_record
+        known = isdefined(record) and Path(record).suffix == ".json"
+        entry = read_json(record).get(inputs.subject, {}) if known else {}
         if entry.get("state") == "ok":
             return InputError(
                 "the brain mask was made and is gone",
                 file=inputs.in_mask,
                 subject=inputs.subject,
-                remedy=f"delete {receipt} and run again",
+                remedy=f"delete {record} and run again",
             )
         return InputError(
             f"skull stripping failed: {entry.get('message', 'no mask was written')}",

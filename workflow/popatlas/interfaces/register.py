@@ -101,7 +101,7 @@ class RegisterImagesInputSpec(PopatlasInputSpec):
         desc="resolved configuration: where the weights of a network are, and fallback and gate where they are left out",
     )
     in_prediction = Directory(desc="folder with what a batch predicted for this scan: the first try takes it")
-    in_receipt = File(exists=True, desc="receipt of that batch, which says whether the prediction failed")
+    in_batch_record = File(exists=True, desc="record of that batch, which says whether the prediction failed")
     gpu = traits.Int(0, usedefault=True, desc="GPUs of this job; 0 for the CPU, also where a GPU is visible")
     out_affine = File(mandatory=True, desc="affine part, ITK, fixed to moving points")
     out_warp = File(mandatory=True, desc="displacement field, fixed to moving points, before the affine")
@@ -153,7 +153,7 @@ class RegisterImages(PopatlasInterface):
     def _predicted(self) -> Registration:
         from popatlas.registration.batch import read_prediction
 
-        return read_prediction(Path(self.inputs.in_prediction), Path(self.inputs.in_receipt), self.inputs.subject)
+        return read_prediction(Path(self.inputs.in_prediction), Path(self.inputs.in_batch_record), self.inputs.subject)
 
     def _refusal(self, rows: list[Content], judged: list[Content]) -> InputError:
         """Return the error when no attempt passed: what the gate said last or, when every one raised, all reasons."""

@@ -13,9 +13,9 @@ BRAIN = "brain"  # label of rows that describe the whole brain
 GROUP = "group"  # subject of rows that describe the cohort
 
 
-# numbers of the gate that stand beside the trust, of the registration of the target and of the atlas
-TRUST_GATE = ("mask_dice", "ncc_affine", "ncc", "nonpositive_jacobian", "inverse_error")
-TRUST_SIDES = ("target", "atlas")
+# numbers of the gate that stand beside the atlas weight, of the registration of the target and of the atlas
+ATLAS_WEIGHTS_GATE = ("mask_dice", "ncc_affine", "ncc", "nonpositive_jacobian", "inverse_error")
+ATLAS_WEIGHTS_SIDES = ("target", "atlas")
 
 COLUMN_TEXT = {
     "subject": "participant, with the prefix sub-; 'group' for values of the whole cohort",
@@ -39,20 +39,20 @@ BENCH_COLUMN_TEXT = {
     "value": "value of the metric; missing where undefined",
     "unit": "unit of the value",
 }
-TRUST_COLUMN_TEXT = {
+ATLAS_WEIGHTS_COLUMN_TEXT = {
     "scan": "target of the fusion, as a scan key",
     "subject": "participant, with the prefix sub-",
     "session": "session, with the prefix ses-; empty where the dataset has no sessions",
     "method": "label fusion method",
     "atlas": "atlas whose labels were propagated, as a scan key",
     "trust": "share of the atlas in the decision, sums to 1 over the atlases of a target",
-    "rank": "place of the atlas among those of the target, 1 for the most trusted",
+    "rank": "place of the atlas among those of the target, 1 for the largest share",
     "parameter": "data parameter, before the sigmoid; missing for methods without",
     "overlap": "Dice coefficient of the propagated and the fused labels, mean over labels",
     **{
         f"{side}_{name}": f"registration of the {side}: {METRICS[f'gate_{name}'].description.replace('an attempt', 'it')}"
-        for side in TRUST_SIDES
-        for name in TRUST_GATE
+        for side in ATLAS_WEIGHTS_SIDES
+        for name in ATLAS_WEIGHTS_GATE
     },
 }
 
@@ -81,6 +81,6 @@ def bench_dictionary() -> dict[str, object]:
     }
 
 
-def trust_dictionary() -> dict[str, object]:
+def atlas_weights_dictionary() -> dict[str, object]:
     """Return the data dictionary of group/trust as plain data for JSON."""
-    return {"columns": TRUST_COLUMN_TEXT}
+    return {"columns": ATLAS_WEIGHTS_COLUMN_TEXT}

@@ -179,15 +179,15 @@ def _of_one_shape(ready: Sequence[_Ready]) -> list[list[_Ready]]:
     return list(groups.values())
 
 
-def read_prediction(folder: Path, receipt: Path, scan: str) -> Registration:
+def read_prediction(folder: Path, record: Path, scan: str) -> Registration:
     """Return the files that a batch left for a scan.
 
     Parameters
     ----------
     folder : Path
         Folder of the scan.
-    receipt : Path
-        Receipt of the batch.
+    record : Path
+        The batch record.
     scan : str
         Key of the scan there.
 
@@ -196,12 +196,12 @@ def read_prediction(folder: Path, receipt: Path, scan: str) -> Registration:
     InputError
         When the batch failed for this scan, which tells why, or its files are gone.
     """
-    entry = read_json(receipt).get(scan, {})
+    entry = read_json(record).get(scan, {})
     if entry.get("state") != "ok":
         raise InputError(f"the prediction failed: {entry.get('message', 'the batch did not have this scan')}")
     affine, warp, inverse_warp = (folder / name for name in FILES)
     for file in (affine, warp, inverse_warp):
         if not file.is_file():
-            remedy = f"delete {receipt} and run again"
+            remedy = f"delete {record} and run again"
             raise InputError("the prediction was made and is gone", file=file, subject=scan, remedy=remedy)
     return Registration(affine, warp, inverse_warp, entry["diverged"])

@@ -21,6 +21,7 @@ from popatlas.config.sections import Config
 from popatlas.images.io import read_table, write_if_changed, write_text
 from popatlas.measures.attempts import tried
 from popatlas.measures.table import age_effect
+from popatlas.report.atlas_weights import atlas_weights_section
 from popatlas.report.fusion import BENCH_SUMMARY, bench_section
 from popatlas.report.methods import Counts, write_methods
 from popatlas.report.outliers import OUTLIER, Measure, key_measures, outlier_scores, robust_z, scan_names
@@ -40,7 +41,6 @@ from popatlas.report.pages import (
 from popatlas.report.panels import ScanImages, draw_template
 from popatlas.report.plots import Line, Scatter, Strip, line, scatter, strip
 from popatlas.report.subject import draw_subject
-from popatlas.report.trust import trust_section
 from popatlas.settings import Content
 
 # place in the list, before the score: what needs a look first
@@ -247,7 +247,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
         "strips": strips(cohort),
         "age": age_plot(read_volumes(cohort.out_dir), list(read_people(cohort.out_dir).columns)),
         "bench": bench_section(cohort.out_dir, page),
-        "trust": trust_section(cohort.out_dir, page),
+        "atlas_weights": atlas_weights_section(cohort.out_dir, page),
         "threshold": OUTLIER,
     }
 

@@ -91,10 +91,10 @@ class Atlas:
         }
 
     def iteration_inputs(self, wildcards: Wildcards) -> dict[str, str]:
-        """Return the receipt of the batch that predicts the registration of a member, nothing when none does."""
+        """Return the record of the batch that predicts the registration of a member, nothing when none does."""
         if not self.batches:
             return {}
-        return {"receipt": f"{self.iteration_folder(wildcards)}/batch-{self.batches[wildcards.scan]}.json"}
+        return {"batch_record": f"{self.iteration_folder(wildcards)}/batch-{self.batches[wildcards.scan]}.json"}
 
     def iteration_options(self, wildcards: Wildcards, input: Given) -> str:
         """Return RegisterImages' options: the configuration, and what `iteration_inputs` lists."""

@@ -1,4 +1,4 @@
-"""Fusion as the rules ask for it: candidates of a target, methods, and the trust in each atlas."""
+"""Fusion as the rules ask for it: candidates of a target, methods, and the weight of each atlas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from popatlas.cohort.outputs import TRUST
+from popatlas.cohort.outputs import ATLAS_WEIGHTS
 from popatlas.cohort.targets import Training, fusion_settings
 from popatlas.config.sections import Config
 from popatlas.fusion.methods import MAPS, SEGMENTER
@@ -104,12 +104,12 @@ class Fuse:
 
     # Fusion
 
-    def trust_inputs(self, wildcards: Wildcards) -> dict[str, Files]:
+    def data_parameters_inputs(self, wildcards: Wildcards) -> dict[str, Files]:
         """Return what the method dataparams reads beside the candidates: network, parameters, gates of the atlases."""
         if wildcards.method != "dataparams":
             return {}
-        trust = self.trainings["trust"]
-        found = {"network": trust.file("network.safetensors"), "parameters": trust.file("parameters.parquet")}
+        trained = self.trainings["trust"]
+        found = {"network": trained.file("network.safetensors"), "parameters": trained.file("parameters.parquet")}
         gates = self._atlas_gates(wildcards.scan) if self.config.fuse.dataparams.gate_quality else []
         return found | ({"gates": gates} if gates else {})
 
@@ -118,8 +118,8 @@ class Fuse:
             return [f"work/pairs/{scan}/from/{atlas}_gate.json" for atlas in self.atlases_for(scan)]
         return [self.template.gate(atlas) for atlas in self.atlases_for(scan)]
 
-    def trust_options(self, wildcards: Wildcards, input: Given) -> str:
-        """Return FuseLabels' options for what `trust_inputs` lists."""
+    def data_parameters_options(self, wildcards: Wildcards, input: Given) -> str:
+        """Return FuseLabels' options for what `data_parameters_inputs` lists."""
         if not hasattr(input, "network"):
             return ""
         options = f"--in_network {shlex.quote(input.network)} --in_parameters {shlex.quote(input.parameters)}"
@@ -155,26 +155,27 @@ class Fuse:
         files, methods = self.labels(wildcards), self.scan_methods(wildcards.scan)
         return f"--in_labels {shlex.join(files)} --methods {shlex.join(methods)}" if files else ""
 
-    def scan_trust(self) -> list[str]:
-        """Return the trust table of every scan and fusion method."""
+    def scan_atlas_weights(self) -> list[str]:
+        """Return the table of atlas weights of every scan and fusion method."""
         served = [scan for scan in self.own if self.atlases_for(scan)]
         return [f"{scan}_desc-{method}_trust.tsv" for scan in served for method in self.methods]
 
-    def trust_gates(self) -> list[str]:
+    def atlas_weights_gates(self) -> list[str]:
         """Return the gates of all scans and of the atlases that are registered to the template."""
         atlases = self.atlases if self.config.fuse.through == "template" else ()
-        return [self.template.gate(scan) for scan in dict.fromkeys([*self.own, *atlases])] if self.scan_trust() else []
+        scans = dict.fromkeys([*self.own, *atlases]) if self.scan_atlas_weights() else ()
+        return [self.template.gate(scan) for scan in scans]
 
-    def trust_tables(self) -> list[str]:
-        """Return the cohort's table of trust, where something is fused."""
-        return list(TRUST.values()) if self.scan_trust() else []
+    def atlas_weights_tables(self) -> list[str]:
+        """Return the cohort's table of atlas weights, where something is fused."""
+        return list(ATLAS_WEIGHTS.values()) if self.scan_atlas_weights() else []
 
     @staticmethod
-    def trust_lists() -> tuple[str, str]:
-        """Return the lists of trust tables and gates: the files of a large cohort are too many for a command line."""
+    def atlas_weights_lists() -> tuple[str, str]:
+        """Return the lists of these tables and gates: the files of a large cohort are too many for a command line."""
         return "cohort/trust-tables.txt", "cohort/trust-gates.txt"
 
     def listed(self) -> dict[str, list[str]]:
         """Return the lines of those lists, of those that have any."""
-        found = dict(zip(self.trust_lists(), (self.scan_trust(), self.trust_gates()), strict=True))
+        found = dict(zip(self.atlas_weights_lists(), (self.scan_atlas_weights(), self.atlas_weights_gates()), strict=True))
         return {path: lines for path, lines in found.items() if lines}

@@ -219,8 +219,8 @@ class JobList:
                 needs += [self.name("register_to_template", scan=one) for one in (scan, *atlases)]
             yield "propagate_labels", {"scan": scan}, needs
             for method in study.fuse.methods:
-                trust = [self.name("train_trust")] if method == "dataparams" else []
-                yield "fuse_labels", {"scan": scan, "method": method}, [self.name("propagate_labels", scan=scan), *trust]
+                trained = [self.name("train_trust")] if method == "dataparams" else []
+                yield "fuse_labels", {"scan": scan, "method": method}, [self.name("propagate_labels", scan=scan), *trained]
 
     def _networks(self) -> Iterator[Listed]:
         study = self.study
@@ -274,7 +274,7 @@ class JobList:
             joined.append(self.name("score_truth"))
         yield "tabulate_cohort", {}, joined
         shown = [settled, self.name("tabulate_cohort"), self.name("publish_template")]
-        if study.fuse.trust_tables():
+        if study.fuse.atlas_weights_tables():
             fused = [name for scan in study.scans.own for name in self._labels(scan)]
             yield "tabulate_trust", {}, [*fused, *measured]  # the gates of all scans are behind their measures
             shown.append(self.name("tabulate_trust"))

@@ -235,7 +235,7 @@ class MadeOf:
         return [self("settle_ledger"), sha256(people) if people.is_file() else "", *truth]
 
     def tabulate_trust(self) -> object:
-        """Return what the group table of trust is made of."""
+        """Return what the group table of atlas weights is made of."""
         return [{scan: self.labels(scan) for scan in self.scans.own}, sorted(self.fuse.atlases)]
 
     def bench_fusion(self) -> object:
@@ -249,8 +249,8 @@ class MadeOf:
 
     def write_report(self) -> object:
         """Return what the pages of the cohort are made of."""
-        trust = [self("tabulate_trust")] if self.fuse.trust_tables() else []
+        weights = [self("tabulate_trust")] if self.fuse.atlas_weights_tables() else []
         bench = [self("bench_fusion")] if self.bench.shown else []
         without = [sorted(self.scans.undrawn), sorted(self.scans.unaligned), sorted(self.scans.unbenched)]
         pages = {scan: self("draw_subject", scan=scan) for scan in self.report.drawn}
-        return [self("tabulate_cohort"), trust, bench, without, pages, self.template.version, science(self.config.content)]
+        return [self("tabulate_cohort"), weights, bench, without, pages, self.template.version, science(self.config.content)]

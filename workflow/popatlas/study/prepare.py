@@ -48,10 +48,10 @@ def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> No
     from popatlas.cohort.outputs import stage_outputs
 
     members = read_members(config, out_dir)
-    size, receipts = config.register.network.batch, prediction_folder(config, template_version(members, config))
+    size, records = config.register.network.batch, prediction_folder(config, template_version(members, config))
     patterns = stage_outputs(config, labelled=False)["register"]
     done = {scan for scan in usable if all((out_dir / pattern.format(scan=scan)).is_file() for pattern in patterns)}
-    batches(usable, size, out_dir, receipts, table=PREDICTIONS, settled=done)
+    batches(usable, size, out_dir, records, table=PREDICTIONS, settled=done)
     batches(list(members["scan"]), size, out_dir, table=MEMBERS)
 
 

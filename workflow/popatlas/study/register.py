@@ -74,10 +74,10 @@ def _template(config: Config) -> tuple[tuple[int, ...], tuple[float, ...]]:
 
 
 def prediction_option(folder: str, input: Given) -> str:
-    """Return RegisterImages' options for what a batch has left in a folder; nothing where the job has no receipt of one."""
-    if not hasattr(input, "receipt"):
+    """Return RegisterImages' options for what a batch has left in a folder; nothing where the job has no batch record."""
+    if not hasattr(input, "batch_record"):
         return ""
-    return f"--in_prediction {shlex.quote(folder)} --in_receipt {shlex.quote(str(input.receipt))}"
+    return f"--in_prediction {shlex.quote(folder)} --in_batch_record {shlex.quote(str(input.batch_record))}"
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,10 @@ class Register:
         return {"brains": self.batches.files(number, BRAIN), "masks": self.batches.files(number, MASK)}
 
     def prediction_inputs(self, wildcards: Wildcards) -> dict[str, str]:
-        """Return the receipt of the batch that predicts the registration of a scan, nothing when none does."""
+        """Return the record of the batch that predicts the registration of a scan, nothing when none does."""
         if not self.predictions:
             return {}
-        return {"receipt": f"{self.predictions}/batch-{self.batches.of[wildcards.scan]}.json"}
+        return {"batch_record": f"{self.predictions}/batch-{self.batches.of[wildcards.scan]}.json"}
 
     def prediction_options(self, wildcards: Wildcards, input: Given) -> str:
         """Return RegisterImages' options for what `prediction_inputs` lists."""

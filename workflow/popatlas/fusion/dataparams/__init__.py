@@ -1,1 +1,1 @@
-"""Data parameters: trust in each registered label, learned with a segmentation network, and the vote that it weighs."""
+"""Data parameters: a weight of each registered label, learned with a segmentation network, and the vote by these weights."""

@@ -56,12 +56,12 @@ STRICTNESS = 8
 
 
 class VoteOptions(JointOptions, total=False):
-    """Options of `trust_vote` that are handed on."""
+    """Options of `data_parameters_vote` that are handed on."""
 
     ties: Ties
 
 
-def trust_vote(
+def data_parameters_vote(
     candidates: Candidates,
     ties: Ties = "nearest",
     *,
@@ -102,7 +102,7 @@ def trust_vote(
     Returns
     -------
     Fusion
-        Its trust is the mean weight of each candidate; sums to 1.
+        Its atlas weights are the mean weight of each candidate; they sum to 1.
     """
     parameters = np.asarray(parameters, dtype=np.float64)
     factor = np.ones(len(parameters)) if quality is None else np.asarray(quality, dtype=np.float64)
@@ -121,10 +121,10 @@ def trust_vote(
         found = vote(candidates.labels, candidates.disputed, weights, ties, candidates.spacing)
     if network is None or labels is None or network_weight == 0 or not found.disputed.any():
         return found
-    weight = network_weight * reliability(found, np.asarray(network), labels, found.trust)
+    weight = network_weight * reliability(found, np.asarray(network), labels, found.atlas_weights)
     options, shares = pooled(found, np.asarray(network), labels, weight)
     where = candidates.labels[0], found.disputed
-    fused = decide(*where, options, shares, found.trust, found.candidates, ties, candidates.spacing)
+    fused = decide(*where, options, shares, found.atlas_weights, found.candidates, ties, candidates.spacing)
     return replace(fused, notes=found.notes | {"network_weight": round(weight, 3)})
 
 
@@ -161,15 +161,15 @@ def doubted(parameters: FloatTable, losses: FloatTable | None) -> FloatTable:
     return sigmoid(np.minimum(parameters, 0) * share)
 
 
-def reliability(found: Fusion, network: FloatTable, labels: npt.NDArray[np.int64], trust: FloatTable) -> float:
+def reliability(found: Fusion, network: FloatTable, labels: npt.NDArray[np.int64], atlas_weights: FloatTable) -> float:
     """Return how much of its weight the network keeps, 0 to 1.
 
     It keeps all when, at the disputed voxels, it has the label that the vote gives as often as the candidates have it
-    (average with `trust`); with less it loses by the power `STRICTNESS` of the ratio.
+    (average with `atlas_weights`); with less it loses by the power `STRICTNESS` of the ratio.
     """
     winner = found.dseg[found.disputed]
     own = float((labels[network.argmax(axis=0)] == winner).mean())
-    others = float(trust @ (found.candidates == winner).mean(axis=1))
+    others = float(atlas_weights @ (found.candidates == winner).mean(axis=1))
     return min(own / others, 1.0) ** STRICTNESS if others > 0 else 1.0
 
 

@@ -27,7 +27,7 @@ MARGIN = 2  # voxels round the head
 
 
 @dataclass(frozen=True)
-class TrustTarget:
+class TrainingTarget:
     """An image and the classes that its candidates give it.
 
     Attributes
@@ -121,7 +121,7 @@ def label_values(stacks: Sequence[Candidates]) -> npt.NDArray[np.int64]:
     return np.array(sorted(found), dtype=np.int64)
 
 
-def trust_target(candidates: Candidates, labels: npt.NDArray[np.int64], name: str = "") -> TrustTarget:
+def training_target(candidates: Candidates, labels: npt.NDArray[np.int64], name: str = "") -> TrainingTarget:
     """Return candidates as training data.
 
     Parameters
@@ -150,16 +150,16 @@ def trust_target(candidates: Candidates, labels: npt.NDArray[np.int64], name: st
         )
     image, box = standardised(candidates.target)
     classes = np.searchsorted(labels, candidates.labels[(slice(None), *box)]).astype(np.uint16)
-    return TrustTarget(name, image, classes, box)
+    return TrainingTarget(name, image, classes, box)
 
 
-def label_counts(targets: Sequence[TrustTarget], n_labels: int) -> npt.NDArray[np.int64]:
+def label_counts(targets: Sequence[TrainingTarget], n_labels: int) -> npt.NDArray[np.int64]:
     """Return the voxels of each class over all candidates of all targets, (n_labels,)."""
     counts = [np.bincount(target.labels.ravel(), minlength=n_labels) for target in targets]
     return np.asarray(np.sum(counts, axis=0))
 
 
-def class_weights(targets: Sequence[TrustTarget], n_labels: int) -> Tensor:
+def class_weights(targets: Sequence[TrainingTarget], n_labels: int) -> Tensor:
     """Return the weight of each class, its number of voxels to the power -0.35, scaled to a mean of 1 over those present."""
     counts = label_counts(targets, n_labels)
     weights = np.where(counts > 0, np.maximum(counts, 1.0) ** -CLASS_POWER, 0.0)
@@ -167,7 +167,7 @@ def class_weights(targets: Sequence[TrustTarget], n_labels: int) -> Tensor:
 
 
 def draw(
-    target: TrustTarget,
+    target: TrainingTarget,
     voxels: int,
     rng: np.random.Generator,
     augment: bool = False,
@@ -178,7 +178,7 @@ def draw(
 
     Parameters
     ----------
-    target : TrustTarget
+    target : TrainingTarget
         Where from.
     voxels : int
         Most voxels.

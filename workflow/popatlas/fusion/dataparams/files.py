@@ -1,4 +1,4 @@
-"""Files of trained trust: the network with its label values and settings, and the table of data parameters.
+"""Files of trained data parameters: the network with its label values and settings, and the table of data parameters.
 
 The network is a safetensors file; label values and settings are JSON in its metadata. The parameters are a Parquet table
 with a row for each candidate of each target (label -1: the whole candidate) and, where labels have parameters of their
@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from popatlas.errors import InputError
-from popatlas.fusion.dataparams.data import TrustTarget
-from popatlas.fusion.dataparams.train import TrustResult
+from popatlas.fusion.dataparams.data import TrainingTarget
+from popatlas.fusion.dataparams.train import DataParametersResult
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import PathLike, read_json, read_table, write_table
 from popatlas.networks.segmentation import SegmentationNet, load_network, save_network
@@ -33,7 +33,7 @@ OF_THE_RUN = ("targets", "votes", "network_weight", "gate_quality", "gpu")
 
 
 @dataclass(frozen=True)
-class TrustNetwork:
+class DataParametersNetwork:
     """A trained network.
 
     Attributes
@@ -52,7 +52,7 @@ class TrustNetwork:
 
 
 @dataclass(frozen=True)
-class Trust:
+class TargetParameters:
     """Data parameters of the candidates of one target, not through the sigmoid.
 
     Attributes
@@ -67,9 +67,9 @@ class Trust:
     label_parameters: npt.NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, result: TrustResult, target: str) -> Trust:
+    def of(cls, result: DataParametersResult, target: str) -> TargetParameters:
         """Return what training found for one target."""
-        return cls(result.trust[target], result.label_trust.get(target))
+        return cls(result.parameters[target], result.label_parameters.get(target))
 
 
 def training_json(settings: DataParametersSettings) -> str:
@@ -77,9 +77,9 @@ def training_json(settings: DataParametersSettings) -> str:
     return json.dumps({key: value for key, value in asdict(settings).items() if key not in OF_THE_RUN})
 
 
-def save_trust(
-    result: TrustResult,
-    targets: Sequence[TrustTarget],
+def save_data_parameters(
+    result: DataParametersResult,
+    targets: Sequence[TrainingTarget],
     atlases: Mapping[str, Sequence[str]],
     settings: DataParametersSettings,
     network: PathLike,
@@ -89,9 +89,9 @@ def save_trust(
 
     Parameters
     ----------
-    result : TrustResult
+    result : DataParametersResult
         Network and parameters.
-    targets : sequence of TrustTarget
+    targets : sequence of TrainingTarget
         What it was trained on: tells which labels a candidate has.
     atlases : mapping
         Name of each target to those of its candidates, in their order.
@@ -107,25 +107,25 @@ def save_trust(
 
 
 def parameter_table(
-    result: TrustResult, targets: Sequence[TrustTarget], atlases: Mapping[str, Sequence[str]]
+    result: DataParametersResult, targets: Sequence[TrainingTarget], atlases: Mapping[str, Sequence[str]]
 ) -> pd.DataFrame:
-    """Return the parameters with the columns `COLUMNS`; see :func:`save_trust`."""
+    """Return the parameters with the columns `COLUMNS`; see :func:`save_data_parameters`."""
     parts = [pd.DataFrame({name: [] for name in COLUMNS})]
     for target in targets:
-        trust = Trust.of(result, target.name)
+        learned = TargetParameters.of(result, target.name)
         for number, atlas in enumerate(atlases[target.name]):
-            labels, values = [WHOLE], [trust.parameters[number]]
-            if trust.label_parameters is not None:
+            labels, values = [WHOLE], [learned.parameters[number]]
+            if learned.label_parameters is not None:
                 present = np.unique(target.labels[number])
                 labels += result.labels[present].tolist()
-                values += trust.label_parameters[number, present].tolist()
+                values += learned.label_parameters[number, present].tolist()
             parts.append(pd.DataFrame({"target": target.name, "atlas": atlas, "label": labels, "parameter": values}))
     table = pd.concat(parts[1:] or parts, ignore_index=True)
     return table.astype({"target": str, "atlas": str, "label": np.int64, "parameter": np.float32})
 
 
-def load_trust(path: PathLike) -> TrustNetwork:
-    """Read the network that :func:`save_trust` wrote.
+def load_trained(path: PathLike) -> DataParametersNetwork:
+    """Read the network that :func:`save_data_parameters` wrote.
 
     Raises
     ------
@@ -134,22 +134,24 @@ def load_trust(path: PathLike) -> TrustNetwork:
     """
     network, labels, texts = load_labelled(path)
     if SETTINGS not in texts:
-        raise InputError("the network was not trained for data parameters", file=path, remedy="give that of TrainTrust")
+        raise InputError(
+            "the network was not trained for data parameters", file=path, remedy="give that of TrainDataParameters"
+        )
     try:
         settings = settings_from(DataParametersSettings, json.loads(texts[SETTINGS]), "settings of the network")
     except (InputError, ValueError, RecursionError) as error:
         message = error.message if isinstance(error, InputError) else f"settings of the network: {error}"
         raise InputError(message, file=path, remedy=TRAIN_AGAIN) from error
-    return TrustNetwork(network, labels, settings)
+    return DataParametersNetwork(network, labels, settings)
 
 
-def load_parameters(path: PathLike, target: str, atlases: Sequence[str], labels: Labels) -> Trust | None:
+def load_parameters(path: PathLike, target: str, atlases: Sequence[str], labels: Labels) -> TargetParameters | None:
     """Read the parameters of one target.
 
     Parameters
     ----------
     path : path-like
-        Table of :func:`save_trust`.
+        Table of :func:`save_data_parameters`.
     target : str
         Name of the target.
     atlases : sequence of str
@@ -159,7 +161,7 @@ def load_parameters(path: PathLike, target: str, atlases: Sequence[str], labels:
 
     Returns
     -------
-    Trust or None
+    TargetParameters or None
         None when the target was not trained on, or not with these atlases.
 
     Raises
@@ -177,13 +179,13 @@ def load_parameters(path: PathLike, target: str, atlases: Sequence[str], labels:
     parameters = whole.loc[list(atlases)].to_numpy(np.float32)
     rows = rows[rows["label"] != WHOLE]
     if rows.empty:
-        return Trust(parameters)
+        return TargetParameters(parameters)
     if not np.isin(rows["label"], labels).all():
         raise InputError("parameters of labels that the network does not know", file=path, remedy=TRAIN_AGAIN)
     by_label = np.zeros((len(atlases), len(labels)), dtype=np.float32)
     number = {atlas: place for place, atlas in enumerate(atlases)}
     by_label[rows["atlas"].map(number), np.searchsorted(labels, rows["label"])] = rows["parameter"]
-    return Trust(parameters, by_label)
+    return TargetParameters(parameters, by_label)
 
 
 def save_labelled(network: SegmentationNet, labels: Labels, texts: Mapping[str, str], path: PathLike) -> None:

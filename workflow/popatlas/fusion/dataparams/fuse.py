@@ -12,9 +12,9 @@ import numpy.typing as npt
 from popatlas.errors import InputError
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.consensus import VoteOptions
-from popatlas.fusion.dataparams.data import trust_target
-from popatlas.fusion.dataparams.files import Trust, TrustNetwork
-from popatlas.fusion.dataparams.train import estimate_trust, network_opinion
+from popatlas.fusion.dataparams.data import training_target
+from popatlas.fusion.dataparams.files import DataParametersNetwork, TargetParameters
+from popatlas.fusion.dataparams.train import estimate_data_parameters, network_opinion
 from popatlas.fusion.fuse import choose, fuse
 from popatlas.fusion.result import Fusion
 from popatlas.fusion.settings import BY_PATCHES, SelectBy, Votes
@@ -22,13 +22,13 @@ from popatlas.images.arrays import FloatArray
 
 
 @dataclass(frozen=True)
-class TrustedFusion:
+class DataParametersFusion:
     """A consensus and the data parameters behind it.
 
     Attributes
     ----------
     fusion : Fusion
-        One trust for each candidate that was given, 0 for those left out.
+        One atlas weight for each candidate that was given, 0 for those left out.
     parameters : (n_candidates,) float ndarray
         Raw data parameters; NaN for candidates without any label, which have none.
     source : {"table", "estimated"}
@@ -40,10 +40,10 @@ class TrustedFusion:
     source: Literal["table", "estimated"]
 
 
-def fuse_by_trust(
+def fuse_by_data_parameters(
     candidates: Candidates,
-    trained: TrustNetwork,
-    find: Callable[[Sequence[str]], Trust | None] | None = None,
+    trained: DataParametersNetwork,
+    find: Callable[[Sequence[str]], TargetParameters | None] | None = None,
     *,
     select: int = 0,
     select_by: SelectBy = "similarity",
@@ -52,7 +52,7 @@ def fuse_by_trust(
     network_weight: float = 0.3,
     device: str = "cpu",
     **options: Unpack[VoteOptions],
-) -> TrustedFusion:
+) -> DataParametersFusion:
     """Fuse candidates by their data parameters.
 
     Candidates are chosen first, the network is asked then: which voxels are disputed depends on the choice.
@@ -61,7 +61,7 @@ def fuse_by_trust(
     ----------
     candidates : Candidates
         With images.
-    trained : TrustNetwork
+    trained : DataParametersNetwork
         Must know all labels of the candidates.
     find : callable, optional
         Takes the names of the candidates that have labels and returns their known parameters, or None; parameters that are
@@ -73,13 +73,13 @@ def fuse_by_trust(
     quality : (n_candidates,) float ndarray, optional
         Quality of each registration, 0 to 1; multiplies the weights.
     votes, network_weight, **options
-        See :func:`popatlas.fusion.dataparams.consensus.trust_vote`.
+        See :func:`popatlas.fusion.dataparams.consensus.data_parameters_vote`.
     device : str
         ``cpu`` or ``cuda``, of the network.
 
     Returns
     -------
-    TrustedFusion
+    DataParametersFusion
 
     Raises
     ------
@@ -88,15 +88,15 @@ def fuse_by_trust(
     """
     filled = choose(candidates)
     some = _picked(candidates, filled)
-    target = trust_target(some, trained.labels)
+    target = training_target(some, trained.labels)
     known = None if find is None else find(some.names)
-    trust = known or Trust.of(
-        estimate_trust([target], trained.labels, trained.network, trained.settings, device), target.name
+    learned = known or TargetParameters.of(
+        estimate_data_parameters([target], trained.labels, trained.network, trained.settings, device), target.name
     )
-    if votes == "label" and trust.label_parameters is None:
+    if votes == "label" and learned.label_parameters is None:
         remedy = "set fuse.dataparams.per_label to true and train again, or choose other votes"
         raise InputError("votes by label need data parameters of labels", subject=candidates.subject, remedy=remedy)
-    used = choose(some, select, trust.parameters if select_by == "trust" else None)
+    used = choose(some, select, learned.parameters if select_by == "trust" else None)
     numbers = np.array(filled)[used]
     picked = _picked(some, used)
     # plain votes without the network need no opinion, joint ones doubt candidates by it
@@ -105,8 +105,8 @@ def fuse_by_trust(
     found = fuse(
         picked,
         method="dataparams",
-        parameters=trust.parameters[used],
-        label_parameters=None if trust.label_parameters is None else trust.label_parameters[used],
+        parameters=learned.parameters[used],
+        label_parameters=None if learned.label_parameters is None else learned.label_parameters[used],
         labels=trained.labels,
         network=opinion,
         network_weight=network_weight,
@@ -116,10 +116,10 @@ def fuse_by_trust(
     )
     count = len(candidates.labels)
     shares, parameters = np.zeros(count), np.full(count, np.nan)
-    shares[numbers], parameters[filled] = found.trust, trust.parameters
+    shares[numbers], parameters[filled] = found.atlas_weights, learned.parameters
     left_out = [name for number, name in enumerate(candidates.names) if number not in set(numbers.tolist())]
-    found = replace(found, trust=shares, notes=found.notes | {"left_out": left_out})
-    return TrustedFusion(found, parameters, "estimated" if known is None else "table")
+    found = replace(found, atlas_weights=shares, notes=found.notes | {"left_out": left_out})
+    return DataParametersFusion(found, parameters, "estimated" if known is None else "table")
 
 
 def _picked(candidates: Candidates, numbers: list[int]) -> Candidates:

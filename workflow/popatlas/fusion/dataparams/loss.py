@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from popatlas.fusion.dataparams.data import Sample, TrustTarget
+from popatlas.fusion.dataparams.data import Sample, TrainingTarget
 
 
 def candidate_losses(log_probability: Tensor, labels: Tensor, importance: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -65,12 +65,12 @@ def batch_weights(parameters: Tensor, foreground: Tensor, fixed_weighting: bool 
     fixed_weighting : bool
         Divide by :func:`fixed_weight`.
     """
-    trust = torch.sigmoid(parameters)
-    weight = trust / trust.mean()
+    atlas_weight = torch.sigmoid(parameters)
+    weight = atlas_weight / atlas_weight.mean()
     return weight / fixed_weight(foreground) if fixed_weighting else weight
 
 
-def trust_loss(
+def parameters_loss(
     losses: Tensor, parameters: Tensor, foreground: Tensor, share: Tensor, risk: bool = True, fixed_weighting: bool = True
 ) -> Tensor:
     """Return the loss of a batch of data parameters, a number.
@@ -123,7 +123,9 @@ class DataParameters:
         One parameter for each candidate, and one for each label of each candidate (a single unused one without labels).
     """
 
-    def __init__(self, targets: Sequence[TrustTarget], n_labels: int, rate: float, *, per_label: bool, device: str) -> None:
+    def __init__(
+        self, targets: Sequence[TrainingTarget], n_labels: int, rate: float, *, per_label: bool, device: str
+    ) -> None:
         counts = [len(target.labels) for target in targets]
         self.first = np.concatenate([[0], np.cumsum(counts)])
         self.n_labels, self.per_label, self.device = n_labels, per_label, device
@@ -148,7 +150,7 @@ class DataParameters:
         """Take one step with the network's log-probabilities as they are."""
         foreground = torch.cat([sample.foreground for sample in batch])
         share = torch.cat([predicted_share(log, sample) for log, sample in zip(logs, batch, strict=True)])
-        loss = trust_loss(batch_losses(logs, batch), self.raw(rows), foreground, share, risk, fixed_weighting)
+        loss = parameters_loss(batch_losses(logs, batch), self.raw(rows), foreground, share, risk, fixed_weighting)
         if self.per_label:
             loss = loss + self._label_loss(rows, batch, logs)
         self.optimiser.zero_grad(set_to_none=True)
@@ -162,10 +164,10 @@ class DataParameters:
             losses, present = label_losses(log, sample.labels, sample.importance)
             candidate, label = present.nonzero(as_tuple=True)
             index = rows[start : start + len(present)][candidate] * self.n_labels + label
-            trust = torch.sigmoid(self.label_table(index)[:, 0])
+            atlas_weight = torch.sigmoid(self.label_table(index)[:, 0])
             count = present.sum(0)
-            mean = torch.zeros(self.n_labels, device=self.device).index_add(0, label, trust) / count.clamp(min=1)
-            total = total + (losses[candidate, label] * trust / mean[label] / count[label]).sum()
+            mean = torch.zeros(self.n_labels, device=self.device).index_add(0, label, atlas_weight) / count.clamp(min=1)
+            total = total + (losses[candidate, label] * atlas_weight / mean[label] / count[label]).sum()
             start += len(present)
         return total
 

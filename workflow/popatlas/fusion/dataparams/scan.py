@@ -1,4 +1,4 @@
-"""The trust table of one scan and method: how much each candidate counted, and how much of it is in the consensus."""
+"""The atlas weights of one scan and method: what each candidate counted, and how much of it is in the consensus."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from popatlas.fusion.candidates import Candidates
 from popatlas.images.arrays import FloatArray, IntArray
 
 
-def trust_table(
+def atlas_weights_table(
     candidates: Candidates,
-    trust: FloatArray,
+    atlas_weights: FloatArray,
     dseg: npt.NDArray[np.int32],
     method: str,
     parameters: FloatArray | None = None,
@@ -23,7 +23,7 @@ def trust_table(
     ----------
     candidates : Candidates
         All of them, also those that were left out.
-    trust : (n_candidates,) float ndarray
+    atlas_weights : (n_candidates,) float ndarray
         Of a Fusion; 0 for those left out.
     dseg : (x, y[, z]) int32 ndarray
         Consensus.
@@ -35,7 +35,7 @@ def trust_table(
     Returns
     -------
     DataFrame
-        ``scan``, ``method``, ``atlas``, ``trust`` (sums to 1), ``rank`` (1: most trusted; equal trust shares the better
+        ``scan``, ``method``, ``atlas``, ``trust`` (sums to 1), ``rank`` (1: largest weight; equal weights share the better
         rank), ``parameter`` (NaN without data parameters), ``overlap`` (see :func:`overlaps`).
     """
     return pd.DataFrame(
@@ -43,9 +43,9 @@ def trust_table(
             "scan": candidates.subject or "",
             "method": method,
             "atlas": candidates.names,
-            "trust": np.asarray(trust, dtype=float),
-            "rank": pd.Series(trust).rank(ascending=False, method="min").astype(int),
-            "parameter": np.full(len(trust), np.nan) if parameters is None else np.asarray(parameters, dtype=float),
+            "trust": np.asarray(atlas_weights, dtype=float),
+            "rank": pd.Series(atlas_weights).rank(ascending=False, method="min").astype(int),
+            "parameter": np.full(len(atlas_weights), np.nan) if parameters is None else np.asarray(parameters, dtype=float),
             "overlap": overlaps(candidates, dseg),
         }
     )

@@ -1,4 +1,4 @@
-"""Trust of the whole cohort: how much each atlas counted for each target, beside the quality of both registrations."""
+"""Atlas weights of the whole cohort: what each atlas counted for each target, beside the quality of both registrations."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table
-from popatlas.measures.dictionary import TRUST_COLUMN_TEXT, TRUST_GATE, TRUST_SIDES
+from popatlas.measures.dictionary import ATLAS_WEIGHTS_COLUMN_TEXT, ATLAS_WEIGHTS_GATE, ATLAS_WEIGHTS_SIDES
 from popatlas.measures.scan import split_scan
 from popatlas.settings import Content
 
-COLUMNS = list(TRUST_COLUMN_TEXT)
+COLUMNS = list(ATLAS_WEIGHTS_COLUMN_TEXT)
 PER_SCAN = ["scan", "method", "atlas", "trust", "rank", "parameter", "overlap"]
 GATE_FILE = "_desc-gate_registration.json"
 
 
-def tabulate_trust(tables: Iterable[Path], gates: Iterable[Path], derivatives: Path) -> pd.DataFrame:
-    """Stack the trust tables of scans and add the gate's numbers of target and atlas.
+def tabulate_atlas_weights(tables: Iterable[Path], gates: Iterable[Path], derivatives: Path) -> pd.DataFrame:
+    """Stack the tables of atlas weights of scans and add the gate's numbers of target and atlas.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def tabulate_trust(tables: Iterable[Path], gates: Iterable[Path], derivatives: P
     Returns
     -------
     DataFrame
-        Columns of :data:`popatlas.measures.dictionary.TRUST_COLUMN_TEXT`, sorted by method, scan and rank.
+        Columns of :data:`popatlas.measures.dictionary.ATLAS_WEIGHTS_COLUMN_TEXT`, sorted by method, scan and rank.
 
     Raises
     ------
@@ -48,8 +48,8 @@ def tabulate_trust(tables: Iterable[Path], gates: Iterable[Path], derivatives: P
     quality = {scan_of(gate, derivatives): dict(read_json(gate)) for gate in gates}
     keys = [split_scan(scan) for scan in stacked["scan"]]
     stacked["subject"], stacked["session"] = [subject for subject, _ in keys], [session for _, session in keys]
-    for side, scans in zip(TRUST_SIDES, (stacked["scan"], stacked["atlas"]), strict=True):
-        for name in TRUST_GATE:
+    for side, scans in zip(ATLAS_WEIGHTS_SIDES, (stacked["scan"], stacked["atlas"]), strict=True):
+        for name in ATLAS_WEIGHTS_GATE:
             stacked[f"{side}_{name}"] = scans.map(_numbers(quality, name)).astype(float)
     return stacked[COLUMNS].sort_values(["method", "scan", "rank", "atlas"], ignore_index=True)
 
@@ -78,30 +78,30 @@ def _numbers(quality: Mapping[str, Content], name: str) -> dict[str, float]:
     return {scan: float(gate[name]) for scan, gate in quality.items() if gate.get(name) is not None}
 
 
-def relative_trust(table: pd.DataFrame) -> pd.Series[float]:
-    """Return trust times the number of atlases of a target: 1 is an equal share, whatever the number."""
+def relative_weight(table: pd.DataFrame) -> pd.Series[float]:
+    """Return the atlas weight times the number of atlases of a target: 1 is an equal share, whatever the number."""
     counts = table.groupby(["scan", "method"])["atlas"].transform("size")
     return (table["trust"] * counts).rename("relative")
 
 
 def by_atlas(table: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Return how one method trusted each atlas, the least trusted first.
+    """Return how one method weighed each atlas, the smallest weight first.
 
     Parameters
     ----------
     table : DataFrame
-        From :func:`tabulate_trust`.
+        From :func:`tabulate_atlas_weights`.
     method : str
         One of its methods.
 
     Returns
     -------
     DataFrame
-        Columns atlas, targets, relative (median of the relative trust), lowest (smallest relative trust), rank (median),
-        last (share of the targets where it is trusted least), overlap (mean), and atlas_ncc (its own registration).
+        Columns atlas, targets, relative (median of the relative weight), lowest (smallest relative weight), rank (median),
+        last (share of the targets where its weight is the smallest), overlap (mean), and atlas_ncc (its own registration).
     """
-    rows = table[table["method"] == method].assign(relative=relative_trust)
-    lowest = rows.groupby("scan")["rank"].transform("max")  # 1 when all are trusted alike
+    rows = table[table["method"] == method].assign(relative=relative_weight)
+    lowest = rows.groupby("scan")["rank"].transform("max")  # 1 when all have the same weight
     rows["last"] = (rows["rank"] == lowest) & (lowest > 1)
     groups = rows.groupby("atlas", sort=True)
     found = groups.agg(
@@ -112,15 +112,15 @@ def by_atlas(table: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def informative(table: pd.DataFrame, smallest: float = 0.01) -> list[str]:
-    """Return the methods whose trust differs between atlases, those that differ most first.
+    """Return the methods whose weights differ between atlases, those that differ most first.
 
     Parameters
     ----------
     table : DataFrame
-        From :func:`tabulate_trust`.
+        From :func:`tabulate_atlas_weights`.
     smallest : float
-        Standard deviation of the relative trust below which a method tells nothing.
+        Standard deviation of the relative weight below which a method tells nothing.
     """
-    spread = table.assign(relative=relative_trust).groupby("method")["relative"].std().fillna(0.0)
+    spread = table.assign(relative=relative_weight).groupby("method")["relative"].std().fillna(0.0)
     told = spread[spread >= smallest].sort_values(ascending=False, kind="stable")
     return [str(method) for method in told.index]

@@ -1,4 +1,4 @@
-"""Data parameters: one trainable trust for each registered atlas label, learned along with a segmentation network.
+"""Data parameters: one trainable number for each registered atlas label, learned along with a segmentation network.
 
 The network sees the target images only, so it learns what most candidates of all targets have in common; a candidate that
 the network cannot fit is a bad one. With CE_b the cross-entropy of candidate b, averaged over voxels, and
@@ -6,9 +6,9 @@ the network cannot fit is a bad one. With CE_b the cross-entropy of candidate b,
 
     sum_b (CE_b / f_b - share_b * mean(1 / f)) * s_b / mean(s),       f_b = log(#foreground(b) + e) + e
 
-The division by f is the fixed weighting (large labels are not trusted for their size), share_b the predicted foreground of
+The division by f is the fixed weighting (large labels gain no weight by their size), share_b the predicted foreground of
 the image that the candidate belongs to, as share of its voxels (risk regularisation: labels of images where the network
-finds nothing, which are easy to fit, are not trusted for it; it compares images, so it needs several in a batch), and the
+finds nothing, which are easy to fit, gain no weight by it; it compares images, so it needs several in a batch), and the
 weight is relative to the mean of the batch, otherwise all parameters sink together.
 ``out-of-line``: the network takes a step on the plain cross-entropy, then the parameters one with the network as it is.
 ``inline``: one step of both on the weighted cross-entropy.
@@ -33,14 +33,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from popatlas.fusion.dataparams.data import Sample, TrustTarget, class_weights, draw, label_counts
+from popatlas.fusion.dataparams.data import Sample, TrainingTarget, class_weights, draw, label_counts
 from popatlas.fusion.dataparams.loss import DataParameters, batch_losses, batch_weights
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.networks.segmentation import SegmentationNet, build_network, voxel_rows
 
 
 @dataclass
-class TrustResult:
+class DataParametersResult:
     """What training found.
 
     Attributes
@@ -49,9 +49,9 @@ class TrustResult:
         Trained network; its class i is `labels[i]`.
     labels : (n_labels,) int64 ndarray
         Label values, background first.
-    trust : dict
+    parameters : dict
         Name of the target to data parameters (n_candidates,), not through the sigmoid.
-    label_trust : dict
+    label_parameters : dict
         Name of the target to data parameters (n_candidates, n_labels); empty without `per_label`.
     losses : list of float
         Mean cross-entropy of each epoch.
@@ -59,12 +59,12 @@ class TrustResult:
 
     network: SegmentationNet
     labels: npt.NDArray[np.int64]
-    trust: dict[str, npt.NDArray[np.float32]]
-    label_trust: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+    parameters: dict[str, npt.NDArray[np.float32]]
+    label_parameters: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
 
 
-class TrustTrainer:
+class DataParametersTrainer:
     """Network, data parameters, and the steps of both.
 
     With a `network` that is given, only the data parameters learn; what the network says about the images does not change
@@ -73,7 +73,7 @@ class TrustTrainer:
 
     def __init__(
         self,
-        targets: Sequence[TrustTarget],
+        targets: Sequence[TrainingTarget],
         n_labels: int,
         settings: DataParametersSettings,
         network: SegmentationNet | None = None,
@@ -100,8 +100,8 @@ class TrustTrainer:
 
     def _step(self, numbers: npt.NDArray[np.intp], epoch: int) -> float:
         settings, rows = self.settings, self.parameters.rows(numbers)
-        trusting = epoch >= settings.warm_up
-        inline = trusting and settings.update == "inline"
+        learns = epoch >= settings.warm_up
+        inline = learns and settings.update == "inline"
         if self.frozen:
             batch, logs = self._recall(numbers)
             losses = batch_losses(logs, batch, self.weights)
@@ -111,9 +111,9 @@ class TrustTrainer:
             losses = batch_losses(logs, batch, self.weights)
             self._network_step(losses, rows, batch, inline=inline)
             # inline: both learn from the same pass; out-of-line: the parameters from what the network has become
-            if trusting:
+            if learns:
                 logs = [log.detach() for log in logs] if inline else self._look(batch, grad=False)
-        if trusting:
+        if learns:
             self.parameters.step(rows, batch, logs, settings.risk, settings.fixed_weighting)
         return float(losses.detach().mean())
 
@@ -155,12 +155,12 @@ class TrustTrainer:
         found = [self.seen[number] for number in numbers.tolist()]
         return [sample for sample, _ in found], [log for _, log in found]
 
-    def result(self, labels: npt.NDArray[np.int64], losses: list[float]) -> TrustResult:
+    def result(self, labels: npt.NDArray[np.int64], losses: list[float]) -> DataParametersResult:
         """Return what has been learned so far."""
         found = {target.name: self.parameters.of_target(number) for number, target in enumerate(self.targets)}
-        trust = {name: raw for name, (raw, _) in found.items()}
+        parameters = {name: raw for name, (raw, _) in found.items()}
         by_label = {name: table for name, (_, table) in found.items()} if self.settings.per_label else {}
-        return TrustResult(self.network.eval(), labels, trust, by_label, losses)
+        return DataParametersResult(self.network.eval(), labels, parameters, by_label, losses)
 
 
 def _schedule(optimiser: torch.optim.Optimizer, settings: DataParametersSettings) -> torch.optim.lr_scheduler.LRScheduler:
@@ -169,7 +169,7 @@ def _schedule(optimiser: torch.optim.Optimizer, settings: DataParametersSettings
     return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimiser, settings.restart, T_mult=2)
 
 
-def _new_network(targets: Sequence[TrustTarget], n_labels: int, settings: DataParametersSettings) -> SegmentationNet:
+def _new_network(targets: Sequence[TrainingTarget], n_labels: int, settings: DataParametersSettings) -> SegmentationNet:
     """Return a network that starts from the share of each label: with many labels it learns much faster so."""
     ndim: Literal[2, 3] = 2 if targets[0].ndim == 2 else 3
     network = build_network(settings.network, ndim, n_labels, positions=settings.positions)
@@ -179,18 +179,18 @@ def _new_network(targets: Sequence[TrustTarget], n_labels: int, settings: DataPa
     return network
 
 
-def train_trust(
-    targets: Sequence[TrustTarget],
+def train_data_parameters(
+    targets: Sequence[TrainingTarget],
     labels: npt.NDArray[np.int64],
     settings: DataParametersSettings | None = None,
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
-) -> TrustResult:
+) -> DataParametersResult:
     """Train a network and the data parameters of all candidates.
 
     Parameters
     ----------
-    targets : sequence of TrustTarget
+    targets : sequence of TrainingTarget
         Images with their candidates; all of 2 or all of 3 axes.
     labels : (n_labels,) int64 ndarray
         Label values, background first; class numbers of the targets index it.
@@ -203,11 +203,11 @@ def train_trust(
 
     Returns
     -------
-    TrustResult
+    DataParametersResult
         The same for the same input on one device and thread.
     """
     settings = settings or DataParametersSettings()
-    trainer, losses = TrustTrainer(targets, len(labels), settings, device=device), []
+    trainer, losses = DataParametersTrainer(targets, len(labels), settings, device=device), []
     for number in range(settings.epochs):
         losses.append(trainer.epoch(number))
         if progress is not None:
@@ -215,30 +215,34 @@ def train_trust(
     return trainer.result(labels, losses)
 
 
-def estimate_trust(
-    targets: Sequence[TrustTarget],
+def estimate_data_parameters(
+    targets: Sequence[TrainingTarget],
     labels: npt.NDArray[np.int64],
     network: SegmentationNet,
     settings: DataParametersSettings | None = None,
     device: str = "cpu",
-) -> TrustResult:
+) -> DataParametersResult:
     """Find the data parameters of new targets with a network as it is: new subjects need no new training.
 
     Parameters
     ----------
     targets, labels, settings, device
-        See :func:`train_trust`; as many steps are taken as in training.
+        See :func:`train_data_parameters`; as many steps are taken as in training.
     network : SegmentationNet
         Trained on other targets, with the same labels.
     """
     settings = settings or DataParametersSettings()
-    trainer = TrustTrainer(targets, len(labels), settings, network, device)
+    trainer = DataParametersTrainer(targets, len(labels), settings, network, device)
     losses = [trainer.epoch(number) for number in range(settings.warm_up, settings.epochs)]
     return trainer.result(labels, losses)
 
 
 def network_opinion(
-    network: SegmentationNet, target: TrustTarget, disputed: npt.NDArray[np.bool_], device: str = "cpu", block: int = 1 << 16
+    network: SegmentationNet,
+    target: TrainingTarget,
+    disputed: npt.NDArray[np.bool_],
+    device: str = "cpu",
+    block: int = 1 << 16,
 ) -> npt.NDArray[np.float32]:
     """Return the network's log-probabilities at the disputed voxels of a target, (n_labels, n_disputed).
 

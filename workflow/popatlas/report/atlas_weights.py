@@ -1,4 +1,4 @@
-"""How much each atlas is trusted: a figure for the cohort, and its section of the cohort page."""
+"""What each atlas weighs: a figure for the cohort, and its section of the cohort page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from popatlas.fusion.dataparams.table import by_atlas, informative, relative_trust
+from popatlas.fusion.dataparams.table import by_atlas, informative, relative_weight
 from popatlas.images.arrays import FloatArray
 from popatlas.images.io import atomic_path
 from popatlas.report.pages import link, optional_table, scan_name, subject_page
@@ -17,12 +17,12 @@ from popatlas.report.pages import link, optional_table, scan_name, subject_page
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRUST_TABLE = "group/trust.parquet"
-TRUST_FIGURE = "report/figures/trust.png"
+ATLAS_WEIGHTS_TABLE = "group/trust.parquet"
+ATLAS_WEIGHTS_FIGURE = "report/figures/trust.png"
 MOST_PANELS = 3
 NAMED = 3
 LISTED = 5
-# a wider range of relative trust is shown on a logarithmic axis, what is smaller at its end
+# a wider range of relative weights is shown on a logarithmic axis, what is smaller at its end
 LINEAR_UP_TO, SMALLEST = 4.0, 0.02
 INK, SOFT, RULE, DOT, FAR = "#1a2126", "#5b6770", "#dfe4e6", "#0a6a78", "#c2410c"
 
@@ -33,15 +33,15 @@ def shown_methods(table: pd.DataFrame) -> list[str]:
     return methods or sorted(table["method"].unique())[:1]
 
 
-def draw_trust(table: pd.DataFrame, path: Path) -> None:
-    """Draw the trust in each atlas over the targets: a panel for each method that tells atlases apart, a row for each atlas.
+def draw_atlas_weights(table: pd.DataFrame, path: Path) -> None:
+    """Draw the weight of each atlas over the targets: panels for the methods that tell atlases apart, a row for each atlas.
 
     Parameters
     ----------
     table : DataFrame
-        From :func:`popatlas.fusion.dataparams.table.tabulate_trust`; may be empty.
+        From :func:`popatlas.fusion.dataparams.table.tabulate_atlas_weights`; may be empty.
     path : Path
-        PNG. Dots are targets, the bar is the median; the targets of the least trusted pairs are named.
+        PNG. Dots are targets, the bar is the median; the targets of the pairs of least weight are named.
     """
     from matplotlib.figure import Figure
 
@@ -51,9 +51,9 @@ def draw_trust(table: pd.DataFrame, path: Path) -> None:
     figure = Figure(figsize=(1.6 + 3.0 * max(len(methods), 1), height), dpi=110, facecolor="white", layout="constrained")
     panels = np.ravel(figure.subplots(1, max(len(methods), 1), sharey=True, squeeze=False))
     if not methods:
-        panels[0].text(0.5, 0.5, "no trust has been recorded", ha="center", va="center", color=SOFT)
+        panels[0].text(0.5, 0.5, "no atlas weights have been recorded", ha="center", va="center", color=SOFT)
         panels[0].set_axis_off()
-    rows = table.assign(relative=relative_trust)
+    rows = table.assign(relative=relative_weight)
     for axes, method in zip(panels, methods, strict=False):
         _panel(axes, rows[rows["method"] == method], order, method)
     with atomic_path(path) as temporary:
@@ -84,7 +84,7 @@ def _panel(axes: Axes, rows: pd.DataFrame, order: Sequence[str], method: str) ->
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
     axes.set_title(method, fontsize=9, color=INK, loc="left")
-    axes.set_xlabel("trust, 1 = equal share", fontsize=8, color=SOFT)
+    axes.set_xlabel("atlas weight, 1 = equal share", fontsize=8, color=SOFT)
     axes.set_yticks(range(len(order)), [scan_name(atlas) for atlas in reversed(order)], fontsize=7.5, color=INK)
     axes.set_ylim(-0.7, len(order) - 0.3)
     axes.tick_params(axis="both", labelsize=7.5, colors=SOFT, length=0)
@@ -98,13 +98,13 @@ def _spread(count: int) -> FloatArray:
     return (np.arange(count) * 0.6180339887 % 1.0 - 0.5) * 0.44
 
 
-def trust_section(out_dir: Path, page: Path) -> dict[str, object] | None:
-    """Return what the cohort page shows of the trust, None when there is no table."""
-    table, figure = optional_table(out_dir / TRUST_TABLE), out_dir / TRUST_FIGURE
+def atlas_weights_section(out_dir: Path, page: Path) -> dict[str, object] | None:
+    """Return what the cohort page shows of the atlas weights, None when there is no table."""
+    table, figure = optional_table(out_dir / ATLAS_WEIGHTS_TABLE), out_dir / ATLAS_WEIGHTS_FIGURE
     if table.empty:
         return None
     method = shown_methods(table)[0]
-    rows = table[table["method"] == method].assign(relative=relative_trust).nsmallest(LISTED, "relative")
+    rows = table[table["method"] == method].assign(relative=relative_weight).nsmallest(LISTED, "relative")
     return {
         "method": method,
         "methods": shown_methods(table),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from popatlas.fusion.candidates import Candidates
-    from popatlas.fusion.dataparams.data import TrustTarget
+    from popatlas.fusion.dataparams.data import TrainingTarget
 
 
 class Progress:
@@ -37,8 +37,8 @@ class Progress:
         print(f"{line}, {left:.0f} s left", flush=True)
 
 
-class TrainTrustInputSpec(PopatlasInputSpec):
-    """Inputs of TrainTrust."""
+class TrainDataParametersInputSpec(PopatlasInputSpec):
+    """Inputs of TrainDataParameters."""
 
     in_labels = traits.List(File(exists=True), mandatory=True, desc="candidate labels of each training target, 4D")
     in_targets = traits.List(File(exists=True), mandatory=True, desc="brain of each training target")
@@ -52,17 +52,17 @@ class TrainTrustInputSpec(PopatlasInputSpec):
     out_curve = File(mandatory=True, desc="cross-entropy of each epoch, TSV")
 
 
-class TrainTrust(PopatlasInterface):
+class TrainDataParameters(PopatlasInterface):
     """Train a network and the data parameters of all candidates of some targets, together.
 
     Candidates without any label are left out, and so are targets with fewer than two others: nothing can be compared there.
     """
 
-    input_spec = TrainTrustInputSpec
+    input_spec = TrainDataParametersInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.dataparams.files import save_trust
-        from popatlas.fusion.dataparams.train import train_trust
+        from popatlas.fusion.dataparams.files import save_data_parameters
+        from popatlas.fusion.dataparams.train import train_data_parameters
         from popatlas.fusion.settings import DataParametersSettings
 
         inputs = self.inputs
@@ -73,13 +73,13 @@ class TrainTrust(PopatlasInterface):
         settings = settings_from(DataParametersSettings, given, "fuse.dataparams")
         self.notes |= {"targets": [target.name for target in targets], "labels": len(labels)}
         device = torch_device(self)
-        result = train_trust(targets, labels, settings, device, Progress(settings.epochs))
-        save_trust(result, targets, atlases, settings, inputs.out_network, inputs.out_parameters)
+        result = train_data_parameters(targets, labels, settings, device, Progress(settings.epochs))
+        save_data_parameters(result, targets, atlases, settings, inputs.out_network, inputs.out_parameters)
         write_table(_curve(result.losses), inputs.out_curve)
 
-    def _targets(self) -> tuple[list[TrustTarget], npt.NDArray[np.int64], dict[str, tuple[str, ...]]]:
+    def _targets(self) -> tuple[list[TrainingTarget], npt.NDArray[np.int64], dict[str, tuple[str, ...]]]:
         """Return what is trained on, the label values of it and of the atlases, and the candidates' names by target."""
-        from popatlas.fusion.dataparams.data import label_values, trust_target
+        from popatlas.fusion.dataparams.data import label_values, training_target
 
         inputs, found, atlases = self.inputs, [], {}
         for scan, file, brain in zip(inputs.scans, inputs.in_labels, inputs.in_targets, strict=True):
@@ -87,7 +87,7 @@ class TrainTrust(PopatlasInterface):
             if candidates is not None:
                 # one target at a time is in memory with all of its labels: it is numbered by its own ones first
                 own = label_values([candidates])
-                found.append((trust_target(candidates, own, scan), own))
+                found.append((training_target(candidates, own, scan), own))
                 atlases[scan] = candidates.names
         if not found:
             raise InputError(
