@@ -68,7 +68,7 @@ class FastSettings(NetworkSettings):
     fine: bool = option(False, "Vectors for each voxel, not for each block")
     squarings: int = option(7, SQUARINGS, ge=0, le=REPEATS["squarings"])
     passes: int = option(
-        1, "How often the network looks at the images; may be changed after training", ge=1, le=REPEATS["passes"]
+        1, "How many times the network is applied; may be changed after training", ge=1, le=REPEATS["passes"]
     )
     sees: Sees = option(
         "images", "What it looks at: blocks of voxels, means over the blocks of the self-similarity of the images, or both"
@@ -323,7 +323,7 @@ class TwoStreamSettings(NetworkSettings):
     norm: Norm = option("instance", NORM)
     passes: int = option(
         2,
-        "How often the network is applied, from the second time on to the moving image as it is warped so far; may be"
+        "How many times the network is applied, from the second time on to the moving image as it is warped so far; may be"
         " changed after training",
         ge=1,
         le=REPEATS["passes"],
