@@ -12,9 +12,6 @@ from popatlas.paths import path_prefix
 min_version("9.19")
 
 
-configfile: Path(workflow.basedir) / "config.yaml"
-
-
 # The main process indexes the cohort and takes stock of what is made; the jobs read the tables that it wrote.
 with stopping():
     study = begin(config, sys.argv, main=workflow.is_main_process)

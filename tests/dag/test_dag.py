@@ -1,6 +1,8 @@
 """Which jobs follow from a configuration and a cohort (dry runs of the real Snakefile)."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import yaml
 
 from popatlas.config.load import load_config
 from popatlas.images.io import load_image, read_json, read_table, save_image
+from popatlas.resources import workflow_root
 from popatlas.study.study import open_study
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
@@ -214,3 +217,26 @@ def test_a_broken_scan_of_a_batch_does_not_redo_the_others(stripped):
     assert (out / "work/brain/none/batch-1.json").stat().st_mtime_ns == receipt
     assert {name: tables(out / name) for name in first} == first
     assert dry_jobs(stripped) == []
+
+
+def test_a_study_has_absolute_paths(cohort, monkeypatch):
+    monkeypatch.chdir(cohort)
+    for main in (True, False):
+        study = open_study({"bids_dir": "bids", "out_dir": "out"}, main=main)
+        assert (study.config.bids_dir, study.out_dir) == (str(cohort / "bids"), cohort / "out")
+
+
+def test_snakemake_takes_a_configuration_as_popatlas_does(cohort):
+    """Relative paths, a key of before, and a preset by another similarity, whose shipped options must not come back."""
+    register = {"ladder": [{"start": "moments"}], "presets": {"instance": {"default": {"similarity": "ngf"}}}}
+    settings = {"bids_dir": "bids", "out_dir": "out", "register": register}
+    (cohort / "own.yaml").write_text(yaml.safe_dump(settings))
+    line = [sys.executable, "-m", "snakemake", "-n", "--snakefile", str(workflow_root() / "Snakefile")]
+    line += ["--configfile", "own.yaml", "--cores", "1"]
+    result = subprocess.run(line, cwd=cohort, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "register_to_template" in result.stdout + result.stderr
+    assert "register.ladder is called register.fallback now" in result.stderr
+    (cohort / "own.yaml").write_text(yaml.safe_dump({"register": register}))
+    text = popatlas("run", cohort / "bids", cohort / "out", "--config", cohort / "own.yaml", "--cores", "1", "-n").stdout
+    assert "register_to_template" in text

@@ -300,3 +300,12 @@ def test_a_batch_that_ran_without_a_scan_does_not_take_it_back(tmp_path):
 def test_drawing_without_ages_is_by_name():
     table = pd.DataFrame({"scan": list("edcba")})
     assert list(draw_evenly(table, 3, "scan")["scan"]) == ["a", "c", "e"]
+
+
+def test_a_list_of_members_that_stays_is_no_change(study, capsys):
+    config, index, scans, out_dir = study
+    config = changed(config, {"atlas": {"members": ["01", "03"]}})
+    freeze_atlas_members(config, index, scans, out_dir)
+    built(out_dir)
+    freeze_atlas_members(config, index, scans, out_dir)
+    assert "atlas.members was changed" not in capsys.readouterr().err

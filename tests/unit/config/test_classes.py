@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+import yaml
 
 from popatlas.config.contradictions import find_contradictions
-from popatlas.config.load import default_config, default_content, find_problems, load_config
+from popatlas.config.load import default_config, default_content, find_problems, load_config, resolved_config
 from popatlas.config.schema import config_schema
 from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
@@ -157,3 +158,25 @@ def test_options_of_another_similarity_do_not_stay():
     assert config.register.presets["instance"]["default"]["options"] == {}
     config = load_config({"register": {"presets": {"instance": {"default": {"options": {"radius": 3}}}}}})
     assert config.register.presets["instance"]["default"]["options"] == {"radius": 3, "floor": 1e-3}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_preset_of_a_new_name_is_taken_when_it_is_complete(name):
+    whole = default_content()["register"]["presets"][name]["default"]
+    config = load_config({"register": {"presets": {name: {"mine": whole}}}})
+    assert config.register.presets[name]["mine"] == whole
+    *_, key = whole
+    with pytest.raises(ConfigError, match=rf"presets\.{name}\.mine: '{key}' is a required property"):
+        load_config({"register": {"presets": {name: {"mine": {k: v for k, v in whole.items() if k != key}}}}})
+
+
+def test_an_engine_misspelt_in_the_presets_is_named():
+    with pytest.raises(ConfigError, match="unknown key 'instanc', did you mean 'instance'"):
+        load_config({"register": {"presets": {"instanc": {"default": {"similarity": "ngf"}}}}})
+
+
+def test_a_saved_configuration_comes_back_as_it_was(tmp_path):
+    config = load_config({"register": {"presets": {"instance": {"default": {"similarity": "ngf"}}}}})
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config.content))
+    assert resolved_config(path) == load_config(path) == config

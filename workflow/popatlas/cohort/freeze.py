@@ -77,7 +77,7 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     InputError
         When the list of frozen members is lost or changed, and cannot be restored.
     """
-    listed, request = MemberList(out_dir, config.atlas.label), config.atlas.members
+    listed, request = MemberList(out_dir, config.atlas.label), config.content["atlas"]["members"]
     frozen = listed.frozen()
     if frozen is not None:
         _require_same_images(frozen, index, listed.path)

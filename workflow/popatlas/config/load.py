@@ -81,7 +81,7 @@ def resolved_config(path: Path) -> Config:
     InputError
         When it cannot be read, or a value is impossible.
     """
-    return parse_config(merge(default_content(), with_keys_of_today(read_yaml(path, "the configuration") or {})))
+    return parse_config(_laid_over(default_content(), with_keys_of_today(read_yaml(path, "the configuration") or {})))
 
 
 def changed(config: Config, changes: Mapping[str, Any]) -> Config:
@@ -94,9 +94,9 @@ def _laid_over(below: Content, above: Mapping[str, Any]) -> Content:
     below = copy.deepcopy(below)
     for engine, presets in _mapping(_mapping(_mapping(above).get("register")).get("presets")).items():
         for name, preset in _mapping(presets).items():
-            old = _mapping(below["register"]["presets"].get(engine, {}).get(name))
-            if _mapping(preset).get("similarity", old.get("similarity")) != old.get("similarity"):
-                below["register"]["presets"][engine][name]["options"] = {}
+            old = below["register"]["presets"].get(engine, {}).get(name, {})
+            if "options" in old and _mapping(preset).get("similarity", old["similarity"]) != old["similarity"]:
+                old["options"] = {}
     return merge(below, above)
 
 

@@ -101,7 +101,7 @@ class Attempt:
     start: Start = option("mass", "Where the linear stage starts")
     engine: EngineName | None = option(None, "Engine of the deformable stage")
     linear: Linear | None = option(None, "Engine of the rigid and affine stage")
-    preset: str | None = option(None, "Schedule of that engine")
+    preset: str | None = option(None, "Schedule of that engine", min_length=1)
     similarity: SimilarityName | None = option(None, "Similarity instead of that of the schedule, with its own defaults")
 
 

@@ -52,8 +52,7 @@ def open_study(source: Mapping[str, Any], *, main: bool) -> Study:
     -------
     Study
     """
-    config = load_config(source)
-    make_absolute(config)
+    config = make_absolute(load_config(source))
     out_dir = Path(config.out_dir)
     if main:
         prepare(config, out_dir)
