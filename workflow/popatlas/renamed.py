@@ -41,10 +41,13 @@ def with_keys_of_today(content: Mapping[str, object]) -> Content:
 
 def with_options_of_today(options: Sequence[str]) -> list[str]:
     """Return the options of a step as they are called now."""
+    found = []
     for option in options:
-        if option in OPTIONS:
-            _say(option, OPTIONS[option])
-    return [OPTIONS.get(option, option) for option in options]
+        name, equals, value = option.partition("=")
+        if name in OPTIONS:
+            _say(name, OPTIONS[name])
+        found.append(f"{OPTIONS.get(name, name)}{equals}{value}")
+    return found
 
 
 def step_of_today(name: str) -> str:

@@ -176,6 +176,7 @@ def test_options_of_before_are_taken_and_their_names_of_today_told(capsys):
     found = parse_traits(load_interface("RegisterRigid"), [*options, "--rung", '{"start": "mass"}'])
     assert found["attempt"] == {"start": "mass"}
     assert "--rung is called --attempt now" in capsys.readouterr().err
+    assert parse_traits(load_interface("RegisterRigid"), [*options, '--rung={"start": "mass"}']) == found
 
 
 @pytest.mark.parametrize(("old", "new"), [("TabulateTrust", "TabulateAtlasWeights"), ("TrainTrust", "TrainDataParameters")])

@@ -8,12 +8,13 @@ import SimpleITK as sitk
 
 from popatlas.config.attempts import resolve_attempt
 from popatlas.config.load import default_content, load_config
-from popatlas.errors import ConfigError, InputError, PackageError, SetupError
+from popatlas.errors import ConfigError, InputError, PackageError, PopatlasError, SetupError
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import load_image, read_json, save_image, sha256
 from popatlas.interfaces import load_interface
 from popatlas.registration.engines import registry
 from popatlas.registration.engines.engine import Engine
+from popatlas.registration.engines.registry import planned_attempt
 from popatlas.registration.pair import load_pair
 from popatlas.transforms.affine import read_affine
 from tests.unit.transforms.test_displacement import field_array, read_field
@@ -323,3 +324,22 @@ def test_wrong_settings_of_any_attempt_are_refused_before_the_first_attempt(pair
         with pytest.raises(InputError, match=message):
             run(pair, tmp_path, attempts[0], attempts[1:])
         assert not (tmp_path / "gate.json").exists() and not (tmp_path / "warp.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": "nowhere"}, "no start is called 'nowhere'"),
+        ({"linear": "x"}, "no linear is called 'x'"),
+        ({"engine": "syn"}, "no engine is called 'syn'"),
+        ({"preset": None}, "the attempt has no preset"),
+        ({"preset": {"similarity": "lncc", "options": {"radus": 1}}}, "unknown key 'radus', did you mean 'radius'"),
+    ],
+)
+def test_an_attempt_that_cannot_be_is_refused_when_it_is_planned(changes, message):
+    with pytest.raises(PopatlasError, match=message):
+        planned_attempt(ENGINES["instance"] | changes)
+
+
+def test_a_similarity_without_options_has_its_own():
+    assert planned_attempt(ENGINES["instance"] | {"preset": {"similarity": "ngf"}}).settings.options == {}
