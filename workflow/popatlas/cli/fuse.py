@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from popatlas.cli.arguments import Subparsers
-from popatlas.config.sections import Config
 from popatlas.fusion.methods import METHODS
 from popatlas.study.benchstudy import CONFIG, bench_config
+
+if TYPE_CHECKING:
+    from popatlas.config.sections import Config
 
 SLOW = "jlfants"  # the same method as jlf, by ANTs: for comparison
 RESULTS = (("scores", "group/fusion-bench.tsv"), ("page", "report/fusion.html"))

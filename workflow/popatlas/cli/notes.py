@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from popatlas.config.sections import Config
-
 if TYPE_CHECKING:
     import pandas as pd
 
+    from popatlas.config.sections import Config
     from popatlas.study.inventory import Inventory
 
 FINISHED, FINISHED_WITH_FAILURES = 0, 3

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from popatlas.cli.process import Outcome, supervise
 from popatlas.cli.snake import command, environment
 from popatlas.cohort.lock import TOKEN, Lock
-from popatlas.config.sections import Config
 from popatlas.failures import REFUSED, last_words
 
 if TYPE_CHECKING:
+    from popatlas.config.sections import Config
     from popatlas.study.inventory import Inventory
     from popatlas.study.joblist import Job
 

@@ -12,9 +12,12 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from popatlas.cli.arguments import Subparsers
-from popatlas.config.sections import Config
+
+if TYPE_CHECKING:
+    from popatlas.config.sections import Config
 
 # parts of the pipeline (popatlas.study.rules.PARTS) that lead to each goal of a run
 PASSES = {

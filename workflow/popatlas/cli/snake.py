@@ -11,13 +11,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from popatlas.cli.arguments import given_path, positive
-from popatlas.config.load import changed, load_config, make_absolute
-from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
 from popatlas.surroundings import QUIET
+
+if TYPE_CHECKING:
+    from popatlas.config.sections import Config
 
 # options of Snakemake that say what is run and where, and how popatlas says it
 OURS = {
@@ -72,6 +74,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 def study_config(args: argparse.Namespace) -> Config:
     """Return the configuration of a command line, with absolute paths."""
     from popatlas.cohort.select import parse_labels
+    from popatlas.config.load import changed, load_config, make_absolute
 
     check_options(args.snakemake)
     config = load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir))

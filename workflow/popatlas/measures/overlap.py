@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.arrays import FloatArray, IntArray, RealArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def overlap(reference: IntArray, prediction: IntArray) -> pd.DataFrame:
@@ -49,6 +52,8 @@ def overlap(reference: IntArray, prediction: IntArray) -> pd.DataFrame:
     n_prediction = np.bincount(second, minlength=count)
     shared = np.bincount(first[first == second], minlength=count)
     total = n_reference + n_prediction
+    import pandas as pd
+
     table = pd.DataFrame(
         {
             "label": values.astype(np.int64),
