@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from popatlas.errors import ConfigError
-from popatlas.settings import Content
+
+if TYPE_CHECKING:
+    from popatlas.settings import Content
 
 KEYS = {("register", "ladder"): ("register", "fallback")}  # of the configuration
 OPTIONS = {  # of `popatlas step`

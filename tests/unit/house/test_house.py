@@ -118,7 +118,7 @@ def test_the_command_line_imports_nothing_heavy():
     """`popatlas --help` must be quick: the libraries are imported where they are used."""
     code = (
         "import sys; from popatlas.cli.main import build_parser; build_parser();"
-        "print([m for m in ('ants','torch','nipype','pandas','numpy','matplotlib','SimpleITK','monai','nilearn','scipy')"
+        "print([m for m in ('ants','torch','nipype','pandas','numpy','matplotlib','SimpleITK','pydantic','nilearn','scipy')"
         " if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

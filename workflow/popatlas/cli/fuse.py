@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from popatlas.cli.arguments import Subparsers
 from popatlas.fusion.methods import METHODS
-from popatlas.study.benchstudy import CONFIG, bench_config
 
 if TYPE_CHECKING:
     from popatlas.config.sections import Config
@@ -50,6 +49,7 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.cli.run import run_passes
     from popatlas.cli.snake import is_dry_run, study_config
     from popatlas.images.io import read_json
+    from popatlas.study.benchstudy import CONFIG, bench_config
 
     settled = study_config(args)
     config = bench_config(settled, args.methods)
