@@ -23,6 +23,7 @@ from architecture import api_pages, filled, layer_table, picture, rule_table  # 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
+from presets import with_presets  # noqa: E402
 from registries import engines, fusion_methods, networks, recipe_keys, regularisers, similarities, with_metrics  # noqa: E402
 from transforms import transforms  # noqa: E402
 
@@ -193,6 +194,8 @@ def examples() -> str:
 
 def main() -> None:
     """Write all pages and schemas; files that would not change are left alone."""
+    shipped = ROOT / "config.yaml"  # before anything reads it
+    write_if_changed(shipped, with_presets(shipped.read_text(encoding="utf-8")))
     for kind in KINDS:
         write_if_changed(ROOT / "envs" / f"{kind}.yaml", environment_text(kind))
     for name in SCHEMAS:

@@ -85,7 +85,7 @@ def engines() -> str:
         "engine.\n",
     ]
     for name, engine in ENGINES.items():
-        lines += section(name, engine, docstring(f"{engine.code.split(':')[0].rsplit('.', 1)[0]}.core"))
+        lines += section(name, engine, about(engine))
         lines += [*facts(engine), *options_table(engine.settings), *presets_table(engine)]
     return "\n".join(lines)
 
@@ -116,9 +116,11 @@ def inline(value: Any) -> str:
     return str(yaml.safe_dump(value, default_flow_style=True, width=1000)).split("\n")[0]
 
 
-def docstring(module: str) -> str:
-    """Return the docstring of a module that is not imported: an engine may need a package that is not there."""
-    return ast.get_docstring(ast.parse((ROOT / "workflow" / f"{module.replace('.', '/')}.py").read_text())) or ""
+def about(engine: Engine) -> str:
+    """Return the docstring of an engine's module, of its `core` where it is a package; it may need what is not installed."""
+    own = ROOT / "workflow" / f"{engine.code.split(':')[0].replace('.', '/')}.py"
+    core = own.with_name("core.py")
+    return ast.get_docstring(ast.parse((core if core.exists() else own).read_text(encoding="utf-8"))) or ""
 
 
 def networks() -> str:
