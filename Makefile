@@ -59,7 +59,7 @@ lint: venv ## format, types, imports, rules
 
 docs: venv ## build the documentation, warnings are errors
 	$(BIN)/python docs/generate.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: venv ## benchmarks on simulated data (those on real data: see benchmarks/README.md)
 	$(BIN)/python -m benchmarks.startup
