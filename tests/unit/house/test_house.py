@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+import popatlas
 from popatlas.config.load import default_config, default_content
 from popatlas.fusion.methods import MAPS
 from popatlas.interfaces import INTERFACES, load_interface
@@ -143,6 +145,15 @@ def test_the_project_refers_to_no_machine():
             if path == Path(__file__).resolve():
                 continue
             assert not words.search(path.read_text(errors="replace")), name
+
+
+def test_the_version_is_the_same_wherever_it_stands():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    headings = re.findall(r"^## (\S+)(?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    version, date = next(heading for heading in headings if heading[0] != "Unreleased")
+    assert project == popatlas.__version__ == cited["version"] == version
+    assert str(cited["date-released"]) == date
 
 
 def test_nothing_is_unpickled():
