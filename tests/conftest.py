@@ -23,6 +23,7 @@ LONGEST = (
     "tests/unit/training/test_recipes_learn.py",
     "tests/dag/test_fusion.py",
     "tests/dag/test_dag.py",
+    "tests/examples/test_examples.py",
     "tests/e2e/test_places.py",
     "tests/unit/registration/test_engines.py",
     "tests/unit/registration/test_network_engine.py",
