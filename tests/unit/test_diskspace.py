@@ -122,9 +122,9 @@ def test_a_registration_on_a_full_disk_has_no_fallback(monkeypatch):
     from popatlas.registration import fallback
 
     tried = []
-    monkeypatch.setattr(fallback, "attempt", lambda *_: (tried.append(1), full()))
+    monkeypatch.setattr(fallback, "try_once", lambda *_: (tried.append(1), full()))
     with pytest.raises(OSError, match="No space left"):
-        list(fallback.climb(None, [None, None], {}, lambda made: pytest.fail("published")))
+        list(fallback.try_in_turn(None, [None, None], {}, lambda made: pytest.fail("published")))
     assert tried == [1]
 
 

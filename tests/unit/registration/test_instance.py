@@ -264,13 +264,13 @@ def test_inverse_equals_the_one_of_the_algebra() -> None:
     ("changes", "words"),
     [
         ({"shrink": (2, 1, 1)}, "one entry for each level"),
-        ({"shrink": (8, 1)}, "at most twice as fine"),
-        ({"precision": "int8"}, "none of float32"),
-        ({"shrink": (3, 1)}, "powers of two"),
-        ({"shrink": (3,), "iterations": (5,), "field_shrink": (1,)}, "powers of two"),
+        ({"shrink": (8, 1)}, "may halve from level"),
+        ({"precision": "int8"}, "should be 'float32'"),
+        ({"shrink": (3, 1)}, "should be 1, 2, 4 or 8"),
+        ({"shrink": (3,), "iterations": (5,), "field_shrink": (1,)}, "should be 1, 2, 4 or 8"),
         ({"shrink": (1,), "iterations": (5,), "field_shrink": (4,)}, "1 or 2"),
-        ({"step": -0.5}, "must be positive"),
-        ({"iterations": (5, -1)}, "at least 0"),
+        ({"step": -0.5}, "greater than 0"),
+        ({"iterations": (5, -1)}, "greater than or equal to 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes: dict[str, object], words: str) -> None:

@@ -70,6 +70,9 @@ class InstanceSettings(EngineSettings):
 class Settings(InstanceSettings):
     """A schedule and what only Python and the step DeformImages can ask for."""
 
+    tolerance: float = option(
+        1e-4, "A level ends when the loss improves by less over `window` iterations; negative: never before its last"
+    )
     window: int = option(8, "Iterations over which an improvement is measured", ge=1)
     label_weight: float = option(
         0.5, "Weight of labels (multiscale Dice) in the loss, and of their updates as a share of step", ge=0
