@@ -31,6 +31,38 @@ LONGEST = (
     "tests/unit/training/test_loop.py",
 )
 
+# units that take more than a few seconds: `make test-fast` leaves them out
+SLOW = {
+    "tests/unit/benchmarks/test_registration.py",
+    "tests/unit/cohort/test_targets.py",
+    "tests/unit/report/test_fusion.py",
+    "tests/unit/report/test_pages.py",
+    "tests/unit/registration/test_ffd_engine.py",
+    "tests/unit/fusion/test_dataparams.py",
+    "tests/unit/images/test_simulate.py",
+    "tests/unit/networks/test_pyramid.py",
+    "tests/unit/networks/test_segmentation.py",
+    "tests/unit/networks/test_twostream.py",
+    "tests/unit/networks/test_unet.py",
+    "tests/unit/preprocess/test_brain.py",
+    "tests/unit/preprocess/test_head.py",
+    "tests/unit/registration/test_affine_engine.py",
+    "tests/unit/registration/test_engines.py",
+    "tests/unit/registration/test_global_search.py",
+    "tests/unit/registration/test_instance.py",
+    "tests/unit/registration/test_instance_inputs.py",
+    "tests/unit/registration/test_network_engine.py",
+    "tests/unit/registration/test_pose.py",
+    "tests/unit/registration/test_predict.py",
+    "tests/unit/registration/test_sides.py",
+    "tests/unit/registration/test_wrong_poses.py",
+    "tests/unit/training/test_loop.py",
+    "tests/unit/training/test_recipes_learn.py",
+    "tests/unit/training/test_train_step.py",
+    "tests/unit/zoo/test_facts.py",
+    "tests/unit/zoo/test_store.py",
+}
+
 
 def process_of(nodeid):
     """Return the file that stands for all that run in the process of a test."""
@@ -39,6 +71,9 @@ def process_of(nodeid):
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.nodeid.split("::", 1)[0] in SLOW:
+            item.add_marker("slow")
     place = {file: number for number, file in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(process_of(item.nodeid), len(place)))
 
