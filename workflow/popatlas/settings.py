@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 
 from popatlas.errors import InputError
+from popatlas.paths import is_text
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
@@ -168,13 +169,20 @@ def merge(base: Content, user: Mapping[str, object]) -> Content:
     return merged
 
 
-def not_finite(value: object, where: str = "") -> Iterator[str]:
-    """Yield a line for each number that is NaN or infinite, with its place: YAML has them, and NaN passes a schema."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{where}: {value} is not a finite number"
-    elif isinstance(value, Mapping | list | tuple):
+def not_plain(value: object, where: str = "") -> Iterator[str]:
+    """Yield a line with its place for each value that no file of settings can hold.
+
+    YAML has NaN and infinity, and NaN passes a schema; mappings made in Python hold dates, arrays or texts out of UTF-8.
+    """
+    if isinstance(value, Mapping | list | tuple):
         for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from not_finite(part, f"{where}.{key}" if where else str(key))
+            yield from not_plain(part, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{where}: {value} is not a finite number"
+    elif isinstance(value, str) and not is_text(value):
+        yield f"{where}: {value!r} is not in UTF-8"
+    elif not (value is None or isinstance(value, str | int | float) or dataclasses.is_dataclass(value)):
+        yield f"{where}: {value!r} ({type(value).__name__}) is no text, number, list or section"
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

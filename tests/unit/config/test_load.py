@@ -1,3 +1,5 @@
+from datetime import date
+
 import pytest
 import yaml
 
@@ -5,6 +7,10 @@ from popatlas.config.attempts import iteration_preset
 from popatlas.config.load import default_config, default_content, find_problems, load_config
 from popatlas.errors import ConfigError
 from popatlas.settings import merge
+
+
+def train(loss):
+    return {"recipe": "voxelmorph", "changes": {"loss": loss}}
 
 
 def test_the_shipped_configuration_is_valid():
@@ -54,6 +60,17 @@ def test_a_user_file_is_laid_over_the_defaults(tmp_path):
         ({"atlas": {"iterations": 3.0}}, "3.0 is not of type 'integer'; write 3"),
         ({"preprocess": {"n4": {"tolerance": "1e-6"}}}, r"'1e-6' is not of type 'number'; write 1\.0e-06"),
         ({"register": {"presets": {"instance": {"fast": {"shrink": [4.0, 2, 1]}}}}}, r"4\.0 is not one of"),
+        ({"cohort": {"query": "\udcff"}}, r"cohort\.query: '\\udcff' is not in UTF-8"),
+        (
+            {"register": {"presets": {"instance": {"fast": {"options": {"radius": {1, 2}}}}}}},
+            r"options\.radius: \{1, 2\} \(set\)",
+        ),
+        ({"cohort": {"include": [date(2024, 1, 1)]}}, r"cohort\.include\.0: datetime\.date.* is no text"),
+        (
+            {"train": train({"similarity": {"options": {"raduis": 2}}})},
+            r"loss\.similarity\.options: .*did you mean 'radius'",
+        ),
+        ({"train": train({"similarity": {"options": {"radius": -1}}})}, r"loss\.similarity\.options\.radius: -1 is less"),
         ({1: 2}, "unknown key '1'"),
         ([1], "expected keys and values"),
     ],
@@ -74,6 +91,13 @@ def test_mistakes_are_explained(wrong, message):
 )
 def test_settings_of_fusion_that_agree(fuse):
     assert load_config({"fuse": fuse}).fuse.methods == tuple(fuse.get("methods", ["majority", "staple", "jlf"]))
+
+
+def test_a_recipe_whose_packages_are_not_installed_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    changes = {"network": {"name": "unigradicon", "options": {}}, "grid": {"shape": [80, 80, 80]}}
+    with pytest.raises(ConfigError, match=r"train\.recipe: .* unigradicon needs itk, icon_registration, unigradicon"):
+        load_config({"train": {"recipe": "voxelmorph", "changes": changes}})
 
 
 def test_a_missing_or_broken_file_is_explained(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 from popatlas.config.attempts import engine_weights
 from popatlas.config.sections import REFERENCE, Config, Fuse, Register, Train, shipped_presets
 from popatlas.errors import InputError
+from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.settings import find_faults, settings_from, suggest
 
@@ -134,5 +135,9 @@ def _training_contradictions(config: Config) -> Iterator[str]:
     elif labels not in (None, REFERENCE, *methods):
         chosen = f"fuse.methods has {', '.join(methods) or 'none'}"
         yield f"train.labels: '{labels}' is not made, {chosen}; name one of them, or add it there, or use reference"
-    if recipe is not None and labels is None and learns_from_labels(recipe):
+    if recipe is None:
+        return
+    if labels is None and learns_from_labels(recipe):
         yield f"train.labels: the recipe {recipe.name} learns from labels; name one of fuse.methods, or reference"
+    if missing := ARCHITECTURES[recipe.network.name].missing:
+        yield f"train.recipe: the network {recipe.network.name} needs {', '.join(missing)}, not installed here"

@@ -15,7 +15,7 @@ from popatlas.paths import check_path, is_text, resolved
 from popatlas.renamed import with_keys_of_today
 from popatlas.resources import schema_path, workflow_root
 from popatlas.schema import schema_problems
-from popatlas.settings import Content, find_faults, merge, not_finite, settings_from
+from popatlas.settings import Content, find_faults, merge, not_plain, settings_from
 from popatlas.yamlfile import read_yaml
 
 _shipped = functools.cache(read_yaml)  # files of the package; those of the user may change between two looks
@@ -106,7 +106,7 @@ def _mapping(found: Any) -> Mapping[str, Any]:
 
 def find_problems(content: Mapping[str, Any]) -> list[str]:
     """Return one readable line per problem of a complete configuration."""
-    problems = [*not_finite(content), *schema_problems(_shipped(schema_path("config")), content)]
+    problems = [*not_plain(content), *schema_problems(_shipped(schema_path("config")), content)]
     problems = problems or find_faults(Config, content)
     return problems or list(find_contradictions(parse_config(dict(content))))
 

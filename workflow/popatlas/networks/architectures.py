@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 
 from popatlas.networks.settings import (
@@ -38,6 +39,11 @@ class Architecture(Entry):
     settings: type[NetworkSettings]
     ndims: tuple[int, ...] = (2, 3)
     packages: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Modules that it needs and that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
 
 ARCHITECTURES: dict[str, Architecture] = {

@@ -9,7 +9,6 @@ for medical image registration. MICCAI 2024, LNCS 15002:749-760. doi:10.1007/978
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.registration import Prediction, RegistrationNetwork
 from popatlas.networks.settings import UniGradICONSettings
 
-MODULES = ARCHITECTURES["unigradicon"].packages
 # with all that they ask for, they would replace torch by another one
 INSTALL = "pip install --no-deps itk-core icon-registration unigradicon"
 SMALLEST = 65  # voxels of each axis: the coarsest U-Net halves a quarter of them five times
@@ -83,6 +81,6 @@ def displacement_of(places: Tensor) -> Tensor:
 
 def check_packages() -> None:
     """Raise a PackageError when a package that the network needs is not installed."""
-    if missing := [name for name in MODULES if importlib.util.find_spec(name) is None]:
+    if missing := ARCHITECTURES["unigradicon"].missing:
         are = "is" if len(missing) == 1 else "are"
         raise PackageError(f"uniGradICON needs {', '.join(missing)}, which {are} not installed", remedy=INSTALL)

@@ -29,7 +29,9 @@ class MultiscaleDice(Similarity):
     sigmas: tuple[Deviation, ...] = option(
         (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0), "Standard deviations of the Gaussians, mm; 0 is the map itself", min_length=1
     )
-    spacing: Positive | tuple[Positive, ...] = option(1.0, "Voxel size of all axes or of each, mm")
+    spacing: Positive | Annotated[tuple[Positive, ...], Field(min_length=2, max_length=3)] = option(
+        1.0, "Voxel size of all axes or of each, mm"
+    )
 
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,), in [-1, 0]: mean over the Gaussians, then over the labels that either map has, else 0."""

@@ -21,7 +21,7 @@ from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.limits import check_description
 from popatlas.resources import PACKAGE
 from popatlas.schema import schema_of, schema_problems
-from popatlas.settings import Content, find_faults, merge, not_finite, settings_from
+from popatlas.settings import Content, find_faults, merge, not_plain, settings_from
 from popatlas.similarity.registry import SIMILARITIES
 from popatlas.training.grid import TrainingGrid
 from popatlas.training.sections import GridSection, ScheduleSection, Sections, SimilaritySection
@@ -80,7 +80,7 @@ def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *
     changes : mapping, optional
         Values that replace those of the recipe, as nested mappings.
     light : bool
-        Do not import torch, and leave the options of the similarity unchecked.
+        Import torch only to check options of a similarity that are the user's own.
 
     Raises
     ------
@@ -89,7 +89,8 @@ def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *
     """
     own = _read(source)
     content = laid_over(_extended(own, [str(source)]), changes or {})
-    problems = _problems(content, light=light)
+    shipped = Path(source).suffix not in SUFFIXES and not _within(changes or {}, ("loss", "similarity"))
+    problems = _problems(content, light=light and shipped)
     if problems:
         lines = "\n  - ".join(problems)
         remedy = "correct the keys; popatlas/recipes/base.yaml lists all of them"
@@ -199,7 +200,7 @@ def _faults(kind: type, values: Content, where: str = "") -> list[str]:
     schema, content = _schema(kind), values
     for part in reversed(where.split(".") if where else []):
         schema, content = {"properties": {part: schema}}, {part: content}
-    return schema_problems(schema, content) or list(not_finite(values, where)) or find_faults(kind, values, where)
+    return schema_problems(schema, content) or list(not_plain(values, where)) or find_faults(kind, values, where)
 
 
 def _network_problems(recipe: Recipe) -> list[str]:
