@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,3 +194,12 @@ def test_the_old_names_of_the_batch_record_and_of_atlas_weights_are_still_taken(
     found = with_options_of_today(["--out_receipt", "a", "--in_receipt", "b", "--out_trust", "c"])
     assert found == ["--out_batch_record", "a", "--in_batch_record", "b", "--out_atlas_weights", "c"]
     assert capsys.readouterr().err.count("the old name is still taken") == 3
+
+
+def test_a_step_waits_for_no_plots_and_statistics_of_ants():
+    code = (
+        "import sys; from popatlas.images.antspy import deterministic_ants, spare_ants; spare_ants(); "
+        "ants = deterministic_ants(); print(ants.make_image((4, 4)).shape, 'matplotlib' in sys.modules)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["(4,", "4)", "False"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from popatlas.cli.arguments import Subparsers
 from popatlas.errors import InputError
 from popatlas.failures import foreseen
+from popatlas.images.antspy import spare_ants
 from popatlas.interfaces import STEPS, load_interface
 from popatlas.renamed import step_of_today, with_options_of_today
 
@@ -37,6 +38,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"popatlas: no step is called '{name}'. Steps: {', '.join(STEPS)}", file=sys.stderr)
         return 2
     socket.has_ipv6 = False  # urllib3, which nilearn imports, would open a socket to find out
+    spare_ants()
     interface = load_interface(name)
     inputs = parse_traits(interface, args.options)
     print(f"popatlas step {name} {' '.join(args.options)}", flush=True)

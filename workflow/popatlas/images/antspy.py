@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
     from popatlas.images.arrays import FloatArray, RealArray
+
+# what ants imports for plots and statistics, which nobody here uses
+UNUSED = ("ants.plotting", "ants.learn", "statsmodels", "statsmodels.api", "statsmodels.formula", "statsmodels.formula.api")
 
 
 class AntsImage(Protocol):
@@ -54,6 +57,20 @@ class AntsImage(Protocol):
         ...
 
     def __mul__(self, factor: float) -> AntsImage: ...
+
+
+def spare_ants() -> None:
+    """Let ants be imported without its plots and statistics, which are half of its start-up.
+
+    For processes of our own only: whoever imports ants afterwards does not get them.
+    """
+    if "ants" in sys.modules or "statsmodels" in sys.modules:
+        return
+    for name in UNUSED:
+        package, _, module = name.rpartition(".")
+        found = sys.modules.setdefault(name, ModuleType(name))
+        if package in UNUSED:
+            setattr(sys.modules[package], module, found)
 
 
 def deterministic_ants() -> ModuleType:
