@@ -19,7 +19,7 @@ SCANS = [f"sub-{subject}/ses-{session}/anat/sub-{subject}_ses-{session}" for sub
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     work = Workspace(tmp_path_factory.mktemp("variants"))
-    popatlas("simulate", work.bids, "--subjects", "2", "--sessions", "2", "--t2w", "--seed", "4")
+    popatlas("simulate", work.bids, "--subjects", "2", "--sessions", "2", "--t2w", "--seed", "4", "--voxel-size", "3")
     shutil.rmtree(work.bids / "sub-02" / "ses-2")
     settings = SETTINGS | {
         "preprocess": SETTINGS["preprocess"] | {"brain": {"method": "template"}, "denoise": True},

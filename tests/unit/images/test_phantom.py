@@ -1,5 +1,7 @@
 """Facts about the head model: labels are where anatomy is, and sizes are those of people."""
 
+from functools import lru_cache
+
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
@@ -19,7 +21,11 @@ from popatlas.images.phantom import (
     lateral_ventricles,
 )
 
-VOLUMES = np.bincount(head_model().labels.ravel()) / 1000  # ml, 1 mm voxels
+
+@lru_cache
+def volumes() -> np.ndarray:
+    """Return the volume of each label, ml."""
+    return np.bincount(head_model().labels.ravel()) / 1000  # voxels of 1 mm
 
 
 def center(label: int) -> np.ndarray:
@@ -47,22 +53,22 @@ def test_labels_cover_a_brain_without_holes() -> None:
     _, pieces = label(mask)
     assert pieces == 1
     assert (binary_fill_holes(mask) == mask).all()
-    assert VOLUMES[1:].sum() == pytest.approx(1887, abs=10)  # ICBM 2009a brain
+    assert volumes()[1:].sum() == pytest.approx(1887, abs=10)  # ICBM 2009a brain
 
 
 def test_volumes_are_plausible() -> None:
-    ventricles = VOLUMES[LEFT + VENTRICLE] + VOLUMES[RIGHT + VENTRICLE]
+    ventricles = volumes()[LEFT + VENTRICLE] + volumes()[RIGHT + VENTRICLE]
     assert 10 < ventricles < 25
-    assert 100 < VOLUMES[LEFT + CEREBELLUM] + VOLUMES[RIGHT + CEREBELLUM] < 200
-    assert 40 < VOLUMES[LEFT + DEEP] + VOLUMES[RIGHT + DEEP] < 80
-    assert 80 < VOLUMES[CSF] < 250
-    assert (VOLUMES[label_table()["index"]] > 5).all()
+    assert 100 < volumes()[LEFT + CEREBELLUM] + volumes()[RIGHT + CEREBELLUM] < 200
+    assert 40 < volumes()[LEFT + DEEP] + volumes()[RIGHT + DEEP] < 80
+    assert 80 < volumes()[CSF] < 250
+    assert (volumes()[label_table()["index"]] > 5).all()
 
 
 @pytest.mark.parametrize("structure", range(len(STRUCTURES)))
 def test_sides_mirror_each_other(structure: int) -> None:
     left, right = LEFT + structure, RIGHT + structure
-    assert VOLUMES[left] == pytest.approx(VOLUMES[right], rel=0.06)
+    assert volumes()[left] == pytest.approx(volumes()[right], rel=0.06)
     np.testing.assert_allclose(center(left) * [-1, 1, 1], center(right), atol=1.5)
     assert center(left)[0] < -5
 
