@@ -13,7 +13,7 @@ from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, write_json
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.study.register import REFERENCE_MM, REGISTRATION, registration_memory
-from popatlas.zoo.memory import estimate_from_lock
+from popatlas.zoo.lock import estimate_from_lock
 
 from ..cohorts import noise_cohort, noise_image, popatlas
 from ..zoo import lock_network, tiny_network

@@ -96,7 +96,7 @@ def test_settings_of_fusion_that_agree(fuse):
 def test_a_recipe_whose_packages_are_not_installed_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     changes = {"network": {"name": "unigradicon", "options": {}}, "grid": {"shape": [80, 80, 80]}}
-    with pytest.raises(ConfigError, match=r"train\.recipe: .* unigradicon needs itk, icon_registration, unigradicon"):
+    with pytest.raises(ConfigError, match=r"uniGradICON needs itk, icon_registration, unigradicon, .* pip install"):
         load_config({"train": {"recipe": "voxelmorph", "changes": changes}})
 
 

@@ -16,17 +16,17 @@ from popatlas.config.load import default_content, load_config, make_absolute, pa
 from popatlas.errors import ConfigError, InputError, PackageError
 from popatlas.images.grid import Grid
 from popatlas.images.scan import Scan
-from popatlas.networks import unigradicon as network
+from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.files import write_network
 from popatlas.networks.registration import (
     build_registration_network,
     load_registration_network,
     save_registration_network,
 )
-from popatlas.networks.unigradicon import INSTALL, SMALLEST, displacement_of
+from popatlas.networks.unigradicon import SMALLEST, displacement_of
 from popatlas.registration.attempt import register
 from popatlas.registration.engines.registry import planned_attempt
-from popatlas.registration.engines.unigradicon.core import check_unigradicon
+from popatlas.registration.engines.unigradicon.weights import check_unigradicon
 from popatlas.report.methods import Counts, write_methods
 from popatlas.settings import merge
 from popatlas.study.register import REGISTRATION, registration_memory
@@ -43,9 +43,15 @@ from tests.unit.registration.test_engines import pair as pair  # a 4 mm brain an
 from tests.unit.registration.test_network_engine import load
 from tests.zoo import lock_network, tiny_network
 
-INSTALLED = all(importlib.util.find_spec(name) for name in network.MODULES)
+INSTALL = ARCHITECTURES["unigradicon"].install
+INSTALLED = all(importlib.util.find_spec(name) for name in ARCHITECTURES["unigradicon"].packages)
 needs_package = pytest.mark.skipif(not INSTALLED, reason=f"uniGradICON is not installed: {INSTALL}")
 UNKNOWN = "a_package_that_nobody_has"
+
+
+def needs(monkeypatch, *packages):
+    """Let the network need these packages."""
+    monkeypatch.setitem(ARCHITECTURES, "unigradicon", replace(ARCHITECTURES["unigradicon"], packages=packages))
 
 
 @pytest.fixture(autouse=True)
@@ -55,13 +61,13 @@ def own(tmp_path, monkeypatch):
 
 @pytest.fixture
 def absent(monkeypatch):
-    monkeypatch.setattr(network, "MODULES", (UNKNOWN,))
+    needs(monkeypatch, UNKNOWN)
 
 
 @pytest.fixture
 def unasked(monkeypatch):
     """Let weights be looked up where the package is not installed."""
-    monkeypatch.setattr(network, "MODULES", ())
+    needs(monkeypatch)
 
 
 def rng(seed=0):

@@ -12,8 +12,8 @@ from popatlas.errors import InputError
 from popatlas.images.io import sha256
 from popatlas.networks.registration import build_registration_network, save_registration_network
 from popatlas.zoo import lock
-from popatlas.zoo.lock import check_lock, read_lock, read_locks, user_folder
-from popatlas.zoo.memory import estimate_from_lock, estimate_memory
+from popatlas.zoo.lock import check_lock, estimate_from_lock, read_lock, read_locks, user_folder
+from popatlas.zoo.memory import estimate_memory
 from popatlas.zoo.store import add_weights, verify
 from tests.unit.zoo.locked import TOLD, folder, relock, trained
 from tests.zoo import CONTRACT_2D

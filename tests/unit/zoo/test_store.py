@@ -15,8 +15,9 @@ from popatlas.networks.registration import build_registration_network, load_regi
 from popatlas.training.recipe import load_recipe
 from popatlas.training.train import contract_of
 from popatlas.zoo import lock
+from popatlas.zoo.find import find_weights
 from popatlas.zoo.lock import read_lock, read_locks, write_lock
-from popatlas.zoo.store import add_half, add_weights, find_weights, load_weights
+from popatlas.zoo.store import add_half, add_weights, load_weights
 from tests.unit.zoo.locked import TOLD, folder, relock, trained
 from tests.zoo import CONTRACT_2D, FACTS, SCORE
 

@@ -121,7 +121,7 @@ def _described(entry: Entry) -> Content:
 def _show(args: argparse.Namespace) -> int:
     import yaml
 
-    from popatlas.zoo.store import find_weights
+    from popatlas.zoo.find import find_weights
 
     values = _described(find_weights(args.name))
     if args.json:

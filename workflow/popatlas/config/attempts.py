@@ -8,6 +8,7 @@ from typing import Any
 from popatlas.config.sections import Attempt, Config, Register
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.settings import Content
+from popatlas.zoo.find import find_weights
 
 
 def resolve_attempt(config: Config, preset: str) -> Content:
@@ -59,8 +60,6 @@ def _resolve(register: Register, attempt: Attempt, preset: str) -> Content:
     engine, name = attempt.engine or register.engine, attempt.preset or preset
     settings = dict(register.presets[engine][name])
     if weights := engine_weights(register, engine):
-        from popatlas.zoo.store import find_weights
-
         settings |= {"weights": weights, "sha256": find_weights(weights).sha256}
     if attempt.similarity is not None:
         settings |= {"similarity": attempt.similarity, "options": {}}

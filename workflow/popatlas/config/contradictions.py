@@ -10,7 +10,9 @@ from popatlas.config.sections import REFERENCE, Config, Fuse, Register, Train, s
 from popatlas.errors import InputError
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.registration.engines.registry import ENGINES
+from popatlas.registration.engines.unigradicon.weights import check_unigradicon
 from popatlas.settings import find_faults, settings_from, suggest
+from popatlas.zoo.find import check_brains, find_weights
 
 
 def find_contradictions(config: Config) -> Iterator[str]:
@@ -87,10 +89,6 @@ def _weights_contradictions(register: Register) -> Iterator[str]:
 
 
 def _wrong_weights(engine: str, name: str, where: str) -> Iterator[str]:
-    from popatlas.registration.engines.network.core import check_brains
-    from popatlas.registration.engines.unigradicon.core import check_unigradicon
-    from popatlas.zoo.store import find_weights
-
     try:
         entry = check_unigradicon(name) if engine == "unigradicon" else find_weights(name)
         check_brains(entry)
@@ -139,5 +137,7 @@ def _training_contradictions(config: Config) -> Iterator[str]:
         return
     if labels is None and learns_from_labels(recipe):
         yield f"train.labels: the recipe {recipe.name} learns from labels; name one of fuse.methods, or reference"
-    if missing := ARCHITECTURES[recipe.network.name].missing:
-        yield f"train.recipe: the network {recipe.network.name} needs {', '.join(missing)}, not installed here"
+    try:
+        ARCHITECTURES[recipe.network.name].check_packages()
+    except InputError as error:
+        yield f"train.recipe: {error.message}; {error.remedy}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 
+from popatlas.errors import PackageError
 from popatlas.networks.settings import (
     CascadeSettings,
     DeepRegSettings,
@@ -34,16 +35,26 @@ class Architecture(Entry):
         How many spatial axes it can have.
     packages : tuple of str
         Modules of other packages that it needs, which users install themselves.
+    install : str
+        How to install these.
     """
 
     settings: type[NetworkSettings]
     ndims: tuple[int, ...] = (2, 3)
     packages: tuple[str, ...] = ()
+    install: str = ""
 
     @property
     def missing(self) -> list[str]:
         """Modules that it needs and that are not installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+    def check_packages(self) -> None:
+        """Raise a PackageError when a package that it needs is not installed."""
+        if missing := self.missing:
+            are = "is" if len(missing) == 1 else "are"
+            message = f"{self.title.split(',')[0]} needs {', '.join(missing)}, which {are} not installed"
+            raise PackageError(message, remedy=self.install)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -113,5 +124,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         references=("tian2024",),
         settings=UniGradICONSettings,
         packages=("itk", "icon_registration", "unigradicon"),
+        # with all that they ask for, they would replace torch by another one
+        install="pip install --no-deps itk-core icon-registration unigradicon",
     ),
 }

@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from popatlas.errors import PackageError
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.registration import Prediction, RegistrationNetwork
 from popatlas.networks.settings import UniGradICONSettings
 
-# with all that they ask for, they would replace torch by another one
-INSTALL = "pip install --no-deps itk-core icon-registration unigradicon"
 SMALLEST = 65  # voxels of each axis: the coarsest U-Net halves a quarter of them five times
 
 
@@ -44,7 +41,7 @@ class UniGradICON(RegistrationNetwork):
 
     def __init__(self, ndim: int, settings: UniGradICONSettings) -> None:
         super().__init__(ndim, settings)
-        check_packages()
+        ARCHITECTURES[self.name].check_packages()
         import unigradicon
 
         self.net: Any = unigradicon.make_network((1, 1, *[SMALLEST] * ndim), include_last_step=True).regis_net
@@ -77,10 +74,3 @@ def displacement_of(places: Tensor) -> Tensor:
     index = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     last = places.new_tensor([n - 1 for n in shape]).view(-1, *[1] * len(shape))
     return places * last - index
-
-
-def check_packages() -> None:
-    """Raise a PackageError when a package that the network needs is not installed."""
-    if missing := ARCHITECTURES["unigradicon"].missing:
-        are = "is" if len(missing) == 1 else "are"
-        raise PackageError(f"uniGradICON needs {', '.join(missing)}, which {are} not installed", remedy=INSTALL)

@@ -14,6 +14,7 @@ from popatlas.preprocess.settings import PreprocessSettings
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.resources import template_folder
 from popatlas.settings import as_content, settings_from
+from popatlas.zoo.find import find_weights
 
 CITATION = re.compile(r"\[@([a-z0-9, @]+)\]")
 LATEX = {
@@ -159,8 +160,6 @@ def _registration(config: Config) -> Iterator[str]:
     engine = ENGINES[options.engine]
     yield f"The deformable stage was {engine.methods}."
     if engine.name == "network":
-        from popatlas.zoo.store import find_weights  # loads torch
-
         entry = find_weights(options.weights)
         yield f"The weights of the network were {entry.name}, version {entry.version} (SHA-256 {entry.sha256[:12]})."
     yield f"Every scan was registered to the final template with the schedule {options.preset}."

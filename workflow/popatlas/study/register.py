@@ -16,6 +16,8 @@ from popatlas.registration.engines.registry import ENGINES
 from popatlas.study.preprocess import BRAIN, MASK
 from popatlas.study.rules import Given, Wildcards
 from popatlas.study.template import Template
+from popatlas.zoo.find import find_weights
+from popatlas.zoo.lock import estimate_from_lock
 
 REFERENCE_MM = (177, 213, 187)  # extent of a template that is built here, see `groupwise.template.reference_brain`
 # Megabytes of a registration at 2 mm, refinement included; bytes for each voxel of a pair that is held: images, masks and
@@ -32,8 +34,6 @@ def prediction_folder(config: Config, version: str) -> str:
     register = config.register
     if register.engine != "network":
         return ""
-    from popatlas.zoo.store import find_weights
-
     name, preset = find_weights(register.weights).name, register.preset
     return f"work/network/{name}-{preset}-{digest_of(registration_settings(config, preset))}/{version}"
 
@@ -51,9 +51,6 @@ def registration_memory(config: Config, pairs: int = 1) -> int:
     weights = engine_weights(config.register, config.register.engine)
     if weights is None:
         return REGISTRATION
-    from popatlas.zoo.memory import estimate_from_lock
-    from popatlas.zoo.store import find_weights
-
     entry = find_weights(weights)
     own, spacing = _template(config)
     shape = [math.ceil(n * mm / size) for n, mm, size in zip(own, spacing, entry.input.spacing_mm, strict=True)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
 from pathlib import Path
@@ -222,3 +222,24 @@ def read_locks() -> list[Entry]:
         message = f"the names {', '.join(shadows)} belong to weights of the package"
         raise SetupError(message, file=lock_path(shipped=False), remedy="rename them there")
     return shipped + own
+
+
+def estimate_from_lock(entry: Entry, shape: Sequence[int], batch: int = 1) -> int:
+    """Return the bytes that a prediction needs, from the lock entry alone.
+
+    Parameters
+    ----------
+    entry : Entry
+        Weights.
+    shape : sequence of int
+        Voxels of the fixed image along each axis, in the spacing of the contract, where that has neither a fixed shape nor a
+        usual one that is large enough. The brain is smaller, so that this is an upper bound.
+    batch : int
+        Pairs at a time.
+    """
+    contract = entry.input
+    usual = contract.usual_shape or (0,) * len(shape)
+    voxels = batch
+    for n, least in zip(contract.shape or shape, usual, strict=True):
+        voxels *= max(least, -(-n // contract.multiple) * contract.multiple)
+    return entry.memory.of(voxels)

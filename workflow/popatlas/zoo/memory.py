@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from popatlas.networks.registration import RegistrationNetwork
-from popatlas.zoo.lock import Entry
 from popatlas.zoo.metadata import Memory
 
 # peak resident memory of four networks at 96 x 96 x 96 and 160 x 160 x 128 voxels, torch 2 on one thread: 340 to 390 MB and
@@ -105,24 +104,3 @@ def memory_of(network: RegistrationNetwork) -> Memory:
     one, two = (estimate_memory(network, shape) for shape in shapes)
     slope = (two - one) / (shapes[1][0] ** network.ndim - side**network.ndim)
     return Memory(max(0, round(one - slope * side**network.ndim)), round(slope, 3))
-
-
-def estimate_from_lock(entry: Entry, shape: Sequence[int], batch: int = 1) -> int:
-    """Return the bytes that a prediction needs, from the lock entry alone.
-
-    Parameters
-    ----------
-    entry : Entry
-        Weights.
-    shape : sequence of int
-        Voxels of the fixed image along each axis, in the spacing of the contract, where that has neither a fixed shape nor a
-        usual one that is large enough. The brain is smaller, so that this is an upper bound.
-    batch : int
-        Pairs at a time.
-    """
-    contract = entry.input
-    usual = contract.usual_shape or (0,) * len(shape)
-    voxels = batch
-    for n, least in zip(contract.shape or shape, usual, strict=True):
-        voxels *= max(least, -(-n // contract.multiple) * contract.multiple)
-    return entry.memory.of(voxels)

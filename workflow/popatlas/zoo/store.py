@@ -1,12 +1,11 @@
-"""Find, load, add and verify weights. Nothing here asks a network for anything."""
+"""Load, add and verify weights. Nothing here asks a network for anything."""
 
 from __future__ import annotations
 
-import difflib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from popatlas.errors import InputError, SetupError
@@ -16,6 +15,7 @@ from popatlas.networks.registration import (
     load_registration_network,
     save_registration_network,
 )
+from popatlas.zoo.find import ADD, find_weights
 from popatlas.zoo.lock import Entry, check_lock, content_of, one_at_a_time, read_lock, read_locks, weights_folder, write_lock
 from popatlas.zoo.memory import memory_of
 from popatlas.zoo.metadata import (
@@ -30,53 +30,7 @@ from popatlas.zoo.metadata import (
     scores_from_json,
 )
 
-ADD = "popatlas weights add FILE --name NAME --licence LICENCE"
 AGAIN = "fetch the file again, or add the new one under another name: " + ADD
-
-
-def find_weights(name_or_path: PathLike) -> Entry:
-    """Find weights in the lock files.
-
-    Parameters
-    ----------
-    name_or_path : str or path-like
-        A name, or a `.safetensors` file that is in a lock: itself or a copy.
-
-    Returns
-    -------
-    Entry
-        What is known of them.
-
-    Raises
-    ------
-    SetupError
-        For an unknown name, with names that are like it, and for a file that is in no lock.
-    """
-    entries = read_locks()
-    text = str(name_or_path)
-    for entry in entries:
-        if entry.name == text:
-            return entry
-    if not text.endswith(".safetensors"):
-        names = [entry.name for entry in entries]
-        close = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
-        known = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(names) or 'none'}"
-        raise SetupError(f"there are no weights {text!r}", remedy=f"{known}; see popatlas weights list")
-    path = Path(name_or_path)
-    if not path.is_file():
-        raise SetupError(
-            "there is no such weights file", file=path, remedy="check the path, or give a name of popatlas weights list"
-        )
-    for entry in entries:
-        if entry.path.exists() and entry.path.samefile(path):
-            return entry
-    digest = sha256(path)
-    for entry in entries:
-        if entry.sha256 == digest:
-            return replace(entry, folder=path.parent, file=path.name)
-    raise SetupError(
-        "the weights are in no lock file, so that nothing is known of them", file=path, remedy=f"add them: {ADD}"
-    )
 
 
 def load_weights(name_or_path: PathLike) -> tuple[RegistrationNetwork, Entry]:

@@ -26,6 +26,7 @@ from popatlas.registration.types import Attempt, Deformation, PlannedWeights, se
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fieldops import ops_for
 from popatlas.zoo.contract import ConformedPair, conform_pair
+from popatlas.zoo.find import check_brains
 from popatlas.zoo.lock import Entry
 from popatlas.zoo.store import load_weights
 
@@ -93,15 +94,6 @@ def set_passes(net: RegistrationNetwork, passes: int) -> None:
     """Let a network that learnt to look several times do so less often; 0 leaves it as it was trained."""
     if passes and net.passes is not None:
         net.passes = min(passes, net.passes)
-
-
-def check_brains(entry: Entry) -> None:
-    """Refuse weights that were trained on whole heads: what is registered here are brains."""
-    if not entry.input.stripped:
-        message = f"the weights {entry.name} are for whole heads, and brains without skull are registered"
-        raise SetupError(
-            message, file=entry.path, remedy="use weights for brains (popatlas weights list), or train such ones"
-        )
 
 
 def conform(pair: Pair, affine: Path, entry: Entry) -> ConformedPair:
