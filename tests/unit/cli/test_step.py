@@ -8,7 +8,7 @@ import pytest
 from nipype.interfaces.base import Directory, File, isdefined, traits
 
 from popatlas.cli.main import main as popatlas_main
-from popatlas.cli.step import main, parse_traits
+from popatlas.cli.step import command_line, main, parse_traits
 from popatlas.errors import InputError
 from popatlas.images.io import atomic_path, read_json, sha256, write_if_changed
 from popatlas.interfaces import STEPS, load_interface
@@ -113,6 +113,27 @@ def test_options_become_traits_of_their_type():
         ["--in_file", "a b.txt", "--numbers", "1", "2", "--options", '{"k": [1]}', "--loud", "true", "--out_file", "c"],
     )
     assert parsed == {"in_file": "a b.txt", "numbers": [1, 2], "options": {"k": [1]}, "loud": True, "out_file": "c"}
+
+
+def test_the_first_line_of_a_log_repeats_the_step_when_it_is_pasted(tmp_path, monkeypatch):
+    """Quotes, blanks and JSON come through a shell, and relative paths mean the same files from any folder."""
+    monkeypatch.chdir(tmp_path)
+    name = """it's "q" $HOME `w` #1 \\ {x} *"""
+    options = ["--in_file", name, "--numbers", "1", "2", "--options", json.dumps({"k": [1, "a b"]}), "--out_file", "c d"]
+    program = tmp_path / "popatlas"
+    program.write_text(f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n")
+    program.chmod(0o755)
+    found = subprocess.run(
+        ["bash", "-c", command_line("Copy", options)],
+        cwd="/",
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder, *arguments = json.loads(found.stdout)
+    assert folder == str(tmp_path) and arguments == ["step", "Copy", *options]
+    assert parse_traits(Copy, arguments[2:]) == parse_traits(Copy, options)
 
 
 def test_every_listed_interface_can_be_loaded_and_documents_itself():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popatlas.cli.arguments import Subparsers
@@ -41,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
     spare_ants()
     interface = load_interface(name)
     inputs = parse_traits(interface, args.options)
-    print(f"popatlas step {name} {' '.join(args.options)}", flush=True)
+    print(command_line(name, args.options), flush=True)
     try:
         interface(**inputs).run()
     except Exception as error:
@@ -51,6 +53,11 @@ def main(args: argparse.Namespace) -> int:
         print(f"popatlas step {name} failed: {told}", file=sys.stderr)
         return 1
     return 0
+
+
+def command_line(name: str, options: Sequence[str]) -> str:
+    """Return the line that repeats a step when it is pasted into a shell: its paths start at the folder in which it ran."""
+    return f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['popatlas', 'step', name, *options])}"
 
 
 def refused(error: Exception) -> InputError | None:
