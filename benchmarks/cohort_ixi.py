@@ -61,7 +61,7 @@ def fusion_table(metrics: pd.DataFrame) -> pd.DataFrame:
         scores: Record = {"method": method}
         for metric in ("dice", "hd95", "assd"):
             values = metrics[(metrics["method"] == method) & (metrics["metric"] == metric)]
-            per_scan = values.groupby("subject")["value"].mean()
+            per_scan = values.groupby("participant_id")["value"].mean()
             scores |= {"scans": len(per_scan), f"{metric}": per_scan.mean(), f"{metric}_sd": per_scan.std()}
         rows.append(scores)
     return pd.DataFrame(rows)

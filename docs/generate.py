@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from popatlas.cli.main import VERBS  # noqa: E402
 from popatlas.cohort.outputs import stage_outputs  # noqa: E402
 from popatlas.config.load import default_config, default_content  # noqa: E402
 from popatlas.images.io import read_json, write_if_changed  # noqa: E402
-from popatlas.measures.dictionary import dictionary  # noqa: E402
+from popatlas.measures import dictionary  # noqa: E402
 from popatlas.measures.metrics import BENCH_METRICS, METRICS  # noqa: E402
 from popatlas.networks.registration import build_registration_network  # noqa: E402
 from popatlas.resources import schema_path  # noqa: E402
@@ -42,6 +42,18 @@ from popatlas.zoo.lock import read_lock  # noqa: E402
 from popatlas.zoo.store import load_weights  # noqa: E402
 from schemas import SCHEMAS, schema_text  # noqa: E402
 
+DESCRIBED = """As in BIDS, a JSON file says what the columns of a table are (`Description`, `Units`, `Levels`), and a lookup
+table names the labels of a label image. The tables of the group have theirs beside them: `group/metrics.json`,
+`volumes.json`, `summary.json`, `truth.json`, `trust.json`; `fusion-bench.json` also has the statistics. For files of scans
+one at the top of OUT_DIR serves all, by the inheritance principle of BIDS: all scans and methods share names and columns.
+
+| file | describes |
+|---|---|
+| `dseg.tsv` | all `*_dseg.nii.gz`: `index`, `name` and `color` of each label that has a name |
+| `desc-metrics_table.json` | all `*_desc-metrics_table.tsv` |
+| `trust.json` | all `*_trust.tsv` of scans |
+| `desc-convergence_table.json` | the convergence table of the template |
+"""
 MARK = "<!-- written by docs/generate.py -->\n"
 
 
@@ -85,7 +97,7 @@ def command_line() -> str:
 
 def outputs() -> str:
     """Return the page of output files and the data dictionary."""
-    config, words = default_config(), dictionary()
+    config = default_config()
     lines = [
         "# Outputs and data dictionary\n",
         "`{scan}` stands for `sub-01/anat/sub-01`, or `sub-01/ses-1/anat/sub-01_ses-1` in a dataset with sessions. "
@@ -96,15 +108,33 @@ def outputs() -> str:
     ]
     for stage, patterns in stage_outputs(config, labelled=True).items():
         lines += [f"| {stage} | `{pattern}` |" for pattern in patterns]
-    lines += ["", "## Columns of the tidy tables\n", "| column | meaning |", "|---|---|"]
-    lines += [f"| `{name}` | {text} |" for name, text in words["columns"].items()]
+    lines += ["", "## Columns of the metric tables\n"]
+    lines.append(
+        "`{scan}_desc-metrics_table.tsv`, `group/metrics.tsv`, `group/metrics.parquet` and `group/truth.tsv`. Those of the "
+        "group but `truth` also have the columns of participants.tsv, as numbers in Parquet where all cells are.\n"
+    )
+    of_group = {name: f"{text} (tables of the group)" for name, text in dictionary.GROUP_COLUMN_TEXT.items()}
+    lines += columns(dictionary.COLUMN_TEXT | of_group)
     lines += ["", "## Metrics\n", "| metric | unit | better | meaning |", "|---|---|---|---|"]
-    for name, metric in words["metrics"].items():
-        text = metric["description"].replace("|", "\\|")
-        lines.append(f"| `{name}` | {metric['unit']} | {metric['better']} | {text} |")
-    lines += ["", "## Other tables\n", "| file | content |", "|---|---|"]
-    lines += [f"| `group/{name}` | {text} |" for name, text in words["other_tables"].items()]
+    for name, metric in METRICS.items():
+        text = dictionary.metric_text(name, metric).replace("|", "\\|")
+        lines.append(f"| `{name}` | {metric.unit} | {metric.better} | {text} |")
+    lines += ["", "## Other files of the group\n", "| file | content |", "|---|---|"]
+    lines += [f"| `group/{name}` | {text} |" for name, text in dictionary.OTHER_FILES.items()]
+    for title, text in (
+        ("group/summary.tsv", dictionary.SUMMARY_COLUMN_TEXT),
+        ("group/trust.tsv, group/trust.parquet", dictionary.ATLAS_WEIGHTS_COLUMN_TEXT),
+        ("group/fusion-bench.tsv, group/fusion-bench.parquet", dictionary.BENCH_COLUMN_TEXT),
+        ("tpl-popatlas/tpl-popatlas_desc-convergence_table.tsv", dictionary.CONVERGENCE_COLUMN_TEXT),
+    ):
+        lines += ["", f"## Columns of {title}\n", *columns(text)]
+    lines += ["", "## Files that describe others\n", DESCRIBED]
     return "\n".join(lines) + "\n"
+
+
+def columns(text: Mapping[str, str]) -> list[str]:
+    """Return the columns of a table with their meaning, as a table."""
+    return ["| column | meaning |", "|---|---|", *(f"| `{name}` | {meaning} |" for name, meaning in text.items())]
 
 
 def recipes() -> str:

@@ -58,8 +58,8 @@ rule score_truth:
         template=study.template.column,
     shell:
         "popatlas step ScoreTruth --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives . --truth"
-        " {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q} {params.proof} --record"
-        " {log:q}.json > {log:q} 2>&1"
+        " {params.truth:q} --label {params.label} --template {params.template} --out_table {output.table:q} --out_dictionary"
+        " {output.dictionary:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
 rule tabulate_cohort:
@@ -71,6 +71,8 @@ rule tabulate_cohort:
                 ledger="cohort/ledger.tsv",
                 index="cohort/index.parquet",
                 participants="cohort/participants.tsv",
+                names="cohort/label-names.tsv",
+                atlases="cohort/label-atlases.tsv",
                 extra=study.measure.truth_tables,
             )
         ),
@@ -88,9 +90,11 @@ rule tabulate_cohort:
         extra=study.measure.truth_option,
     shell:
         "popatlas step TabulateCohort --in_index {input.index:q} --in_ledger {input.ledger:q} --derivatives ."
-        " --in_participants {input.participants:q} {params.extra} --out_parquet {output.parquet:q} --out_tsv"
-        " {output.tsv:q} --out_dictionary {output.dictionary:q} --out_volumes {output.volumes:q} --out_summary"
-        " {output.summary:q} --out_members {output.members:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
+        " --in_participants {input.participants:q} --in_names {input.names:q} --in_atlases {input.atlases:q} {params.extra}"
+        " --out_parquet {output.parquet:q} --out_tsv {output.tsv:q} --out_dictionary {output.dictionary:q} --out_volumes"
+        " {output.volumes:q} --out_volumes_dictionary {output.volumes_dictionary:q} --out_summary {output.summary:q}"
+        " --out_summary_dictionary {output.summary_dictionary:q} --out_members {output.members:q} {params.proof} --record"
+        " {log:q}.json > {log:q} 2>&1"
 
 
 rule bench_fusion:

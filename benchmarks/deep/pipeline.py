@@ -29,7 +29,7 @@ def run_pipeline(data: Path, out: Path, cores: int, digest: str) -> Tables:
         seconds = cohort_ixi.run(data, folder, "network", cores, [])
         tables = cohort_ixi.collect(data, folder, cores, seconds)
         metrics = read_table(folder / "group" / "metrics.parquet")
-        tables["held out"] = cohort_ixi.fusion_table(metrics[metrics["subject"].str.contains("|".join(HELD_OUT))])
+        tables["held out"] = cohort_ixi.fusion_table(metrics[metrics["participant_id"].str.contains("|".join(HELD_OUT))])
         write_json(file, known({title: records(table) for title, table in tables.items()}))
     found: Tables = read_json(file)
     return found

@@ -32,7 +32,7 @@ with tempfile.TemporaryDirectory() as name:
     tables = tabulate(folder, index, nobody, people)
 
 print(tables.metrics.head(3).to_string(index=False))
-volumes = tables.volumes.assign(white=tables.volumes.filter(like="white matter").sum(axis=1))
+volumes = tables.volumes.assign(white=tables.volumes.filter(like="white_matter").sum(axis=1))
 print(volumes.groupby("sex")["white"].mean().round(0).to_string())
 effect = age_effect(volumes, "white")
 print(f"white matter: {effect['slope']:.2f} ml per year (p = {effect['p']:.3f}, {effect['n']:.0f} scans)")

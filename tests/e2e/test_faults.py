@@ -72,7 +72,9 @@ def test_what_is_lost_or_damaged_is_made_again_and_nothing_else(moved):
 
 def test_a_job_that_is_killed_costs_its_scan_and_no_old_value_stays(moved):
     """The preset is another one: labels of the former one must not be in the tables of a scan that lost its new ones."""
-    good = set(values_of(moved, "jlf")["subject"])  # more than `GOOD` where subjects were added to the first run before
+    good = set(
+        values_of(moved, "jlf")["participant_id"]
+    )  # more than `GOOD` where subjects were added to the first run before
     assert good >= set(GOOD)
     settings = SETTINGS | {
         "register": SETTINGS["register"] | {"preset": "fast"},
@@ -89,12 +91,12 @@ def test_a_job_that_is_killed_costs_its_scan_and_no_old_value_stays(moved):
     ledger = read_table(moved.out / "cohort" / "ledger.tsv")
     (failed,) = ledger.loc[(ledger["stage"] == "fuse") & (ledger["state"] == "failed"), "subject"]
     assert failed in good and f"{failed}/anat/{failed} failed at fuse" in result.stderr
-    assert set(values_of(moved, "local")["subject"]) == good - {failed}
+    assert set(values_of(moved, "local")["participant_id"]) == good - {failed}
     assert values_of(moved, "jlf").empty
     assert "setting(s) changed since the last run" in result.stdout and "register.preset: quick -> fast" in result.stdout
     # the next run repairs it
     result = moved.popatlas("run", check=False)
     assert result.returncode == 3, "of the scans that are broken"
-    assert set(values_of(moved, "local")["subject"]) == good
+    assert set(values_of(moved, "local")["participant_id"]) == good
     members = read_json(moved.out / "group" / "members.json")
     assert set(members["made_from"]) == {f"{name}/anat/{name}_desc-metrics_table.tsv" for name in good}

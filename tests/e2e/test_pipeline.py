@@ -28,9 +28,9 @@ def volume_of(mask):
 
 
 def group_metrics(work):
-    """Values of scans; those of the whole cohort stand under the subject `group`."""
+    """Values of scans; those of the whole cohort stand under the participant `group`."""
     metrics = read_table(work.out / "group" / "metrics.parquet")
-    return metrics[metrics["subject"] != "group"]
+    return metrics[metrics["participant_id"] != "group"]
 
 
 def test_a_broken_scan_stops_neither_the_others_nor_the_group(first_run):
@@ -44,7 +44,7 @@ def test_a_broken_scan_stops_neither_the_others_nor_the_group(first_run):
     assert (work.out / ledger.loc[(BROKEN, "preprocess"), "log"]).is_file()
     assert ledger.loc[(BROKEN, "register"), "state"] == "pending"
     assert ledger.loc[(UNREADABLE, "index"), "state"] == "unavailable"
-    assert set(group_metrics(work)["subject"]) == set(GOOD)
+    assert set(group_metrics(work)["participant_id"]) == set(GOOD)
 
 
 def test_group_outputs_say_who_is_in_and_who_is_out(first_run):
@@ -65,8 +65,9 @@ def test_every_promised_file_is_there(first_run):
         for pattern in patterns:
             for subject in GOOD:
                 assert (work.out / pattern.format(scan=scan(subject))).stat().st_size > 0
-    for name in ("volumes.tsv", "summary.tsv", "metrics.tsv", "metrics.json", "truth.tsv"):
-        assert (work.out / "group" / name).stat().st_size > 0
+    for name in ("volumes", "summary", "metrics", "truth", "trust"):
+        table, columns = read_table(work.out / "group" / f"{name}.tsv"), read_json(work.out / "group" / f"{name}.json")
+        assert len(table) and set(columns) == set(table) and all(column["Description"] for column in columns.values())
 
 
 def test_the_template_was_built_from_the_scans_that_came_through(first_run):
@@ -90,7 +91,9 @@ def test_the_truth_is_found_again(first_run):
         ]
         assert volumes[0] == pytest.approx(volumes[1], rel=0.15)
     metrics = group_metrics(work)
-    dice = metrics[(metrics["metric"] == "dice") & (metrics["method"] == "majority")].groupby("subject")["value"].mean()
+    dice = (
+        metrics[(metrics["metric"] == "dice") & (metrics["method"] == "majority")].groupby("participant_id")["value"].mean()
+    )
     assert (dice > 0.55).all(), dice
 
 
@@ -106,7 +109,10 @@ def test_leave_one_out_an_atlas_is_not_its_own_reference(first_run):
 def test_volumes_are_joined_with_the_participants(first_run):
     volumes = read_table(first_run[0].out / "group" / "volumes.tsv")
     assert {"age", "sex"} <= set(volumes.columns)
-    assert len(volumes) == 3
+    assert len(volumes) == 3 and "jlf_left_lateral_ventricle" in volumes
+    assert volumes["atlases"].tolist() == [1, 1, 2], "an atlas does not label itself"
+    metrics = group_metrics(first_run[0]).groupby("participant_id").first()
+    assert metrics["age"].tolist() == volumes["age"].tolist() and metrics["age"].dtype == float
 
 
 def test_nothing_is_left_to_do(first_run):
@@ -150,5 +156,5 @@ def test_two_more_subjects_run_only_their_jobs_against_the_frozen_template(first
     assert result.returncode == 3, result.stdout + result.stderr
     assert work.digests("tpl-tiny/*") == template
     assert {subject: work.digests(f"{subject}/**/*") for subject in GOOD} == old
-    assert set(group_metrics(work)["subject"]) == {*GOOD, "sub-06", "sub-07"}
+    assert set(group_metrics(work)["participant_id"]) == {*GOOD, "sub-06", "sub-07"}
     assert "sub-07" in (work.out / "report" / "index.html").read_text()

@@ -36,12 +36,14 @@ def test_each_session_is_a_scan_of_its_own(finished):
     index = read_table(finished.out / "cohort" / "index.parquet")
     assert sorted(index["scan"]) == SCANS
     metrics = read_table(finished.out / "group" / "metrics.parquet")
-    assert set(metrics.loc[metrics["subject"] != "group", "session"]) == {"ses-1", "ses-2"}
-    volumes = read_table(finished.out / "group" / "volumes.tsv").set_index(["subject", "session"])
+    assert set(metrics.loc[metrics["participant_id"] != "group", "session_id"]) == {"ses-1", "ses-2"}
+    volumes = read_table(finished.out / "group" / "volumes.tsv").set_index(["participant_id", "session_id"])
     assert len(volumes) == 3
     years = volumes["age"].unstack()
     assert years.loc["sub-01", "ses-2"] > years.loc["sub-01", "ses-1"], "each scan has the age at its own session"
-    masks = metrics[(metrics["metric"] == "volume") & (metrics["method"] == "mask")].set_index(["subject", "session"])
+    masks = metrics[(metrics["metric"] == "volume") & (metrics["method"] == "mask")].set_index(
+        ["participant_id", "session_id"]
+    )
     assert (volumes["mask_brain"] == masks.loc[volumes.index, "value"]).all()
 
 
@@ -69,7 +71,7 @@ def test_direct_fusion_uses_one_registration_per_pair(finished):
     # both sessions of sub-01 are atlases of the scan of sub-02; none serves its own subject
     assert len(pairs) == 2
     metrics = read_table(finished.out / "group" / "metrics.parquet")
-    dice = metrics[metrics["metric"] == "dice"].groupby("subject")["value"].mean()
+    dice = metrics[metrics["metric"] == "dice"].groupby("participant_id")["value"].mean()
     assert list(dice.index) == ["sub-02"]
     assert dice["sub-02"] > 0.5
 

@@ -69,7 +69,7 @@ def finished(slurm, tmp_path_factory):
 def test_the_cohort_comes_through_slurm(finished):
     out, result = finished
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
-    assert {*SUBJECTS} <= set(read_table(out / "group" / "metrics.parquet")["subject"])
+    assert {*SUBJECTS} <= set(read_table(out / "group" / "metrics.parquet")["participant_id"])
     assert "submitted with SLURM jobid" in result.stdout + result.stderr
 
 

@@ -126,8 +126,8 @@ def write_numbers(out: Path, scan: str, seed: int, age: float) -> pd.DataFrame:
             rows.append((method, name, "hd95", 3.1 - 0.3 * number + 0.2 * random.normal(), "mm"))
             rows.append((method, name, "volume", size * (1 + 0.02 * random.normal()), "ml"))
     table = pd.DataFrame(rows, columns=["method", "label", "metric", "value", "unit"])
-    table = table.assign(subject=subject, session=session, template=f"{TEMPLATE}@{VERSION}")
-    table = table[["subject", "session", "template", "method", "label", "metric", "value", "unit"]]
+    table = table.assign(participant_id=subject, session_id=session, template=f"{TEMPLATE}@{VERSION}")
+    table = table[["participant_id", "session_id", "template", "method", "label", "metric", "value", "unit"]]
     write_table(table, out / f"{scan}_desc-metrics_table.tsv")
     steps = {"preprocess": ["conform", "normalise"], "register": ["register"], "fuse": ["jlf"], "measure": ["measure"]}
     names = {"conform": "CorrectAndConform", "normalise": "NormaliseBrain", "register": "RegisterImages",
@@ -216,9 +216,9 @@ def _write_cohort(out: Path, bids: Path, scans: list[str], ages: dict[str, float
     metrics = pd.concat(tables, ignore_index=True)
     write_table(metrics, out / "group" / "metrics.parquet")
     wide = metrics[metrics["metric"] == "volume"].assign(column=lambda t: t["method"] + "_" + t["label"])
-    volumes = wide.pivot_table(index=["subject", "session"], columns="column", values="value").reset_index()
+    volumes = wide.pivot_table(index=["participant_id", "session_id"], columns="column", values="value").reset_index()
     lookup = {Path(scan).name.split("_")[0]: age for scan, age in ages.items()}
-    write_table(volumes.assign(age=volumes["subject"].map(lookup)), out / "group" / "volumes.tsv")
+    write_table(volumes.assign(age=volumes["participant_id"].map(lookup)), out / "group" / "volumes.tsv")
 
 
 def _write_template(out: Path, variants: Variants, scans: list[str]) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from popatlas.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from popatlas.settings import Content
 
 KEYS = {("register", "ladder"): ("register", "fallback")}  # of the configuration
@@ -19,6 +21,7 @@ OPTIONS = {  # of `popatlas step`
     "--out_receipt": "--out_batch_record",
     "--in_receipt": "--in_batch_record",
 }
+COLUMNS = {"subject": "participant_id", "session": "session_id"}  # of the tables of scans and groups
 STEPS = {"TabulateTrust": "TabulateAtlasWeights", "TrainTrust": "TrainDataParameters"}
 
 
@@ -58,6 +61,12 @@ def step_of_today(name: str) -> str:
     if name in STEPS:
         _say(name, STEPS[name])
     return STEPS.get(name, name)
+
+
+def with_columns_of_today(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that an earlier version wrote with its columns as they are called now."""
+    names = {old: new for old, new in COLUMNS.items() if old in table.columns and new not in table.columns}
+    return table.rename(columns=names)
 
 
 def _say(old: str, new: str) -> None:

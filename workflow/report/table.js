@@ -36,9 +36,9 @@
   }
   const split = (name) => { const [subject, session = ""] = name.split("_"); return [subject, session]; };
   document.getElementById("export").addEventListener("click", () => {
-    const lines = decided().map((select) => [...split(select.dataset.scan), select.value].join("\t")).sort();
+    const lines = decided().map((select) => [...split(select.dataset.scan), select.value].map((cell) => cell || "n/a").join("\t")).sort();
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([["subject\tsession\tdecision", ...lines, ""].join("\n")]));
+    link.href = URL.createObjectURL(new Blob([["participant_id\tsession_id\tdecision", ...lines, ""].join("\n")]));
     link.download = "qc_decisions.tsv";
     link.click();
     URL.revokeObjectURL(link.href);

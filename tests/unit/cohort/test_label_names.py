@@ -12,7 +12,7 @@ from popatlas.config.load import load_config
 from popatlas.images.io import read_table, save_image, write_text
 from popatlas.measures.names import LABEL_NAMES, LOST, find_names, read_names
 from popatlas.measures.scan import ScanFiles, measure_scan
-from popatlas.measures.table import wide_volumes
+from popatlas.measures.wide import wide_volumes
 from tests.cohorts import noise_cohort
 
 SCANS = ["sub-1/anat/sub-1", "sub-2/anat/sub-2"]
@@ -51,10 +51,10 @@ def test_scans_with_and_without_reference_share_their_columns(config, tmp_path, 
         reference = tmp_path / "bids" / "refs" / f"{scan}_dseg.nii.gz"
         found = {"reference": reference if reference.is_file() else None, "names": tmp_path / "out" / LABEL_NAMES}
         tables.append(measure_scan(ScanFiles(scan, labels={"jlf": labels(tmp_path / "jlf.nii.gz")}, **found)))
-    scans = tables[0][["subject", "session"]].drop_duplicates()
-    columns = [set(wide_volumes(table, table[["subject", "session"]].drop_duplicates())) for table in tables]
+    scans = tables[0][["participant_id", "session_id"]].drop_duplicates()
+    columns = [set(wide_volumes(table, table[["participant_id", "session_id"]].drop_duplicates())) for table in tables]
     assert len(scans) == 1
-    assert columns[1] == {"subject", "session", "jlf_hippocampus", "jlf_amygdala"}
+    assert columns[1] == {"participant_id", "session_id", "jlf_hippocampus", "jlf_amygdala"}
     assert columns[0] - columns[1] == {"reference_hippocampus", "reference_amygdala"}
 
 

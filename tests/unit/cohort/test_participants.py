@@ -19,7 +19,7 @@ from popatlas.images.io import write_if_changed
 from popatlas.images.tables import read_text_table
 from popatlas.interfaces.measure import TabulateCohort
 from popatlas.measures.dictionary import COLUMNS
-from popatlas.measures.table import wide_volumes
+from popatlas.measures.wide import wide_volumes
 from popatlas.report.cohort import age_plot, read_volumes
 from tests.cohorts import noise_cohort, noise_image
 
@@ -216,7 +216,7 @@ def test_cells_come_out_of_the_cohort_and_the_volumes_as_they_went_in(tmp_path):
     out = tmp_path / "out"
     rows = []
     for row in index.to_dict("records"):
-        values = {**dict.fromkeys(COLUMNS, ""), "subject": row["subject"], "session": "", "metric": "volume"}
+        values = {**dict.fromkeys(COLUMNS, ""), "participant_id": row["subject"], "session_id": "", "metric": "volume"}
         rows = pd.DataFrame([values | {"method": "jlf", "label": "x", "value": 3.5, "unit": "ml"}])[COLUMNS]
         write_if_changed(out / f"{row['scan']}_desc-metrics_table.tsv", rows.to_csv(sep="\t", index=False))
     write_if_changed(out / "cohort/ledger.tsv", "subject\tsession\tstage\tstate\treason\n")
@@ -249,11 +249,12 @@ def test_visits_are_selected_drawn_and_tabulated_by_their_own_age(tmp_path):
     assert people["age"].tolist() == ["30", "60", "40", "70"]
     drawn = draw_evenly(*with_age(index, tmp_path / "out", 3))
     assert drawn["age"].tolist() == [30, 60, 70]
-    volumes = wide_volumes(pd.DataFrame(columns=COLUMNS), index[["subject", "session"]], people)
-    assert volumes[["subject", "session", "age"]].to_numpy().tolist() == [
+    scans = index[["subject", "session"]].set_axis(["participant_id", "session_id"], axis=1)
+    volumes = wide_volumes(pd.DataFrame(columns=COLUMNS), scans, people)
+    assert volumes[["participant_id", "session_id", "age"]].to_numpy().tolist() == [
         ["sub-01", "ses-1", "30"], ["sub-01", "ses-2", "60"], ["sub-02", "ses-1", "40"], ["sub-02", "ses-2", "70"]
     ]  # fmt: skip
-    assert "session_id" in volumes and volumes["session_id"].tolist() == volumes["session"].tolist()
+    assert "session" not in volumes and "subject" not in volumes
     config = changed(config, {"cohort": {"query": "age >= 60"}})
     late = index_cohort(config, tmp_path / "late").set_index("scan")["state"]
     assert late.to_dict() == {
@@ -373,7 +374,9 @@ def test_a_cell_is_never_run(tmp_path, monkeypatch):
 
 def test_the_page_takes_no_column_of_the_participants_for_a_volume(tmp_path):
     rows = [f"sub-{n}\tn/a\t{30 + n}\t{n}\t{(7 * n) % 5}" for n in range(8)] + ["sub-9\tn/a\t-999\t3\t3"]
-    write_if_changed(tmp_path / "group/volumes.tsv", "subject\tsession\tage\tmmse_score\tjlf_x\n" + "\n".join(rows) + "\n")
+    write_if_changed(
+        tmp_path / "group/volumes.tsv", "participant_id\tsession_id\tage\tmmse_score\tjlf_x\n" + "\n".join(rows) + "\n"
+    )
     write_if_changed(tmp_path / "cohort/participants.tsv", "scan\tsubject\tsession\tparticipant_id\tage\tmmse_score\n")
     volumes = read_volumes(tmp_path)
     assert volumes["age"].isna().tolist() == [False] * 8 + [True]

@@ -22,8 +22,9 @@ from popatlas.measures.names import find_names, read_names
 from popatlas.measures.overlap import dice, overlap
 from popatlas.measures.scan import ScanFiles, measure_scan, split_scan
 from popatlas.measures.similarity import similarity
-from popatlas.measures.table import age_effect, members, read_scan_tables, summarise, tabulate, wide_volumes
+from popatlas.measures.table import age_effect, members, read_scan_tables, summarise, tabulate
 from popatlas.measures.volumes import volumes
+from popatlas.measures.wide import wide_volumes
 from popatlas.resources import schema_path
 
 
@@ -96,7 +97,7 @@ def landmark_rows(points: dict[str, list[float]]) -> pd.DataFrame:
 def test_landmark_error_is_the_distance_from_the_others() -> None:
     errors = landmark_errors(landmark_rows({"sub-a": [0, 0, 0], "sub-b": [3, 0, 0], "sub-c": [0, 0, 6]}))
     expected = {"sub-a": np.hypot(1.5, 3), "sub-b": np.hypot(3, 3), "sub-c": np.hypot(1.5, 6)}
-    assert errors.set_index("subject")["value"].to_dict() == pytest.approx(expected)
+    assert errors.set_index("participant_id")["value"].to_dict() == pytest.approx(expected)
     assert landmark_errors(landmark_rows({"sub-a": [0, 0, 0]})).empty
     assert target_registration_error(np.zeros((1, 3)), np.array([[3.0, 4, 0]])).tolist() == [5]
 
@@ -165,7 +166,7 @@ def test_schema_lists_the_metrics_of_the_dictionary() -> None:
 def test_scan_is_measured_on_the_grid_of_the_fused_labels(scan_files: ScanFiles) -> None:
     table = measure_scan(scan_files)
     assert_documented(table)
-    assert table[["subject", "session"]].drop_duplicates().to_numpy().tolist() == [["sub-01", "ses-2"]]
+    assert table[["participant_id", "session_id"]].drop_duplicates().to_numpy().tolist() == [["sub-01", "ses-2"]]
     assert value(table, "mask", "brain", "volume") == pytest.approx(216 * 0.008)
     assert value(table, "reference", "left", "volume") == pytest.approx(108 * 0.008)
     assert value(table, "majority", "left", "dice") == 1
@@ -274,7 +275,7 @@ def test_members_come_from_the_ledger() -> None:
 def write_cohort(folder: Path, scan_files: ScanFiles) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write tables of two scans with different label sets; a third failed, a fourth has no table."""
     first = measure_scan(scan_files)
-    second = first[first["label"] != "left"].assign(subject="sub-02", session="")
+    second = first[first["label"] != "left"].assign(participant_id="sub-02", session_id="")
     write_table(first, folder / "sub-01/ses-2/anat/sub-01_ses-2_desc-metrics_table.tsv")
     write_table(second, folder / "sub-02/anat/sub-02_desc-metrics_table.tsv")
     index = pd.DataFrame(
@@ -298,11 +299,13 @@ def test_cohort_is_tabulated(tmp_path: Path, scan_files: ScanFiles) -> None:
         "sub-03/anat/sub-03": "no brain",
         "sub-04/anat/sub-04": "no metric table",
     }
-    wide = tables.volumes.set_index("subject")
+    wide = tables.volumes.set_index("participant_id")
     assert wide["age"].tolist() == [30, 40]
     assert wide.loc["sub-01", "majority_left"] == pytest.approx(108 * 0.008)
     assert np.isnan(wide.loc["sub-02", "majority_left"])
-    assert_documented(tables.metrics)
+    assert_documented(tables.metrics.drop(columns="age"))
+    ages = tables.metrics.groupby("participant_id")["age"].agg(["min", "max"])
+    assert ages.to_numpy().tolist() == [[30, 30], [40, 40]]
     summary = tables.summary.set_index(["method", "metric"])
     assert summary.loc[("jlf", "dice"), "mean"] == pytest.approx(0.75)  # mean of 0.5 (two labels) and 1 (one label)
     assert summary.loc[("jlf", "dice"), "scans"] == 2
@@ -347,7 +350,8 @@ def test_steps_write_tables(tmp_path: Path, scan_files: ScanFiles) -> None:
     long = pd.read_parquet(group / "metrics.parquet")
     assert_documented(long)
     assert len(long) == len(read_table(group / "metrics.tsv"))
-    assert set(json.loads((group / "metrics.json").read_text())["metrics"]) == set(METRICS)
+    columns = json.loads((group / "metrics.json").read_text())
+    assert list(columns) == COLUMNS and set(columns["metric"]["Levels"]) == set(METRICS)
     assert json.loads((group / "members.json").read_text())["n_out"] == 2
 
 
@@ -363,10 +367,11 @@ def test_age_effect_recovers_a_line() -> None:
 def test_thousand_scans_are_tabulated_by_vectors() -> None:
     import time
 
-    scans = pd.DataFrame({"subject": [f"sub-{i}" for i in range(1000)], "session": ""})
+    scans = pd.DataFrame({"participant_id": [f"sub-{i}" for i in range(1000)], "session_id": ""})
     labels = [str(label) for label in range(100)]
-    grid = pd.MultiIndex.from_product([scans["subject"], ["majority", "jlf"], labels], names=["subject", "method", "label"])
-    rows = grid.to_frame(index=False).assign(session="", template="t@00000000", value=1.0)
+    names = ["participant_id", "method", "label"]
+    grid = pd.MultiIndex.from_product([scans["participant_id"], ["majority", "jlf"], labels], names=names)
+    rows = grid.to_frame(index=False).assign(session_id="", template="t@00000000", value=1.0)
     metrics = pd.concat([rows.assign(metric="volume", unit="ml"), rows.assign(metric="dice", unit="1")])[COLUMNS]
     start = time.process_time()
     wide, summary = wide_volumes(metrics, scans), summarise(metrics)

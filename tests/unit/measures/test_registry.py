@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from popatlas.measures.dictionary import bench_dictionary, dictionary
+from popatlas.measures.dictionary import bench_dictionary, metrics_columns
 from popatlas.measures.metrics import BENCH_METRICS, METRICS, OF_FIELDS, OF_IMAGES, OF_LABELS, measure
 from popatlas.measures.overlap import LabelPair
 from popatlas.measures.scores import label_scores
@@ -43,10 +43,11 @@ def test_each_is_described_in_the_dictionary_and_the_docs(name):
     metric = METRICS.get(name) or BENCH_METRICS[name]
     assert metric.description and metric.unit and metric.better in ("higher", "lower", "neither")
     if name in METRICS:
-        assert dictionary()["metrics"][name]["unit"] == metric.unit
+        column = metrics_columns()["metric"]
+        assert column["Properties"][name]["Units"] == metric.unit and column["Levels"][name]
         assert f"| `{name}` | {metric.unit} | {metric.better} |" in (DOCS / "outputs.md").read_text()
     if name in BENCH_METRICS:
-        assert bench_dictionary()["metrics"][name]["unit"] == metric.unit
+        assert bench_dictionary()["metric"]["Properties"][name]["Units"] == metric.unit
     if metric.code:
         assert load_code(metric.code).__doc__
 

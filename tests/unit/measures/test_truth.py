@@ -184,7 +184,7 @@ def test_step_writes_the_truth(tmp_path: Path) -> None:
     ).run()  # fmt: skip
     table = read_table(tmp_path / "truth.tsv")
     assert values(table, "known_field_error") == pytest.approx([1, 0.5, 0.5], abs=1e-4)
-    assert set(table.loc[table["subject"] == "group", "metric"]) == {
+    assert set(table.loc[table["participant_id"] == "group", "metric"]) == {
         "template_error",
         "template_correlation",
         "truth_points",

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from popatlas.config.load import default_config, default_content, load_config, parse_config
-from popatlas.report.figures import Cut, View, draw_sheet, label_hex, planes, symmetric_limit, under
+from popatlas.images.colours import label_hex
+from popatlas.report.figures import Cut, View, draw_sheet, planes, symmetric_limit, under
 from popatlas.report.methods import Counts, read_references, write_methods
 from popatlas.report.outliers import Measure, key_measures, outlier_scores, robust_z
 from popatlas.report.plots import Axis, strip
@@ -100,7 +101,9 @@ def test_key_measures_average_labels_and_take_the_brain_volume_once():
         ("jlf", "b", "dice", 0.9),
         ("jlf", "a", "volume", 3.0),
     ]
-    metrics = pd.DataFrame(rows, columns=["method", "label", "metric", "value"]).assign(subject="sub-1", session="ses-1")
+    metrics = pd.DataFrame(rows, columns=["method", "label", "metric", "value"]).assign(
+        participant_id="sub-1", session_id="ses-1"
+    )
     table, measures = key_measures(metrics, {}, {"sub-1_ses-1": {"brain_ml": 1400.0, "contrast": 2.0}}, ["jlf"])
     assert table.loc["sub-1_ses-1", "jlf_dice"] == pytest.approx(0.85)
     assert [measure.title for measure in measures] == ["Brain volume", "Dice jlf", "Brain contrast"]

@@ -70,7 +70,7 @@ def test_the_table_of_atlas_weights_has_the_gates_of_target_and_atlas(tmp_path):
     of_target, of_atlas = found["scan"] == "sub-t0/anat/sub-t0", found["atlas"] == "sub-a1/anat/sub-a1"
     assert (found.loc[of_target, "target_ncc"] == 0.9).all() and found.loc[~of_target, "target_ncc"].isna().all()
     assert (found.loc[of_atlas, "atlas_ncc"] == 0.7).all() and found.loc[~of_atlas, "atlas_ncc"].isna().all()
-    assert found["subject"].iloc[0] == "sub-t0" and (found["session"] == "").all()
+    assert found["participant_id"].iloc[0] == "sub-t0" and (found["session_id"] == "").all()
     assert found.groupby("scan")["rank"].apply(list).tolist() == [[1, 2, 3]] * 4, "the largest weight first"
 
 
@@ -82,9 +82,9 @@ def test_rows_of_atlas_weights_follow_the_schema(out):
     assert not [error for row in plain for error in Draft202012Validator(schema).iter_errors(row)]
     assert list(schema["properties"]) == list(ATLAS_WEIGHTS_COLUMN_TEXT) == schema["required"]
     text = json.loads((out / "group" / "trust.json").read_text())
-    assert list(text["columns"]) == list(rows.columns)
+    assert list(text) == list(rows.columns) and all(column["Description"] for column in text.values())
     assert rows["atlas_mask_dice"].notna().all(), "the gates were found"
-    assert set(rows.loc[rows["subject"] == "sub-02", "session"]) == {"ses-1"}
+    assert set(rows.loc[rows["participant_id"] == "sub-02", "session_id"]) == {"ses-1"}
 
 
 def test_relative_atlas_weights_is_one_for_an_equal_share_whatever_the_number_of_atlases():

@@ -117,7 +117,9 @@ METRICS = {
     "tsv": "group/metrics.tsv",
     "dictionary": "group/metrics.json",
     "volumes": "group/volumes.tsv",
+    "volumes_dictionary": "group/volumes.json",
     "summary": "group/summary.tsv",
+    "summary_dictionary": "group/summary.json",
     "members": "group/members.json",
 }
 ATLAS_WEIGHTS = {
@@ -199,7 +201,9 @@ RULES: dict[str, Made] = {
     ),
     "draw_subject": Made("page", "logs/report/{scan}_draw.log", {"thumbnail": "report/thumbnails/{scan}.png"}, kept=True),
     "settle_ledger": Made("group", "logs/group/settle_ledger.log", {"ledger": "cohort/ledger.tsv"}),
-    "score_truth": Made("group", "logs/group/score_truth.log", {"table": "group/truth.tsv"}, kept=True),
+    "score_truth": Made(
+        "group", "logs/group/score_truth.log", {"table": "group/truth.tsv", "dictionary": "group/truth.json"}, kept=True
+    ),
     "tabulate_cohort": Made("group", "logs/group/tabulate_cohort.log", METRICS, kept=True),
     "tabulate_trust": Made("group", "logs/group/tabulate_trust.log", ATLAS_WEIGHTS, kept=True),
     "bench_fusion": Made("group", "logs/group/bench_fusion.log", BENCH, kept=True),

@@ -15,7 +15,7 @@ from popatlas.images.io import read_json
 from popatlas.images.labels import read_labels
 from popatlas.measures.dictionary import BENCH_COLUMN_TEXT, bench_dictionary
 from popatlas.measures.metrics import BENCH_METRICS
-from popatlas.measures.scan import resample_labels
+from popatlas.measures.scan import resample_labels, split_scan
 from popatlas.settings import Content
 
 TRAINED = "dataparams"  # the method that a network is trained for
@@ -29,7 +29,7 @@ class Bench:
     Attributes
     ----------
     table : DataFrame
-        Tidy scores: scan, method, label, metric, value, unit.
+        Tidy scores: participant_id, session_id, scan, method, label, metric, value, unit.
     comparisons : mapping
         Metric to comparison; Dice is always there.
     costs : DataFrame
@@ -115,7 +115,8 @@ def _scores(derivatives: Path, scan: str, reference: Path, method: str, min_voxe
             subject=scan,
             remedy="check that the labels belong to the scan, or lower measure.min_voxels",
         )
-    return rows.assign(scan=scan, method=method)
+    participant, session = split_scan(scan)
+    return rows.assign(participant_id=participant, session_id=session, scan=scan, method=method)
 
 
 def read_costs(derivatives: Path, scans: Sequence[str], methods: Sequence[str]) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -179,10 +180,11 @@ def _finished(path: Path) -> Content:
 
 
 def summarise(bench: Bench) -> dict[str, object]:
-    """Return the result of a bench as plain data for JSON; missing numbers are None."""
+    """Return the columns and the result of a bench as plain data for JSON; missing numbers are None."""
     dice, chosen = bench.dice, bench.recommendation
     by_metric = {metric: _records(found.methods, index=True) for metric, found in bench.comparisons.items()}
     return {
+        **bench_dictionary(),
         "recommended": chosen.method,
         "sentence": chosen.sentence,
         "best": chosen.best,
@@ -197,7 +199,6 @@ def summarise(bench: Bench) -> dict[str, object]:
         "labels": list(_records(dice.labels).values()),
         "costs": _records(bench.costs, index=True),
         "notes": list(bench.notes),
-        "dictionary": bench_dictionary(),
     }
 
 

@@ -20,7 +20,7 @@ class TabulateAtlasWeightsInputSpec(PopatlasInputSpec):
     derivatives = Directory(exists=True, mandatory=True, desc="OUT_DIR, which the gates lie in")
     out_parquet = File(mandatory=True, desc="group/trust.parquet, one row for each target, method and atlas")
     out_tsv = File(mandatory=True, desc="group/trust.tsv, the same as TSV")
-    out_dictionary = File(mandatory=True, desc="group/trust.json, data dictionary")
+    out_dictionary = File(mandatory=True, desc="group/trust.json, its columns")
     out_figure = File(mandatory=True, desc="report/figures/trust.png, distribution of the weights of each atlas")
 
 
@@ -32,6 +32,7 @@ class TabulateAtlasWeights(PopatlasInterface):
     def _execute(self) -> None:
         from popatlas.fusion.dataparams.table import tabulate_atlas_weights
         from popatlas.measures.dictionary import atlas_weights_dictionary
+        from popatlas.measures.wide import with_missing
         from popatlas.report.atlas_weights import draw_atlas_weights
 
         inputs = self.inputs
@@ -39,7 +40,7 @@ class TabulateAtlasWeights(PopatlasInterface):
         table = tabulate_atlas_weights([Path(file) for file in inputs.in_tables], gates, Path(inputs.derivatives))
         self.notes = {"rows": len(table), "targets": table["scan"].nunique(), "atlases": table["atlas"].nunique()}
         write_table(table, inputs.out_parquet)
-        write_table(table, inputs.out_tsv)
+        write_table(with_missing(table), inputs.out_tsv)
         write_json(inputs.out_dictionary, atlas_weights_dictionary())
         draw_atlas_weights(table, Path(inputs.out_figure))
 
@@ -55,7 +56,7 @@ class BenchFusionInputSpec(PopatlasInputSpec):
     min_voxels = traits.Int(1, usedefault=True, desc="smaller reference labels are not scored")
     out_table = File(mandatory=True, desc="group/fusion-bench.parquet, all scores, long")
     out_tsv = File(mandatory=True, desc="group/fusion-bench.tsv, the same as TSV")
-    out_summary = File(mandatory=True, desc="group/fusion-bench.json, statistics and recommendation")
+    out_summary = File(mandatory=True, desc="group/fusion-bench.json, columns, statistics and recommendation")
     out_page = File(mandatory=True, desc="report/fusion.html; pictures go to figures/ beside it")
 
 
@@ -67,6 +68,7 @@ class BenchFusion(PopatlasInterface):
     def _execute(self) -> None:
         from popatlas.fusion.bench import run_bench, summarise
         from popatlas.measures.names import read_names
+        from popatlas.measures.wide import with_missing
         from popatlas.report.fusion import write_fusion_page
 
         inputs = self.inputs
@@ -82,6 +84,6 @@ class BenchFusion(PopatlasInterface):
         chosen = bench.recommendation
         self.notes = {"recommended": chosen.method, "sentence": chosen.sentence}
         write_table(bench.table, inputs.out_table)
-        write_table(bench.table, inputs.out_tsv)
+        write_table(with_missing(bench.table), inputs.out_tsv)
         write_json(inputs.out_summary, summarise(bench))
         write_fusion_page(bench, derivatives, references, Path(inputs.out_page))

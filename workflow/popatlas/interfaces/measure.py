@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface, place
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from popatlas.measures.table import GroupTables
 
 # keys are text also where every value looks like a number or is empty
 KEY_KINDS = dict.fromkeys(["scan", "subject", "session", "participant_id", "stage", "state", "reason"], str)
@@ -50,6 +53,7 @@ class MeasureScan(PopatlasInterface):
 
     def _execute(self) -> None:
         from popatlas.measures.scan import ScanFiles, measure_scan
+        from popatlas.measures.wide import with_missing
 
         inputs = self.inputs
         labels = list(inputs.in_labels) if isdefined(inputs.in_labels) else []
@@ -68,7 +72,7 @@ class MeasureScan(PopatlasInterface):
         files["labels"] = dict(zip(methods, map(Path, labels), strict=True))
         table = measure_scan(ScanFiles(inputs.scan, inputs.template, **files), inputs.surface, inputs.min_voxels)
         self.notes = {"rows": len(table)}
-        write_table(table, inputs.out_table)
+        write_table(with_missing(table), inputs.out_table)
 
 
 class _CohortInputSpec(PopatlasInputSpec):
@@ -82,13 +86,19 @@ class _CohortInputSpec(PopatlasInputSpec):
 class TabulateCohortInputSpec(_CohortInputSpec):
     """Inputs of TabulateCohort."""
 
-    in_participants = File(exists=True, desc="cohort/participants.tsv (or that of the dataset), joined to the volumes")
+    in_participants = File(
+        exists=True, desc="cohort/participants.tsv (or that of the dataset), joined to metrics and volumes"
+    )
+    in_names = File(exists=True, desc="label names of the cohort (index, name)")
+    in_atlases = File(exists=True, desc="cohort/label-atlases.tsv, labelled atlases")
     in_extra = traits.List(File(exists=True), desc="more tidy tables (truth.tsv), appended to the metrics")
     out_parquet = File(mandatory=True, desc="group/metrics.parquet, all values, long")
     out_tsv = File(mandatory=True, desc="group/metrics.tsv, the same as TSV")
-    out_dictionary = File(mandatory=True, desc="group/metrics.json, data dictionary")
+    out_dictionary = File(mandatory=True, desc="group/metrics.json, columns of the metrics")
     out_volumes = File(mandatory=True, desc="group/volumes.tsv, one row per scan")
+    out_volumes_dictionary = File(desc="group/volumes.json, columns of the volumes")
     out_summary = File(mandatory=True, desc="group/summary.tsv, mean and spread")
+    out_summary_dictionary = File(desc="group/summary.json, columns of the summary")
     out_members = File(mandatory=True, desc="group/members.json, who is in, who is out and why")
 
 
@@ -98,21 +108,39 @@ class TabulateCohort(PopatlasInterface):
     input_spec = TabulateCohortInputSpec
 
     def _execute(self) -> None:
-        from popatlas.measures.dictionary import dictionary
+        from popatlas.measures.names import read_names
         from popatlas.measures.table import scan_table, tabulate
 
-        inputs = self.inputs
-        participants = _participants(inputs.in_participants) if isdefined(inputs.in_participants) else None
-        extra = [Path(file) for file in inputs.in_extra] if isdefined(inputs.in_extra) else []
-        tables = tabulate(Path(inputs.derivatives), _read(inputs.in_index), _read(inputs.in_ledger), participants, extra)
+        inputs, derivatives = self.inputs, Path(self.inputs.derivatives)
+        index = _read(inputs.in_index)
+        tables = tabulate(
+            derivatives,
+            index,
+            _read(inputs.in_ledger),
+            _participants(inputs.in_participants) if isdefined(inputs.in_participants) else None,
+            [Path(file) for file in inputs.in_extra] if isdefined(inputs.in_extra) else [],
+            read_names(Path(inputs.in_names)) if isdefined(inputs.in_names) else None,
+            _atlases(inputs.in_atlases, index["scan"]) if isdefined(inputs.in_atlases) else None,
+        )
         self.notes = {"scans_in": tables.members["n_in"], "scans_out": tables.members["n_out"]}
-        self.also_read = [scan_table(Path(inputs.derivatives), scan) for scan in tables.members["in"]]
+        self.also_read = [scan_table(derivatives, scan) for scan in tables.members["in"]]
+        self._write(tables)
+
+    def _write(self, tables: GroupTables) -> None:
+        from popatlas.measures.dictionary import SUMMARY_COLUMN_TEXT, described, metrics_columns, volume_columns
+        from popatlas.measures.wide import with_missing, with_numbers
+
+        inputs, told = self.inputs, tables.participant_columns
+        write_table(with_numbers(tables.metrics, told["metrics"]), inputs.out_parquet)
+        write_table(with_missing(tables.metrics), inputs.out_tsv)
+        write_json(inputs.out_dictionary, metrics_columns(tables.metrics.columns))
+        write_table(with_missing(tables.volumes), inputs.out_volumes)
+        write_table(with_missing(tables.summary), inputs.out_summary)
+        if isdefined(inputs.out_volumes_dictionary):
+            write_json(inputs.out_volumes_dictionary, volume_columns(tables.volumes.columns, tables.volume_columns))
+        if isdefined(inputs.out_summary_dictionary):
+            write_json(inputs.out_summary_dictionary, described(SUMMARY_COLUMN_TEXT))
         made = {"made_of": inputs.made_of, "made_from": {place(file): sha256(file) for file in self.also_read}}
-        write_table(tables.metrics, inputs.out_parquet)
-        write_table(tables.metrics, inputs.out_tsv)
-        write_json(inputs.out_dictionary, {"made_of": inputs.made_of, **dictionary()})
-        write_table(tables.volumes, inputs.out_volumes)
-        write_table(tables.summary, inputs.out_summary)
         write_json(inputs.out_members, tables.members | made)
 
 
@@ -125,6 +153,7 @@ class ScoreTruthInputSpec(_CohortInputSpec):
     points = traits.Int(20000, usedefault=True, desc="most points of the template brain that are compared")
     seed = traits.Int(0, usedefault=True, desc="seed of the choice of points")
     out_table = File(mandatory=True, desc="group/truth.tsv")
+    out_dictionary = File(desc="group/truth.json, its columns")
 
 
 class ScoreTruth(PopatlasInterface):
@@ -133,8 +162,10 @@ class ScoreTruth(PopatlasInterface):
     input_spec = ScoreTruthInputSpec
 
     def _execute(self) -> None:
+        from popatlas.measures.dictionary import metrics_columns
         from popatlas.measures.table import members
         from popatlas.measures.truth import score_truth
+        from popatlas.measures.wide import with_missing
 
         inputs = self.inputs
         inside, _ = members(_read(inputs.in_index), _read(inputs.in_ledger))
@@ -150,7 +181,9 @@ class ScoreTruth(PopatlasInterface):
         self.notes = {"scans": len(inside), "rows": len(table)}
         ends = ("_desc-brain_mask.nii.gz", f"_from-T1w_to-{inputs.label}_mode-image_xfm.nii.gz")
         self.also_read = [Path(inputs.derivatives) / f"{scan}{end}" for scan in inside["scan"] for end in ends]
-        write_table(table, inputs.out_table)
+        write_table(with_missing(table), inputs.out_table)
+        if isdefined(inputs.out_dictionary):
+            write_json(inputs.out_dictionary, metrics_columns(table.columns))
 
 
 def _path(value: str) -> Path | None:
@@ -161,6 +194,14 @@ def _participants(path: str) -> pd.DataFrame:
     """Return the table as text, so that every cell comes out as it went in; missing values are NaN."""
     table = read_text_table(path)
     return table.where(~table.map(is_missing))
+
+
+def _atlases(path: str, scans: Iterable[str]) -> dict[str, int]:
+    """Return how many atlases serve each scan, none where there are no atlases."""
+    from popatlas.cohort.freeze import atlases_for
+
+    atlases = [str(atlas) for atlas in _read(path)["atlas"]]
+    return {scan: len(atlases_for(scan, atlases)) for scan in scans} if atlases else {}
 
 
 def _read(path: str) -> pd.DataFrame:

@@ -21,6 +21,7 @@ import pandas as pd
 from popatlas.errors import InputError
 from popatlas.images.arrays import FloatArray
 from popatlas.images.tables import is_missing, number_of, read_text_table, shown
+from popatlas.measures.dictionary import COLUMNS, KEYS
 from popatlas.transforms.resample import Step
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
@@ -110,15 +111,14 @@ def landmark_errors(table: pd.DataFrame) -> pd.DataFrame:
     """
     coordinates = [f"landmark_{axis}" for axis in AXES]
     rows = table[table["metric"].isin(coordinates)]
-    keys = ["subject", "session", "template", "method", "label"]
     if rows.empty:
         return table.iloc[:0]
-    points = rows.pivot_table(index=keys, columns="metric", values="value", aggfunc="first")[coordinates].dropna()
+    points = rows.pivot_table(index=KEYS, columns="metric", values="value", aggfunc="first")[coordinates].dropna()
     groups = points.groupby(level=["template", "method", "label"])
     count = groups[coordinates[0]].transform("size")
     distance = np.sqrt(((points - groups.transform("mean")) ** 2).sum(axis=1))
     # leaving a scan out of the mean stretches its distance by n / (n - 1)
     error = (distance * count / (count - 1))[count > 1]
     found = error.rename("value").reset_index()
-    scored: pd.DataFrame = found.assign(metric="landmark_error", unit="mm")[[*keys, "metric", "value", "unit"]]
+    scored: pd.DataFrame = found.assign(metric="landmark_error", unit="mm")[COLUMNS]
     return scored

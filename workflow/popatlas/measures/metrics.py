@@ -48,8 +48,8 @@ class Metric:
     bench: bool = False
 
     def published(self) -> dict[str, object]:
-        """Return what the data dictionary says."""
-        return {key: getattr(self, key) for key in ("description", "unit", "better", "minimum", "maximum")}
+        """Return what the data dictionary says besides its meaning."""
+        return {"Units": self.unit, "Better": self.better, "Minimum": self.minimum, "Maximum": self.maximum}
 
 
 _OVERLAP = "fused label against the reference label, resampled to the grid of the fused label with nearest neighbour"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from popatlas.errors import InputError
 from popatlas.images.tables import is_missing, number_of, read_text_table, shown
 
 LABEL_NAMES = "cohort/label-names.tsv"
+DSEG_NAMES = "dseg.tsv"  # at the top of a dataset: of all label images below
 LOST = "labels that no other table names have their numbers for names"  # what follows from a table that is left out
 
 
@@ -30,6 +33,39 @@ def read_names(path: Path | None) -> dict[int, str]:
 def _repeated(names: Mapping[int, str]) -> set[int]:
     counts = Counter(names.values())
     return {label for label, name in names.items() if counts[name] > 1}
+
+
+def column_names(labels: Iterable[str], numbers: Mapping[str, int] | None = None) -> dict[str, str]:
+    """Return a name for each label that every program takes for a column: lower case, digits and `_`, no two alike.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        Names of labels as they are written.
+    numbers : mapping of str to int, optional
+        Label to its number, which labels get after their name when their names differ only in what is left out.
+
+    Returns
+    -------
+    dict
+        Label to name; ``Left Lateral-Ventricle`` is ``left_lateral_ventricle``.
+    """
+    plain = {label: _column_name(label) for label in sorted(set(labels))}
+    counts, found = Counter(plain.values()), dict[str, str]()
+    for label, name in plain.items():
+        if counts[name] > 1 and numbers and label in numbers:
+            name = f"{name}_{numbers[label]}"
+        free, place = name, 1
+        while free in found.values() or (free != plain[label] and free in counts):
+            place += 1
+            free = f"{name}_{place}"
+        found[label] = free
+    return found
+
+
+def _column_name(label: str) -> str:
+    letters = unicodedata.normalize("NFKD", label.casefold()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", letters).strip("_") or "label"
 
 
 def label_entries(path: Path | None) -> list[tuple[int, str]]:
@@ -92,8 +128,8 @@ def find_names(labels: Path | None) -> Path | None:
     if own.exists():
         return own
     for folder in list(labels.resolve().parents)[:6]:
-        if (folder / "dseg.tsv").exists():
-            return folder / "dseg.tsv"
+        if (folder / DSEG_NAMES).exists():
+            return folder / DSEG_NAMES
         if (folder / "dataset_description.json").exists():
             return None
     return None

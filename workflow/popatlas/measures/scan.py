@@ -106,9 +106,9 @@ def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) ->
         *_landmark_rows(files),
         *(attempt_rows(files.gate) if files.gate is not None else ()),
     ]
-    subject, session = split_scan(files.scan)
+    participant, session = split_scan(files.scan)
     table = pd.DataFrame(rows, columns=["method", "label", "metric", "value"])
-    table = table.assign(subject=subject, session=session, template=files.template)
+    table = table.assign(participant_id=participant, session_id=session, template=files.template)
     table["unit"] = table["metric"].map(unit_of)
     table["value"] = table["value"].astype(float)
     return table[COLUMNS]

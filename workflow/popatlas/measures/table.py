@@ -6,7 +6,7 @@ was excluded or is unavailable, and its measurement is not pending. Its extra ch
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -15,9 +15,12 @@ import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_table
-from popatlas.measures.dictionary import BRAIN, COLUMNS, KEYS
+from popatlas.measures.dictionary import ATLASES, BRAIN, COLUMNS, GROUP_COLUMN_TEXT, KEYS
 from popatlas.measures.landmarks import landmark_errors
 from popatlas.measures.metrics import METRICS
+from popatlas.measures.wide import WHO, volume_names, wide_volumes, with_participants
+from popatlas.renamed import COLUMNS as OLD_COLUMNS
+from popatlas.renamed import with_columns_of_today
 from popatlas.stages import SIDE_STAGES
 
 OUT_STATES = ("failed", "excluded", "unavailable")
@@ -30,12 +33,34 @@ MembersFile = TypedDict("MembersFile", {"n_in": int, "n_out": int, "in": list[st
 
 @dataclass(frozen=True)
 class GroupTables:
-    """The tables of a cohort: `metrics` (long), `volumes` (wide), `summary`, and `members` (JSON-ready)."""
+    """The tables of a cohort.
+
+    Attributes
+    ----------
+    metrics : DataFrame
+        Long, joined with the participants.
+    volumes : DataFrame
+        Wide, joined with the participants.
+    summary : DataFrame
+        Mean and spread.
+    members : dict
+        Who is in and who is out, for JSON.
+    volume_columns : dict
+        Columns of volumes to method and label.
+    """
 
     metrics: pd.DataFrame
     volumes: pd.DataFrame
     summary: pd.DataFrame
     members: MembersFile
+    volume_columns: Mapping[str, tuple[str, str]]
+
+    @property
+    def participant_columns(self) -> dict[str, list[str]]:
+        """The columns that come from the participants, of `metrics` and of `volumes`."""
+        own = {"metrics": [*COLUMNS, *GROUP_COLUMN_TEXT], "volumes": [*WHO, *GROUP_COLUMN_TEXT, *self.volume_columns]}
+        tables = {"metrics": self.metrics, "volumes": self.volumes}
+        return {name: [str(column) for column in table if column not in own[name]] for name, table in tables.items()}
 
 
 def members(index: pd.DataFrame, ledger: pd.DataFrame, stage: str = "measure") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -74,11 +99,14 @@ def scan_table(derivatives: Path, scan: str) -> Path:
 
 
 def read_scan_tables(tables: Iterable[Path]) -> pd.DataFrame:
-    """Read and stack the tidy tables of scans; keys are text, absent sessions are empty text."""
-    kinds = dict.fromkeys([*KEYS, "metric", "unit"], str)
+    """Read and stack the tidy tables of scans; keys are text, absent sessions are empty text.
+
+    Tables of earlier versions, which called the participant otherwise, are taken too.
+    """
+    kinds = dict.fromkeys([*KEYS, *OLD_COLUMNS, "metric", "unit"], str)
     frames = []
     for table in tables:
-        frame = read_table(table, dtype=kinds)
+        frame = with_columns_of_today(read_table(table, dtype=kinds))
         missing = [column for column in COLUMNS if column not in frame.columns]
         if missing:
             raise InputError(f"columns {missing} are missing", file=table, remedy="delete the file and run again")
@@ -97,6 +125,8 @@ def tabulate(
     ledger: pd.DataFrame,
     participants: pd.DataFrame | None = None,
     extra: Iterable[Path] = (),
+    names: Mapping[int, str] | None = None,
+    atlases: Mapping[str, int] | None = None,
 ) -> GroupTables:
     """Combine the tables of all scans that the ledger lets in.
 
@@ -107,9 +137,13 @@ def tabulate(
     index, ledger : DataFrame
         See :func:`members`.
     participants : DataFrame, optional
-        BIDS participants.tsv (participant_id with or without ``sub-``), joined to the volumes.
+        BIDS participants.tsv (participant_id with or without ``sub-``), joined to metrics and volumes.
     extra : iterable of Path
         More tidy tables, appended to the metrics (the truth of a simulation).
+    names : mapping of int to str, optional
+        Number to name of the labels.
+    atlases : mapping of str to int, optional
+        Scan to the number of atlases that its labels come from.
 
     Returns
     -------
@@ -129,49 +163,12 @@ def tabulate(
         "in": inside["scan"].tolist(),
         "out": outside.fillna("").to_dict(orient="records"),
     }
-    return GroupTables(metrics, wide_volumes(metrics, inside, participants), summarise(metrics), who)
-
-
-def wide_volumes(metrics: pd.DataFrame, scans: pd.DataFrame, participants: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return one row per scan: subject, session, participant columns, then ``{method}_{label}`` volumes in ml.
-
-    Parameters
-    ----------
-    metrics : DataFrame
-        Tidy table.
-    scans : DataFrame
-        Columns subject, session.
-    participants : DataFrame, optional
-        Column participant_id, with or without ``sub-``, and session (or session_id) where rows are of one each. Rows that
-        contradict each other describe nobody; participants without scan are left out. A column that is named like one of
-        the volumes gets ``participants_`` before its name.
-
-    Returns
-    -------
-    DataFrame
-        Labels that a scan lacks are missing values.
-    """
-    keys = ["subject", "session"]
-    volumes = metrics[metrics["metric"] == "volume"]
-    columns = (volumes["method"] + "_" + volumes["label"]).rename("column")
-    table = scans[keys].copy()
-    if participants is not None and "participant_id" in participants.columns:
-        identifiers = "sub-" + participants["participant_id"].astype(str).str.removeprefix("sub-")
-        described = participants.drop(columns=["participant_id", "scan", "subject"], errors="ignore")
-        described = described.rename(columns={name: f"participants_{name}" for name in set(columns)})
-        described = described.assign(subject=identifiers).drop_duplicates()
-        if "session" not in described.columns and "session_id" in described.columns:
-            described["session"] = described["session_id"]
-        own = [key for key in keys if key in described.columns]
-        if "session" in own:
-            visits = described["session"].fillna("").astype(str)
-            described["session"] = ("ses-" + visits.str.removeprefix("ses-")).where(visits != "", "")
-        described = described[~described.duplicated(own, keep=False)]
-        table = table.merge(described, on=own, how="left")
-    if volumes.empty:
-        return table
-    wide = volumes.pivot_table(index=keys, columns=columns, values="value", aggfunc="first", sort=False)
-    return table.merge(wide.reset_index(), on=keys, how="left")
+    scans = inside.rename(columns=OLD_COLUMNS)[WHO]
+    if atlases:
+        scans = scans.assign(**{ATLASES: inside["scan"].map(atlases).astype("Int64")})
+    joined = with_participants(metrics.merge(scans, on=WHO, how="left") if atlases else metrics, participants)
+    volumes = wide_volumes(metrics, scans, participants, names)
+    return GroupTables(joined, volumes, summarise(metrics), who, volume_names(metrics, names))
 
 
 def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
@@ -186,7 +183,7 @@ def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
     columns = [*keys, "scans", "mean", "sd", "minimum", "maximum"]
     if rows.empty:
         return pd.DataFrame(columns=columns)
-    per_scan = rows.groupby([*keys, "subject", "session"], sort=False)["value"].mean().dropna()
+    per_scan = rows.groupby([*keys, *WHO], sort=False)["value"].mean().dropna()
     groups = per_scan.groupby(level=keys)
     table = groups.agg(scans="size", mean="mean", sd="std", minimum="min", maximum="max").reset_index()
     order = {name: place for place, name in enumerate(METRICS)}
@@ -203,7 +200,7 @@ def age_effect(volumes: pd.DataFrame, column: str, age: str = "age") -> dict[str
     volumes : DataFrame
         Wide volumes with a column of ages in years.
     column : str
-        Volume column, for example ``jlf_lateral-ventricle``.
+        Volume column, for example ``jlf_lateral_ventricle``.
     age : str
         Column of ages.
 

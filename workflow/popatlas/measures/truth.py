@@ -169,7 +169,7 @@ def score_truth(
     Returns
     -------
     DataFrame
-        Tidy rows; values of the whole cohort have subject ``group``. No scan with truth: no rows.
+        Tidy rows; values of the whole cohort have the participant ``group``. No scan with truth: no rows.
     """
     folder = derivatives / f"tpl-{label}"
     known = [scan for scan in scans if all(path.exists() for path in _paths(scan, derivatives, truth, label))]
@@ -187,7 +187,7 @@ def score_truth(
             rows += _field_rows(known, mapped)
             rows += _template_rows(points, mapped.mean(axis=0, dtype=np.float64), folder, truth, label)
         rows.append((GROUP, "", TRUTH, "truth_points", float(usable.sum())))
-    table = pd.DataFrame(rows, columns=["subject", "session", "method", "metric", "value"])
+    table = pd.DataFrame(rows, columns=["participant_id", "session_id", "method", "metric", "value"])
     table = table.assign(template=template, label=BRAIN, unit=table["metric"].map(unit_of))
     return table[COLUMNS]
 
@@ -198,7 +198,7 @@ def truth_files(scans: Sequence[str]) -> list[str]:
     return ["simulation.json", ANATOMY, SOURCE, *own]
 
 
-TruthRow = tuple[str, str, str, str, float]  # subject, session, method, metric, value
+TruthRow = tuple[str, str, str, str, float]  # participant, session, method, metric, value
 
 
 def _paths(scan: str, derivatives: Path, truth: Path, label: str) -> tuple[Path, Path]:

@@ -20,7 +20,9 @@ from popatlas.cohort.remarks import read_remarks
 from popatlas.config.sections import Config
 from popatlas.images.io import read_table, write_if_changed, write_text
 from popatlas.measures.attempts import tried
+from popatlas.measures.dictionary import ATLASES
 from popatlas.measures.table import age_effect
+from popatlas.renamed import with_columns_of_today
 from popatlas.report.atlas_weights import atlas_weights_section
 from popatlas.report.fusion import BENCH_SUMMARY, bench_section
 from popatlas.report.methods import Counts, write_methods
@@ -112,7 +114,7 @@ class Cohort:
         gate = f"space-{label}_desc-gate_registration.json"
         gates = {scan_name(scan): optional_json(out_dir / f"{scan}_{gate}") for scan in alive}
         masks = {scan_name(scan): optional_json(out_dir / f"{scan}_desc-qc_mask.json") for scan in alive}
-        metrics = optional_table(out_dir / "group" / "metrics.parquet")
+        metrics = with_columns_of_today(optional_table(out_dir / "group" / "metrics.parquet"))
         table, measures = key_measures(metrics, gates, masks, methods)
         table = table.reindex([scan_name(scan) for scan in alive])
         registered = {scan: registered_by(found) for scan, found in gates.items()}
@@ -284,15 +286,15 @@ def strips(cohort: Cohort) -> list[Strip]:
 
 def read_volumes(out_dir: Path) -> pd.DataFrame:
     """Return group/volumes.tsv with ages as numbers; what is no age is missing."""
-    volumes: pd.DataFrame = optional_table(out_dir / "group" / "volumes.tsv", dtype={"age": str})
+    volumes = with_columns_of_today(optional_table(out_dir / "group" / "volumes.tsv", dtype={"age": str}))
     return volumes.assign(age=ages_of(volumes["age"].fillna(""))) if "age" in volumes else volumes
 
 
 def age_plot(volumes: pd.DataFrame, told: Sequence[str] = ()) -> Scatter | None:
     """Return the volume that goes with age most, None without ages or with too few scans; columns in `told` are none."""
-    if "age" not in volumes or "subject" not in volumes:
+    if "age" not in volumes or "participant_id" not in volumes:
         return None
-    others = {"age", *told, *(f"participants_{name}" for name in told)}
+    others = {"age", ATLASES, *told, *(f"participants_{name}" for name in told)}
     numbers = volumes.select_dtypes("number").drop(columns=list(others), errors="ignore")
     columns = [column for column in numbers if "_" in str(column) and numbers[column].notna().sum() >= FEWEST_FOR_AGE]
     effects = {str(column): age_effect(volumes, str(column)) for column in columns}
@@ -309,7 +311,9 @@ def age_plot(volumes: pd.DataFrame, told: Sequence[str] = ()) -> Scatter | None:
         f"Largest of {len(effects)} correlations with age, not corrected for that choice: "
         f"r = {effect['r']:+.2f}, {effect['slope']:+.3g} ml per year, {effect['n']:.0f} scans."
     )
-    return scatter(f"{structure} ({method}), ml", "age", text, points, effect["slope"], effect["intercept"])
+    return scatter(
+        f"{structure.replace('_', ' ')} ({method}), ml", "age", text, points, effect["slope"], effect["intercept"]
+    )
 
 
 def count(cohort: Cohort, rows: Sequence[Row], description: Content) -> Counts:

@@ -6,7 +6,6 @@ Slices are shown in neurological convention: the left of the picture is the subj
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from popatlas.images.arrays import RealArray
+from popatlas.images.colours import label_rgb
 from popatlas.images.io import atomic_path
 
 if TYPE_CHECKING:
@@ -360,17 +360,6 @@ def _tinted(found: Array, rgb: Iterable[float], alpha: float) -> Array:
 
 def _spacing(affine: Array) -> npt.NDArray[np.float64]:
     return np.asarray(np.sqrt((np.asarray(affine)[:3, :3] ** 2).sum(axis=0)))
-
-
-def label_rgb(label: int) -> tuple[float, float, float]:
-    """Return the colour of a label: hues a golden angle apart, so that neighbours in number differ most."""
-    hue = (label * 0.6180339887 + 0.05) % 1.0
-    return colorsys.hsv_to_rgb(hue, (0.9, 0.65, 0.8)[label % 3], (1.0, 0.95, 0.82)[label // 3 % 3])
-
-
-def label_hex(label: int) -> str:
-    """Return the colour of a label as `#rrggbb`."""
-    return "#" + "".join(f"{round(255 * part):02x}" for part in label_rgb(label))
 
 
 def under(data: Array) -> Gray:

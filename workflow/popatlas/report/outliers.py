@@ -83,7 +83,7 @@ def key_measures(
     Parameters
     ----------
     metrics : DataFrame
-        Tidy table (subject, session, method, label, metric, value); may be empty.
+        Tidy table (participant_id, session_id, method, label, metric, value); may be empty.
     gates, masks : mapping
         Content of the gate and mask QC files by scan name (`sub-01_ses-1`).
     methods : sequence of str
@@ -138,9 +138,9 @@ def _means(metrics: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
 
 
 def scan_names(table: pd.DataFrame) -> pd.Series:
-    """Return `sub-01` or `sub-01_ses-1` for each row of a table with columns subject and session."""
-    session = table["session"].astype(object).where(table["session"].notna(), "").astype(str)
-    return table["subject"].astype(str) + session.where(session == "", "_" + session)
+    """Return `sub-01` or `sub-01_ses-1` for each row of a table with columns participant_id and session_id."""
+    session = table["session_id"].astype(object).where(table["session_id"].notna(), "").astype(str)
+    return table["participant_id"].astype(str) + session.where(session == "", "_" + session)
 
 
 def robust_z(values: pd.Series, better: str = "neither") -> pd.Series:

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from popatlas.config.sections import Config
+from popatlas.images.colours import label_hex
 from popatlas.images.io import read_table
 from popatlas.measures.attempts import tried
 from popatlas.measures.dictionary import BRAIN, REFERENCE
 from popatlas.measures.metrics import METRICS
 from popatlas.measures.names import LABEL_NAMES, find_names, read_names
-from popatlas.report.figures import label_hex
 from popatlas.report.pages import (
     link,
     optional_json,
@@ -82,7 +82,7 @@ def draw_subject(
     name = scan_name(scan)
     figures = draw_scan(images, page.parent.parent / "figures", name)
     draw_thumbnail(images, thumbnail)
-    metrics = optional_table(out_dir / f"{scan}_desc-metrics_table.tsv", dtype={"session": str, "label": str})
+    metrics = optional_table(out_dir / f"{scan}_desc-metrics_table.tsv", dtype={"label": str})
     gate = optional_json(out_dir / f"{scan}_space-{label}_desc-gate_registration.json")
     quality = optional_json(out_dir / f"{scan}_desc-qc_mask.json")
     records = step_records(out_dir, scan)

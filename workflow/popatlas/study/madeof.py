@@ -20,6 +20,7 @@ from popatlas.config.attempts import registration_settings
 from popatlas.config.sections import Config
 from popatlas.fusion.methods import SEGMENTER
 from popatlas.images.io import sha256
+from popatlas.measures.dictionary import REVISION
 from popatlas.preprocess import FINDER, LEVELS
 from popatlas.receipts import fingerprint
 from popatlas.settings import Content
@@ -226,17 +227,17 @@ class MadeOf:
 
         scans, folder = self.scans, self.measure.truth_folder
         truth = {name: self.digests.of(folder / name) for name in truth_files(scans.own)} if folder else {}
-        return [{scan: self("register_to_template", scan=scan) for scan in scans.own}, truth, scans.outside]
+        return [{scan: self("register_to_template", scan=scan) for scan in scans.own}, truth, scans.outside, REVISION]
 
     def tabulate_cohort(self) -> object:
         """Return what the group tables are made of."""
         truth = [self("score_truth")] if self.measure.truth_tables else []
         people = self.out_dir / "cohort" / "participants.tsv"
-        return [self("settle_ledger"), sha256(people) if people.is_file() else "", *truth]
+        return [self("settle_ledger"), sha256(people) if people.is_file() else "", *truth, self._names(), REVISION]
 
     def tabulate_trust(self) -> object:
         """Return what the group table of atlas weights is made of."""
-        return [{scan: self.labels(scan) for scan in self.scans.own}, sorted(self.fuse.atlases)]
+        return [{scan: self.labels(scan) for scan in self.scans.own}, sorted(self.fuse.atlases), REVISION]
 
     def bench_fusion(self) -> object:
         """Return what the comparison of the fusion methods is made of."""

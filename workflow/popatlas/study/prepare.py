@@ -17,6 +17,7 @@ def prepare(config: Config, out_dir: Path) -> None:
     """Bring the cohort's tables up to date: index, frozen members, label atlases, training targets, batches."""
     import yaml
 
+    from popatlas.cohort.described import describe_outputs
     from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
     from popatlas.cohort.index import index_cohort
     from popatlas.cohort.ledger import failed_atlases, failed_scans
@@ -34,6 +35,7 @@ def prepare(config: Config, out_dir: Path) -> None:
         freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
     atlases = freeze_label_atlases(config, index, serving, out_dir)
     freeze_label_names(config, atlases["dseg"], sorted(own), out_dir)
+    describe_outputs(out_dir)
     freeze_targets(config, index, usable, atlases, out_dir)
     freeze_network(config, index, usable, atlases, out_dir)
     batches(serving, config.preprocess.brain.batch, out_dir, brain_folder(config))

@@ -47,7 +47,7 @@ def tabulate_atlas_weights(tables: Iterable[Path], gates: Iterable[Path], deriva
     stacked = stacked.astype(dict.fromkeys(["trust", "parameter", "overlap"], float))
     quality = {scan_of(gate, derivatives): dict(read_json(gate)) for gate in gates}
     keys = [split_scan(scan) for scan in stacked["scan"]]
-    stacked["subject"], stacked["session"] = [subject for subject, _ in keys], [session for _, session in keys]
+    stacked["participant_id"], stacked["session_id"] = [who for who, _ in keys], [session for _, session in keys]
     for side, scans in zip(ATLAS_WEIGHTS_SIDES, (stacked["scan"], stacked["atlas"]), strict=True):
         for name in ATLAS_WEIGHTS_GATE:
             stacked[f"{side}_{name}"] = scans.map(_numbers(quality, name)).astype(float)
