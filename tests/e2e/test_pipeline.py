@@ -11,6 +11,8 @@ import pytest
 from popatlas.cohort.outputs import stage_outputs
 from popatlas.config.load import load_config
 from popatlas.images.io import load_image, read_json, read_table
+from popatlas.report import outliers
+from popatlas.report.cohort import Cohort
 from popatlas.resources import workflow_root
 
 from ..cohorts import popatlas
@@ -104,6 +106,29 @@ def test_leave_one_out_an_atlas_is_not_its_own_reference(first_run):
         brains = re.search(r"--in_brains (.*?) --in_warps", log)[1].split()
         other = "sub-02" if subject == "sub-01" else "sub-01"
         assert [Path(brain).name for brain in brains] == [f"{Path(scan(other)).name}_desc-brain_T1w.nii.gz"]
+
+
+def test_every_column_of_the_page_is_filled(first_run):
+    """A simulated cohort has all that there is to measure; a column that is missing looks for what nobody writes."""
+    out, methods = first_run[0].out, list(load_config(SETTINGS).fuse.methods)
+    measures = Cohort.read(out, out / "cohort/ledger.tsv", "tiny", methods, out / "cohort/config.yaml").measures
+    wanted = {f"{method}_{metric}" for method, metric in outliers._FROM_METRICS}
+    wanted |= {f"{method}_{metric}" for method in methods for metric in ("dice", "hd95")}
+    wanted |= {measure.key for measure in (*outliers._FROM_GATE.values(), *outliers._FROM_MASK.values())}
+    assert {measure.key for measure in measures} == wanted - {"mask_brain_ml"}  # the volume of the mask is there once
+
+
+def test_files_at_the_top_describe_those_below(first_run):
+    out = first_run[0].out
+    names = read_table(out / "dseg.tsv").set_index("index")["name"]
+    fused = load_image(out / f"{scan('sub-01')}_desc-jlf_dseg.nii.gz", np.int32)
+    assert set(np.unique(fused.dataobj)) - {0} <= set(names.index)
+    for name, table in (
+        ("desc-metrics_table.json", f"{scan('sub-01')}_desc-metrics_table.tsv"),
+        ("trust.json", f"{scan('sub-01')}_desc-jlf_trust.tsv"),
+        ("desc-convergence_table.json", "tpl-tiny/tpl-tiny_desc-convergence_table.tsv"),
+    ):
+        assert list(read_json(out / name)) == list(read_table(out / table))
 
 
 def test_volumes_are_joined_with_the_participants(first_run):

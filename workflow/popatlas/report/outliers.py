@@ -53,7 +53,7 @@ _FROM_METRICS = {
     (REGISTRATION, "log_jacobian_sd"): ("SD of log J", 3),
     (REGISTRATION, "nonpositive_jacobian"): ("J \u2264 0", 5),
     (REGISTRATION, "landmark_error"): ("Landmark error", 2),
-    (TRUTH, "mask_dice"): ("Mask Dice (truth)", 3),
+    (MASK, "mask_dice"): ("Mask Dice (truth)", 3),
     (TRUTH, "known_field_error"): ("Field error (truth)", 2),
 }
 _FROM_GATE = {
