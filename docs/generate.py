@@ -34,6 +34,7 @@ from popatlas.images.io import read_json, write_if_changed  # noqa: E402
 from popatlas.measures import dictionary  # noqa: E402
 from popatlas.measures.metrics import BENCH_METRICS, METRICS  # noqa: E402
 from popatlas.networks.registration import build_registration_network  # noqa: E402
+from popatlas.report.limits import limit  # noqa: E402
 from popatlas.resources import schema_path  # noqa: E402
 from popatlas.training.recipe import Recipe, load_recipe, recipe_names  # noqa: E402
 from popatlas.training.sections import LossSection  # noqa: E402
@@ -135,6 +136,15 @@ def outputs() -> str:
 def columns(text: Mapping[str, str]) -> list[str]:
     """Return the columns of a table with their meaning, as a table."""
     return ["| column | meaning |", "|---|---|", *(f"| `{name}` | {meaning} |" for name, meaning in text.items())]
+
+
+def outlier_limits() -> str:
+    """Return the limits of outliers for some numbers of scans and measures, as a table."""
+    measures = (1, 10, 20)
+    head = ["| scans | 1 measure | 10 measures | 20 measures |", "|---|---|---|---|"]
+    numbers = (5, 8, 12, 20, 50, 200, 1000)
+    rows = [f"| {scans} | {' | '.join(f'{limit(scans, count):.1f}' for count in measures)} |" for scans in numbers]
+    return "\n".join([*head, *rows, ""])
 
 
 def recipes() -> str:
@@ -248,6 +258,8 @@ def main() -> None:
         *api_pages(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)
+    page = DOCS / "stages" / "report.md"
+    write_if_changed(page, filled(page.read_text(encoding="utf-8"), "limits", outlier_limits()))
     page = DOCS / "developers" / "architecture.md"
     text = filled(page.read_text(encoding="utf-8"), "layers", layer_table())
     write_if_changed(page, filled(text, "rules", rule_table()))

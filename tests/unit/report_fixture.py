@@ -95,7 +95,7 @@ def write_scan(out: Path, bids: Path, scan: str, variants: Variants, seed: int) 
 
 
 def write_numbers(out: Path, scan: str, seed: int, age: float) -> pd.DataFrame:
-    """Write the QC numbers, metrics and records of a scan; seed 3 is an outlier."""
+    """Write the QC numbers, metrics and records of a scan; seed 3 is an outlier, so far off that five scans tell."""
     random, odd = np.random.default_rng(seed), seed == 3
     subject, session = (*Path(scan).name.split("_"), "")[:2]
     volume = 1350 + 90 * random.normal() - 420 * odd
@@ -122,7 +122,7 @@ def write_numbers(out: Path, scan: str, seed: int, age: float) -> pd.DataFrame:
         size = 20 + 0.4 * age + random.normal() if name == "ventricles" else 300 + 20 * random.normal()
         rows.append(("reference", name, "volume", size, "ml"))
         for number, method in enumerate(METHODS):
-            rows.append((method, name, "dice", 0.84 + 0.02 * number - 0.09 * odd + 0.012 * random.normal(), "1"))
+            rows.append((method, name, "dice", 0.84 + 0.02 * number - 0.6 * odd + 0.012 * random.normal(), "1"))
             rows.append((method, name, "hd95", 3.1 - 0.3 * number + 0.2 * random.normal(), "mm"))
             rows.append((method, name, "volume", size * (1 + 0.02 * random.normal()), "ml"))
     table = pd.DataFrame(rows, columns=["method", "label", "metric", "value", "unit"])

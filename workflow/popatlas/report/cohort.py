@@ -25,8 +25,9 @@ from popatlas.measures.table import age_effect
 from popatlas.renamed import with_columns_of_today
 from popatlas.report.atlas_weights import atlas_weights_section
 from popatlas.report.fusion import BENCH_SUMMARY, bench_section
+from popatlas.report.limits import CHANCE, FEWEST
 from popatlas.report.methods import Counts, write_methods
-from popatlas.report.outliers import OUTLIER, Measure, key_measures, outlier_scores, robust_z, scan_names
+from popatlas.report.outliers import OUTLIER, Measure, far_scans, key_measures, limits, outlier_scores, scan_names
 from popatlas.report.pages import (
     SUBJECTS,
     link,
@@ -250,8 +251,21 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
         "age": age_plot(read_volumes(cohort.out_dir), list(read_people(cohort.out_dir).columns)),
         "bench": bench_section(cohort.out_dir, page),
         "atlas_weights": atlas_weights_section(cohort.out_dir, page),
-        "threshold": OUTLIER,
+        "rule": outlier_rule(cohort),
     }
+
+
+def outlier_rule(cohort: Cohort) -> str:
+    """Return the sentence that tells which scans are outliers in a cohort of this size."""
+    far = min(limits(cohort.table, cohort.measures).values(), default=float("inf"))
+    if far == float("inf"):
+        return f"With fewer than {FEWEST} scans none is called an outlier."
+    more = " (farther for measures that fewer scans have)" if cohort.table.isna().to_numpy().any() else ""
+    return (
+        f"An outlier lies more than {far:.1f} robust standard deviations from the median{more}, on the bad side of a "
+        f"measure that has one. That follows from the {len(cohort.table)} scans and {len(cohort.measures)} measures: were "
+        f"all values normal, the chance that any scan is called an outlier would be at most {100 * CHANCE:g} %."
+    )
 
 
 def convergence_table(table: pd.DataFrame) -> dict[str, object]:
@@ -273,13 +287,12 @@ def convergence_lines(table: pd.DataFrame) -> list[Line]:
 
 def strips(cohort: Cohort) -> list[Strip]:
     """Return the distribution of each key measure, with the outliers on its bad side."""
-    found = []
+    found, far = [], limits(cohort.table, cohort.measures)
     for measure in cohort.measures:
         values = cohort.table[measure.key].dropna()
-        z = robust_z(values, measure.better)
         if len(values):
             shown = {str(name): float(value) for name, value in values.items()}
-            odd = {str(name): float(value) for name, value in z[z > OUTLIER].items()}
+            odd = far_scans(values, measure, far[measure.key])
             found.append(strip(measure.title, measure.unit, measure.about, shown, odd, measure.digits))
     return found
 

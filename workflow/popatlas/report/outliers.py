@@ -1,7 +1,9 @@
 """One row of key measures per scan, and how far each scan lies from the others.
 
-The score is the modified z of Iglewicz B, Hoaglin DC (How to detect and handle outliers, ASQC, 1993): distance from the
-median over 1.4826 times the median absolute deviation; they call values beyond 3.5 outliers.
+The distance is the modified z of Iglewicz B, Hoaglin DC (How to detect and handle outliers, ASQC, 1993): that from the
+median over 1.4826 times the median absolute deviation. They call values beyond 3.5 outliers, however many there are; of
+eight healthy scans one is often beyond that in some measure. Here the limit follows from the number of scans and of measures
+(`popatlas.report.limits`), and the score of a scan is its largest distance as a share of the limit.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ import pandas as pd
 
 from popatlas.measures.dictionary import BRAIN, MASK, REGISTRATION, TRUTH
 from popatlas.measures.metrics import METRICS
+from popatlas.report.limits import FEWEST, MAD_TO_SD, limit
 from popatlas.settings import Content
 
-OUTLIER = 3.5
-MAD_TO_SD = 1.4826
+OUTLIER = 1.0  # score beyond which a scan is one
 # With many nearly equal values the MAD shrinks to nothing; differences below this share of the median are never odd
 SMALLEST_SPREAD = 0.005
-FEWEST_SCANS = 4
+FOLDED = 1e-4  # share of folded voxels below which differences mean nothing; most scans have none
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Measure:
         Decimals shown.
     about : str
         One sentence for the tooltip.
+    smallest : float
+        Spread of the cohort below which differences mean nothing, in its unit.
     """
 
     key: str
@@ -45,6 +49,7 @@ class Measure:
     better: str
     digits: int
     about: str
+    smallest: float = 0.0
 
 
 _FROM_METRICS = {
@@ -123,7 +128,8 @@ _NONE = pd.Series(dtype=float)
 
 def _measure(key: str, title: str, metric: str, digits: int) -> Measure:
     known = METRICS[metric]
-    return Measure(key, title, "" if known.unit == "1" else known.unit, known.better, digits, known.description)
+    smallest = FOLDED if metric == "nonpositive_jacobian" else 0.0
+    return Measure(key, title, "" if known.unit == "1" else known.unit, known.better, digits, known.description, smallest)
 
 
 def _means(metrics: pd.DataFrame) -> dict[tuple[str, str], pd.Series]:
@@ -143,7 +149,7 @@ def scan_names(table: pd.DataFrame) -> pd.Series:
     return table["participant_id"].astype(str) + session.where(session == "", "_" + session)
 
 
-def robust_z(values: pd.Series, better: str = "neither") -> pd.Series:
+def robust_z(values: pd.Series, better: str = "neither", smallest: float = 0.0) -> pd.Series:
     """Return the modified z of each value; towards the good side it is 0.
 
     Parameters
@@ -152,15 +158,17 @@ def robust_z(values: pd.Series, better: str = "neither") -> pd.Series:
         One value per scan; missing ones stay missing.
     better : str
         "higher": only low values count, "lower": only high values, "neither": both.
+    smallest : float
+        A smaller spread counts as this; where it is 0 too, as for more than half of the values alike at 0, nothing is far.
 
     Returns
     -------
     Series
-        0 for all when there are fewer than four scans.
+        0 for all when there are fewer values than `popatlas.report.limits.FEWEST`.
     """
     median = values.median()
-    spread = max(MAD_TO_SD * (values - median).abs().median(), SMALLEST_SPREAD * abs(median), 1e-9)
-    if values.notna().sum() < FEWEST_SCANS:
+    spread = max(MAD_TO_SD * (values - median).abs().median(), SMALLEST_SPREAD * abs(median), smallest)
+    if values.notna().sum() < FEWEST or not spread > 0:
         return values * 0.0
     z = (values - median) / spread
     if better == "higher":
@@ -168,8 +176,28 @@ def robust_z(values: pd.Series, better: str = "neither") -> pd.Series:
     return z.clip(lower=0.0) if better == "lower" else z.abs()
 
 
+def limits(table: pd.DataFrame, measures: Sequence[Measure]) -> dict[str, float]:
+    """Return the robust standard deviations beyond which a scan is an outlier, by the key of the measure.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `key_measures`.
+    measures : sequence of Measure
+        Those that are looked at; the more there are, the farther is each limit.
+
+    Returns
+    -------
+    dict
+        Infinite where too few scans have the measure.
+    """
+    counts = {measure.key: int(table[measure.key].notna().sum()) for measure in measures}
+    compared = sum(count >= FEWEST for count in counts.values())
+    return {key: limit(count, compared) for key, count in counts.items()}
+
+
 def outlier_scores(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataFrame:
-    """Return the outlier score of each scan: its largest modified z, and the measure that it comes from.
+    """Return the outlier score of each scan: its largest distance as a share of the limit, and the measure of that.
 
     Parameters
     ----------
@@ -181,12 +209,20 @@ def outlier_scores(table: pd.DataFrame, measures: Sequence[Measure]) -> pd.DataF
     Returns
     -------
     DataFrame
-        Index as in `table`; columns score (0 when nothing can be compared) and measure (title, "" without score).
+        Index as in `table`; columns score (0 when nothing can be compared, above `OUTLIER` for an outlier) and measure
+        (title, "" without score).
     """
     if table.empty or not measures:
         return pd.DataFrame({"score": pd.Series(0.0, index=table.index), "measure": ""})
-    scores = pd.DataFrame({measure.title: robust_z(table[measure.key], measure.better) for measure in measures})
+    far = limits(table, measures)
+    scores = pd.DataFrame({one.title: robust_z(table[one.key], one.better, one.smallest) / far[one.key] for one in measures})
     best = scores.fillna(0.0).to_numpy()
     titles = np.array(scores.columns)[best.argmax(axis=1)]
     largest = best.max(axis=1)
     return pd.DataFrame({"score": largest, "measure": np.where(largest > 0, titles, "")}, index=table.index)
+
+
+def far_scans(values: pd.Series, measure: Measure, far: float) -> dict[str, float]:
+    """Return the distance of the scans beyond the limit of a measure."""
+    z = robust_z(values, measure.better, measure.smallest)
+    return {str(name): float(distance) for name, distance in z[z > far].items()}
