@@ -95,14 +95,16 @@ def test_the_table_sorts_by_click_and_by_key_and_says_so(browser, report):
     show(browser, report / "index.html")
     assert column(browser, 0)[:2] == ["sub-991", "sub-03"]
     headings = browser.find_elements("css selector", "#table thead th")
-    assert headings[2].get_attribute("aria-sort") == "descending"
+    assert [heading.text for heading in headings[:3]] == ["Scan", "Decision", "State"]
+    assert headings[3].get_attribute("aria-sort") == "descending"
     headings[0].find_element("css selector", "button").click()
     assert column(browser, 0) == sorted(column(browser, 0))
-    assert headings[0].get_attribute("aria-sort") == "ascending" and not headings[2].get_attribute("aria-sort")
-    volume = headings[5].find_element("css selector", "button")
+    assert headings[0].get_attribute("aria-sort") == "ascending" and not headings[3].get_attribute("aria-sort")
+    assert "Brain volume" in headings[7].text
+    volume = headings[7].find_element("css selector", "button")
     for direction in (1, -1):
         volume.send_keys(Keys.ENTER)
-        shown = column(browser, 5)
+        shown = column(browser, 7)
         numbers = [direction * float(text) for text in shown if text != "\u2013"]
         assert numbers == sorted(numbers) and len(numbers) == 5
         assert shown[5:] == ["\u2013"] * 3, "missing values stay at the end"

@@ -274,6 +274,9 @@ def run_fusion(out: Path) -> None:
     gates = sorted(map(str, out.glob("**/*_desc-gate_registration.json")))
     TabulateAtlasWeights(in_tables=list(map(str, write_fusion(out))), in_gates=gates, derivatives=str(out), **outputs).run()
     scans = [*(f"sub-0{number}/anat/sub-0{number}" for number in (1, 3, 4, 5)), "sub-02/ses-1/anat/sub-02_ses-1"]
+    write_table(pd.DataFrame({"atlas": scans, "dseg": "x", "external": False}), out / "cohort" / "label-atlases.tsv")
+    config = yaml.safe_load((out / "cohort" / "config.yaml").read_text())
+    (out / "cohort" / "config.yaml").write_text(yaml.safe_dump(config | {"fuse": config["fuse"] | {"bench": True}}))
     truth = out.parent / "bids" / "derivatives" / "labels"
     BenchFusion(
         in_references=[str(truth / f"{scan}_dseg.nii.gz") for scan in scans], scans=scans, methods=METHODS,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 import popatlas
+from popatlas.cohort.freeze import atlases_for, read_label_atlases
 from popatlas.cohort.ledger import incomplete, left_out, summary
 from popatlas.cohort.participants import ages_of, read_people
 from popatlas.cohort.remarks import read_remarks
@@ -24,7 +25,7 @@ from popatlas.measures.dictionary import ATLASES
 from popatlas.measures.table import age_effect
 from popatlas.renamed import with_columns_of_today
 from popatlas.report.atlas_weights import atlas_weights_section
-from popatlas.report.fusion import BENCH_SUMMARY, bench_section
+from popatlas.report.fusion import BENCH_SUMMARY, bench_section, is_of_today
 from popatlas.report.limits import CHANCE, FEWEST
 from popatlas.report.methods import Counts, write_methods
 from popatlas.report.outliers import OUTLIER, Measure, far_scans, key_measures, limits, outlier_scores, scan_names
@@ -70,6 +71,7 @@ class Row:
     measure: str
     values: list[float]
     registered: str
+    atlases: int
 
     @property
     def odd(self) -> bool:
@@ -100,6 +102,7 @@ class Cohort:
     table: pd.DataFrame
     measures: list[Measure]
     registered: dict[str, str]
+    atlases: tuple[str, ...]
     config: Config
 
     @classmethod
@@ -119,7 +122,8 @@ class Cohort:
         table, measures = key_measures(metrics, gates, masks, methods)
         table = table.reindex([scan_name(scan) for scan in alive])
         registered = {scan: registered_by(found) for scan, found in gates.items()}
-        return cls(out_dir, label, tuple(methods), rows, stopped, table, measures, registered, read_config(config))
+        atlases = tuple(str(atlas) for atlas in read_label_atlases(out_dir)["atlas"])
+        return cls(out_dir, label, tuple(methods), rows, stopped, table, measures, registered, atlases, read_config(config))
 
     @property
     def scans(self) -> list[str]:
@@ -145,7 +149,7 @@ class Cohort:
             score=float(scores["score"].get(name, 0.0)) if done else 0.0,
             measure=str(scores["measure"].get(name, "")) if done else "",
             values=[float(self.table[measure.key].get(name, float("nan"))) for measure in self.measures],
-            registered=self.registered.get(name, ""),
+            registered=self.registered.get(name, ""), atlases=len(atlases_for(scan, self.atlases)),
         )  # fmt: skip
 
 
@@ -239,6 +243,8 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
         "included": sum(row.state == "ok" for row in rows),
         "odd": sum(row.odd for row in rows),
         "out": [row for row in rows if row.state != "ok"],
+        "atlases": len(cohort.atlases),
+        "fewer": [row for row in rows if row.state == "ok" and row.atlases < len(cohort.atlases)],
         "registered": Counter(row.registered for row in rows if row.registered).most_common(),
         "remarks": [row | {"name": scan_name(row["scan"])} for row in read_remarks(cohort.out_dir).to_dict("records")],
         "incomplete": [row | {"name": scan_name(row["scan"])} for row in incomplete(cohort.ledger).to_dict("records")],
@@ -249,7 +255,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
         "lines": convergence_lines(convergence),
         "strips": strips(cohort),
         "age": age_plot(read_volumes(cohort.out_dir), list(read_people(cohort.out_dir).columns)),
-        "bench": bench_section(cohort.out_dir, page),
+        "bench": bench_section(cohort.out_dir, page, cohort.atlases),
         "atlas_weights": atlas_weights_section(cohort.out_dir, page),
         "rule": outlier_rule(cohort),
     }
@@ -333,9 +339,30 @@ def count(cohort: Cohort, rows: Sequence[Row], description: Content) -> Counts:
     """Return the counts that the methods text states."""
     states = [row.state for row in rows]
     out = {state: states.count(state) for state in ORDER if state != "ok"}
-    atlases = optional_table(cohort.out_dir / "cohort" / "label-atlases.tsv")
-    members, bench = description.get("Members", []), optional_json(cohort.out_dir / BENCH_SUMMARY)
-    return Counts(len(rows), states.count("ok"), out, len(members), len(atlases), bench.get("n_targets", 0))
+    inside = [row.scan for row in rows if row.state == "ok"]
+    image = "_space-T1w_desc-preproc_"
+    aligned = {
+        name: sum((cohort.out_dir / f"{scan}{image}{name}.nii.gz").is_file() for scan in inside)
+        for name in cohort.config.cohort.channels
+    }
+    scored = [f"{method}_dice" for method in cohort.methods if f"{method}_dice" in cohort.table]
+    return Counts(
+        scans=len(rows),
+        included=len(inside),
+        out=out,
+        members=len(description.get("Members", [])),
+        atlases=len(cohort.atlases),
+        held_out=_held_out(cohort),
+        channels=aligned,
+        referenced=int(cohort.table[scored].notna().any(axis=1).sum()),
+    )
+
+
+def _held_out(cohort: Cohort) -> int:
+    """Return the targets of the bench that this run has made, 0 without one: its file may be of other settings."""
+    bench = optional_json(cohort.out_dir / BENCH_SUMMARY)
+    is_own = cohort.config.fuse.bench and is_of_today(bench, cohort.atlases) and set(bench["methods"]) <= set(cohort.methods)
+    return int(bench["n_targets"]) if is_own else 0
 
 
 def versions(cohort: Cohort) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from popatlas.report.figures import Cell, ColourBar, Disagreement, Labels, Layer
 from popatlas.report.pages import link, optional_json, read_config, scan_name, study_name, subject_page, write_page
 from popatlas.report.panels import Figure, ScanImages, Sheet, paint, voxels
 from popatlas.report.plots import Lanes, lanes
+from popatlas.settings import Content
 
 BENCH_SUMMARY = "group/fusion-bench.json"
 BENCH_PAGE = "report/fusion.html"
@@ -160,10 +161,15 @@ def agreement_sheet(images: ScanImages, method: str) -> list[Sheet]:
     return [Sheet(f"{SHEET}-{method}", f"Fused labels ({method})", "", cells, tuple(rows), bar)]
 
 
-def bench_section(out_dir: Path, page: Path) -> dict[str, object] | None:
-    """Return what the cohort page tells of the bench, None when none was made."""
+def is_of_today(summary: Content, atlases: Collection[str]) -> bool:
+    """Tell whether a bench was made with the labelled atlases of today, and is no file of before."""
+    return bool(summary) and set(summary["targets"]) <= set(atlases)
+
+
+def bench_section(out_dir: Path, page: Path, atlases: Collection[str]) -> dict[str, object] | None:
+    """Return what the cohort page tells of the bench, None when none was made of the atlases of today."""
     summary, target = optional_json(out_dir / BENCH_SUMMARY), out_dir / BENCH_PAGE
-    if not summary:
+    if not is_of_today(summary, atlases):
         return None
     rows = [
         {

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from popatlas.config.attempts import iteration_preset
 from popatlas.config.sections import Config, Fuse, Measure
-from popatlas.fusion.methods import METHODS
+from popatlas.fusion.methods import METHODS, SEGMENTER
 from popatlas.fusion.sections import describe as describe_fusion
 from popatlas.preprocess.settings import PreprocessSettings
 from popatlas.registration.engines.registry import ENGINES
+from popatlas.report.limits import CHANCE, FEWEST
 from popatlas.resources import template_folder
 from popatlas.settings import as_content, settings_from
 from popatlas.zoo.find import find_weights
@@ -54,7 +55,23 @@ class Methods:
 
 @dataclass(frozen=True)
 class Counts:
-    """Scans found, in the results, out by state; members of the template; labelled atlases, and those of the bench."""
+    """What a run counted.
+
+    Attributes
+    ----------
+    scans, included : int
+        Scans found, and those in the results.
+    out : mapping of str to int
+        Scans that are out, by state.
+    members, atlases : int
+        Of the template; labelled ones.
+    held_out : int
+        Targets of the bench that the run has made.
+    channels : mapping of str to int
+        Extra channel to the scans that it was aligned for.
+    referenced : int
+        Scans whose fused labels were scored against reference labels.
+    """
 
     scans: int
     included: int
@@ -62,6 +79,8 @@ class Counts:
     members: int = 0
     atlases: int = 0
     held_out: int = 0
+    channels: Mapping[str, int] = field(default_factory=dict)
+    referenced: int = 0
 
 
 def write_methods(config: Config, counts: Counts, methods: Sequence[str], versions: Mapping[str, str]) -> Methods:
@@ -85,11 +104,11 @@ def write_methods(config: Config, counts: Counts, methods: Sequence[str], versio
     """
     drafts = [
         ("Cohort", " ".join(_cohort(config, counts))),
-        ("Preprocessing", " ".join(_preprocessing(config.preprocess, config.cohort.channels))),
+        ("Preprocessing", " ".join(_preprocessing(config.preprocess, counts.channels))),
         ("Template", " ".join(_template(config, counts))),
         ("Registration", " ".join(_registration(config))),
         ("Label fusion", " ".join(_fusion(config.fuse, methods, counts))),
-        ("Measures and quality control", " ".join(_measures(config.measure, methods))),
+        ("Measures and quality control", " ".join(_measures(config.measure, counts))),
         ("Software", _software(versions)),
     ]
     return _cite([(heading, text) for heading, text in drafts if text])
@@ -106,7 +125,7 @@ def _cohort(config: Config, counts: Counts) -> Iterator[str]:
         yield "All of them entered the group results."
 
 
-def _preprocessing(options: PreprocessSettings, channels: Sequence[str]) -> Iterator[str]:
+def _preprocessing(options: PreprocessSettings, channels: Mapping[str, int]) -> Iterator[str]:
     n4, brain = options.n4, options.brain
     if options.denoise:
         yield "Images were denoised by adaptive non-local means [@manjon2010]."
@@ -129,8 +148,9 @@ def _preprocessing(options: PreprocessSettings, channels: Sequence[str]) -> Iter
     }.get(options.intensity)
     if intensity:
         yield f"Intensities were {intensity}."
-    if channels:
-        yield f"Where they exist, {' and '.join(channels)} images were aligned rigidly to the T1-weighted image."
+    aligned = [f"{name} images of {_several(number, 'scan')}" for name, number in channels.items() if number]
+    if aligned:
+        yield f"{_list(aligned)} were aligned rigidly to the T1-weighted image of their session."
 
 
 def _template(config: Config, counts: Counts) -> Iterator[str]:
@@ -193,9 +213,16 @@ def _fusion(options: Fuse, methods: Sequence[str], counts: Counts) -> Iterator[s
         best = {"similarity": "images were most similar to the target", "trust": "data parameters were highest"}
         yield f"Of these, the {options.select} whose {best[options.select_by]} were used."
     content = as_content(options)
-    told = [describe_fusion(method, content) if method in METHODS else method for method in methods]
-    yield f"They were fused by {_list(told)}."
-    yield "A labelled atlas is never used for itself."
+    told = [describe_fusion(method, content) for method in methods if method in METHODS]
+    if told:
+        yield f"They were fused by {_list(told)}."
+    if not isinstance(options.atlases, str):
+        yield "A labelled atlas is never used for itself, so that its own labels come from one atlas fewer."
+    if SEGMENTER in methods:
+        yield (
+            f"A segmentation network that was trained on labels fused by {options.segmenter.labels} labelled the scans "
+            "without registration."
+        )
     if counts.held_out:
         yield (
             f"The methods were compared on {_several(counts.held_out, 'held-out atlas', 'held-out atlases')}, each labelled "
@@ -204,13 +231,21 @@ def _fusion(options: Fuse, methods: Sequence[str], counts: Counts) -> Iterator[s
         )
 
 
-def _measures(options: Measure, methods: Sequence[str]) -> Iterator[str]:
-    if methods and options.reference:
+def _measures(options: Measure, counts: Counts) -> Iterator[str]:
+    if counts.referenced:
         surface = ", and by surface distances (95th percentile Hausdorff, average symmetric)" if options.surface else ""
-        yield f"Where reference labels exist, fused labels were scored by the Dice coefficient [@dice1945]{surface}."
+        yield (
+            f"The fused labels of {_several(counts.referenced, 'scan')} were scored against reference labels by the Dice "
+            f"coefficient [@dice1945]{surface}."
+        )
+    if counts.included < FEWEST:
+        return
     yield (
         "Each scan has an outlier score: the largest distance of its key measures from the cohort's median, in units of "
-        "1.4826 times the median absolute deviation; measures with a good direction count on their bad side only."
+        "1.4826 times the median absolute deviation, relative to the distance beyond which a scan counts as an outlier; "
+        "measures with a good direction count on their bad side only. That distance was set, for the number of scans and of "
+        f"measures, such that in a cohort of normal values any scan is called an outlier with a chance of at most "
+        f"{100 * CHANCE:g} %."
     )
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from popatlas.cohort.freeze import atlases_for, read_label_atlases
 from popatlas.config.sections import Config
 from popatlas.images.colours import label_hex
 from popatlas.images.io import read_table
 from popatlas.measures.attempts import tried
-from popatlas.measures.dictionary import BRAIN, REFERENCE
+from popatlas.measures.dictionary import BRAIN, REFERENCE, VOLUME_NOTES
 from popatlas.measures.metrics import METRICS
 from popatlas.measures.names import LABEL_NAMES, find_names, read_names
 from popatlas.report.pages import (
@@ -105,6 +106,7 @@ def draw_subject(
         quality=quality,
         quality_limits=quality_limits(quality, config.preprocess.brain.volume_ml),
         structures=structures(metrics, methods),
+        label_notes=label_notes(out_dir, scan, methods),
         others=whole_brain(metrics),
         steps=[_step(record, page) for record in records],
         versions=versions(records),
@@ -224,6 +226,17 @@ def structures(metrics: pd.DataFrame, methods: Sequence[str]) -> dict[str, objec
         for label, values in wide.iterrows()
     ]
     return {"groups": [(title, columns) for _, title, _, columns in groups], "rows": cells}
+
+
+def label_notes(out_dir: Path, scan: str, methods: Sequence[str]) -> list[str]:
+    """Return what a reader of the numbers by structure has to know: of an atlas's own labels, and of volumes by a method."""
+    atlases = list(read_label_atlases(out_dir)["atlas"])
+    serving = len(atlases_for(scan, atlases))
+    notes = [f"{VOLUME_NOTES[method]}." for method in methods if method in VOLUME_NOTES]
+    if methods and serving < len(atlases):
+        notes.insert(0, f"This scan is a labelled atlas itself, and never labels itself: its labels come from {serving} "
+                     f"atlas{'' if serving == 1 else 'es'}, those of others from up to {len(atlases)}.")  # fmt: skip
+    return notes
 
 
 def whole_brain(metrics: pd.DataFrame) -> list[dict[str, object]]:
