@@ -140,27 +140,35 @@ def tables(folder):
     }
 
 
+def tree(folder):
+    """Return what is below a folder, with content, rights and times."""
+    return {
+        str(path.relative_to(folder)): (path.is_file() and path.read_bytes(), path.lstat().st_mode, path.lstat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
 def test_a_plan_compares_with_the_last_run_and_leaves_no_trace(cohort):
+    before = tree(cohort)
     for _ in range(2):
         result = popatlas("plan", cohort / "bids", cohort / "out")
         assert "6 usable (+6 new" in result.stdout
-        assert not (cohort / "out" / "cohort").exists()
-        assert not (cohort / "out" / "config.yaml").exists()
+        assert tree(cohort) == before, "not even OUT_DIR"
     opened(cohort, {})
-    before = tables(cohort / "out" / "cohort")
     noise_cohort(cohort / "bids", [*NAMES, "sub-07"])
+    before = tree(cohort)
     for _ in range(2):
         assert "7 usable (+1 new" in popatlas("plan", cohort / "bids", cohort / "out").stdout
-    assert tables(cohort / "out" / "cohort") == before
+    assert tree(cohort) == before
 
 
 def test_a_dry_run_forgets_no_failure_and_settles_nothing(cohort):
     opened(cohort, {})
     (cohort / "out" / "cohort" / "failures.tsv").write_text("scan\tstage\treason\nsub-02/anat/sub-02\tregister\tgate\n")
-    before = tables(cohort / "out" / "cohort")
+    before = tree(cohort)
     result = popatlas("run", cohort / "bids", cohort / "out", "--cores", "1", "-n")
     assert re.search(r"^measure_scan +5$", result.stdout + result.stderr, re.M)
-    assert tables(cohort / "out" / "cohort") == before
+    assert tree(cohort) == before
 
 
 @pytest.fixture
@@ -238,5 +246,7 @@ def test_snakemake_takes_a_configuration_as_popatlas_does(cohort):
     assert "register_to_template" in result.stdout + result.stderr
     assert "register.ladder is called register.fallback now" in result.stderr
     (cohort / "own.yaml").write_text(yaml.safe_dump({"register": register}))
-    text = popatlas("run", cohort / "bids", cohort / "out", "--config", cohort / "own.yaml", "--cores", "1", "-n").stdout
+    before = tree(cohort)
+    text = popatlas("run", cohort / "bids", cohort / "new", "--config", cohort / "own.yaml", "--cores", "1", "-n").stdout
     assert "register_to_template" in text
+    assert tree(cohort) == before, "a dry run makes no OUT_DIR"

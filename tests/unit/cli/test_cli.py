@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
-from popatlas.cli.snake import check_options, command, is_dry_run, profile_folder
+from popatlas.cli.snake import check_options, command, profile_folder
 from popatlas.cohort.view import hide, view_of
 from popatlas.config.load import load_config
 from popatlas.errors import ConfigError
@@ -35,8 +35,7 @@ def test_every_verb_has_help(verb, capsys):
 
 def test_unknown_options_of_run_go_to_snakemake_others_are_refused(capsys):
     assert parse(["run", "b", "o", "--forceall"]).snakemake == ["--forceall"]
-    with pytest.raises(SystemExit):
-        parse(["status", "o", "--forceall"])
+    assert main(["status", "o", "--forceall"]) == 2
     assert "unrecognized arguments: --forceall" in capsys.readouterr().err
 
 
@@ -92,7 +91,7 @@ def test_snakemake_gets_the_shipped_snakefile_and_the_extra_options(tmp_path):
     ],
 )
 def test_a_dry_run_is_known_by_snakemakes_options(options, dry):
-    assert is_dry_run(options) is dry
+    assert only_looks(options) is dry
 
 
 @pytest.mark.parametrize(
@@ -161,7 +160,12 @@ def test_a_look_ahead_writes_and_removes_in_a_view(tmp_path):
 @pytest.mark.parametrize("line", [["plan"], ["run", "-n"]])
 def test_a_look_ahead_draws_no_demo_cohort(line, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(line) == 1
+    assert main(line) == 0
+    said = capsys.readouterr().out
+    assert f"would draw 8 heads (seed 1) in {tmp_path / 'results/demo/bids'}" in said
+    assert list(tmp_path.iterdir()) == []
+    assert main([*line, "--set", "simulate.subjects=3"]) == 0 and "would draw 3 heads" in capsys.readouterr().out
+    assert main([*line, "--set", "simulate.enabled=false"]) == 1
     assert "the dataset does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -7,10 +7,16 @@ from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from popatlas.errors import PopatlasError
+
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 Subparsers: TypeAlias = "_SubParsersAction[ArgumentParser]"  # what verbs are added to
+
+
+class UsageError(PopatlasError):
+    """A command line that cannot be understood; it ends with code 2, as those that argparse refuses."""
 
 
 def given_path(text: str) -> Path:

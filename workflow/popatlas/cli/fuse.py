@@ -47,14 +47,15 @@ def add_parser(subparsers: Subparsers) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the bench and print its recommendation; exit codes as in `popatlas run`."""
     from popatlas.cli.run import run_passes
-    from popatlas.cli.snake import is_dry_run, study_config
+    from popatlas.cli.snake import study_config
     from popatlas.images.io import read_json
     from popatlas.study.benchstudy import CONFIG, bench_config
+    from popatlas.study.opening import only_looks
 
     settled = study_config(args)
     config = bench_config(settled, args.methods)
     code = run_passes(args, config, ("preprocess", "fusion_bench"), RESULTS, CONFIG, settled)
-    if code in (0, 3) and not is_dry_run(args.snakemake):
+    if code in (0, 3) and not only_looks(args.snakemake):
         out_dir = Path(config.out_dir)
         check_atlases(config, out_dir)
         print(f"\n{read_json(out_dir / 'group' / 'fusion-bench.json')['sentence']}")

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 
 from popatlas import __version__
+from popatlas.cli.arguments import UsageError
+from popatlas.cli.options import options_of, settle_arguments, unknown_option
 from popatlas.failures import foreseen, unforeseen
 from popatlas.surroundings import settled
 
@@ -16,6 +18,7 @@ VERBS = ("simulate", "check", "plan", "run", "fuse", "train", "weights", "status
 TO_SNAKEMAKE = ("plan", "run", "fuse")
 LOOKS = ("status", "weights")  # verbs that need no folder for temporary files
 LEVELS = ("participant", "group")
+MISUSED = 2  # exit code of a command line that is not understood
 CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends
 
 
@@ -33,33 +36,46 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of one verb."""
+    subparsers = argparse.ArgumentParser(prog="popatlas").add_subparsers()
+    import_module(f"popatlas.cli.{verb}").add_parser(subparsers)
+    return subparsers.choices[verb]
+
+
 def translate_bids_app(argv: list[str]) -> list[str]:
-    """Rewrite ``BIDS_DIR OUT_DIR participant|group ...`` into the `run` verb.
+    """Rewrite ``BIDS_DIR OUT_DIR participant|group ...``, with the level in any place, into the `run` verb.
 
     `participant` stops before the group tables, `group` runs everything (finished work is kept).
     """
-    if len(argv) >= 3 and argv[0] not in VERBS and argv[2] in LEVELS:
-        until = ["--until", "subjects"] if argv[2] == "participant" else []
-        return ["run", argv[0], argv[1], *until, *argv[3:]]
-    return argv
+    place = next((number for number, word in enumerate(argv) if word in LEVELS), 0)
+    if not place or argv[0] in VERBS:
+        return argv
+    until = ["--until", "subjects"] if argv[place] == "participant" else []
+    return ["run", *argv[:place], *until, *argv[place + 1 :]]
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse a command line; a step parses its own options, verbs in `TO_SNAKEMAKE` hand unknown ones on."""
     if arguments[:1] == ["step"]:
         return argparse.Namespace(verb="step", name=next(iter(arguments[1:]), None), options=arguments[2:])
-    parser = build_parser()
-    args, extra = parser.parse_known_args(arguments)
-    args.snakemake = extra
-    if args.snakemake and args.verb not in TO_SNAKEMAKE:
-        parser.error(f"unrecognized arguments: {' '.join(args.snakemake)}")
+    args, extra = build_parser().parse_known_args(arguments)
+    args.snakemake, args.line = extra, arguments
+    if args.verb in TO_SNAKEMAKE:
+        settle_arguments(args)
+    elif extra:
+        raise UsageError(unknown_option(extra[0], options_of(verb_parser(args.verb))))
     return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; errors are said in a line, those that nobody foresaw with a file of the traceback."""
     arguments = translate_bids_app(sys.argv[1:] if argv is None else argv)
-    args = parse(arguments)
+    try:
+        args = parse(arguments)
+    except UsageError as error:
+        print(f"popatlas {arguments[0]}: {error}", file=sys.stderr)
+        return MISUSED
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be in the language of the terminal
     try:
@@ -81,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         if told is None and args.verb == "step":  # the log of a job is the place for a traceback
             raise
         print(f"popatlas {args.verb}: {told or unforeseen(error, arguments)}", file=sys.stderr)
-        return 1
+        return MISUSED if isinstance(error, UsageError) else 1
 
 
 def places(args: argparse.Namespace) -> list[Path]:

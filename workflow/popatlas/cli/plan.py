@@ -23,7 +23,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Print the changes of the cohort and the jobs per rule."""
-    from popatlas.cli.snake import check_folders, study_config
+    from popatlas.cli.snake import check_folders, demo_plan, study_config
     from popatlas.cohort.garbage import hide_garbage
     from popatlas.cohort.ledger import forget_failures, read_failures
     from popatlas.cohort.plan import cohort_changes, format_plan
@@ -33,6 +33,9 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.study.study import open_study
 
     config = study_config(args)
+    if demo := demo_plan(config):
+        print(demo)
+        return 0
     check_folders(config, make=False)
     out_dir = Path(config.out_dir)
     with view_of(out_dir) as view:

@@ -109,15 +109,19 @@ def run_passes(
     import yaml
 
     from popatlas.cli.notes import closing_notes, mixed_versions, opening_notes
-    from popatlas.cli.passes import STOPPED, Passes
-    from popatlas.cli.snake import check_folders, dry_run, forget_notes, is_dry_run
+    from popatlas.cli.passes import FINISHED, STOPPED, Passes
+    from popatlas.cli.snake import check_folders, demo_plan, dry_run, forget_notes
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
     from popatlas.images.io import write_if_changed
+    from popatlas.study.opening import only_looks
     from popatlas.study.orphans import kept_results
 
     started = time.monotonic()
-    out_dir, is_dry = Path(config.out_dir), is_dry_run(args.snakemake)
+    out_dir, is_dry = Path(config.out_dir), only_looks(args.snakemake)
+    if is_dry and (demo := demo_plan(config)):
+        print(demo)
+        return FINISHED
     check_folders(config, make=not is_dry)
     if is_dry:
         return dry_run(config, args, targets[-1])

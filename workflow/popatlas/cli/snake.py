@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from popatlas.cli.arguments import given_path, positive
+from popatlas.cli.options import add_bids_app_options, check_known, options_of
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
 from popatlas.surroundings import QUIET
@@ -64,11 +66,18 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out_dir", nargs="?", type=given_path, help="folder for everything that is written")
     parser.add_argument("--config", type=given_path, metavar="FILE", help="your settings; keys left out keep the defaults")
     parser.add_argument(
-        "--participant-label", nargs="+", action="extend", metavar="SUB", help="only these subjects (with or without sub-)"
-    )
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="settings that go before those of the file: preprocess.resolution_mm=1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--participant-label", nargs="+", action="extend", default=[], metavar="SUB",
+        help="only these subjects (with or without sub-)",
+    )  # fmt: skip
     parser.add_argument("--query", help='condition on participants.tsv, for example "age > 50"')
     parser.add_argument("--profile", default="default", help="default, slurm, slurm-gpu, or a profile folder of yours")
     parser.add_argument("--cores", type=positive, default=len(os.sched_getaffinity(0)), help="CPU cores (default: all)")
+    add_bids_app_options(parser)
+    parser.set_defaults(parser=parser)
 
 
 def study_config(args: argparse.Namespace) -> Config:
@@ -77,7 +86,8 @@ def study_config(args: argparse.Namespace) -> Config:
     from popatlas.config.load import changed, load_config, make_absolute
 
     check_options(args.snakemake)
-    config = load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir))
+    check_known(args.snakemake, options_of(args.parser))
+    config = with_settings(load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir)), args.set)
     if args.bids_dir is not None and args.out_dir is None:
         raise ConfigError("OUT_DIR is missing. Remedy: popatlas run BIDS_DIR OUT_DIR")
     chosen: dict[str, object] = {}
@@ -93,6 +103,23 @@ def study_config(args: argparse.Namespace) -> Config:
     return config
 
 
+def with_settings(config: Config, settings: list[str]) -> Config:
+    """Return a configuration with settings of the command line, ``key=value`` with the value in YAML.
+
+    Raises
+    ------
+    PopatlasError
+        For what is no such setting, an unknown key or an impossible value.
+    """
+    if not settings:
+        return config
+    from popatlas.config.load import changed
+    from popatlas.renamed import with_keys_of_today
+    from popatlas.training.recipe import parse_changes
+
+    return changed(config, with_keys_of_today(parse_changes(settings)))
+
+
 def check_folders(config: Config, *, make: bool = True) -> None:
     """Raise InputError when input or output cannot be used, see `check_places`; `make` draws the demo cohort, too."""
     from popatlas.cohort.places import check_places
@@ -101,6 +128,19 @@ def check_folders(config: Config, *, make: bool = True) -> None:
     if make:
         simulate_if_missing(config)
     check_places(config, make=make)
+
+
+def demo_plan(config: Config) -> str:
+    """Return what a run would draw first, since the demo cohort is not there; empty where nothing is drawn."""
+    from popatlas.study.prepare import is_demo_missing
+
+    if not is_demo_missing(config):
+        return ""
+    heads = f"{config.simulate.subjects} heads (seed {config.simulate.seed})"
+    return (
+        f"the demo cohort is not there: `popatlas run` would draw {heads} in {config.bids_dir} and process them into "
+        f"{config.out_dir}; the jobs can be counted when it is drawn (`popatlas simulate {config.bids_dir}`)"
+    )
 
 
 def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str], options: Sequence[str]) -> list[str]:
@@ -118,9 +158,20 @@ def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str],
     ]
 
 
-def is_dry_run(options: Sequence[str]) -> bool:
-    """Tell whether options for Snakemake ask for a dry run: -n, also among other flags, or --dry-run."""
-    return any(option.startswith("--dry") or re.fullmatch("-[Ffknpq]*n[Ffknpq]*", option) for option in options)
+def is_quiet(options: Sequence[str]) -> bool:
+    """Tell whether options for Snakemake ask for silence."""
+    return any(option.startswith("--quiet") or re.fullmatch("-[Ffkp]*q[Ffkpq]*", option) for option in options)
+
+
+def is_cluster(args: argparse.Namespace) -> bool:
+    """Tell whether jobs are submitted to run elsewhere: by an executor of the profile, or of an option for Snakemake."""
+    files = sorted(profile_folder(args.profile).glob("*.yaml"))
+    lines = [re.match(r"executor: *['\"]?([\w-]+)", line) for file in files for line in file.read_text().splitlines()]
+    executor = next((line[1] for line in lines if line), None)
+    for name, value in pairwise([*args.snakemake, ""]):
+        if name in ("-e", "--executor") or name.startswith("--executor="):
+            executor = name.partition("=")[2] or value
+    return executor not in (None, "local", "dryrun", "touch")
 
 
 def profile_folder(name: str) -> Path:
@@ -142,6 +193,11 @@ def forget_notes(out_dir: Path) -> None:
     """Remove what Snakemake noted about the output folder; the receipts tell what is done."""
     for name in ("metadata", "incomplete", "locks", "iocache"):
         shutil.rmtree(out_dir / ".snakemake" / name, ignore_errors=True)
+
+
+def snakemake_log(out_dir: Path) -> Path | None:
+    """Return the log that Snakemake wrote last, where there is one."""
+    return max((out_dir / ".snakemake" / "log").glob("*.log"), default=None)
 
 
 def dry_run(config: Config, args: argparse.Namespace, target: str) -> int:

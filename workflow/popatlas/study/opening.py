@@ -82,7 +82,8 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
     target = next((part for part in (*PARTS, "all") if part in arguments), "all")
     config = make_absolute(load_config(source))
     looks = only_looks(arguments)
-    simulate_if_missing(config)
+    if not looks:
+        simulate_if_missing(config)
     check_places(config, make=not looks)
     if not looks:
         out_dir = Path(config.out_dir)

@@ -59,9 +59,13 @@ def form_predictions(config: Config, usable: Sequence[str], out_dir: Path) -> No
 
 def simulate_if_missing(config: Config) -> None:
     """Draw the demo cohort when the configuration points at its default place and nothing is there."""
-    demo = Path(default_config().bids_dir).resolve()
-    bids_dir = Path(config.bids_dir)
-    if config.simulate.enabled and bids_dir == demo and not bids_dir.exists():
+    if is_demo_missing(config):
         from popatlas.images.simulate import simulate_cohort
 
-        simulate_cohort(bids_dir, subjects=config.simulate.subjects, seed=config.simulate.seed)
+        simulate_cohort(Path(config.bids_dir), subjects=config.simulate.subjects, seed=config.simulate.seed)
+
+
+def is_demo_missing(config: Config) -> bool:
+    """Tell whether a run would draw the demo cohort."""
+    bids_dir = Path(config.bids_dir)
+    return config.simulate.enabled and bids_dir == Path(default_config().bids_dir).resolve() and not bids_dir.exists()
