@@ -59,6 +59,18 @@ def test_group_outputs_say_who_is_in_and_who_is_out(first_run):
     assert f"{scan(BROKEN)} failed at preprocess" in printed
 
 
+def test_a_run_tells_how_far_it_is_and_ends_with_what_came_out(first_run):
+    work, _, printed = first_run
+    for line in ("index: 4 of 5 done, 1 cannot be used", "preprocess: 3 of 4 done, 1 failed", "fuse: 3 of 3 done"):
+        assert line in printed.splitlines()
+    assert "Finished jobid" not in printed and "rule conform_image" not in printed
+    _, _, end = printed.partition("popatlas: finished after ")
+    assert "3 of 5 scan(s) came through" in end and f"QC page  {work.out / 'report/index.html'}" in end
+    assert f"failed at preprocess: {BROKEN}\n" in end and f"could not be used: {UNREADABLE}: " in end
+    assert f"popatlas status {work.out}" in end and f"popatlas run {work.bids} {work.out} --config" in end
+    assert any("rule conform_image:" in log.read_text() for log in (work.out / ".snakemake/log").glob("*.log"))
+
+
 def test_every_promised_file_is_there(first_run):
     work = first_run[0]
     promised = stage_outputs(load_config(SETTINGS), labelled=True)

@@ -128,7 +128,7 @@ def test_a_run_ends_with_results_names_and_code_3(out, monkeypatch, capsys):
     monkeypatch.setattr(run, "_snakemake", snakemake)
     code = run.run(["preprocess", "subjects", "all"])
     results = (("QC page", "report/index.html"), ("atlas", "nowhere.nii.gz"))
-    assert closing_notes(config, results, run.failed, ["said before"]) == 3
+    assert closing_notes(config, results, run.failures, ["said before"]) == 3
     printed = capsys.readouterr()
     assert (code, started) == (3, ["preprocess", "subjects", "subjects", "all"])
     assert f"{key('02')} failed at channel: the T2w is empty; remedy: export it again" in printed.err

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from popatlas.stages import SIDE_STAGES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
 FINISHED, FINISHED_WITH_FAILURES = 0, 3
 NAMED = 5
+REASONS = 3  # of failures at a stage that are told
 SHOWN = 60  # characters of a value
 # keys that say where something lies or how fast it is computed
 NOT_SAID = ("out_dir", "gpu", "gpus", "batch", "minutes")
@@ -61,7 +65,7 @@ def _short(value: object) -> str:
 def closing_notes(
     config: Config,
     results: Sequence[tuple[str, str]],
-    failed: set[tuple[str, str]],
+    failed: Mapping[tuple[str, str], str],
     said: Sequence[str],
     inventory: Inventory | None = None,
 ) -> int:
@@ -73,8 +77,8 @@ def closing_notes(
         Complete configuration.
     results : sequence of (str, str)
         Name, and file in OUT_DIR.
-    failed : set of (str, str)
-        Scan and stage of each failure.
+    failed : mapping
+        Scan and stage of each failure to its reason.
     said : sequence of str
         What was said when the run began and is worth repeating.
     inventory : Inventory, optional
@@ -86,23 +90,68 @@ def closing_notes(
     out_dir = Path(config.out_dir)
     there = [(name, path) for name, path in results if (out_dir / path).exists()]
     stale = inventory.stale(path for _, path in there) if inventory else set()
+    index = read_table(out_dir / "cohort" / "index.parquet")
+    print(f"  {came_through(index, failed)}")
     for name, path in there:
         if path not in stale:
             print(f"  {name:8} {out_dir / path}")
     if inventory:
         print(*out_of_date(inventory, [name for name, path in there if path in stale]), sep="", end="")
-    for stage in sorted({stage for _, stage in failed}):
-        print(f"  failed at {stage}: {_names(scan for scan, where in failed if where == stage)}")
-    index = read_table(out_dir / "cohort" / "index.parquet")
+    for line in failures_by_stage(failed):
+        print(f"  {line}")
     unreadable, lines = missing_images(index)
     unlabelled, labels = missing_labels(config, index, out_dir)
     alone, without = unserved(config, index, out_dir)
     remarks = remark_lines(out_dir, NAMED)
     for line in [*lines, *excluded(index), *labels, *without, *resolution(config, index), *remarks, *said]:
         print(f"  {line}")
-    if failed:
-        print(f"  Reasons: popatlas status {out_dir}")
     return FINISHED_WITH_FAILURES if failed or unreadable or unlabelled or alone else FINISHED
+
+
+def came_through(index: pd.DataFrame, failed: Mapping[tuple[str, str], str]) -> str:
+    """Return how many of the scans that were asked for are in the results."""
+    asked = index[(index["role"] == "cohort") & (index["state"] != "excluded")]
+    out = {scan for scan, stage in failed if stage not in SIDE_STAGES}
+    good = int(((asked["state"] == "ok") & ~asked["scan"].isin(out)).sum())
+    return f"{good} of {len(asked)} scan(s) came through"
+
+
+def failures_by_stage(failed: Mapping[tuple[str, str], str]) -> Iterator[str]:
+    """Yield who failed at each stage, and below it the first reasons."""
+    for stage in sorted({stage for _, stage in failed}):
+        reasons: dict[str, list[str]] = {}
+        for (scan, where), reason in failed.items():
+            if where == stage:
+                reasons.setdefault(reason, []).append(scan)
+        yield f"failed at {stage}: {_names(scan for scans in reasons.values() for scan in scans)}"
+        for reason, scans in list(reasons.items())[:REASONS]:
+            yield f"  {_names(scans)}: {reason}"
+        if len(reasons) > REASONS:
+            yield f"  and {len(reasons) - REASONS} more reasons"
+
+
+def next_commands(out_dir: Path, line: Sequence[str], code: int, goal: str) -> Iterator[str]:
+    """Yield what to do next, as commands; nothing where there is nothing to do.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output folder.
+    line : sequence of str
+        Arguments of this run.
+    code : int
+        Exit code of the run.
+    goal : str
+        Its last pass.
+    """
+    page, folder = out_dir / "report" / "index.html", shlex.quote(str(out_dir))
+    if page.is_file() and goal == "all":
+        yield f"  look at the scans, the most unusual first:  xdg-open {shlex.quote(str(page))}"
+    if code:
+        yield f"  who is out, why, what to do, the logs:      popatlas status {folder}"
+        yield f"  when that is mended, the same command:      {shlex.join(['popatlas', *line])}"
+    elif goal != "all":
+        yield f"  the state of each scan:                     popatlas status {folder}"
 
 
 def out_of_date(inventory: Inventory, names: Sequence[str]) -> Iterator[str]:

@@ -6,13 +6,17 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from popatlas.cli.process import Outcome, supervise
+from popatlas.cli.display import Display, Lines
+from popatlas.cli.process import BEGAN, Outcome, supervise
+from popatlas.cli.progress import Progress
 from popatlas.cli.snake import command, environment
 from popatlas.cohort.lock import TOKEN, Lock
 from popatlas.failures import REFUSED, last_words
+from popatlas.study.progress import GOAL
 
 if TYPE_CHECKING:
     from popatlas.config.sections import Config
@@ -20,8 +24,10 @@ if TYPE_CHECKING:
     from popatlas.study.joblist import Job
 
 FINISHED, STOPPED, FINISHED_WITH_FAILURES = 0, 1, 3
-BEGAN = "Job stats:"  # what Snakemake says when it knows its jobs
 MOST_ROUNDS = 6  # of a pass; each one after the first follows from failures, or from results that came out differently
+RAISED = re.compile(r"\w*(?:Error|Exception)\b(?! in rule)")  # the head of an error of Snakemake, or of Python
+MOST_FAILURES = 20  # that are named after a pass
+MOST_LINES = 20  # of an error that are shown
 SHELL_SAYS = re.compile(r": line \d+: +\d+ (\w[\w ]*?)(?: \(core dumped\))? {2,}")  # bash, of a process that a signal ended
 OUT_OF_MEMORY = ": by somebody, or since it needed more memory or time than there was"
 
@@ -41,24 +47,43 @@ class Passes:
         Configuration that the ledger follows, but for the bench.
     lock : Lock
         Lock of the output folder.
+    display : Display, optional
+        Shows how far the run is.
 
     Attributes
     ----------
     failed : set of (str, str)
         Scan and stage of all failures of this run.
+    failures : dict
+        The same, with the reason of each.
     """
 
-    def __init__(self, args: argparse.Namespace, config_file: Path, config: Config, settled: Config, lock: Lock) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        config_file: Path,
+        config: Config,
+        settled: Config,
+        lock: Lock,
+        display: Display | None = None,
+    ) -> None:
         self.args, self.config_file, self.config, self.settled, self.lock = args, config_file, config, settled, lock
+        self.display = display or Lines(Progress())
+        self.goal = ""  # last pass
         self.out_dir = Path(config.out_dir)
-        self.failed: set[tuple[str, str]] = set()
+        self.failures: dict[tuple[str, str], str] = {}
         self.why_stopped = ""
         self.stopped_by = 0
-        self.said: set[str] = set()
         self.inventory: Inventory | None = None  # after the last pass
+
+    @property
+    def failed(self) -> set[tuple[str, str]]:
+        """Scan and stage of all failures."""
+        return set(self.failures)
 
     def run(self, targets: Sequence[str]) -> int:
         """Run the passes; one is repeated while it makes progress and something is left to do."""
+        self.goal = targets[-1]
         for target in targets:
             if not self._rounds(target):
                 return 128 + self.stopped_by if self.stopped_by else STOPPED
@@ -68,7 +93,8 @@ class Passes:
         """Run a pass until nothing is left to do in it; tell whether the run can go on."""
         before: tuple[set[tuple[str, str]], list[str]] | None = None
         for _ in range(MOST_ROUNDS):
-            print(f"popatlas: pass '{target}'", flush=True)
+            if self.args.verbose:
+                print(f"popatlas: pass '{target}'", flush=True)
             outcome = self._snakemake(target)
             if outcome.stopped_by:
                 self.why_stopped, self.stopped_by = f"stopped by signal {outcome.stopped_by}", outcome.stopped_by
@@ -79,22 +105,23 @@ class Passes:
             if outcome.code and BEGAN not in outcome.text:
                 self.why_stopped = _last_error(outcome.text)
                 return False
-            known = set(self.failed)
+            known = self.failed
             left = self._settle(target, outcome)
             if outcome.code == 0 and not left:
                 return True
             if before == (self.failed, left) or (outcome.code and not left and self.failed == known):
-                break
-            before = (set(self.failed), left)
+                self.why_stopped = self.why_stopped or _no_end(target, outcome)
+                return False
+            before = (self.failed, left)
             if count := len({scan for scan, _ in self.failed - known}):
                 print(f"popatlas: {count} scan(s) failed, going on without them", flush=True)
-        self.why_stopped = self.why_stopped or f"the pass '{target}' does not come to its end"
+        self.why_stopped = self.why_stopped or _no_end(target, outcome)
         return False
 
     def _snakemake(self, target: str) -> Outcome:
-        quiet = [] if self.args.verbose else ["--quiet", "rules", "host"]
-        line = command(self.config_file, self.args, [target], quiet)
-        return supervise(line, self.out_dir, environment() | {TOKEN: self.lock.holder.token}, self.lock, self.said)
+        line = command(self.config_file, self.args, [target], [])
+        told = {TOKEN: self.lock.holder.token} | ({} if self.args.verbose else {GOAL: self.goal})
+        return supervise(line, self.out_dir, environment() | told, self.lock, self.display)
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:
         """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""
@@ -111,6 +138,7 @@ class Passes:
             reason, log = read_failure(self.out_dir, inventory.log(group[0]))
             self.why_stopped = f"{group[0].rule} failed: {reason} (log: {log})"
         self._name_failures(settle_study(inventory, self.settled))
+        self.display.progress.settle(self.failed)
         return self._left(inventory, left)
 
     def _left(self, inventory: Inventory, names: Sequence[str]) -> list[str]:
@@ -121,9 +149,12 @@ class Passes:
         return [job.name for job in jobs if job.scan not in out and (job.scan, job.stage) not in side]
 
     def _name_failures(self, failures: dict[tuple[str, str], str]) -> None:
-        for place in sorted(failures.keys() - self.failed):
+        new = sorted(failures.keys() - self.failures.keys())
+        for place in new[:MOST_FAILURES]:
             print(f"popatlas: {place[0]} failed at {place[1]}: {failures[place]}", file=sys.stderr, flush=True)
-        self.failed |= set(failures)
+        if len(new) > MOST_FAILURES:
+            print(f"popatlas: ... and {len(new) - MOST_FAILURES} more failed", file=sys.stderr, flush=True)
+        self.failures |= failures
 
     @staticmethod
     def _why(inventory: Inventory, outcome: Outcome) -> Callable[[Job], str]:
@@ -158,8 +189,23 @@ def why_ended(text: str, rule: str, log: str, outputs: Sequence[str]) -> str:
 
 
 def _last_error(text: str) -> str:
-    """Return what the Snakefile said when it refused to go on, or the last line of Snakemake."""
+    """Return what the Snakefile said when it refused to go on, or the last words of Snakemake."""
     if REFUSED in text:
         return last_words(text)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("popatlas: pass")]
-    return lines[-1] if lines else "Snakemake could not begin"
+    return snakemake_error(text) or (lines[-1] if lines else "Snakemake could not begin")
+
+
+def _no_end(target: str, outcome: Outcome) -> str:
+    """Return why a pass is given up although no scan of it failed anew."""
+    said = snakemake_error(outcome.text) if outcome.code else ""
+    return f"the pass '{target}' does not come to its end{': ' if said else ''}{said}"
+
+
+def snakemake_error(text: str) -> str:
+    """Return the last error that Snakemake raised itself, with the lines that follow; empty where it only told of jobs."""
+    lines = [line.rstrip() for line in text.splitlines()]
+    heads = [place for place, line in enumerate(lines) if RAISED.match(line)]
+    if not heads:
+        return ""
+    return "\n".join([lines[heads[-1]], *takewhile(bool, lines[heads[-1] + 1 : heads[-1] + MOST_LINES])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Protocol
 
 from popatlas.cohort.lock import Lock
 from popatlas.errors import InputError
+from popatlas.study.progress import MARK
 
 if TYPE_CHECKING:
     import psutil
@@ -27,6 +29,9 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 TICK, GRACE = 0.5, 60.0  # seconds between looks; seconds that Snakemake has to end its jobs when it is asked to stop
 KEPT_LINES = 2000
 NOTE = "popatlas: "
+BEGAN = "Job stats:"  # what Snakemake says when it knows its jobs
+JOB = re.compile(r"(?:local)?(?:rule|checkpoint) \w+:")  # the head of what Snakemake says of a job that begins
+CHATTER = re.compile(rf"\s*$|\[[^\]]*\]$|Finished jobid: |\d+ of \d+ steps|Select jobs to execute|Execute \d+ jobs|{MARK}")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Outcome:
     stopped_by : int
         Signal that stopped this run, 0 when none did.
     text : str
-        The last lines of what it said on stderr.
+        The last lines of what it said on stderr, without those about jobs that begin and end.
     """
 
     code: int
@@ -48,8 +53,18 @@ class Outcome:
     text: str
 
 
+class Audience(Protocol):
+    """Who follows a command."""
+
+    def heard(self, line: str) -> None:
+        """Take a line of its stderr."""
+
+    def tick(self) -> None:
+        """Do what is to be done now and then."""
+
+
 def supervise(
-    line: Sequence[str], cwd: Path, environment: dict[str, str], lock: Lock, said: set[str] | None = None
+    line: Sequence[str], cwd: Path, environment: dict[str, str], lock: Lock, audience: Audience | None = None
 ) -> Outcome:
     """Run a command, hand its stderr on, and end when it and all that it started have ended.
 
@@ -66,8 +81,8 @@ def supervise(
         Its environment.
     lock : Lock
         Lock of the output folder, which tells of the command and gets signs of life.
-    said : set of str, optional
-        Notes of popatlas that have been handed on before, and need not be again; those of this command are added.
+    audience : Audience, optional
+        Gets its stderr line by line; without one it goes to the stderr of this process.
 
     Raises
     ------
@@ -81,8 +96,8 @@ def supervise(
         preexec_fn=_end_with_parent,
     )  # fmt: skip
     assert process.stderr is not None
-    lines: deque[str] = deque(maxlen=KEPT_LINES)
-    reader = threading.Thread(target=_hand_on, args=(process.stderr, lines, set() if said is None else said), daemon=True)
+    lines, audience = Kept(), audience or Passing()
+    reader = threading.Thread(target=_hand_on, args=(process.stderr, lines, audience), daemon=True)
     reader.start()
     stopped = _Stop(process.pid)
     lost: InputError | None = None
@@ -93,11 +108,12 @@ def supervise(
                 process.wait(TICK)
             lost = lost or _is_lost(lock.beat, stopped)
             stopped.insist()
+            audience.tick()
         _end_orphans(before)
     reader.join(timeout=5)
     if lost is not None:
         raise lost
-    return Outcome(process.returncode, stopped.signal, "".join(lines))
+    return Outcome(process.returncode, stopped.signal, lines.text)
 
 
 def _is_lost(look: Callable[[], None], stopped: _Stop) -> InputError | None:
@@ -110,14 +126,45 @@ def _is_lost(look: Callable[[], None], stopped: _Stop) -> InputError | None:
     return None
 
 
-def _hand_on(stream: IO[str], lines: deque[str], said: set[str]) -> None:
+class Passing:
+    """Hands all lines on."""
+
+    def heard(self, line: str) -> None:
+        """See `Audience.heard`."""
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+    def tick(self) -> None:
+        """See `Audience.tick`."""
+
+
+class Kept:
+    """The last lines of Snakemake, without those of jobs that begin and end well: an error may be thousands of jobs ago."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.is_inside = False  # of what is said of a job that begins
+        self.began = False
+
+    def add(self, line: str) -> None:
+        """Keep a line, where it may be about more than a job."""
+        if line.startswith((BEGAN, f'{MARK}{{"began"')):
+            self.began = True
+            return
+        self.is_inside = bool(JOB.match(line)) or (self.is_inside and line.startswith(" "))
+        if not self.is_inside and not CHATTER.match(line):
+            self.lines.append(line)
+
+    @property
+    def text(self) -> str:
+        """What was kept, after `BEGAN` where Snakemake came so far."""
+        return f"{BEGAN}\n" * self.began + "".join(self.lines)
+
+
+def _hand_on(stream: IO[str], lines: Kept, audience: Audience) -> None:
     for line in stream:
-        lines.append(line)
-        if line not in said:
-            sys.stderr.write(line)
-            sys.stderr.flush()
-        if line.startswith(NOTE):
-            said.add(line)
+        lines.add(line)
+        audience.heard(line)
 
 
 class _Stop:

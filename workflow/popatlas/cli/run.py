@@ -50,7 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of verbs that run passes."""
     parser.add_argument("--no-retry", action="store_true", help="leave out scans that failed before, do not try again")
-    parser.add_argument("--verbose", action="store_true", help="show Snakemake's whole output")
+    parser.add_argument("--verbose", action="store_true", help="show Snakemake's log instead of a line for each stage")
     parser.add_argument(
         "--force-unlock", action="store_true", help="take the output folder from a run that is dead or on another machine"
     )
@@ -108,9 +108,11 @@ def run_passes(
     """
     import yaml
 
-    from popatlas.cli.notes import closing_notes, mixed_versions, opening_notes
+    from popatlas.cli.display import display_of, duration
+    from popatlas.cli.notes import closing_notes, mixed_versions, next_commands, opening_notes
     from popatlas.cli.passes import FINISHED, STOPPED, Passes
-    from popatlas.cli.snake import check_folders, demo_plan, dry_run, forget_notes
+    from popatlas.cli.progress import Progress
+    from popatlas.cli.snake import check_folders, demo_plan, dry_run, forget_notes, is_cluster, is_quiet, snakemake_log
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
     from popatlas.images.io import write_if_changed
@@ -133,17 +135,24 @@ def run_passes(
             forget_failures(out_dir)
         forget_notes(out_dir)
         write_if_changed(config_file, yaml.safe_dump(config.content, sort_keys=False))
-        passes = Passes(args, config_file, config, settled or config, lock)
-        code = passes.run(targets)
-        minutes = (time.monotonic() - started) / 60
+        progress = Progress(out_dir if is_cluster(args) else None)
+        with display_of(progress, verbose=args.verbose, quiet=is_quiet(args.snakemake)) as shown:
+            passes = Passes(args, config_file, config, settled or config, lock, shown)
+            code = passes.run(targets)
+        spent = duration(time.monotonic() - started)
         if code in (STOPPED, *range(128, 192)):
-            print(f"\npopatlas: stopped after {minutes:.1f} min: {passes.why_stopped}")
+            print(f"\npopatlas: stopped after {spent}: {passes.why_stopped}")
             print(f"  Logs: {out_dir / 'logs'}; state of each scan: popatlas status {out_dir}")
+            if log := snakemake_log(out_dir):
+                print(f"  Snakemake's log: {log}")
             return code
-        print(f"\npopatlas: finished after {minutes:.1f} min")
+        print(f"\npopatlas: finished after {spent}")
         if passes.inventory:
             said += mixed_versions(passes.inventory.versions())
             said += kept_results(passes.inventory) if targets[-1] == "all" else []
-        return closing_notes(config, results, passes.failed, said, passes.inventory)
+        code = closing_notes(config, results, passes.failures, said, passes.inventory)
+        if commands := list(next_commands(out_dir, args.line, code, targets[-1])):
+            print("Next", *commands, sep="\n")
+        return code
     finally:
         lock.release()

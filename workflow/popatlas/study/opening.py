@@ -22,6 +22,7 @@ from popatlas.errors import ConfigError
 from popatlas.study.inventory import Inventory
 from popatlas.study.orphans import take_away_orphans
 from popatlas.study.prepare import simulate_if_missing
+from popatlas.study.progress import tell_progress
 from popatlas.study.rules import PARTS
 from popatlas.study.study import Study, open_study
 
@@ -103,6 +104,7 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
             print(f"popatlas: {line}", file=sys.stderr)
         clear(inventory, target)
         study.digests.write()
+        tell_progress(inventory)
         return with_inventory(study, inventory)
     view = silent_view_of(Path(config.out_dir))
     folder = view.__enter__()
