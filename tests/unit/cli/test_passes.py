@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from popatlas.cli.notes import changes, missing_images, missing_labels, opening_notes, resolution, unserved
-from popatlas.cli.passes import BEGAN, Passes, why_ended
+from popatlas.cli.passes import BEGAN, Passes, snakemake_error, why_ended
 from popatlas.cli.process import Outcome
 from popatlas.cohort.freeze import freeze_label_atlases
 from popatlas.cohort.index import index_cohort
@@ -62,6 +62,22 @@ def test_what_was_said_of_a_job_is_found(case):
     assert why_ended(noise + text, "propagate_labels", LOG.replace("sub-1", "sub-11"), [other]) == ""
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("WorkflowError:\nFailed to open it\nsomewhere\n", "WorkflowError:\nFailed to open it\nsomewhere"),
+        (
+            'Traceback (most recent call last):\n  File "x", line 1\nsnakemake.exceptions.ResourceError: abc\n',
+            "snakemake.exceptions.ResourceError: abc",
+        ),
+        ("Error in rule fuse_labels:\n    jobid: 3\nRuleException in rule a\n", ""),
+        ("Shutting down, this might take some time.\n", ""),
+    ],
+)
+def test_the_error_of_snakemake_itself_is_found(said, words):
+    assert snakemake_error(f"Job stats:\nError in rule x:\n    message: y\n{said}") == words
+
+
 def stock(folder, jobs):
     return SimpleNamespace(
         study=SimpleNamespace(out_dir=folder),
@@ -110,6 +126,7 @@ def run(tmp_path, monkeypatch, outcomes, needed=lambda target: []):
         ([Outcome(1, 15, BEGAN)], 143, "stopped by signal 15"),
         ([Outcome(1, 0, "Config file x\nConfigError: no such key\n")], 1, "ConfigError: no such key"),
         ([Outcome(1, 0, BEGAN)] * 2, 1, "does not come to its end"),
+        ([Outcome(1, 0, f"{BEGAN}\nWorkflowError:\nno queue")] * 2, 1, "does not come to its end: WorkflowError:\nno queue"),
     ],
 )
 def test_a_run_that_was_stopped_never_says_finished(tmp_path, monkeypatch, outcomes, code, words):

@@ -136,6 +136,7 @@ def test_a_job_in_the_queue_of_a_cluster_does_not_run_until_its_record_says_so(t
 
 def test_images_that_are_opened_count_as_progress():
     progress = Progress(clock=Clock())
+    assert [in_words(found) for found in progress.rows()] == ["index: looking at the dataset"]
     assert progress.hear("popatlas: opened 50 of 200 images\n")
     assert row(progress, "index").to_go == 149
     assert not progress.hear("popatlas: opened 50 of 200 label files\n")

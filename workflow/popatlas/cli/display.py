@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 SOON, SELDOM = 10.0, 300.0  # seconds between lines where there is no terminal: at the beginning, and after hours
+REDRAW = 0.9  # seconds between two drawings of a terminal
 SHARE = 30  # of the time of a run so far, that long it is silent
 WIDTH = 24  # characters of a bar
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -134,6 +135,7 @@ class Standing(Notes):
         from rich.live import Live
 
         super().__init__(progress)
+        self.drawn = 0.0
         console = Console(file=stream, highlight=False)
         self.live: Live = Live(
             console=console, get_renderable=self._table, auto_refresh=False, redirect_stderr=sys.stderr.isatty()
@@ -151,7 +153,9 @@ class Standing(Notes):
     def tick(self) -> None:
         """See `Display.tick`."""
         super().tick()
-        self.live.refresh()
+        if time.monotonic() - self.drawn >= REDRAW:
+            self.drawn = time.monotonic()
+            self.live.refresh()
 
     def _table(self) -> Table:
         from rich.progress_bar import ProgressBar
@@ -189,6 +193,8 @@ def _is_terminal(stream: TextIO | None) -> bool:
 
 def parts(row: Row) -> list[str]:
     """Return how far a stage is: what is done, what became of the rest, and how long it will take."""
+    if not row.total:
+        return ["looking at the dataset", "", ""]
     counts = {"failed": row.failed, "running": row.running, "queued": row.queued, "to go": row.to_go}
     if row.stage == "index":
         counts = {"cannot be used": row.failed}

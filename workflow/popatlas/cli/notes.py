@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FINISHED, FINISHED_WITH_FAILURES = 0, 3
 NAMED = 5
+NOT_AGAIN = ("--no-retry", "--force-unlock")  # options that the next run does not need
 REASONS = 3  # of failures at a stage that are told
 SHOWN = 60  # characters of a value
 # keys that say where something lies or how fast it is computed
@@ -149,7 +150,8 @@ def next_commands(out_dir: Path, line: Sequence[str], code: int, goal: str) -> I
         yield f"  look at the scans, the most unusual first:  xdg-open {shlex.quote(str(page))}"
     if code:
         yield f"  who is out, why, what to do, the logs:      popatlas status {folder}"
-        yield f"  when that is mended, the same command:      {shlex.join(['popatlas', *line])}"
+        again = [word for word in line if word not in NOT_AGAIN]
+        yield f"  when that is mended, the same command:      {shlex.join(['popatlas', *again])}"
     elif goal != "all":
         yield f"  the state of each scan:                     popatlas status {folder}"
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FINISHED, STOPPED, FINISHED_WITH_FAILURES = 0, 1, 3
 MOST_ROUNDS = 6  # of a pass; each one after the first follows from failures, or from results that came out differently
-RAISED = re.compile(r"\w*(?:Error|Exception)\b(?! in rule)")  # the head of an error of Snakemake, or of Python
+RAISED = re.compile(r"[\w.]*(?:Error|Exception)\b(?! in rule)")  # the head of an error of Snakemake, or of Python
 MOST_FAILURES = 20  # that are named after a pass
 MOST_LINES = 20  # of an error that are shown
 SHELL_SAYS = re.compile(r": line \d+: +\d+ (\w[\w ]*?)(?: \(core dumped\))? {2,}")  # bash, of a process that a signal ended

@@ -104,7 +104,7 @@ class Progress:
         self.stages = {stage: Stage() for stage in STAGES}
         self.jobs: dict[int, Job] = {}
         self.dead: dict[str, int] = {}  # scan to the number of the stage that it failed at
-        self.index: Row | None = None
+        self.index = Row(INDEX, 0, 0)  # until something is known
         self.began = self.looked = self.counted = clock()
 
     # What is told
@@ -215,7 +215,7 @@ class Progress:
         with self.lock:
             self._count_time()
             rows = [self._row(number, name) for number, name in enumerate(self.stages)]
-            return [*([self.index] if self.index else []), *(row for row in rows if row.total)]
+            return [self.index, *(row for row in rows if row.total)]
 
     def _row(self, number: int, name: str) -> Row:
         stage = self.stages[name]
