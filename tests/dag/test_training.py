@@ -11,6 +11,7 @@ from popatlas.errors import ConfigError
 from popatlas.images.io import read_table, write_text
 from popatlas.study.network import budget, network_memory
 from popatlas.study.rules import growing
+from popatlas.training.recipe import load_recipe
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
@@ -107,6 +108,13 @@ def test_the_frozen_scans_are_split_by_subject(cohort):
     assert lists["images"] == [f"{scan}_desc-brain_T1w.nii.gz" for scan in scans["scan"]]
     assert lists["affines"][0].endswith("_from-T1w_to-popatlas_mode-image_desc-affine_xfm.mat")
     assert lists["labels"] == [f"{scan}_desc-majority_dseg.nii.gz" for scan in scans["scan"]]
+
+
+def test_recipes_for_whole_heads_are_trained_on_the_brains_that_there_are(cohort):
+    network = opened(cohort, asking(recipe="labelreg")).network
+    assert network.plan.recipe.grid.stripped and not load_recipe("labelreg").grid.stripped
+    images = network.inputs()["images"]
+    assert images and all(image.endswith("_desc-brain_T1w.nii.gz") for image in images)
 
 
 def test_new_and_failed_scans_do_not_train_again(cohort):
@@ -209,6 +217,7 @@ def test_the_profiles_give_the_training_a_gpu_and_let_slurm_requeue_it(cohort):
         ({"changes": {"schedule": {"step": 3}}}, "did you mean 'steps'"),
         ({"labels": "staple"}, "train.labels: 'staple' is not made, fuse.methods has majority"),
         ({"labels": None}, "train.labels: the recipe brain-t1w learns from labels"),
+        ({"changes": {"grid": {"stripped": False}}}, "the changes ask for whole heads (grid.stripped: false)"),
     ],
 )
 def test_contradictions_are_told_before_the_job_graph(train, message):

@@ -15,8 +15,9 @@ from popatlas.cli.main import main
 from popatlas.errors import InputError
 from popatlas.networks.registration import RegistrationNetwork, build_registration_network
 from popatlas.training.objective import Objective
-from popatlas.training.recipe import Recipe, load_recipe, parse_changes, recipe_names
+from popatlas.training.recipe import Recipe, load_brain_recipe, load_recipe, parse_changes, recipe_names
 from popatlas.training.sections import NetworkSection, RegulariserSection
+from popatlas.training.train import contract_of
 
 DOCS = Path(__file__).parents[3] / "docs" / "recipes"
 
@@ -59,6 +60,16 @@ def test_a_recipe_of_the_package_is_complete(name: str) -> None:
     assert recipe.name == name and recipe.title and recipe.reference
     assert not any(n % net.stride for n in recipe.grid.shape)
     Objective(recipe)  # checks the options of the similarity
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_what_the_workflow_trains_registers_its_brains(name: str) -> None:
+    """Also by the recipes that are for whole heads elsewhere: the weights say brains, and the engine takes them."""
+    recipe = load_brain_recipe(name, {"schedule": {"steps": 7000}})
+    assert contract_of(recipe, on_paper(recipe)).stripped and recipe.content["grid"]["stripped"] is True
+    assert recipe.schedule.steps == 7000 and recipe.grid.shape == load_recipe(name).grid.shape
+    with pytest.raises(InputError, match=r"the changes ask for whole heads .*popatlas train"):
+        load_brain_recipe(name, {"grid": {"stripped": False}})
 
 
 def commands() -> list[tuple[str, list[str]]]:

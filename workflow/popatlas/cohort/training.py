@@ -31,7 +31,7 @@ from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.images.io import sha256
 from popatlas.settings import Content
-from popatlas.training.recipe import Recipe, load_recipe
+from popatlas.training.recipe import Recipe, load_brain_recipe
 
 SCANS = "cohort/network-scans.tsv"
 FILES = {"weights": "weights.safetensors", "training": "training.json", "curve": "curve.csv", "picture": "curve.png"}
@@ -110,7 +110,7 @@ def freeze_network(
     """
     if config.train.recipe is None:
         return None
-    recipe = load_recipe(config.train.recipe, config.train.changes)
+    recipe = load_brain_recipe(config.train.recipe, config.train.changes)
     served = atlases[atlases["atlas"].isin(usable)]
     request = _request(config, recipe, out_dir)
     files = atlas_files(index, served) if "fusion" in request else {}

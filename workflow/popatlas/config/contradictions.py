@@ -120,12 +120,12 @@ def _fusion_contradictions(fuse: Fuse) -> Iterator[str]:
 
 
 def _training_contradictions(config: Config) -> Iterator[str]:
-    from popatlas.training.recipe import learns_from_labels, load_recipe
+    from popatlas.training.recipe import learns_from_labels, load_brain_recipe
 
     train: Train = config.train
     methods, recipe, labels = config.fuse.methods, None, config.train.labels
     try:
-        recipe = load_recipe(train.recipe or "", train.changes, light=True)
+        recipe = load_brain_recipe(train.recipe or "", train.changes, light=True)
     except InputError as error:
         yield f"train.recipe: {error.message.strip()}; {error.remedy}"
     if labels == REFERENCE and not config.measure.reference:

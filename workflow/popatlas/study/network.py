@@ -62,7 +62,7 @@ class Network:
         """Return what is known of each training scan: image, mask, and as far as the recipe reads them affine and labels."""
         grid, label, method = self.plan.recipe.grid, self.config.atlas.label, self.config.train.labels
         patterns = {
-            "images": f"{{scan}}_desc-{'brain' if grid.stripped else 'preproc'}_T1w.nii.gz",
+            "images": "{scan}_desc-brain_T1w.nii.gz",
             "masks": "{scan}_desc-brain_mask.nii.gz",
         }
         if grid.affine_first:

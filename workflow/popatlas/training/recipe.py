@@ -98,6 +98,26 @@ def load_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *
     return Recipe.of(content)
 
 
+def load_brain_recipe(source: PathLike, changes: Mapping[str, object] | None = None, *, light: bool = False) -> Recipe:
+    """Read a recipe for the workflow, which trains on its brains: `grid.stripped` is true, whatever the recipe says.
+
+    Parameters
+    ----------
+    source, changes, light
+        See `load_recipe`.
+
+    Raises
+    ------
+    InputError
+        As `load_recipe`, and for changes that ask for whole heads.
+    """
+    changes = changes or {}
+    if _within(changes, ("grid",)).get("stripped") is False:
+        message = "the changes ask for whole heads (grid.stripped: false), and the workflow trains on brains without skull"
+        raise InputError(message, remedy="leave that key out, or train on heads by popatlas train")
+    return load_recipe(source, merge({"grid": {"stripped": True}}, changes), light=light)
+
+
 def learns_from_labels(recipe: Recipe) -> bool:
     """Tell whether a recipe needs the label maps of scans."""
     source, loss = recipe.data.source, recipe.loss
