@@ -24,7 +24,7 @@ from popatlas.registration.engines.instance.terms import Side, deform_files
 from popatlas.registration.pair import load_pair
 from popatlas.training.conform import load_labels, load_scan
 from popatlas.training.grid import TrainingGrid
-from popatlas.training.pairs import renumbered
+from popatlas.training.structures import renumbered
 from popatlas.training.table import TrainingScan
 from popatlas.training.validation import mean_dice
 from tests.unit.fusion_files import AFFINE, head

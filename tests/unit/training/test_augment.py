@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from popatlas.training.augment import augment, augment_pair, changed_look, exchanged
+from popatlas.training.augment import augment, augment_pair, changed_look
 from popatlas.training.conform import Volume
 from popatlas.training.motion import Motion, displacement_of, random_matrix, random_motion
 from popatlas.training.settings import AugmentSettings, LookSettings, MotionSettings
+from popatlas.training.structures import exchanged
 from popatlas.transforms.fields import coordinates, warp, warp_labels
 
 SHAPES = pytest.mark.parametrize("shape", [(20, 24, 22), (28, 30)], ids=["3d", "2d"])

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from popatlas.errors import InputError
-from popatlas.training.pairs import PairSampler, one_hot, sample_labels
+from popatlas.training.pairs import PairSampler
+from popatlas.training.structures import sample_structures, structure_maps
 from popatlas.training.table import TrainingScan
 
 
@@ -88,26 +89,26 @@ def test_common_labels_are_drawn_without_repetition_each_equally_likely():
     fixed = torch.tensor([0, 0, 3, 5, 70_000, 9, 9])
     moving = torch.tensor([5, 70_000, 0, 3, 3, 8, 8])
     random = generator(1)
-    drawn = [tuple(sorted(sample_labels(fixed, moving, 2, random).tolist())) for _ in range(3000)]
+    drawn = [tuple(sorted(sample_structures(fixed, moving, 2, random).tolist())) for _ in range(3000)]
     counts = Counter(drawn)
     assert set(counts) == {(3, 5), (3, 70_000), (5, 70_000)}
     assert sum((count - 1000) ** 2 / 1000 for count in counts.values()) < 13.8  # 0.1 % of chi squared, 2 degrees
-    assert sorted(sample_labels(fixed, moving, 10, random).tolist()) == [3, 5, 70_000]
-    assert sorted(sample_labels(fixed, moving, 10, random, exclude=()).tolist()) == [0, 3, 5, 70_000]
-    assert sorted(sample_labels(fixed, moving, 10, random, exclude=(0, 5)).tolist()) == [3, 70_000]
+    assert sorted(sample_structures(fixed, moving, 10, random).tolist()) == [3, 5, 70_000]
+    assert sorted(sample_structures(fixed, moving, 10, random, exclude=()).tolist()) == [0, 3, 5, 70_000]
+    assert sorted(sample_structures(fixed, moving, 10, random, exclude=(0, 5)).tolist()) == [3, 70_000]
 
 
 def test_maps_without_a_common_label_give_none():
-    empty = sample_labels(torch.tensor([0, 1]), torch.tensor([0, 2]), 3, generator())
+    empty = sample_structures(torch.tensor([0, 1]), torch.tensor([0, 2]), 3, generator())
     assert empty.tolist() == []
     with pytest.raises(ValueError, match="0 labels"):
-        sample_labels(torch.tensor([1]), torch.tensor([1]), 0, generator())
+        sample_structures(torch.tensor([1]), torch.tensor([1]), 0, generator())
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5)])
 def test_one_hot_maps_add_up_to_one(shape):
     labels = torch.randint(0, 4, (2, 1, *shape), generator=generator())
-    maps = one_hot(labels, torch.arange(4))
+    maps = structure_maps(labels, torch.arange(4))
     assert maps.shape == (2, 4, *shape) and maps.dtype == torch.float32
     assert torch.equal(maps.sum(1), torch.ones(2, *shape))
     assert torch.equal(maps.argmax(1, keepdim=True), labels)
@@ -116,8 +117,8 @@ def test_one_hot_maps_add_up_to_one(shape):
 def overlap_gradient(fixed, moving, values):
     """Gradient of the mean soft Dice of labels by the logit weights of three labels, which stand for a network."""
     weights = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-    soft = one_hot(moving, values).double() * torch.sigmoid(weights[values - 1]).reshape(1, -1, 1, 1)
-    hard = one_hot(fixed, values).double()
+    soft = structure_maps(moving, values).double() * torch.sigmoid(weights[values - 1]).reshape(1, -1, 1, 1)
+    hard = structure_maps(fixed, values).double()
     dice = 2 * (soft * hard).sum((2, 3)) / (soft + hard).sum((2, 3))
     return torch.autograd.grad(dice.mean(), weights)[0]
 
@@ -148,7 +149,7 @@ def test_the_gradient_of_what_is_drawn_tends_to_the_full_gradient():
     random, draws = generator(7), []
     for pair in stream([scan("a"), scan("b")], 4, 4000):  # two ordered pairs stand for the two pairs of maps
         n = 0 if pair.fixed.subject == "a" else 1
-        draws.append(single[n, int(sample_labels(pairs[n][0], pairs[n][1], 1, random))])
+        draws.append(single[n, int(sample_structures(pairs[n][0], pairs[n][1], 1, random))])
     found = torch.stack(draws)
     error = found.std(0) / len(draws) ** 0.5
     assert ((found.mean(0) - full).abs() < 4 * error).all()

@@ -11,6 +11,7 @@ from popatlas.training.conform import Volume
 from popatlas.training.motion import Motion, displacement_of, random_motion
 from popatlas.training.random_fields import bias_field, blurred, chance, normal, uniform, unit_range
 from popatlas.training.settings import AugmentSettings, LookSettings, MotionSettings
+from popatlas.training.structures import exchanged
 
 
 def augment(
@@ -88,15 +89,6 @@ def augment_pair(
         augment(fixed, settings, generator, before=shared, flipped=flipped),
         augment(moving, settings, generator, before=shared, flipped=flipped),
     )
-
-
-def exchanged(labels: Tensor, sides: tuple[tuple[int, int], ...]) -> Tensor:
-    """Return a label map in which the labels of each pair have changed places."""
-    result = labels.clone()
-    for left, right in sides:
-        result[labels == left] = right
-        result[labels == right] = left
-    return result
 
 
 def changed_look(image: Tensor, settings: LookSettings, generator: torch.Generator) -> Tensor:

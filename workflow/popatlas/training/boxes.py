@@ -12,14 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from popatlas.training.structures import structure_maps
+
 
 def boxes_of(labels: Tensor, values: Sequence[int] | Tensor) -> Tensor:
     """Return the smallest boxes that hold the labels.
 
     Parameters
     ----------
-    labels : (B, 1, *shape) Tensor
-        Label images, integers.
+    labels : (B, C, *shape) Tensor
+        Labels, see `popatlas.training.structures`.
     values : sequence of int
         The L labels to look for.
 
@@ -28,7 +30,8 @@ def boxes_of(labels: Tensor, values: Sequence[int] | Tensor) -> Tensor:
     (B, L, D, 2) int64 Tensor
         First voxel along each axis, and the one after the last: stop minus start is the side. Zeros for an absent label.
     """
-    boxes = [torch.stack([_extent(labels[:, 0] == value, axis) for axis in range(labels.ndim - 2)], 1) for value in values]
+    maps = (structure_maps(labels, [int(value)])[:, 0] > 0 for value in values)
+    boxes = [torch.stack([_extent(one, axis) for axis in range(labels.ndim - 2)], 1) for one in maps]
     if not boxes:
         raise ValueError("no labels to make boxes of")
     return torch.stack(boxes, 1)
@@ -104,8 +107,8 @@ def box_maps(
 
     Parameters
     ----------
-    labels : (B, 1, *shape) Tensor
-        Label images, integers.
+    labels : (B, C, *shape) Tensor
+        Labels, see `popatlas.training.structures`.
     values : sequence of int
         The L labels to make boxes of.
     share : float

@@ -18,9 +18,9 @@ from popatlas.images.antialias import antialias_sigmas
 from popatlas.images.filters import gaussian_smooth
 from popatlas.images.grid import SAME_DIRECTION, Grid
 from popatlas.images.io import load_image
-from popatlas.images.labels import read_labels, read_mask
-from popatlas.images.place import check_place
+from popatlas.images.labels import read_mask
 from popatlas.training.grid import RAS, TrainingGrid
+from popatlas.training.labelfiles import count_structures, read_channels
 from popatlas.training.sections import Intensity
 from popatlas.training.table import TrainingScan
 from popatlas.transforms.affine import read_affine
@@ -42,8 +42,8 @@ class Volume:
         Intensities.
     spacing : tuple of float
         Voxel size, millimetres.
-    labels : (1, 1, *shape) int32 Tensor or None
-        Label map, values of at least 0.
+    labels : (1, C, *shape) int32 Tensor or None
+        Labels, see `popatlas.training.structures`.
     mask : (1, 1, *shape) float32 Tensor or None
         1 where the image counts, else 0.
     name : str
@@ -82,7 +82,14 @@ class Volume:
         return Volume(self.image.to(device), self.spacing, labels, mask, self.name, origins)
 
 
-def load_scan(scan: TrainingScan, grid: TrainingGrid, intensity: Intensity = "robust", *, stripped: bool = False) -> Volume:
+def load_scan(
+    scan: TrainingScan,
+    grid: TrainingGrid,
+    intensity: Intensity = "robust",
+    *,
+    stripped: bool = False,
+    structures: int = 0,
+) -> Volume:
     """Read a scan onto the training grid.
 
     Parameters
@@ -98,6 +105,8 @@ def load_scan(scan: TrainingScan, grid: TrainingGrid, intensity: Intensity = "ro
     stripped : bool
         The image is to show the brain alone: it is 0 outside of the mask and, without a mask, must have a background of 0.
         Else what the image shows outside of the mask stays.
+    structures : int
+        Structures of the labels, see `popatlas.training.labelfiles.read_channels`.
 
     Returns
     -------
@@ -113,7 +122,7 @@ def load_scan(scan: TrainingScan, grid: TrainingGrid, intensity: Intensity = "ro
     """
     if grid.slice_axis:
         raise ValueError("a grid of slices: use load_slices")
-    return _Source.read(scan, grid, intensity, stripped).on(grid)
+    return _Source.read(scan, grid, intensity, stripped, structures).on(grid)
 
 
 def load_slices(
@@ -123,6 +132,7 @@ def load_slices(
     intensity: Intensity = "robust",
     *,
     stripped: bool = False,
+    structures: int = 0,
 ) -> list[Volume]:
     """Read slices of a volume as 2D samples; the file is read, and its intensities are scaled, once.
 
@@ -134,7 +144,7 @@ def load_slices(
         With a slice axis.
     slice_mm : sequence of float
         Distance of each slice from the middle of the grid along the slice axis, millimetres.
-    intensity, stripped
+    intensity, stripped, structures
         See `load_scan`.
 
     Returns
@@ -144,7 +154,7 @@ def load_slices(
     """
     if not grid.slice_axis:
         raise ValueError("a grid without a slice axis: use load_scan")
-    source = _Source.read(scan, grid, intensity, stripped)
+    source = _Source.read(scan, grid, intensity, stripped, structures)
     return [source.on(grid, mm) for mm in slice_mm]
 
 
@@ -166,13 +176,17 @@ def load_labels(scan: TrainingScan, grid: TrainingGrid, slice_mm: Sequence[float
     Raises
     ------
     InputError
-        As `load_scan`, and when no label lies on the grid.
+        As `load_scan`, when no label lies on the grid, and for structures that may overlap.
     """
     if scan.labels is None:
         raise ValueError(f"{scan.name} has no labels")
     ndim, own = grid.image_ndim, Grid.from_file(scan.image)
     own = _flat(own) if ndim == 2 and _is_flat(own) else own
-    part, matrix = _read_labels(scan.labels, scan, ndim), _matrix(scan, ndim)
+    if count := count_structures(scan.labels):
+        message = f"the file has {count} structures, which may overlap, and images are drawn from label maps"
+        remedy = "merge them into one label map, or learn from the scans (data.source: scans)"
+        raise InputError(message, file=scan.labels, subject=scan.name, remedy=remedy)
+    part, matrix = _read_labels(scan, ndim), _matrix(scan, ndim)
     found = [part.on(grid.place(own, mm), matrix, "nearest") for mm in slice_mm]
     if not any(bool(labels.any()) for labels in found):
         remedy = "check centre and shape of the grid, and the direction of the affine (common space to image)"
@@ -194,7 +208,7 @@ def middle_of(scan: TrainingScan) -> tuple[float, ...]:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """An image as read, (1, 1, *own shape), and its grid."""
+    """An image as read, (1, C, *own shape), and its grid."""
 
     data: Tensor
     grid: Grid
@@ -224,7 +238,7 @@ class _Source:
     matrix: npt.NDArray[np.float64]
 
     @classmethod
-    def read(cls, scan: TrainingScan, grid: TrainingGrid, intensity: Intensity, stripped: bool) -> _Source:
+    def read(cls, scan: TrainingScan, grid: TrainingGrid, intensity: Intensity, stripped: bool, structures: int) -> _Source:
         """Read and scale what a scan has."""
         if intensity not in get_args(Intensity):
             raise ValueError(f"no intensity {intensity!r}, use one of {', '.join(get_args(Intensity))}")
@@ -234,7 +248,7 @@ class _Source:
         ndim = grid.image_ndim
         mask = None if scan.mask is None else _read_mask(scan.mask, scan.name, ndim)
         image = _scaled(_read(scan.image, scan.name, ndim), mask, intensity, scan, stripped)
-        labels = None if scan.labels is None else _read_labels(scan.labels, scan, ndim)
+        labels = None if scan.labels is None else _read_labels(scan, ndim, structures)
         return cls(scan, image, labels, mask, _matrix(scan, ndim))
 
     def on(self, grid: TrainingGrid, slice_mm: float = 0.0) -> Volume:
@@ -257,7 +271,7 @@ class _Source:
         parts = {"image": self.image, "labels": self.labels, "mask": self.mask}
         found: dict[str, tuple[Tensor, Tensor]] = {}
         for name, part in parts.items():
-            if part is None or grid.slice_axis or part.data.numel() > MOST_VOXELS * math.prod(place.shape):
+            if part is None or grid.slice_axis or part.data[0, 0].numel() > MOST_VOXELS * math.prod(place.shape):
                 continue
             data = part.smoothed(place, self.matrix) if name == "image" else part.data
             found[name] = data, part.voxels(place, self.matrix)
@@ -298,11 +312,11 @@ def _flat(grid: Grid) -> Grid:
     return Grid(grid.shape[:2], grid.affine[np.ix_([0, 1, 3], [0, 1, 3])])
 
 
-def _read_labels(path: Path, scan: TrainingScan, ndim: int) -> _Part:
-    found, image = read_labels(path, scan.name, axes=(2, 3), empty=True), Grid.from_file(scan.image)
-    if image.ndim == found.grid.ndim and found.data.any():
-        check_place(found, scan.name, image=image)
-    return _part(found.data, found.grid, path, scan.name, ndim)
+def _read_labels(scan: TrainingScan, ndim: int, structures: int = 0) -> _Part:
+    channels, grid = read_channels(scan, structures)
+    assert scan.labels is not None
+    parts = [_part(data, grid, scan.labels, scan.name, ndim) for data in channels]
+    return _Part(torch.cat([part.data for part in parts], 1), parts[0].grid)
 
 
 def _read_mask(path: Path, name: str, ndim: int) -> _Part:

@@ -17,8 +17,8 @@ from popatlas.regularisers.registry import find_regulariser
 from popatlas.similarity.overlap import MultiscaleDice
 from popatlas.similarity.registry import make
 from popatlas.training.boxes import box_maps
-from popatlas.training.pairs import one_hot, renumbered, sample_labels
 from popatlas.training.recipe import Recipe
+from popatlas.training.structures import painted, sample_structures, structure_maps
 from popatlas.transforms.fields import warp
 
 TINY = 1e-5  # smallest probability of the cross-entropy
@@ -32,8 +32,8 @@ class Batch:
     ----------
     fixed, moving : (B, 1, *shape) Tensor
         Images on one grid.
-    fixed_labels, moving_labels : (B, 1, *shape) int Tensor or None
-        Their labels.
+    fixed_labels, moving_labels : (B, C, *shape) int Tensor or None
+        Their labels, see `popatlas.training.structures`.
     fixed_mask : (B, 1, *shape) Tensor or None
         Where the fixed image counts, for the mask branch.
     fixed_scan, moving_scan : (B, 1, *shape) Tensor or None
@@ -126,11 +126,11 @@ class Objective:
         values = []
         for row in range(len(batch.fixed)):
             fixed, moving = _label_rows(batch, row)
-            names = sample_labels(fixed, moving, options.count, generator)
-            if not len(names):  # nothing in common, as between slices of different heights
+            numbers = sample_structures(fixed, moving, options.count, generator)
+            if not len(numbers):  # nothing in common, as between slices of different heights
                 values.append(_nothing(found))
                 continue
-            maps = [shrunk(one_hot(image, names), shrink) for image in (fixed, moving)]
+            maps = [shrunk(structure_maps(image, numbers), shrink) for image in (fixed, moving)]
             voxel = self.spacing * shrink
             sigmas = [sigma / voxel for sigma in options.sigmas]
             field = shrunk(found.displacement[row : row + 1], shrink) / shrink
@@ -143,17 +143,17 @@ class Objective:
         return torch.cat(values)
 
     def _painted(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
-        """Compare both label maps, painted with the same random grey values, as the images are compared.
+        """Compare the labels of both, painted with the same random grey values, as the images are compared.
 
         All labels push at once, and where they overlap nowhere yet their neighbours do: at the start it teaches more than
         the overlap of a few of them.
         """
         values = []
         for row in range(len(batch.fixed)):
-            fixed, moving = (labels.long() for labels in renumbered(*_label_rows(batch, row)))
-            grey = torch.rand(int(max(fixed.max(), moving.max())) + 1, generator=generator).to(batch.fixed)
-            grey[0] = 0
-            values.append(self.similarity(grey[fixed], warp(grey[moving], found.displacement[row : row + 1])))
+            fixed, moving = painted(*_label_rows(batch, row), generator)
+            values.append(
+                self.similarity(fixed.to(batch.fixed), warp(moving.to(batch.fixed), found.displacement[row : row + 1]))
+            )
         return torch.cat(values)
 
     def _boxes(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
@@ -162,11 +162,11 @@ class Objective:
         values = []
         for row in range(len(batch.fixed)):
             fixed, moving = _label_rows(batch, row)
-            names = sample_labels(fixed, moving, options.count, generator)
-            if not len(names):
+            numbers = sample_structures(fixed, moving, options.count, generator)
+            if not len(numbers):
                 values.append(_nothing(found))
                 continue
-            maps = [box_maps(image, names, options.jitter, generator) for image in (fixed, moving)]
+            maps = [box_maps(image, numbers, options.jitter, generator) for image in (fixed, moving)]
             values.append((maps[0] - warp(maps[1], found.displacement[row : row + 1])).square().mean().reshape(1))
         return torch.cat(values)
 

@@ -1,4 +1,4 @@
-"""Which scans are registered to each other in training, and on which labels: uniform, seeded, exactly resumable."""
+"""Which scans are registered to each other in training: uniform, seeded, exactly resumable."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from popatlas.errors import InputError
 from popatlas.training.table import TrainingScan
 
 Order = Literal["any", "listed"]
 
-COUNTABLE = 2**16  # label values below it are found by counting, which is faster than sorting
 VALIDATION_SEED = 0  # one for all trainings, so that their curves compare
 
 
@@ -118,62 +115,3 @@ class _Pairs:
 
     def all(self) -> list[tuple[TrainingScan, TrainingScan]]:
         return [self[number] for number in range(self.count)]
-
-
-def sample_labels(
-    fixed: Tensor, moving: Tensor, count: int, generator: torch.Generator, exclude: Sequence[int] = (0,)
-) -> Tensor:
-    """Draw common labels of two maps, each equally likely (Hu et al. 2018, doi:10.1016/j.media.2018.07.002).
-
-    With image pairs that are drawn uniformly, the mean loss over these labels has the gradient of the mean over all pairs
-    and all of their labels as its expectation, at the cost of a few labels.
-
-    Parameters
-    ----------
-    fixed, moving : integer Tensor
-        Label maps of any shape.
-    count : int
-        Labels to draw, without repetition, at least 1.
-    generator : Generator
-        Of any device.
-    exclude : sequence of int
-        Labels that are never drawn.
-
-    Returns
-    -------
-    (n,) int64 Tensor
-        Label values on the device of `fixed`: `count` of them or, when the maps have fewer in common, all; maybe none.
-    """
-    if count < 1:
-        raise ValueError(f"{count} labels")
-    common = _values(fixed)
-    common = common[torch.isin(common, _values(moving))]
-    common = common[~torch.isin(common, torch.tensor(list(exclude), dtype=torch.int64, device=common.device))]
-    order = torch.randperm(len(common), generator=generator, device=generator.device)[:count]
-    return common[order.to(common.device)]
-
-
-def _values(labels: Tensor) -> Tensor:
-    """Return the values of a label map, sorted, int64."""
-    flat = labels.flatten().long()
-    if flat.numel() and int(flat.min()) >= 0 and int(flat.max()) < COUNTABLE:
-        return torch.bincount(flat).nonzero()[:, 0]
-    values: Tensor = torch.unique(flat)
-    return values
-
-
-def renumbered(*maps: Tensor) -> tuple[Tensor, ...]:
-    """Return label maps of one shape with small numbers: the same for the same label in all maps, and 0 for 0.
-
-    Maps whose labels are small already are returned as they are; a table with an entry for each number up to the largest
-    one has no room for labels in the millions.
-    """
-    if not maps or max(int(labels.max()) for labels in maps) < COUNTABLE:
-        return maps
-    values: Tensor = torch.unique(torch.cat([maps[0].new_zeros(1), *(labels.flatten() for labels in maps)]))
-    return tuple(torch.searchsorted(values, labels.contiguous()).to(labels.dtype) for labels in maps)
-
-
-def one_hot(labels: Tensor, values: Tensor) -> Tensor:
-    """Return a map of each label: (B, 1, *shape) labels and (L,) values to (B, L, *shape) float32, 1 where the label is."""
-    return (labels == values.to(labels.device).reshape(1, -1, *[1] * (labels.ndim - 2))).float()

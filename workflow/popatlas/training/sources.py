@@ -13,11 +13,13 @@ from popatlas.errors import InputError
 from popatlas.training.augment import augment_pair
 from popatlas.training.conform import Volume, load_labels, load_scan, load_slices, middle_of
 from popatlas.training.grid import TrainingGrid
+from popatlas.training.labelfiles import check_structures
 from popatlas.training.objective import Batch
-from popatlas.training.pairs import Pair, PairSampler, renumbered
+from popatlas.training.pairs import Pair, PairSampler
 from popatlas.training.random_fields import uniform
 from popatlas.training.randomness import step_generator
 from popatlas.training.recipe import Recipe, learns_from_labels, slice_places
+from popatlas.training.structures import foreground, renumbered
 from popatlas.training.synthesis import SyntheticPairs
 from popatlas.training.table import TrainingScan
 
@@ -39,7 +41,8 @@ class ScanSource:
     Raises
     ------
     InputError
-        When the scans make no pair to learn from or none to validate on, or some have an affine and others none.
+        When the scans make no pair to learn from or none to validate on, some have an affine and others none, or the labels
+        of a pair have different structures.
     """
 
     def __init__(self, recipe: Recipe, scans: Sequence[TrainingScan]) -> None:
@@ -48,6 +51,7 @@ class ScanSource:
         if not self.sampler.validation_pairs(1):
             message = "there is no pair of scans for validation, which chooses the best network"
             raise InputError(message, remedy="give some subjects of a group the split validation")
+        self.structures = check_structures(scans)
         self.grid = training_grid(recipe, scans)
         self.places = slice_places(recipe.grid)
         self._volumes: dict[str, list[Volume]] = {}
@@ -55,7 +59,7 @@ class ScanSource:
     def volumes(self, scan: TrainingScan) -> list[Volume]:
         """Return a scan on the training grid, from memory the second time; see `_volumes`."""
         if scan.name not in self._volumes:
-            self._volumes[scan.name] = _volumes(self.recipe, scan, self.grid, self.places)
+            self._volumes[scan.name] = _volumes(self.recipe, scan, self.grid, self.places, self.structures)
         return self._volumes[scan.name]
 
     def draw(self, pairs: int, generator: torch.Generator) -> Batch:
@@ -157,12 +161,14 @@ def _synthetic(recipe: Recipe, maps: Sequence[Tensor], scans: Sequence[Tensor]) 
     return SyntheticPairs(maps, settings, recipe.grid.shape, (recipe.grid.spacing_mm,) * recipe.ndim, scans)
 
 
-def _volumes(recipe: Recipe, scan: TrainingScan, grid: TrainingGrid, places: Sequence[float]) -> list[Volume]:
+def _volumes(
+    recipe: Recipe, scan: TrainingScan, grid: TrainingGrid, places: Sequence[float], structures: int = 0
+) -> list[Volume]:
     """Return a scan on the training grid: one volume, or its slices at the places."""
     intensity, stripped = recipe.data.intensity, recipe.grid.stripped
     if places:
-        return load_slices(scan, grid, places, intensity, stripped=stripped)
-    return [load_scan(scan, grid, intensity, stripped=stripped)]
+        return load_slices(scan, grid, places, intensity, stripped=stripped, structures=structures)
+    return [load_scan(scan, grid, intensity, stripped=stripped, structures=structures)]
 
 
 def training_grid(recipe: Recipe, scans: Sequence[TrainingScan]) -> TrainingGrid:
@@ -184,7 +190,7 @@ def as_batch(fixed: Volume, moving: Volume) -> Batch:
     """Return a batch of one pair; without a mask the labels, without those the image tell where the fixed image counts."""
     mask = fixed.mask
     if mask is None:
-        mask = (fixed.image > 0).float() if fixed.labels is None else (fixed.labels > 0).float()
+        mask = (fixed.image > 0).float() if fixed.labels is None else foreground(fixed.labels)
     return Batch(fixed.image, moving.image, fixed.labels, moving.labels, mask)
 
 

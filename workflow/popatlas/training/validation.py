@@ -8,48 +8,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from popatlas.errors import InputError
 from popatlas.networks.registration import RegistrationNetwork
 from popatlas.networks.segmentation import evaluating
 from popatlas.similarity.ncc import NCC
 from popatlas.training.curve import Terms
 from popatlas.training.objective import Batch
-from popatlas.training.pairs import renumbered
+from popatlas.training.structures import may_overlap, structure_dice
 from popatlas.transforms.fields import jacobian_determinant, warp, warp_labels
 
-SMALLEST = 100  # voxels that a label needs in both images of 3D pairs; a tenth of it in 2D
-OVERLAP = ("dice_before", "dice")  # scores that need common labels
-MOST_LABELS = 4096  # more values than that are intensities, not labels
+OVERLAP = "dice"  # scores that begin so need common labels
 
 
 def mean_dice(fixed: Tensor, warped: Tensor, moving: Tensor) -> float:
-    """Return the mean Dice of the labels that are large enough in fixed and (unwarped) moving image.
-
-    Parameters
-    ----------
-    fixed, warped, moving : (1, 1, *shape) int Tensor
-        Label images on one grid.
-
-    Raises
-    ------
-    InputError
-        When the arrays are no labels: of floating type, negative, or of thousands of values. A number called Dice would
-        then say nothing about overlap.
-    """
-    images = [fixed, warped, moving]
-    if any(image.is_floating_point() for image in images) or int(fixed.min()) < 0:
-        raise InputError("Dice of an array that holds no labels", remedy="give label images, integers from 0")
-    images = list(renumbered(*images))
-    size = int(max(int(image.max()) for image in images)) + 1
-    counts = [torch.bincount(image.flatten().long(), minlength=size) for image in images]
-    if int((counts[0] > 0).sum()) > MOST_LABELS:
-        raise InputError("Dice of an array with thousands of values", remedy="give label images, not intensities")
-    common = torch.bincount(images[0].flatten().long()[(fixed == warped).flatten()], minlength=size)
-    smallest = SMALLEST if fixed.ndim == 5 else SMALLEST // 10
-    scored = (counts[0] >= smallest) & (counts[2] >= smallest)
-    scored[0] = False
-    dice = 2 * common[scored] / (counts[0] + counts[1])[scored]
-    return float(dice.mean()) if len(dice) else math.nan
+    """Return the mean Dice of the structures of a pair, NaN without any; see `structures.structure_dice`."""
+    dice = structure_dice(fixed, warped, moving).values()
+    return sum(dice) / len(dice) if dice else math.nan
 
 
 @torch.no_grad()
@@ -67,18 +40,24 @@ def validate(net: RegistrationNetwork, pairs: Sequence[Batch]) -> Terms:
     -------
     dict
         Means: `dice_before`, `dice` (of the pairs with common labels; NaN without any), `ncc_before`, `ncc` (of the images),
-        `folded` (share of voxels).
+        `folded` (share of voxels); and where structures may overlap `dice_1`, `dice_2`, ... of each structure.
     """
     rows = []
     with evaluating(net):
         for pair in pairs:
             field = net(pair.fixed, pair.moving).displacement
             rows.append(_scores(pair, field))
-    labelled = [row for row in rows if not math.isnan(row["dice_before"])]
-    return {name: _mean([row[name] for row in (labelled if name in OVERLAP else rows)]) for name in rows[0]}
+    return {name: _mean(name, [row[name] for row in rows if name in row]) for name in _names(rows)}
 
 
-def _mean(values: Sequence[float]) -> float:
+def _names(rows: Sequence[Terms]) -> list[str]:
+    """Return the names of the scores, those of all pairs first."""
+    return list(dict.fromkeys([*rows[0], *sorted({name for row in rows for name in row})])) if rows else []
+
+
+def _mean(name: str, values: Sequence[float]) -> float:
+    if name.startswith(OVERLAP):
+        values = [value for value in values if not math.isnan(value)]
     return sum(values) / len(values) if values else math.nan
 
 
@@ -94,6 +73,8 @@ def _scores(pair: Batch, displacement: Tensor) -> Terms:
     }
     if pair.fixed_labels is not None and pair.moving_labels is not None:
         fixed, moving = pair.fixed_labels, pair.moving_labels
-        row["dice_before"] = mean_dice(fixed, moving, moving)
-        row["dice"] = mean_dice(fixed, warp_labels(moving, displacement), moving)
+        found = warp_labels(moving, displacement)
+        row["dice_before"], row["dice"] = mean_dice(fixed, moving, moving), mean_dice(fixed, found, moving)
+        if may_overlap(fixed):
+            row |= {f"dice_{number}": dice for number, dice in structure_dice(fixed, found, moving).items()}
     return row
