@@ -34,6 +34,7 @@ from popatlas.images.io import read_json, write_if_changed  # noqa: E402
 from popatlas.measures import dictionary  # noqa: E402
 from popatlas.measures.metrics import BENCH_METRICS, METRICS  # noqa: E402
 from popatlas.networks.registration import build_registration_network  # noqa: E402
+from popatlas.regularisers.registry import entry_of  # noqa: E402
 from popatlas.report.limits import limit  # noqa: E402
 from popatlas.resources import schema_path  # noqa: E402
 from popatlas.training.recipe import Recipe, load_recipe, recipe_names  # noqa: E402
@@ -147,6 +148,18 @@ def outlier_limits() -> str:
     return "\n".join([*head, *rows, ""])
 
 
+# what papers and their authors' code say of the weight of smoothness
+PUBLISHED = {
+    "bounding-boxes": "not printed",
+    "dual-prnet": "not printed; averaged as in VoxelMorph",
+    "labelreg": "0.5; the authors' code averages over components",
+    "pediatric": "not printed; DeepReg averages over components",
+    "rcn": "half of the squares; the authors' code averages over components",
+    "voxelmorph": "1 with local correlation; the authors' code averages over components and axes",
+    "voxelmorph-diffeo": "a probabilistic loss; here that of VoxelMorph",
+}
+
+
 def recipes() -> str:
     """Return the page of all recipes of the package."""
     lines = [
@@ -159,6 +172,17 @@ def recipes() -> str:
         "|---|---|---|---|---|---|",
     ]
     lines += [_recipe(load_recipe(name)) for name in recipe_names()]
+    lines += [
+        "\n## Weights of smoothness\n",
+        "A penalty on the field has terms for each voxel: the squared derivatives of each component, nine first ones in 3D. "
+        "`loss.regulariser.reduction` says what becomes of them: their `sum`, the sum averaged over the `components` of the "
+        "field, or the `mean` over components and derivatives. So a published weight means what its authors mean by it. The "
+        "last column is the weight that does the same with `sum`, the default of a recipe of yours that extends none of "
+        "these.\n",
+        "| recipe | penalty | as published | weight | reduction | weight of the sum |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_smoothness(load_recipe(name)) for name in recipe_names()]
     return "\n".join(lines) + "\n"
 
 
@@ -179,6 +203,14 @@ def _recipe(recipe: Recipe) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _smoothness(recipe: Recipe) -> str:
+    """Return the row of a recipe in the table of weights of smoothness."""
+    name, weight, reduction = (getattr(recipe.loss.regulariser, key) for key in ("name", "weight", "reduction"))
+    summed = weight / entry_of(name).divisor(reduction, recipe.ndim)
+    cells = [f"`{recipe.name}`", name, PUBLISHED.get(recipe.name, "ours"), f"{weight:g}", reduction, f"{summed:.4g}"]
+    return f"| {' | '.join(cells)} |"
+
+
 def losses(loss: LossSection) -> str:
     """Return the terms of a recipe's loss with their weights."""
     labels, affine = loss.labels, loss.affine
@@ -187,11 +219,17 @@ def losses(loss: LossSection) -> str:
         f"{labels.kind.replace('_', ' ')} of labels": labels.weight,
         "boxes": loss.boxes.weight,
         "mask": loss.mask.weight,
-        loss.regulariser.name: loss.regulariser.weight,
+        _penalty(loss): loss.regulariser.weight,
         "determinant": affine.determinant,
         "orthogonality": affine.orthogonality,
     }
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in names.items() if weight)
+
+
+def _penalty(loss: LossSection) -> str:
+    """Return the regulariser in words."""
+    name, reduction = loss.regulariser.name, loss.regulariser.reduction
+    return name if reduction == "sum" else f"{name} ({reduction})"
 
 
 def benchmarks() -> str:

@@ -10,7 +10,7 @@ import yaml
 from popatlas.config.load import load_config
 from popatlas.errors import InputError
 from popatlas.regularisers.diffusion import diffusion
-from popatlas.regularisers.registry import ALIASES, NAMES, REGULARISERS, describe, find_regulariser
+from popatlas.regularisers.registry import ALIASES, NAMES, REGULARISERS, describe, entry_of, find_regulariser, has_reductions
 from popatlas.report.methods import Counts, read_references, write_methods
 from popatlas.resources import schema_path
 from popatlas.training.recipe import load_recipe
@@ -72,3 +72,20 @@ def test_the_docs_have_it(name):
     page = (DOCS / "reference" / "regularisers.md").read_text()
     assert f"## `{name}`" in page and REGULARISERS[name].formula in page
     assert all(f"`{alias}`" in page for alias in REGULARISERS[name].aliases)
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_reductions_divide_by_the_terms_of_a_voxel(ndim):
+    """Components of the field, and derivatives of each: none, first ones, second ones."""
+    terms = {"magnitude": ndim, "diffusion": ndim**2, "bending": ndim**3}
+    for name in NAMES:
+        entry = entry_of(name)
+        assert entry.divisor("sum", ndim) == 1
+        assert has_reductions(name) is (ALIASES.get(name, name) in terms)
+        if has_reductions(name):
+            assert entry.divisor("components", ndim) == ndim
+            assert entry.divisor("mean", ndim) == terms[ALIASES.get(name, name)]
+        else:
+            with pytest.raises(ValueError, match="no sum over components"):
+                entry.divisor("mean", ndim)
+    assert not has_reductions("l3") and not has_reductions(["tv"])

@@ -271,6 +271,61 @@ def test_regularisers_in_closed_form(name: str, field, expected: float) -> None:
     assert parts["smoothness"] == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
+def rough(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(1, len(shape), *shape, generator=torch.Generator().manual_seed(4))
+
+
+def of_recipe(name: str, field: Tensor) -> float:
+    """The smoothness of a field in the loss of a recipe, with its weight."""
+    objective = Objective(load_recipe(name))
+    image = torch.zeros(1, 1, *field.shape[2:])
+    return objective.terms["smoothness"][0] * float(
+        objective.terms["smoothness"][1](Batch(image, image), Prediction(field), torch.Generator())
+    )
+
+
+@pytest.mark.parametrize("name", ["voxelmorph", "voxelmorph-diffeo", "dual-prnet"])
+def test_the_smoothness_of_voxelmorph_is_the_mean_of_its_authors(name: str) -> None:
+    """Over the entries of each difference, then over the three axes, with the weight 1."""
+    field = rough((16, 16, 16))
+    published = sum(float((field.diff(dim=axis) ** 2).mean()) for axis in (2, 3, 4)) / 3
+    assert of_recipe(name, field) == pytest.approx(published, rel=1e-5)
+
+
+def central(field: Tensor, axis: int) -> Tensor:
+    """Central differences of the inner voxels, as DeepReg and LabelReg take them."""
+    inner: list[slice] = [slice(None)] * 2 + [slice(1, -1)] * 3
+    ahead, behind = inner.copy(), inner.copy()
+    ahead[axis], behind[axis] = slice(2, None), slice(None, -2)
+    return (field[tuple(ahead)] - field[tuple(behind)]) / 2
+
+
+def test_the_smoothness_of_deepreg_and_rcn_averages_over_components() -> None:
+    """On a field of constant slopes, whose differences are the same however they are taken."""
+    slopes = torch.randn(3, 3, generator=torch.Generator().manual_seed(4))
+    field = torch.einsum("ij,j...->i...", slopes, coordinates((16,) * 3)[0])[None]
+    squares = sum((central(field, axis) ** 2).mean() for axis in (2, 3, 4))
+    assert of_recipe("pediatric", field) == pytest.approx(float(squares), rel=1e-4)
+    assert of_recipe("rcn", field) == pytest.approx(float(squares) / 2, rel=1e-4)
+
+
+def test_the_bending_of_labelreg_averages_over_components() -> None:
+    at = coordinates((16,) * 3)[0]
+    field = torch.stack([0.1 * at[0] * at[1], 0.2 * at[2] ** 2, 0.3 * at[1] * at[2] + at[0]])[None]
+    second = [[central(central(field, i), j) for j in (2, 3, 4)] for i in (2, 3, 4)]
+    published = 0.5 * sum(float((part**2).mean()) for row in second for part in row)
+    assert of_recipe("labelreg", field) == pytest.approx(published, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"), [("brain-t1w", 0.1), ("brain-contrast", 0.1), ("masked-fcn", 1.0), ("bounding-boxes", 0.1)]
+)
+def test_our_own_recipes_sum_as_before(name: str, weight: float) -> None:
+    field = rough((16, 16, 16))
+    summed = sum(float((field.diff(dim=axis) ** 2).sum(1).mean()) for axis in (2, 3, 4))
+    assert of_recipe(name, field) == pytest.approx(weight * summed, rel=1e-5)
+
+
 def test_the_displacement_is_smoothed_where_the_network_names_no_field() -> None:
     image = torch.rand(1, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     _, parts = value(Batch(image, image), Prediction(0.3 * coordinates((SIZE, SIZE))))

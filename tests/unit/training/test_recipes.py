@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shlex
 from dataclasses import replace
@@ -15,9 +16,9 @@ from popatlas.cli.main import main
 from popatlas.errors import InputError
 from popatlas.networks.registration import RegistrationNetwork, build_registration_network
 from popatlas.training.objective import Objective
-from popatlas.training.recipe import Recipe, load_brain_recipe, load_recipe, parse_changes, recipe_names
+from popatlas.training.recipe import Recipe, comparable, load_brain_recipe, load_recipe, parse_changes, recipe_names
 from popatlas.training.sections import NetworkSection, RegulariserSection
-from popatlas.training.train import contract_of
+from popatlas.training.train import contract_of, identity_of
 
 DOCS = Path(__file__).parents[3] / "docs" / "recipes"
 
@@ -112,7 +113,7 @@ def test_the_documentation_has_the_variants_of_labelreg() -> None:
     assert sizes[str({"variant": "composite"})] > sizes["{}"] > sizes[str({"levels": [1, 2, 3, 4]})]
     losses = [recipe.loss for recipe in found.values()]
     assert any(loss.labels.kind == "cross_entropy" for loss in losses)
-    assert any(loss.regulariser == RegulariserSection("diffusion", plain.loss.regulariser.weight) for loss in losses)
+    assert any(loss.regulariser == replace(plain.loss.regulariser, name="diffusion") for loss in losses)
     assert any(loss.labels.prefilter and loss.labels.kind == "multiscale_dice" for loss in losses)
 
 
@@ -237,6 +238,25 @@ def test_without_a_parent_the_rest_are_the_defaults(tmp_path: Path) -> None:
     base = load_recipe("base")
     assert mine.loss.regulariser == RegulariserSection("diffusion", 0.5)
     assert mine.network == base.network and mine.schedule == base.schedule
+
+
+def test_a_regulariser_that_has_no_terms_to_average_is_summed(tmp_path: Path) -> None:
+    mine = load_recipe(written(tmp_path, name="mine", extends="voxelmorph", loss={"regulariser": {"name": "tv"}}))
+    assert mine.loss.regulariser == RegulariserSection("tv", 1.0, "sum")
+    mine = load_recipe("labelreg", {"loss": {"regulariser": {"name": "diffusion"}}})
+    assert mine.loss.regulariser.reduction == "components"
+    with pytest.raises(InputError, match=r"loss\.regulariser\.reduction: folding is no sum over the components"):
+        load_recipe("base", {"loss": {"regulariser": {"name": "folding", "reduction": "mean"}}})
+
+
+def test_trainings_of_before_the_reduction_go_on() -> None:
+    """Their recipes had no such key, and what was summed then is summed now."""
+    old = copy.deepcopy(load_recipe("brain-t1w").content)
+    del old["loss"]["regulariser"]["reduction"]
+    now = load_recipe("brain-t1w")
+    assert identity_of(Recipe.of(old), []) == identity_of(now, []) and comparable(now.content) == old
+    assert Recipe.of(old).loss == now.loss
+    assert comparable(load_recipe("voxelmorph").content)["loss"]["regulariser"]["reduction"] == "mean"
 
 
 def test_options_of_another_architecture_are_not_inherited(tmp_path: Path) -> None:

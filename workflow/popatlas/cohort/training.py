@@ -31,7 +31,7 @@ from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.images.io import sha256
 from popatlas.settings import Content
-from popatlas.training.recipe import Recipe, load_brain_recipe
+from popatlas.training.recipe import Recipe, comparable, load_brain_recipe
 
 SCANS = "cohort/network-scans.tsv"
 FILES = {"weights": "weights.safetensors", "training": "training.json", "curve": "curve.csv", "picture": "curve.png"}
@@ -158,10 +158,11 @@ def read_network(config: Config, out_dir: Path) -> NetworkTraining | None:
 
 def _request(config: Config, recipe: Recipe, out_dir: Path) -> Content:
     """Return what a training depends on, beside scans and atlases."""
+    content = comparable(recipe.content)
     if not needs_scans(recipe):
-        return {"recipe": recipe.content}
+        return {"recipe": content}
     settings = {key: value for key, value in config.content["train"].items() if key not in EXECUTION}
-    request: Content = {"recipe": recipe.content, "train": settings, "preprocess": preprocess_settings(config)}
+    request: Content = {"recipe": content, "train": settings, "preprocess": preprocess_settings(config)}
     if recipe.grid.affine_first:
         version = template_version(read_members(config, out_dir), config)
         request |= {"register": registration_settings(config, config.register.preset), "template": version}

@@ -13,7 +13,7 @@ from popatlas.errors import InputError
 from popatlas.images.filters import gaussian_smooth
 from popatlas.networks.registration import Prediction
 from popatlas.regularisers.affine import determinant_penalty, orthogonality_penalty
-from popatlas.regularisers.registry import find_regulariser
+from popatlas.regularisers.registry import entry_of, find_regulariser
 from popatlas.similarity.overlap import MultiscaleDice
 from popatlas.similarity.registry import make
 from popatlas.training.boxes import box_maps
@@ -64,6 +64,7 @@ class Objective:
         loss, similarity = recipe.loss, recipe.loss.similarity
         self.similarity = make(similarity.name, **similarity.options)
         self.regulariser = find_regulariser(loss.regulariser.name)
+        self.divisor = entry_of(loss.regulariser.name).divisor(loss.regulariser.reduction, recipe.ndim)
         self.terms: dict[str, tuple[float, Callable[[Batch, Prediction, torch.Generator], Tensor]]] = {
             "similarity": (similarity.weight, self._similarity),
             "smoothness": (loss.regulariser.weight, self._smoothness),
@@ -110,7 +111,7 @@ class Objective:
 
     def _smoothness(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
         fields = found.smooth or (found.displacement,)
-        return torch.stack([self.regulariser(field) for field in fields]).sum(0)
+        return torch.stack([self.regulariser(field) for field in fields]).sum(0) / self.divisor
 
     def _determinant(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
         return _summed(determinant_penalty, found, batch)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from popatlas.errors import InputError
 from popatlas.images.io import PathLike
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.limits import check_description
+from popatlas.regularisers.registry import has_reductions
 from popatlas.resources import PACKAGE
 from popatlas.schema import schema_of, schema_problems
 from popatlas.settings import Content, find_faults, merge, not_plain, settings_from
@@ -30,6 +32,7 @@ from popatlas.yamlfile import parse_yaml, read_yaml
 FOLDER = PACKAGE / "recipes"
 BASE = "base"  # defaults of all recipes; not one itself
 SUFFIXES = (".yaml", ".yml")
+REGULARISER = ("loss", "regulariser")
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,14 @@ def load_brain_recipe(source: PathLike, changes: Mapping[str, object] | None = N
     return load_recipe(source, merge({"grid": {"stripped": True}}, changes), light=light)
 
 
+def comparable(content: Mapping[str, Any]) -> Content:
+    """Return the content of a recipe as versions before 0.3 wrote it: they knew no reduction, and took the sum."""
+    result = copy.deepcopy(dict(content))
+    if (regulariser := _within(result, REGULARISER)).get("reduction") == "sum":
+        del regulariser["reduction"]
+    return result
+
+
 def learns_from_labels(recipe: Recipe) -> bool:
     """Tell whether a recipe needs the label maps of scans."""
     source, loss = recipe.data.source, recipe.loss
@@ -186,8 +197,14 @@ def _extended(own: Content, chain: list[str]) -> Content:
 
 
 def laid_over(below: Content, above: Mapping[str, object]) -> Content:
-    """Return a recipe with another's values over it; options of another architecture or similarity do not stay."""
+    """Return a recipe with another's values over it.
+
+    Options of another architecture or similarity do not stay, nor does the reduction of another regulariser that has none.
+    """
     below = copy.deepcopy(below)
+    old, new = _within(below, REGULARISER), _within(above, REGULARISER)
+    if "reduction" in old and not has_reductions(new.get("name", old.get("name"))):
+        old["reduction"] = "sum"
     for section in (("network",), ("loss", "similarity")):
         old, new = _within(below, section), _within(above, section)
         if new.get("name", old.get("name")) != old.get("name"):
@@ -265,6 +282,9 @@ def _loss_contradictions(recipe: Recipe) -> Iterator[str]:
     loss, source, synthesis = recipe.loss, recipe.data.source, recipe.synthesis
     if not any((loss.similarity.weight, loss.labels.weight, loss.painted.weight, loss.boxes.weight)):
         yield "loss: all weights of similarity, labels, painted, boxes are 0, there is nothing to learn from"
+    smooth = loss.regulariser
+    if smooth.reduction != "sum" and not has_reductions(smooth.name):
+        yield f"loss.regulariser.reduction: {smooth.name} is no sum over the components of the field; set it to sum"
     behind = synthesis.compare == "scans"
     if behind and source != "labels":
         yield f"synthesis.compare: scans: with data.source {source} there are no scans behind the images"

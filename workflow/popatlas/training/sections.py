@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from popatlas.networks.architectures import ARCHITECTURES
-from popatlas.regularisers.registry import NAMES
+from popatlas.regularisers.registry import NAMES, Reduction
 from popatlas.settings import Content, OneOf, option, settings
 from popatlas.similarity.registry import SIMILARITIES
 from popatlas.training.settings import AugmentSettings, MotionSettings, SynthesisSettings
@@ -87,6 +87,9 @@ class RegulariserSection:
 
     name: Annotated[str, OneOf(NAMES)] = option("diffusion", "Penalty")
     weight: float = option(1.0, "Weight in the loss", ge=0)
+    reduction: Reduction = option(
+        "sum", "Terms of a voxel: their sum, the mean over the components of the field, or that over derivatives too"
+    )
 
 
 @settings

@@ -22,7 +22,7 @@ from popatlas.networks.registration import (
 from popatlas.training.curve import TensorBoard
 from popatlas.training.distributed import Place, processes
 from popatlas.training.loop import Outcome, Trainer
-from popatlas.training.recipe import Recipe
+from popatlas.training.recipe import Recipe, comparable
 from popatlas.training.sources import make_source
 from popatlas.training.table import TrainingScan, read_training_table
 from popatlas.zoo.metadata import (
@@ -184,7 +184,7 @@ def identity_of(recipe: Recipe, scans: Sequence[TrainingScan], world: int = 1) -
         [scan.name, scan.subject, scan.group, scan.split, *(digests[path] if path else "" for path in parts[scan.name])]
         for scan in scans
     ]
-    what = {key: value for key, value in recipe.content.items() if key not in ("title", "reference")}
+    what = {key: value for key, value in comparable(recipe.content).items() if key not in ("title", "reference")}
     return hashlib.sha256(json.dumps([what, table, world], sort_keys=True).encode()).hexdigest()
 
 
