@@ -10,6 +10,7 @@ from pathlib import Path
 
 from popatlas import __version__
 from popatlas.cli.arguments import UsageError
+from popatlas.cli.completion import SHELLS, PrintCompletion
 from popatlas.cli.options import options_of, settle_arguments, unknown_option
 from popatlas.failures import foreseen, unforeseen
 from popatlas.surroundings import settled
@@ -30,6 +31,10 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="As a BIDS App: popatlas BIDS_DIR OUT_DIR participant|group [options of `popatlas run`]",
     )
     parser.add_argument("--version", action="version", version=f"popatlas {__version__}")
+    parser.add_argument(
+        "--completion", action=PrintCompletion, choices=SHELLS, metavar="SHELL",
+        help=f"print what makes a shell ({', '.join(SHELLS)}) complete commands",
+    )  # fmt: skip
     subparsers = parser.add_subparsers(dest="verb", metavar="|".join(VERBS), required=True)
     for verb in VERBS:
         import_module(f"popatlas.cli.{verb}").add_parser(subparsers)

@@ -27,7 +27,8 @@ Converter = Callable[[str], object]  # of an option
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `step` to the help; its options are parsed here, when the interface is known."""
-    subparsers.add_parser("step", help="run one step of the pipeline by hand (the commands in the logs)")
+    parser = subparsers.add_parser("step", help="run one step of the pipeline by hand (the commands in the logs)")
+    parser.add_argument("name", choices=tuple(STEPS), metavar="NAME")
 
 
 def main(args: argparse.Namespace) -> int:
