@@ -152,6 +152,26 @@ def test_decisions_are_kept_in_the_browser(browser, report):
     assert browser.find_element("css selector", "select[data-scan=sub-03]").get_property("value") == "exclude"
 
 
+def test_decisions_are_exported_as_a_table_of_bids(browser, report):
+    from selenium.webdriver.support.select import Select
+
+    show(browser, report / "index.html")
+    for scan, decision in (("sub-02_ses-1", "check"), ("sub-03", "exclude")):
+        Select(browser.find_element("css selector", f"select[data-scan={scan}]")).select_by_visible_text(decision)
+    script = """
+        const done = arguments[0];
+        HTMLAnchorElement.prototype.click = () => {};
+        URL.createObjectURL = (blob) => { blob.text().then(done); return "#"; };
+        document.getElementById("export").click();
+    """
+    lines = [line.split("\t") for line in browser.execute_async_script(script).splitlines()]
+    assert lines == [
+        ["participant_id", "session_id", "decision"],
+        ["sub-02", "ses-1", "check"],
+        ["sub-03", "n/a", "exclude"],
+    ]
+
+
 def test_no_markup_of_a_reason_runs(browser, report):
     show(browser, report / "index.html")
     assert browser.find_elements("css selector", "td.reason script, .card script, td.reason b") == []

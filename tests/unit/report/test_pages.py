@@ -126,6 +126,17 @@ def test_a_subject_page_tells_numbers_limits_steps_and_versions(out):
         assert words in text
 
 
+def test_pages_tell_of_an_atlas_s_own_labels_and_of_volumes_by_staple(out):
+    """Two of the five scans are atlases; each is labelled by the other one, the other scans by both."""
+    atlas, other = ((out / "report" / "subjects" / f"{name}.html").read_text() for name in ("sub-01", "sub-03"))
+    assert "STAPLE makes structures too large" in atlas and "STAPLE makes structures too large" in other
+    assert "its labels come from 1 atlas, those of others from up to 2" in atlas and "atlas itself" not in other
+    text = (out / "report" / "index.html").read_text()
+    assert "Of the subjects of labelled atlases themselves: sub-01, sub-02_ses-1." in text and ">Atlases</button>" in text
+    counts = dict(re.findall(r'data-scan="(sub-0\d)[^"]*".*?<td class="n">(\d)</td>', text, re.DOTALL))
+    assert counts == {"sub-01": "1", "sub-02": "1", "sub-03": "2", "sub-04": "2", "sub-05": "2"}
+
+
 def test_a_scan_with_nothing_still_gets_a_page(tmp_path):
     figures = draw_subject(tmp_path, "sub-9/anat/sub-9", TEMPLATE, [], tmp_path / "r/s/sub-9.html", tmp_path / "t.png")
     assert figures == 0
