@@ -160,6 +160,42 @@ def test_options_of_another_similarity_do_not_stay():
     assert config.register.presets["instance"]["default"]["options"] == {"radius": 3, "floor": 1e-3}
 
 
+def test_the_sampling_of_another_metric_does_not_stay():
+    def ants(**preset):
+        return load_config({"register": {"presets": {"ants": {"default": preset}}}}).register.presets["ants"]["default"]
+
+    assert ants(metric="mattes")["sampling"] == 32
+    assert ants(metric="mattes", sampling=16)["sampling"] == 16
+    assert ants(iterations=[9])["sampling"] == 2
+    for metric, sampling in (("mattes", 7), ("mattes", 129), ("CC", 17)):
+        with pytest.raises(ConfigError, match=rf"presets\.ants\.default.*sampling.*{sampling}"):
+            ants(metric=metric, sampling=sampling)
+
+
+def test_what_follows_a_choice_has_a_default_for_each():
+    for engine in ENGINES.values():
+        for key, follows in engine.settings.FOLLOWS.items():
+            choices = config_schema()["properties"]["register"]["properties"]["presets"]["properties"][engine.name]
+            assert set(follows.defaults) == set(choices["additionalProperties"]["properties"][follows.choice]["enum"])
+            for choice, default in follows.defaults.items():
+                settings_from(engine.settings, {follows.choice: choice, key: default}, "")
+                assert engine.settings.completed({follows.choice: choice}) == {follows.choice: choice, key: default}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_that_would_do_nothing_is_refused(name):
+    levels = {key: value for key, value in (("iterations", [0, 0]), ("shrink", [2, 1]), ("field_shrink", [1, 1]))}
+    levels = {
+        key: value for key, value in levels.items() if key in default_content()["register"]["presets"][name]["default"]
+    }
+    mine = {"register": {"presets": {name: {"default": levels}}}}
+    if ENGINES[name].weights:  # a network predicts; none of its iterations are needed
+        assert load_config(mine).register.presets[name]["default"]["iterations"] == [0, 0]
+    else:
+        with pytest.raises(ConfigError, match=rf"presets\.{name}\.default\.iterations: no level has any"):
+            load_config(mine)
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_preset_of_a_new_name_is_taken_when_it_is_complete(name):
     whole = default_content()["register"]["presets"][name]["default"]

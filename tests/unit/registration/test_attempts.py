@@ -1,10 +1,12 @@
 """Attempts made in Python: the same as those that a configuration plans; each engine brings two brains together."""
 
+from dataclasses import replace
+
 import pytest
 
 from popatlas.config.attempts import resolve_attempt
 from popatlas.config.load import default_config, load_config
-from popatlas.errors import ConfigError, PackageError
+from popatlas.errors import ConfigError, InputError, PackageError
 from popatlas.images.miniature import draw_miniature
 from popatlas.registration.attempt import try_once
 from popatlas.registration.engines.registry import ENGINES, planned_attempt, shipped_attempt
@@ -49,3 +51,20 @@ def test_each_engine_brings_two_brains_closer_and_passes_the_gate(name, pair, tm
     assert result.reasons == []
     assert result.metrics["ncc"] > result.metrics["ncc_affine"] + 0.05 > result.metrics["ncc_before"]
     assert result.metrics["inverse_error"] < 0.2 and result.metrics["nonpositive_jacobian"] == 0
+
+
+def test_a_deformable_stage_that_moves_nothing_is_told(pair, tmp_path):
+    attempt = shipped_attempt("ants", "quick")
+    idle = replace(attempt, settings=replace(attempt.settings, iterations=(1,), gradient_step=1e-9))
+    result = try_once(pair, idle, as_content(default_config().register.gate), tmp_path)
+    assert result.reasons == [] and result.metrics["displacement_p95"] < 1e-3
+    assert result.row()["notes"] == ["the deformable stage moved nothing: the result is the affine alone"]
+
+
+def test_what_follows_a_choice_takes_its_default_in_a_planned_attempt():
+    plan = {"start": "mass", "linear": "affine", "engine": "ants"}
+    assert planned_attempt(plan | {"preset": {"metric": "mattes"}}).settings.sampling == 32
+    with pytest.raises(InputError, match="engine ants: sampling is the number of histogram bins of mattes here, 8 to 128"):
+        planned_attempt(plan | {"preset": {"metric": "mattes", "sampling": 2}})
+    with pytest.raises(InputError, match=r"engine ants\.iterations: no level has any"):
+        planned_attempt(plan | {"preset": {"iterations": [0, 0]}})

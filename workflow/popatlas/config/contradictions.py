@@ -11,7 +11,7 @@ from popatlas.errors import InputError
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.registration.engines.unigradicon.weights import check_unigradicon
-from popatlas.settings import find_faults, settings_from, suggest
+from popatlas.settings import settings_from, suggest
 from popatlas.zoo.find import check_brains, find_weights
 
 
@@ -44,7 +44,7 @@ def _preset_faults(register: Register) -> Iterator[str]:
             if preset == shipped[engine].get(name):
                 continue
             where = f"register.presets.{engine}.{name}"
-            yield from find_faults(ENGINES[engine].settings, preset, where)
+            yield from ENGINES[engine].faults(preset, where)
             if "options" in preset:
                 yield from _similarity_faults(where, preset)
 

@@ -12,6 +12,7 @@ from popatlas.config.contradictions import find_contradictions
 from popatlas.config.sections import Config
 from popatlas.errors import ConfigError, InputError
 from popatlas.paths import check_path, is_text, resolved
+from popatlas.registration.engines.registry import ENGINES
 from popatlas.renamed import with_keys_of_today
 from popatlas.resources import schema_path, workflow_root
 from popatlas.schema import schema_problems
@@ -90,14 +91,16 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _laid_over(below: Content, above: Mapping[str, Any]) -> Content:
-    """Return a configuration with another's values over it; in presets the options of another similarity do not stay."""
-    below = copy.deepcopy(below)
+    """Return a configuration with another's values over it; in presets what follows another choice does not stay."""
+    merged = merge(below, above)
     for engine, presets in _mapping(_mapping(_mapping(above).get("register")).get("presets")).items():
+        if engine not in ENGINES:
+            continue
+        made, old = merged["register"]["presets"][engine], below["register"]["presets"][engine]
         for name, preset in _mapping(presets).items():
-            old = below["register"]["presets"].get(engine, {}).get(name, {})
-            if "options" in old and _mapping(preset).get("similarity", old["similarity"]) != old["similarity"]:
-                old["options"] = {}
-    return merge(below, above)
+            if name in old and isinstance(preset, Mapping):
+                made[name] = ENGINES[engine].settings.laid_over(old[name], preset)
+    return merged
 
 
 def _mapping(found: Any) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from popatlas.images.arrays import FloatArray, RealArray
 from popatlas.registration.engines.registry import find_engine
 from popatlas.registration.evidence import of_affine, of_deformation
-from popatlas.registration.gate import Limits, beyond_repair, doubts, gate_metrics, judge
+from popatlas.registration.gate import STILL, Limits, beyond_repair, doubts, gate_metrics, judge
 from popatlas.registration.linear import align, find_affine, write_aligned
 from popatlas.registration.pair import Pair
 from popatlas.registration.pose import turn_of
@@ -126,7 +126,9 @@ def try_once(
     view = _view(pair, result) if metrics["covered"] < 1 else None
     metrics |= gate_metrics(matrix, determinant, pair.fixed_mask.numpy(), result.warped_mask.numpy(), view)
     metrics |= of_deformation(pair, result)
-    return AttemptResult(attempt, result, metrics, judge(metrics, limits), notes, start)
+    still = 0.0 if attempt.settings.idle else STILL * min(pair.fixed.spacing)
+    said = doubts(metrics, limits, turn_of(matrix)[1], still)
+    return AttemptResult(attempt, result, metrics, judge(metrics, limits), said, start)
 
 
 def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, FloatArray]:

@@ -20,6 +20,7 @@ Limits = Mapping[str, Any]  # `register.gate` of a configuration: numbers, and a
 GATE_REVISION = 2
 TURNED = 45.0  # degrees from which a header is likely to be wrong
 WHOLE = 0.9  # share of the fixed brain that the image holds, below which it is told
+STILL = 1e-3  # voxels by which a deformation moves points when it moves nothing
 DOUBTFUL = 0.15  # laterality of a brain whose left and right may be exchanged
 # what this revision finds out about every pair that passes; sides and pose cannot always be known
 LOOKED_AT = ("covered", "contrast", "edges_affine", "edges", "log_jacobian_sd", "displacement_p95")
@@ -170,7 +171,7 @@ def beyond_repair(metrics: Mapping[str, float], limits: Limits) -> bool:
     return certain and any(metrics.get(name, np.inf) < limits.get(name, -np.inf) for name in ("sides", "covered"))
 
 
-def doubts(metrics: Mapping[str, float], limits: Limits, axis: str = "") -> list[str]:
+def doubts(metrics: Mapping[str, float], limits: Limits, axis: str = "", still: float = 0.0) -> list[str]:
     """Return what has to be said of a registration, also of one that passes, besides the reasons of `judge`.
 
     Parameters
@@ -179,6 +180,8 @@ def doubts(metrics: Mapping[str, float], limits: Limits, axis: str = "") -> list
         As for `judge`.
     axis : str
         About which the affine turns, in words.
+    still : float
+        95th percentile of the displacement (mm) below which a deformable stage that should move points has moved none.
     """
     said = []
     if metrics.get("turned", 0.0) > TURNED:
@@ -190,4 +193,6 @@ def doubts(metrics: Mapping[str, float], limits: Limits, axis: str = "") -> list
         said.append(f"the image holds only {metrics['covered']:.0%} of the fixed brain: nothing is known of the rest")
     if limits.get("sides", -np.inf) <= metrics.get("sides", 1.0) < DOUBTFUL:
         said.append(f"left and right may be exchanged: asymmetry {metrics['sides']:.2f}, about 1 in people")
+    if metrics.get("displacement_p95", np.inf) < still:
+        said.append("the deformable stage moved nothing: the result is the affine alone")
     return said

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from popatlas.settings import as_content
+from popatlas.settings import Content, as_content, merge
+
+
+@dataclass(frozen=True)
+class Follows:
+    """What a setting follows: another one, which decides what its values mean, and its default for each value of that."""
+
+    choice: str
+    defaults: Mapping[str, Any]
 
 
 class EngineSettings(ABC):
-    """Settings of an engine: a schedule of its deformable stage, which a configuration calls a preset."""
+    """Settings of an engine: a schedule of its deformable stage, which a configuration calls a preset.
+
+    Attributes
+    ----------
+    FOLLOWS : mapping of str to Follows
+        Settings that mean something else, or nothing, once another one is chosen.
+    """
+
+    FOLLOWS: ClassVar[Mapping[str, Follows]] = {}
 
     @property
     @abstractmethod
@@ -20,6 +37,32 @@ class EngineSettings(ABC):
     @abstractmethod
     def schedule(self) -> str:
         """Return the schedule in words, for the methods text."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has levels, and no iterations in any."""
+        levels = getattr(self, "iterations", None)
+        return isinstance(levels, tuple) and not any(levels)
+
+    @classmethod
+    def completed(cls, values: Mapping[str, Any]) -> Content:
+        """Return values of settings with what follows from them, where that is left out."""
+        content = dict(values)
+        for key, follows in cls.FOLLOWS.items():
+            chosen = content.get(follows.choice)
+            if key not in content and isinstance(chosen, str) and chosen in follows.defaults:
+                content[key] = follows.defaults[chosen]
+        return content
+
+    @classmethod
+    def laid_over(cls, below: Mapping[str, Any], above: Mapping[str, Any]) -> Content:
+        """Return the content of a schedule with values of the user over it; what follows another choice does not stay."""
+        kept = dict(below)
+        for key, follows in cls.FOLLOWS.items():
+            chosen, before = above.get(follows.choice), below.get(follows.choice)
+            if isinstance(chosen, str) and chosen != before and chosen in follows.defaults:
+                kept.pop(key, None)
+        return cls.completed(merge(kept, above))
 
     def with_similarity(self, name: str) -> Self | None:
         """Return the same schedule by another similarity with its own defaults; None for engines that cannot."""
@@ -31,9 +74,9 @@ def by(numbers: Iterable[int]) -> str:
     return "\N{MULTIPLICATION SIGN}".join(map(str, numbers))
 
 
-def plainly(settings: EngineSettings) -> str:
-    """Return all settings with their values, for the methods text."""
-    return ", ".join(f"{key} {value}" for key, value in as_content(settings).items())
+def plainly(settings: EngineSettings, leave_out: Iterable[str] = ()) -> str:
+    """Return all settings with their values, for the methods text, but those that do not count."""
+    return ", ".join(f"{key} {value}" for key, value in as_content(settings).items() if key not in leave_out)
 
 
 def check_levels(**levels: tuple[int, ...]) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from popatlas.errors import PackageError
 from popatlas.registration.schedule import EngineSettings
 from popatlas.registration.types import Attempt, Deformation
 from popatlas.registry import Entry
+from popatlas.settings import find_faults, settings_from
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
@@ -53,6 +54,14 @@ class Engine(Entry):
     gpu: bool = False
     weights: str = ""
     extra: str = ""
+
+    def faults(self, preset: Mapping[str, Any], where: str) -> list[str]:
+        """Return one line for each thing that is wrong with a schedule of it."""
+        if faults := find_faults(self.settings, preset, where):
+            return faults
+        if not self.weights and settings_from(self.settings, preset, where).idle:
+            return [f"{where}.iterations: no level has any, so that nothing would be deformed"]
+        return []
 
     def load(self) -> Deform:
         """Return its deformable stage.

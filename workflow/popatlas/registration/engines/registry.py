@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from popatlas.errors import ConfigError
+from popatlas.errors import ConfigError, InputError
 from popatlas.registration.engines.ants.settings import ENGINE as ANTS
 from popatlas.registration.engines.engine import Engine
 from popatlas.registration.engines.ffd.settings import ENGINE as FFD
@@ -78,10 +78,12 @@ def planned_attempt(attempt: Mapping[str, Any], gpu: int = 0) -> Attempt:
         if attempt[key] not in known:
             raise ConfigError(f"no {key} is called '{attempt[key]}'. Remedy: use one of {', '.join(known)}")
     engine, preset = find_engine(attempt["engine"]), dict(attempt["preset"])
-    if "similarity" in preset:  # its own defaults, not those of the schedule's
-        preset.setdefault("options", {})
-        make(preset["similarity"], **preset["options"])
     source, sha256 = preset.pop("weights", None), preset.pop("sha256", "")
+    preset = engine.settings.completed(preset)
+    if "similarity" in preset:
+        make(preset["similarity"], **preset["options"])
+    if faults := engine.faults(preset, f"engine {engine.name}"):
+        raise InputError(faults[0], remedy="correct the value")
     return Attempt(
         start=attempt["start"],
         linear=attempt["linear"],

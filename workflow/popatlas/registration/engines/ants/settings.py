@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from popatlas.registration.engines.engine import Engine
-from popatlas.registration.schedule import EngineSettings, by
+from popatlas.registration.schedule import EngineSettings, Follows, by
 from popatlas.settings import Count, option, settings
+
+# what `sampling` is by metric, and its range. ITK keeps two bins at each end of a Mattes histogram empty: with up to 5 SyN
+# moves nothing. Of what 32 bins gain in Dice, 6 gain 0.4, 7 gain 0.7, 8 gain 0.8, 10 and 128 more than 0.9
+SAMPLING = {"CC": ("radius of CC in voxels", 1, 16), "mattes": ("number of histogram bins of mattes", 8, 128)}
 
 
 @settings
 class AntsSettings(EngineSettings):
     """One schedule of SyN."""
 
+    FOLLOWS: ClassVar[Mapping[str, Follows]] = {"sampling": Follows("metric", {"CC": 2, "mattes": 32})}
+
     metric: Literal["mattes", "CC"] = option("CC", "Similarity of the SyN stage")
-    sampling: int = option(2, "Radius of CC in voxels, or histogram bins of mattes", ge=1, le=64)
+    sampling: int = option(
+        2,
+        "Radius of CC in voxels, 1 to 16, or histogram bins of mattes, 8 to 128; left out it is 2 or 32, by the metric",
+        ge=1,
+        le=128,
+    )
     iterations: tuple[Count, ...] = option(
         (40, 20, 5), "SyN iterations of each level, the last at full resolution", min_length=1, max_length=6
     )
     gradient_step: float = option(0.25, "SyN gradient step", gt=0, le=1)
     flow_sigma: float = option(3.0, "Smoothing of the update field (ANTs: variance in voxels)", ge=0)
     total_sigma: float = option(0.0, "Smoothing of the total field (ANTs: variance in voxels)", ge=0)
+
+    def __post_init__(self) -> None:
+        meaning, low, high = SAMPLING[self.metric]
+        if not low <= self.sampling <= high:
+            raise ValueError(f"sampling is the {meaning} here, {low} to {high}, got {self.sampling}")
 
     @property
     def one_contrast(self) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from popatlas.registration.engines.engine import Engine
-from popatlas.registration.engines.instance.settings import Shrink, SimilarityName
-from popatlas.registration.schedule import EngineSettings, by, check_levels
+from popatlas.registration.engines.instance.settings import OPTIONS, Shrink, SimilarityName
+from popatlas.registration.schedule import EngineSettings, Follows, by, check_levels
 from popatlas.regularisers.registry import NAMES
 from popatlas.regularisers.registry import describe as describe_regulariser
 from popatlas.settings import Count, OneOf, option, settings
@@ -20,6 +20,8 @@ KINDS = {"bspline": "cubic B-splines on", "linear": "linear interpolation betwee
 @settings
 class FFDSettings(EngineSettings):
     """One schedule of the free-form engine."""
+
+    FOLLOWS: ClassVar[Mapping[str, Follows]] = OPTIONS
 
     similarity: SimilarityName = option("nmi_mind", "Similarity (see popatlas.similarity)")
     options: Mapping[str, Any] = option({}, "Parameters of the similarity")

@@ -19,7 +19,7 @@ class GreedySettings(EngineSettings):
     metric: Literal["WNCC", "NCC", "SSD", "NMI"] = option(
         "WNCC", "Similarity: weighted local correlation, local correlation, squared differences or mutual information"
     )
-    radius: int = option(2, "Radius of WNCC and NCC, voxels", ge=1, le=16)
+    radius: int = option(2, "Radius of WNCC and NCC, voxels; SSD and NMI have none", ge=1, le=16)
     iterations: tuple[Count, ...] = option(
         (100, 50, 10), "Iterations of each level, the last at full resolution", min_length=1, max_length=6
     )
@@ -33,7 +33,7 @@ class GreedySettings(EngineSettings):
 
     def schedule(self) -> str:
         """Return the schedule in words."""
-        return plainly(self)
+        return plainly(self) if self.metric in LOCAL else plainly(self, leave_out=("radius",))
 
     def command(self, ndim: int, threads: int) -> str:
         """Return the options of greedy's command line; no noise and unrounded fields, so that runs repeat exactly."""

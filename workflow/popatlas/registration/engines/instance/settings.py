@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from popatlas.registration.engines.engine import Engine
-from popatlas.registration.schedule import EngineSettings, by, check_levels
+from popatlas.registration.schedule import EngineSettings, Follows, by, check_levels
 from popatlas.settings import Count, OneOf, option, settings
 from popatlas.similarity.registry import OF_IMAGES, SIMILARITIES, describe
 
 SimilarityName = Annotated[str, OneOf(OF_IMAGES)]
 Shrink = Literal[1, 2, 4, 8]
 LOCAL = {"radius": 2, "floor": 1e-3}  # of the local correlation
+# each similarity has options of its own, which take its defaults
+OPTIONS = {"options": Follows("similarity", {name: {} for name in OF_IMAGES})}
 
 
 @settings
 class InstanceSettings(EngineSettings):
     """One schedule."""
+
+    FOLLOWS: ClassVar[Mapping[str, Follows]] = OPTIONS
 
     similarity: SimilarityName = option("lncc", "Similarity (see popatlas.similarity)")
     options: Mapping[str, Any] = option(LOCAL, "Parameters of the similarity, for example the radius of lncc in voxels")
