@@ -33,6 +33,9 @@ def test_unknown_names_are_told_with_those_that_there_are():
         shipped_attempt("instnace")
     with pytest.raises(ConfigError, match=r"no preset 'quickly'.*quick, fast"):
         shipped_attempt("instance", "quickly")
+    for start, linear in (("masss", "affine"), ("mass", "afine")):
+        with pytest.raises(ConfigError, match="Remedy: use one of"):
+            replace(shipped_attempt(), start=start, linear=linear)
 
 
 @pytest.fixture(scope="module")

@@ -281,8 +281,23 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, object], words
 def test_presets() -> None:
     assert set(PRESETS) == {"quick", "fast", "default", "accurate"}
     assert not preset("fast", symmetric=False).symmetric
-    with pytest.raises(ValueError, match="none of quick"):
+    with pytest.raises(InputError, match=r"no preset is called 'slow'.*use one of quick"):
         preset("slow")
+    with pytest.raises(InputError, match="unknown key 'fluids', did you mean 'fluid'"):
+        preset("quick", fluids=2)
+    with pytest.raises(InputError, match=r"schedule\.fluid: -1"):
+        preset("quick", fluid=-1)
+
+
+def test_another_similarity_takes_its_own_options() -> None:
+    assert preset("quick", similarity="ngf").options == {} and preset("quick", options={"radius": 3}).options == {
+        "radius": 3
+    }
+    found = preset("quick").with_similarity("nmi", bins=16)
+    assert (found.similarity, found.options, found.fluid) == ("nmi", {"bins": 16}, 1.73)
+    for name, options, words in (("nmi", {"bin": 16}, "did you mean 'bins'"), ("nim", {}, "'nim' should be")):
+        with pytest.raises(InputError, match=words):
+            preset("quick").with_similarity(name, **options)
 
 
 def test_the_shipped_configuration_states_the_presets() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from popatlas.settings import Content, as_content, merge
+from popatlas.settings import Content, as_content, merge, settings_from
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,16 @@ class EngineSettings(ABC):
                 kept.pop(key, None)
         return cls.completed(merge(kept, above))
 
-    def with_similarity(self, name: str) -> Self | None:
-        """Return the same schedule by another similarity with its own defaults; None for engines that cannot."""
+    def changed(self, **changes: object) -> Self:
+        """Return the same schedule with other values of some settings; InputError for a name or a value that cannot be.
+
+        What follows another choice, such as the options of a similarity, takes its default unless it is given.
+        """
+        values: Content = as_content(changes)
+        return settings_from(type(self), self.laid_over(as_content(self), values) | values, "schedule")
+
+    def with_similarity(self, name: str, **options: object) -> Self | None:
+        """Return the same schedule by another similarity, with defaults for options left out; None for engines without."""
         return None
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from popatlas.errors import ConfigError
 from popatlas.images.antspy import AntsImage
 from popatlas.registration.schedule import EngineSettings
 
@@ -92,6 +93,11 @@ class Attempt:
         Of its network.
     gpu : int
         GPUs that the job has; 0: the CPU, also where a GPU is visible.
+
+    Raises
+    ------
+    ConfigError
+        When there is no such start or linear engine.
     """
 
     start: str
@@ -100,6 +106,11 @@ class Attempt:
     settings: EngineSettings
     weights: PlannedWeights | None = None
     gpu: int = 0
+
+    def __post_init__(self) -> None:
+        for key, name, known in (("start", self.start, STARTS), ("linear", self.linear, LINEAR)):
+            if name not in known:
+                raise ConfigError(f"no {key} is called '{name}'. Remedy: use one of {', '.join(known)}")
 
     def __str__(self) -> str:
         return f"{self.engine} from {self.start}"

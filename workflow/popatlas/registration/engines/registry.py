@@ -18,7 +18,7 @@ from popatlas.registration.engines.greedy.settings import ENGINE as GREEDY
 from popatlas.registration.engines.instance.settings import ENGINE as INSTANCE
 from popatlas.registration.engines.network.settings import ENGINE as NETWORK
 from popatlas.registration.engines.unigradicon.settings import ENGINE as UNIGRADICON
-from popatlas.registration.types import LINEAR, STARTS, Attempt, PlannedWeights
+from popatlas.registration.types import Attempt, PlannedWeights
 from popatlas.settings import settings_from
 from popatlas.similarity.registry import make
 
@@ -74,9 +74,6 @@ def planned_attempt(attempt: Mapping[str, Any], gpu: int = 0) -> Attempt:
     """
     if missing := [key for key in ("start", "linear", "engine", "preset") if attempt.get(key) is None]:
         raise ConfigError(f"the attempt has no {' and no '.join(missing)}. Remedy: give start, linear, engine and preset")
-    for key, known in (("start", STARTS), ("linear", LINEAR)):
-        if attempt[key] not in known:
-            raise ConfigError(f"no {key} is called '{attempt[key]}'. Remedy: use one of {', '.join(known)}")
     engine, preset = find_engine(attempt["engine"]), dict(attempt["preset"])
     source, sha256 = preset.pop("weights", None), preset.pop("sha256", "")
     preset = engine.settings.completed(preset)

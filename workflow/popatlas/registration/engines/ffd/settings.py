@@ -12,7 +12,7 @@ from popatlas.registration.schedule import EngineSettings, Follows, by, check_le
 from popatlas.regularisers.registry import NAMES
 from popatlas.regularisers.registry import describe as describe_regulariser
 from popatlas.settings import Count, OneOf, option, settings
-from popatlas.similarity.registry import SIMILARITIES, describe
+from popatlas.similarity.registry import SIMILARITIES, describe, make
 
 KINDS = {"bspline": "cubic B-splines on", "linear": "linear interpolation between"}
 
@@ -49,9 +49,17 @@ class FFDSettings(EngineSettings):
             f"iterations at shrink factors {by(self.shrink)}, steps of {self.rate:g} voxels"
         )
 
-    def with_similarity(self, name: str) -> Self:
-        """Return the same schedule by another similarity with its own defaults."""
-        return replace(self, similarity=name, options={})
+    def with_similarity(self, name: str, **options: object) -> Self:
+        """Return the same schedule by another similarity, with its own defaults for options that are left out.
+
+        Raises
+        ------
+        InputError
+            When there is no such similarity of images, or it has no such option, or its value is impossible.
+        """
+        if options:
+            make(name, **options)
+        return self.changed(similarity=name, options=options)
 
 
 _DEFAULT = FFDSettings()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from popatlas.errors import InputError
 from popatlas.registration.engines.engine import Engine
 from popatlas.registration.schedule import EngineSettings, Follows, by, check_levels
 from popatlas.settings import Count, OneOf, option, settings
-from popatlas.similarity.registry import OF_IMAGES, SIMILARITIES, describe
+from popatlas.similarity.registry import OF_IMAGES, SIMILARITIES, describe, make
 
 SimilarityName = Annotated[str, OneOf(OF_IMAGES)]
 Shrink = Literal[1, 2, 4, 8]
@@ -65,9 +66,17 @@ class InstanceSettings(EngineSettings):
             f"deviation {self.fluid:g} voxels) and of the field ({self.elastic:g} voxels)"
         )
 
-    def with_similarity(self, name: str) -> Self:
-        """Return the same schedule by another similarity with its own defaults."""
-        return replace(self, similarity=name, options={})
+    def with_similarity(self, name: str, **options: object) -> Self:
+        """Return the same schedule by another similarity, with its own defaults for options that are left out.
+
+        Raises
+        ------
+        InputError
+            When there is no such similarity of images, or it has no such option, or its value is impossible.
+        """
+        if options:
+            make(name, **options)
+        return self.changed(similarity=name, options=options)
 
 
 @settings
@@ -102,10 +111,16 @@ PRESETS: dict[str, InstanceSettings] = {
 
 
 def preset(name: str, **changes: Any) -> Settings:
-    """Return the settings of a preset with some of them changed."""
+    """Return the settings of a preset with some of them changed, see `EngineSettings.changed`.
+
+    Raises
+    ------
+    InputError
+        For a preset or a setting that does not exist, and for a value that cannot be.
+    """
     if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is none of {', '.join(PRESETS)}")
-    return replace(full_settings(PRESETS[name]), **changes)
+        raise InputError(f"no preset is called '{name}'", remedy=f"use one of {', '.join(PRESETS)}")
+    return full_settings(PRESETS[name]).changed(**changes)
 
 
 ENGINE = Engine(
