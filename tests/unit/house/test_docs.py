@@ -1,5 +1,6 @@
 """The docs: pages that are made of the code are as they would be made now, examples give what they show, names exist."""
 
+import ast
 import doctest
 import importlib
 import re
@@ -95,3 +96,22 @@ def test_the_examples_of_frames_and_units_give_what_they_show():
     examples = doctest.DocTestParser().get_doctest("\n".join(blocks), {}, "frames.md", None, 0)
     assert len(examples.examples) > 20
     assert doctest.DocTestRunner().run(examples).failed == 0
+
+
+NOT_RUN = "<!-- not run: "  # the line above a block that needs what a page does not make
+BLOCKS = [
+    pytest.param(bool(marked), code, id=f"{page.stem}-{number}")
+    for page in sorted([*DOCS.glob("*.md"), *(DOCS / "stages").glob("*.md")])
+    for number, (marked, code) in enumerate(
+        re.findall(rf"(?ms)^({re.escape(NOT_RUN)}[^\n]+\n)?```python\n(.*?)^```", page.read_text())
+    )
+]
+
+
+@pytest.mark.parametrize(("marked", "code"), BLOCKS)
+def test_python_on_a_page_runs_and_imports_what_there_is(marked, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree = ast.parse(code)
+    if marked:
+        tree.body = [part for part in tree.body if isinstance(part, ast.Import | ast.ImportFrom)]
+    exec(compile(tree, "page", "exec"), {})
