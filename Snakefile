@@ -14,7 +14,7 @@ min_version("9.19")
 
 # The main process indexes the cohort and takes stock of what is made; the jobs read the tables that it wrote.
 with stopping():
-    study = begin(config, sys.argv, main=workflow.is_main_process)
+    study = begin(config, sys.argv, main=workflow.is_main_process, jobs=lambda: workflow.dag.jobs)
 label, build = study.template.label, study.template.build_folder
 shell.prefix(path_prefix())
 

@@ -61,7 +61,7 @@ def finished(slurm, tmp_path_factory):
         "fuse": SETTINGS["fuse"] | {"methods": ["majority"]},
     }
     config.write_text(yaml.safe_dump(settings))
-    options = ("--config", config, "--profile", "slurm-gpu", *QUICK, "--verbose")
+    options = ("--config", config, "--profile", "slurm-gpu", *QUICK)
     result = popatlas("run", folder / "bids", folder / "out", *options, check=False)
     return folder / "out", result
 
@@ -70,7 +70,10 @@ def test_the_cohort_comes_through_slurm(finished):
     out, result = finished
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert {*SUBJECTS} <= set(read_table(out / "group" / "metrics.parquet")["participant_id"])
-    assert "submitted with SLURM jobid" in result.stdout + result.stderr
+    logs = "".join(path.read_text() for path in (out / ".snakemake/log").glob("*.log"))
+    assert "submitted with SLURM jobid" in logs
+    said = re.findall(r"^(\w+): \d+ of \d+ done, .*(?:running|queued)", result.stdout, re.M)
+    assert {"preprocess", "register"} <= set(said), result.stdout
 
 
 def test_jobs_ran_inside_slurm(finished):

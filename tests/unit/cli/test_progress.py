@@ -153,7 +153,14 @@ def test_every_rule_has_a_stage():
 
 
 def test_what_snakemake_logs_of_jobs_is_told(capsys):
-    listener = JobListener(SimpleNamespace(jobs=SimpleNamespace(name=lambda rule, **names: f"{rule}-{names}")))
+    """The executor of Slurm logs numbers alone when it starts jobs."""
+
+    def job(number, rule, wildcards, log):
+        return SimpleNamespace(jobid=number, rule=SimpleNamespace(name=rule), wildcards_dict=wildcards, log=log)
+
+    jobs = [job(3, "register_to_template", {"scan": SCANS[0]}, ["a.log"]), job(9, "all", {}, [])]
+    names = SimpleNamespace(name=lambda rule, **names: f"{rule}-{names}")
+    listener = JobListener(SimpleNamespace(jobs=names), lambda: jobs)
 
     def log(event, **found):
         record = logging.LogRecord("snakemake", logging.INFO, "", 0, "", (), None)
@@ -161,8 +168,8 @@ def test_what_snakemake_logs_of_jobs_is_told(capsys):
         listener.handle(record)
 
     log("run_info", stats={})
-    log("job_info", jobid=3, rule_name="register_to_template", wildcards={"scan": SCANS[0]}, log=["a.log"])
-    log("job_info", jobid=9, rule_name="all", wildcards={}, log=[])
+    log("job_started", jobs=[3, 9, "a group"])
+    log("job_info", jobid=3, rule_name="register_to_template")
     log("job_finished", job_id=9)
     log("job_error", jobid=3, rule_name="register_to_template", log=["a.log (check)"])
     log("job_finished", job_id=3)
@@ -170,8 +177,8 @@ def test_what_snakemake_logs_of_jobs_is_told(capsys):
     found = [json.loads(line.removeprefix(MARK)) for line in capsys.readouterr().err.splitlines()]
     assert found[0] == {"began": True}
     assert [entry["state"] for entry in found[1:]] == ["begun", "failed", "done"]
-    assert {(entry["job"], entry["stage"], entry["unit"]) for entry in found[1:]} == {(3, "register", SCANS[0])}
-    assert found[1]["log"] == "a.log"
+    place = {"job": 3, "stage": "register", "unit": SCANS[0], "rule": "register_to_template", "log": "a.log"}
+    assert all(entry == place | {"state": entry["state"]} for entry in found[1:])
 
 
 # What is shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
@@ -59,7 +59,13 @@ def forced(arguments: Sequence[str], inventory: Inventory) -> set[str]:
     return {name for name in inventory.made if jobs[name].rule in named or named & set(inventory.files(jobs[name]))}
 
 
-def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) -> Study:
+def begin(
+    source: Mapping[str, Any],
+    arguments: Sequence[str],
+    *,
+    main: bool,
+    jobs: Callable[[], Iterable[Any]] = tuple,
+) -> Study:
     """Open the study that a configuration describes.
 
     Parameters
@@ -72,6 +78,8 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
         True in the process that the user started, or that `popatlas run` did. It indexes the dataset, freezes what is
         drawn, takes the inventory and, to run, takes away the old files of what is made anew. A look ahead does all that in
         a view of OUT_DIR. False in the jobs, which only read.
+    jobs : callable
+        Returns the jobs of Snakemake's graph, once there is one.
 
     Returns
     -------
@@ -104,7 +112,7 @@ def begin(source: Mapping[str, Any], arguments: Sequence[str], *, main: bool) ->
             print(f"popatlas: {line}", file=sys.stderr)
         clear(inventory, target)
         study.digests.write()
-        tell_progress(inventory)
+        tell_progress(inventory, jobs)
         return with_inventory(study, inventory)
     view = silent_view_of(Path(config.out_dir))
     folder = view.__enter__()

@@ -11,8 +11,9 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # who hears needs none of it
@@ -42,7 +43,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules}
 BY_JOB = ("atlas", "train", "report")  # stages whose jobs are counted, where others count scans
-EVENTS = {"job_info": "begun", "job_finished": "done", "job_error": "failed"}
+EVENTS = {"job_started": "begun", "job_finished": "done", "job_error": "failed"}
 
 
 def unit_of(rule: str, wildcards: Mapping[str, str], name: str) -> str:
@@ -53,15 +54,15 @@ def unit_of(rule: str, wildcards: Mapping[str, str], name: str) -> str:
     return name if stage in BY_JOB else ""
 
 
-def tell_progress(inventory: Inventory) -> None:
-    """Tell what is left to do, and from now on what becomes of it, when somebody listens."""
+def tell_progress(inventory: Inventory, jobs: Callable[[], Iterable[Any]]) -> None:
+    """Tell what is left to do, and from now on what becomes of it, when somebody listens; see `JobListener`."""
     goal = os.environ.get(GOAL)
     if not goal:
         return
     from snakemake.logging import logger
 
     _tell({"plan": plan(inventory, goal), "scans": _scan_counts(inventory)})
-    logger.addHandler(JobListener(inventory))
+    logger.addHandler(JobListener(inventory, jobs))
 
 
 def plan(inventory: Inventory, goal: str) -> Content:
@@ -115,12 +116,14 @@ class JobListener(logging.Handler):
     ----------
     inventory : Inventory
         Of the study, which knows what jobs are called.
+    jobs : callable
+        Returns the jobs of Snakemake's graph, once there is one. Not each executor logs which job it starts: that of Slurm
+        leaves it at the numbers.
     """
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, jobs: Callable[[], Iterable[Any]]) -> None:
         super().__init__()
-        self.name_of = inventory.jobs.name
-        self.jobs: dict[int, tuple[str, str]] = {}  # stage and unit by Snakemake's number
+        self.name_of, self.jobs = inventory.jobs.name, jobs
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell of a job that begins, ends or fails; of all else that is logged nothing."""
@@ -128,17 +131,21 @@ class JobListener(logging.Handler):
         event = str(found.get("event") or "")
         if event == "run_info":
             _tell({"began": True})
-        if event not in EVENTS:
-            return
-        number = int(found.get("jobid", found.get("job_id", -1)))
-        rule = found.get("rule_name", "")
-        if event == "job_info" and rule in STAGE_OF:
-            wildcards = {str(key): str(value) for key, value in found["wildcards"].items()}
-            self.jobs[number] = STAGE_OF[rule], unit_of(rule, wildcards, self.name_of(rule, **wildcards))
-        if number in self.jobs:
-            stage, unit = self.jobs[number]
-            log = next(iter(found.get("log") or ()), "")
-            _tell({"job": number, "state": EVENTS[event], "stage": stage, "unit": unit, "rule": rule, "log": str(log)})
+        elif event in EVENTS:
+            numbers = found["jobs"] if "jobs" in found else [found.get("jobid", found.get("job_id"))]
+            for number in numbers:
+                if number in self.places:
+                    _tell({"job": number, "state": EVENTS[event], **self.places[number]})
+
+    @cached_property
+    def places(self) -> dict[Any, dict[str, str]]:
+        """Stage, unit, rule and log of each job by the number that Snakemake gave it."""
+        return {job.jobid: self._place(job) for job in self.jobs() if job.rule.name in STAGE_OF}
+
+    def _place(self, job: Any) -> dict[str, str]:
+        rule, wildcards = job.rule.name, {str(key): str(value) for key, value in job.wildcards_dict.items()}
+        unit = unit_of(rule, wildcards, self.name_of(rule, **wildcards))
+        return {"stage": STAGE_OF[rule], "unit": unit, "rule": rule, "log": str(next(iter(job.log), ""))}
 
 
 def _tell(content: Content) -> None:
