@@ -43,6 +43,8 @@ def similarities() -> str:
         lines += [*section(name, entry, kind), *options_table(kind)]
         if entry.one_contrast:
             lines.append("Both images need one contrast.\n")
+        if not entry.symmetric:
+            lines.append("Exchanging the images changes the value.\n")
     return "\n".join(lines)
 
 

@@ -43,7 +43,8 @@ def test_each_is_a_similarity_with_words(name):
 def test_the_configuration_allows_those_of_images():
     schedules = yaml.safe_load(schema_path("config").read_text())["properties"]["register"]["properties"]
     allowed = schedules["presets"]["properties"]["instance"]["additionalProperties"]["properties"]["similarity"]["enum"]
-    assert allowed == list(OF_IMAGES) == [name for name in SIMILARITIES if name != "dice"]
+    assert allowed == list(OF_IMAGES) == [name for name, entry in SIMILARITIES.items() if entry.images]
+    assert not SIMILARITIES["dice"].images and {"ssd", "nmi_mind"} <= set(allowed)
 
 
 @pytest.mark.parametrize("name", OF_IMAGES)

@@ -23,10 +23,13 @@ class SimilarityEntry(Entry):
         It needs two images of one contrast.
     images : bool
         It compares images, not maps of labels.
+    symmetric : bool
+        Exchanging the images changes nothing.
     """
 
     one_contrast: bool = False
     images: bool = True
+    symmetric: bool = True
 
 
 SIMILARITIES: dict[str, SimilarityEntry] = {
@@ -55,6 +58,7 @@ SIMILARITIES: dict[str, SimilarityEntry] = {
         title="Mattes' mutual information",
         references=("mattes2003",),
         formula=r"-\sum_{f, m} p(f, m) \log \frac{p(f, m)}{p(f)\, p(m)}",
+        symmetric=False,
     ),
     "nmi": SimilarityEntry(
         code="popatlas.similarity.mi:NMI",
