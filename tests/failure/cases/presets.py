@@ -32,6 +32,8 @@ CASES = [
     Case("preset", "bins of mattes in which SyN moves nothing", STOPS, "sampling is the number of histogram bins of mattes",
          preset("ants", metric="mattes", sampling=5)),
     Case("preset", "no iterations at any level", STOPS, "no level has any", preset("ants", iterations=[0, 0, 0])),
+    Case("preset", "smoothing larger than any image", STOPS, "1000000.0 is greater than the maximum of 50",
+         preset("greedy", fluid=1e6)),
     Case("preset", "network that sees nothing", STOPS, "passes: -1 is less", preset("network", passes=-1)),
     Case("preset", "regulariser misspelt", STOPS, "'bendin' is not one of", preset("ffd", regulariser="bendin")),
     Case("preset", "fallback without a start", STOPS, "'start' is a required", register(fallback=[{"engine": "ants"}])),

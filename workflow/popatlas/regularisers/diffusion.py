@@ -38,7 +38,7 @@ def diffusion(displacement: Tensor, spacing: Sequence[float] | None = None) -> T
 
 
 def magnitude(displacement: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
-    """Return the mean squared length of a displacement, the L2 penalty of control points.
+    """Return the mean squared length of a displacement.
 
     Parameters
     ----------

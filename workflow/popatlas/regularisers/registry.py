@@ -53,7 +53,7 @@ REGULARISERS: dict[str, RegulariserEntry] = {
         code="popatlas.regularisers.diffusion:diffusion",
         title="mean squared first derivatives (diffusion)",
         formula=r"\frac{1}{|\Omega|} \sum_x \sum_{i,j} (\partial_j u_i)^2",
-        aliases=("l2",),  # in the configuration
+        aliases=("l2",),  # what configurations of before call it
         derivatives=1,
     ),
     "tv": RegulariserEntry(

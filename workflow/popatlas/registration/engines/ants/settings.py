@@ -31,8 +31,8 @@ class AntsSettings(EngineSettings):
         (40, 20, 5), "SyN iterations of each level, the last at full resolution", min_length=1, max_length=6
     )
     gradient_step: float = option(0.25, "SyN gradient step", gt=0, le=1)
-    flow_sigma: float = option(3.0, "Smoothing of the update field (ANTs: variance in voxels)", ge=0)
-    total_sigma: float = option(0.0, "Smoothing of the total field (ANTs: variance in voxels)", ge=0)
+    flow_sigma: float = option(3.0, "Smoothing of the update field, variance in voxels^2", ge=0, le=2500)
+    total_sigma: float = option(0.0, "Smoothing of the total field, variance in voxels^2", ge=0, le=2500)
 
     def __post_init__(self) -> None:
         meaning, low, high = SAMPLING[self.metric]
@@ -53,7 +53,7 @@ class AntsSettings(EngineSettings):
         )
         return (
             f"{metric}, SyN iterations {by(self.iterations)}, gradient step {self.gradient_step:g}, smoothing of the update "
-            f"field {self.flow_sigma:g} and of the total field {self.total_sigma:g} voxels"
+            f"field with variance {self.flow_sigma:g} and of the total field with variance {self.total_sigma:g} voxels^2"
         )
 
 

@@ -25,13 +25,22 @@ class FFDSettings(EngineSettings):
 
     similarity: SimilarityName = option("nmi_mind", "Similarity (see popatlas.similarity)")
     options: Mapping[str, Any] = option({}, "Parameters of the similarity")
-    spacing: float = option(5.0, "Distance of the control points, voxels of each level", ge=1)
+    spacing: float = option(5.0, "Distance of the control points, voxels of each level", ge=1, le=100)
     kind: Literal["bspline", "linear"] = option("bspline", "Interpolation between control points")
-    regulariser: Annotated[str, OneOf(NAMES)] = option("l2", "Penalty of the control displacements")
-    weight: float = option(0.05, "Weight of the penalty", ge=0)
-    shrink: tuple[Shrink, ...] = option((4, 2, 1), "Resolution of each level", min_length=1, max_length=6)
+    regulariser: Annotated[str, OneOf(NAMES)] = option(
+        "diffusion", "Penalty R of the control displacements (see popatlas.regularisers)"
+    )
+    weight: float = option(
+        0.05,
+        "Weight w of the penalty: the objective is similarity + w R(c / s), of control displacements c on their lattice and "
+        "their distance s, both in voxels of the level, so that first derivatives are slopes without unit",
+        ge=0,
+    )
+    shrink: tuple[Shrink, ...] = option(
+        (4, 2, 1), "Voxels of the full grid per voxel of each level", min_length=1, max_length=6
+    )
     iterations: tuple[Count, ...] = option((80, 60, 40), "Most iterations of each level", min_length=1, max_length=6)
-    rate: float = option(0.2, "How far a control point moves in an iteration, voxels of the level", gt=0)
+    rate: float = option(0.2, "How far a control point moves in an iteration, voxels of the level", gt=0, le=10)
 
     def __post_init__(self) -> None:
         check_levels(shrink=self.shrink, iterations=self.iterations)

@@ -23,8 +23,8 @@ class GreedySettings(EngineSettings):
     iterations: tuple[Count, ...] = option(
         (100, 50, 10), "Iterations of each level, the last at full resolution", min_length=1, max_length=6
     )
-    fluid: float = option(1.732, "Smoothing of each update, voxels (standard deviation)", ge=0)
-    elastic: float = option(0.707, "Smoothing of the field, voxels (standard deviation)", ge=0)
+    fluid: float = option(1.732, "Smoothing of each update, voxels (standard deviation)", ge=0, le=50)
+    elastic: float = option(0.707, "Smoothing of the field, voxels (standard deviation)", ge=0, le=50)
 
     @property
     def one_contrast(self) -> bool:

@@ -28,7 +28,9 @@ class InstanceSettings(EngineSettings):
 
     similarity: SimilarityName = option("lncc", "Similarity (see popatlas.similarity)")
     options: Mapping[str, Any] = option(LOCAL, "Parameters of the similarity, for example the radius of lncc in voxels")
-    shrink: tuple[Shrink, ...] = option((4, 2, 1), "Resolution of each level", min_length=1, max_length=6)
+    shrink: tuple[Shrink, ...] = option(
+        (4, 2, 1), "Voxels of the full grid per voxel of each level", min_length=1, max_length=6
+    )
     iterations: tuple[Count, ...] = option((100, 60, 12), "Most iterations of each level", min_length=1, max_length=6)
     field_shrink: tuple[Literal[1, 2], ...] = option(
         (1, 1, 1),
@@ -37,8 +39,8 @@ class InstanceSettings(EngineSettings):
         max_length=6,
     )
     step: float = option(0.5, "Longest vector of an update, voxels of the field", gt=0, le=2)
-    fluid: float = option(2.0, "Smoothing of each update, voxels (standard deviation)", ge=0)
-    elastic: float = option(0.5, "Smoothing of the field, voxels (standard deviation)", ge=0)
+    fluid: float = option(2.0, "Smoothing of each update, voxels (standard deviation)", ge=0, le=50)
+    elastic: float = option(0.5, "Smoothing of the field, voxels (standard deviation)", ge=0, le=50)
     symmetric: bool = option(True, "Move both images to the middle")
     tolerance: float = option(1e-4, "A level ends when the loss improves by less over eight iterations", ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = option(
