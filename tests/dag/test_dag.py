@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from popatlas.cli import main as popatlas_main
 from popatlas.config.load import load_config
 from popatlas.images.io import load_image, read_json, read_table, save_image
 from popatlas.resources import workflow_root
@@ -160,6 +161,15 @@ def test_a_plan_compares_with_the_last_run_and_leaves_no_trace(cohort):
     for _ in range(2):
         assert "7 usable (+1 new" in popatlas("plan", cohort / "bids", cohort / "out").stdout
     assert tree(cohort) == before
+
+
+def test_a_plan_takes_the_options_of_a_run(cohort, capsys):
+    start = ["plan", str(cohort / "bids"), str(cohort / "out"), "--set", "preprocess.brain.batch=4"]
+    assert popatlas_main.main([*start, "--until", "preprocess", "--no-retry", "--verbose", "--forceall"]) == 0
+    jobs = re.findall(r"^  ([a-z_]+) +(\d+)$", capsys.readouterr().out, re.M)
+    assert jobs == [("conform_image", "6"), ("extract_brains", "2"), ("normalise_brain", "6")]
+    assert popatlas_main.main([*start, "--until", "networks"]) == 1
+    assert "nothing is trained" in capsys.readouterr().err
 
 
 def test_a_dry_run_forgets_no_failure_and_settles_nothing(cohort):

@@ -44,6 +44,11 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_study_arguments(parser)
     add_run_arguments(parser)
+    add_until(parser)
+
+
+def add_until(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that says where the pipeline ends."""
     parser.add_argument("--until", choices=list(PASSES), default="all", help="last pass (all)")
 
 
@@ -59,13 +64,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run all passes; 0 when everything is made, 3 when scans failed somewhere, 1 when the workflow itself failed."""
     from popatlas.cli.snake import study_config
-    from popatlas.errors import ConfigError
 
     config = study_config(args)
-    if args.until == "segmentations" and not config.fuse.segmenter.enabled:
-        raise ConfigError("--until segmentations: there is no segmenter. Remedy: set fuse.segmenter.enabled to true")
-    if args.until == "networks" and config.train.recipe is None:
-        raise ConfigError("--until networks: nothing is trained. Remedy: set train.recipe to the name of a recipe")
+    passes = passes_until(args.until, config)
     label = config.atlas.label
     results = (
         ("atlas", f"tpl-{label}/tpl-{label}_T1w.nii.gz"),
@@ -73,7 +74,18 @@ def main(args: argparse.Namespace) -> int:
         ("volumes", "group/volumes.tsv"),
         ("QC page", "report/index.html"),
     )
-    return run_passes(args, config, PASSES[args.until], results)
+    return run_passes(args, config, passes, results)
+
+
+def passes_until(goal: str, config: Config) -> tuple[str, ...]:
+    """Return the parts of the pipeline that lead to a goal; ConfigError when the configuration does not have it."""
+    from popatlas.errors import ConfigError
+
+    if goal == "segmentations" and not config.fuse.segmenter.enabled:
+        raise ConfigError("--until segmentations: there is no segmenter. Remedy: set fuse.segmenter.enabled to true")
+    if goal == "networks" and config.train.recipe is None:
+        raise ConfigError("--until networks: nothing is trained. Remedy: set train.recipe to the name of a recipe")
+    return PASSES[goal]
 
 
 def run_passes(
