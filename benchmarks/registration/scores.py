@@ -11,7 +11,8 @@ from popatlas.images.deformation import Grid, sample
 from popatlas.measures.jacobian import LOG_FLOOR
 from popatlas.measures.overlap import overlap
 from popatlas.measures.surface import label_surface_distances
-from popatlas.transforms.fields import compose, jacobian_determinant
+from popatlas.transforms.fields import compose
+from popatlas.transforms.jacobian import jacobian_determinant
 
 SMALLEST = 100  # voxels that a structure needs in both images
 

@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
 from popatlas.images.grid import Grid
-from popatlas.transforms import fields, linear
+from popatlas.transforms import fields, jacobian, linear
 from popatlas.transforms.chain import Affine, Chain, Field
 from popatlas.transforms.ffd import control_shape, dense_from_control
 from popatlas.transforms.griddistance import grid_distance_mm, squared_grid_distance
@@ -84,7 +84,7 @@ def test_voxel_matrices_there_and_back_cancel(data: st.DataObject, ndim: int, se
 @given(grid=grids(), seed=seeds)
 def test_jacobian_of_an_affine_displacement_is_its_determinant(grid: Grid, seed: int) -> None:
     matrix = matrices(grid.ndim, seed, batch=2)
-    found = fields.jacobian_determinant(linear.affine_displacement(matrix, grid))
+    found = jacobian.jacobian_determinant(linear.affine_displacement(matrix, grid))
     expected = torch.linalg.det(matrix[:, :-1, :-1]).reshape(2, *[1] * grid.ndim)  # any grid: voxel sizes cancel
     torch.testing.assert_close(found, expected.expand_as(found), atol=1e-8, rtol=0)
 
@@ -110,8 +110,8 @@ def test_inverse_undoes_on_both_sides_and_is_its_own_inverse(ndim: int, seed: in
 def test_determinants_of_a_composition_multiply(ndim: int, seed: int) -> None:
     shape = (22, 20, 21)[:ndim]
     one, two = smooth(shape, seed, 0.15), smooth(shape, seed + 1, 0.15)
-    whole = fields.jacobian_determinant(fields.compose(one, two))
-    parts = fields.jacobian_determinant(one) * fields.warp(fields.jacobian_determinant(two)[None], one)[0]
+    whole = jacobian.jacobian_determinant(fields.compose(one, two))
+    parts = jacobian.jacobian_determinant(one) * fields.warp(jacobian.jacobian_determinant(two)[None], one)[0]
     assert (whole - parts).abs().mean() < 0.01
 
 
@@ -122,7 +122,7 @@ def test_flows_of_opposite_velocities_are_inverse(ndim: int, seed: int, slope: f
     forward, back = integrate_stationary(velocity), integrate_stationary(-velocity)
     rest = max(fields.compose(forward, back).norm(dim=1).max(), fields.compose(back, forward).norm(dim=1).max())
     assert rest < 2 * interpolation_error(forward) + 0.03  # each squaring interpolates
-    assert fields.jacobian_determinant(forward).min() > 0
+    assert jacobian.jacobian_determinant(forward).min() > 0
 
 
 @quick
@@ -186,7 +186,7 @@ def test_tensors_stay_on_the_device_of_their_input(shape: tuple[int, ...]) -> No
     parameters = torch.zeros((1, linear.parameter_count("affine", ndim)), device="meta")
     results = [
         *(fields.warp(image, field, mode, "zeros") for mode in get_args(fields.Mode)),
-        fields.log_jacobian(field),
+        jacobian.log_jacobian(field),
         fields.resize_field(field, [n + 3 for n in shape]),
         integrate_stationary(field),
         inverse_time_varying([field, field]),

@@ -11,7 +11,8 @@ from popatlas.registration.engines.ffd.settings import FFDSettings
 from popatlas.regularisers.registry import NAMES, find_regulariser
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.ssd import SSD
-from popatlas.transforms.fields import jacobian_determinant, warp
+from popatlas.transforms.fields import warp
+from popatlas.transforms.jacobian import jacobian_determinant
 from tests.unit.pairs import texture
 
 

@@ -19,7 +19,8 @@ from popatlas.registration.engines.instance.settings import PRESETS, InstanceSet
 from popatlas.registration.engines.instance.updates import Stop
 from popatlas.settings import settings_from
 from popatlas.transforms.fieldops import CompiledOps, TensorOps
-from popatlas.transforms.fields import compose, coordinates, invert, jacobian_determinant, sample, warp
+from popatlas.transforms.fields import compose, coordinates, invert, sample, warp
+from popatlas.transforms.jacobian import jacobian_determinant
 
 SHAPES = {2: (64, 56), 3: (36, 40, 32)}
 SMALL = Settings(shrink=(2, 1), iterations=(40, 30), field_shrink=(1, 1))

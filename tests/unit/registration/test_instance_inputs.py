@@ -20,7 +20,8 @@ from popatlas.registration.engines.instance.core import InstanceResult, register
 from popatlas.registration.engines.instance.inputs import prepare
 from popatlas.registration.malloc import kept_memory
 from popatlas.transforms.fieldops import CompiledOps, TensorOps
-from popatlas.transforms.fields import compose, coordinates, jacobian_determinant, warp
+from popatlas.transforms.fields import compose, coordinates, warp
+from popatlas.transforms.jacobian import jacobian_determinant
 from tests.unit.registration.test_instance import SHAPES, SMALL, error, inner, pair, texture
 
 

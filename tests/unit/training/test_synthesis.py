@@ -8,7 +8,8 @@ from popatlas.training.motion import displacement_of, flow, random_motion, rando
 from popatlas.training.random_fields import bias_field, smooth_noise, unit_range
 from popatlas.training.settings import STRONG, ContrastSettings, MotionSettings, ShapeSettings, SynthesisSettings
 from popatlas.training.synthesis import SyntheticPairs, random_labels
-from popatlas.transforms.fields import compose, jacobian_determinant, warp_labels
+from popatlas.transforms.fields import compose, warp_labels
+from popatlas.transforms.jacobian import jacobian_determinant
 
 SHAPES = pytest.mark.parametrize("shape", [(20, 24, 22), (28, 30)], ids=["3d", "2d"])
 PLAIN = ContrastSettings(sd=(0.0, 0.0), noise=0.0, blur=0.0, bias=0.0, gamma=0.0, strip=0.0)

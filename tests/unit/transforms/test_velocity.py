@@ -7,7 +7,8 @@ from torch.autograd import gradcheck
 
 from popatlas.measures.overlap import dice
 from popatlas.regularisers.sobolev import SobolevOperator
-from popatlas.transforms.fields import compose, coordinates, jacobian_determinant, sample, warp
+from popatlas.transforms.fields import compose, coordinates, sample, warp
+from popatlas.transforms.jacobian import jacobian_determinant
 from popatlas.transforms.velocity import integrate_stationary, integrate_time_varying, inverse_time_varying
 
 SIDE = 64

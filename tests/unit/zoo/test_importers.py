@@ -11,7 +11,7 @@ from torch.nn import functional
 from popatlas.cli.weights import KINDS
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
-from popatlas.transforms.fields import jacobian_determinant
+from popatlas.transforms.jacobian import jacobian_determinant
 from popatlas.zoo.importers.base import IMPORTERS, import_weights
 from popatlas.zoo.store import load_weights, verify
 

@@ -20,7 +20,8 @@ from popatlas.images.scan import Scan
 from popatlas.registration.engines.network.core import predict
 from popatlas.training.motion import flow, random_velocity
 from popatlas.training.recipe import load_recipe
-from popatlas.transforms.fields import jacobian_determinant, warp
+from popatlas.transforms.fields import warp
+from popatlas.transforms.jacobian import jacobian_determinant
 from popatlas.zoo.contract import conform_pair
 from popatlas.zoo.lock import Entry, read_lock
 from popatlas.zoo.metadata import Intensity

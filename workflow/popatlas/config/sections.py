@@ -123,6 +123,7 @@ class Gate:
     scale: tuple[Positive, Positive] = option((0.6, 1.6), "Lowest and highest singular value of the affine")
     shear: float = option(0.3, "Largest shear of the affine", ge=0)
     nonpositive_jacobian: float = option(0.001, "Largest share of brain voxels with Jacobian <= 0", ge=0, le=1)
+    folds: float = option(0.01, "Largest share of brain voxels that fold towards some of their neighbours", ge=0, le=1)
     log_jacobian_sd: float = option(0.8, "Largest standard deviation of the log-Jacobian in the brain", gt=0)
     displacement_p95: float = option(25.0, "Largest 95th percentile of the displacement after the affine, mm", gt=0)
     similarity_gain: float = option(0.0, "Least rise of the correlation in the fixed brain", ge=-1, le=1)

@@ -134,6 +134,7 @@ _GATE = {
     "reflected": Metric("1 when the affine of an attempt mirrors the image", "1", "lower", 0, 1),
     "mask_dice": Metric("Dice of the template's brain mask and that of the scan after an attempt", "1", "higher", 0, 1),
     "nonpositive_jacobian": Metric("share of template brain voxels with a Jacobian determinant <= 0", "1", "lower", 0, 1),
+    "folds": Metric("share of template brain voxels at which some one-sided differences fold", "1", "lower", 0, 1),
     "ncc_before": Metric("correlation in the template's brain before any registration", "1", "neither", -1, 1),
     "ncc_affine": Metric("correlation in the template's brain after the affine stage of an attempt", "1", "higher", -1, 1),
     "ncc": Metric("correlation in the template's brain after an attempt", "1", "higher", -1, 1),

@@ -17,6 +17,7 @@ from popatlas.registration.types import Attempt, Made
 from popatlas.transforms.affine import Matrix
 from popatlas.transforms.fields import compose as compose_fields
 from popatlas.transforms.fields import coordinates, sample
+from popatlas.transforms.jacobian import least_determinant
 from popatlas.transforms.linear import move, voxel_matrix
 
 
@@ -104,7 +105,8 @@ def of_deformation(pair: Pair, made: Made) -> dict[str, float]:
     Returns
     -------
     dict
-        ncc, edges, nmi, displacement and displacement_p95 (mm, of the warp), inverse_error (voxels), diverged.
+        ncc, edges, nmi, displacement and displacement_p95 (mm, of the warp), folds (share of the fixed brain's voxels that
+        fold towards some of their neighbours), inverse_error (voxels), diverged.
     """
     fixed, _ = pair.scans()
     inside = pair.fixed_mask.numpy() > 0
@@ -122,6 +124,7 @@ def of_deformation(pair: Pair, made: Made) -> dict[str, float]:
         "nmi": judge.relation(still).nmi if judge else 1.0,
         "displacement": float(lengths.mean()),
         "displacement_p95": float(np.percentile(lengths, 95)),
+        "folds": float((least_determinant(there)[0].numpy()[inside] <= 0).mean()),
         "inverse_error": float(error.mean()),
         "diverged": float(made.files.diverged),
     }

@@ -37,6 +37,7 @@ LOWEST = {
 HIGHEST = {
     "shear": "shear {value:.2f} above {limit}",
     "nonpositive_jacobian": "share of Jacobian <= 0 {value:.5f} above {limit}",
+    "folds": "share of voxels that fold towards some neighbours {value:.5f} above {limit}",
     "inverse_error": "inverse consistency error {value:.3f} voxels above {limit}",
     "log_jacobian_sd": "the log-Jacobian varies by {value:.2f}, more than {limit}",
     "displacement_p95": "the deformation moves points by {value:.1f} mm (95th percentile), more than {limit}",
@@ -100,8 +101,9 @@ def judge(metrics: Mapping[str, float], limits: Limits) -> list[str]:
     metrics : mapping
         From `gate_metrics` and `popatlas.registration.evidence`, what is known of ncc and ncc_before (correlation in the
         fixed mask after and before the registration), one_contrast (1 when the engine needs images of one contrast),
-        contrast, pose, covered, edges and edges_affine, sides, inverse_error (mean distance in voxels between a point and
-        itself after the way there and back), displacement_p95 (mm), diverged (1 when the optimisation did).
+        contrast, pose, covered, edges and edges_affine, sides, folds (share of voxels), inverse_error (mean distance in
+        voxels between a point and itself after the way there and back), displacement_p95 (mm), diverged (1 when the
+        optimisation did).
     limits : mapping
         The configuration's `register.gate`; what it does not name is not judged.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from popatlas.regularisers.differences import check_field
-from popatlas.transforms.fields import jacobian_determinant
+from popatlas.transforms.jacobian import jacobian_determinant
 
 
 def folding_penalty(displacement: Tensor, floor: float = 0.0) -> Tensor:

@@ -188,6 +188,7 @@ def gate_limits(gate: Content, limits: Content) -> list[Limit]:
         "scale_max": ("Largest scale", f"\u2264 {high:g}", 3),
         "shear": ("Shear", f"\u2264 {limits['shear']:g}", 3),
         "nonpositive_jacobian": ("Share of Jacobian \u2264 0", f"\u2264 {limits['nonpositive_jacobian']:g}", 5),
+        "folds": ("Share of voxels that fold", f"\u2264 {limits['folds']:g}", 5),
         "ncc_affine": ("Correlation after affine", "", 3),
         "ncc": ("Correlation after warp", "", 3),
     }

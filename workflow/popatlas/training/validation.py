@@ -14,7 +14,8 @@ from popatlas.similarity.ncc import NCC
 from popatlas.training.curve import Terms
 from popatlas.training.objective import Batch
 from popatlas.training.structures import may_overlap, structure_dice
-from popatlas.transforms.fields import jacobian_determinant, warp, warp_labels
+from popatlas.transforms.fields import warp, warp_labels
+from popatlas.transforms.jacobian import jacobian_determinant
 
 OVERLAP = "dice"  # scores that begin so need common labels
 

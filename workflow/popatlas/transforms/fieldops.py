@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from popatlas.transforms.fields import invert, jacobian_determinant
+from popatlas.transforms.fields import invert
+from popatlas.transforms.jacobian import jacobian_determinant, least_determinant
 
 Volume = npt.NDArray[np.float32]
 Shared = TypeVar("Shared")  # what comes back for a range of planes
@@ -185,6 +186,10 @@ class TensorOps:
         for _ in range(ITERATIONS):
             error = self.compose(inverse, field)
             inverse = inverse - error
+    def least_jacobian(self, field: Tensor) -> Tensor:
+        """Return the least determinant of one-sided differences (B, *shape); see `fields.least_determinant`."""
+        return least_determinant(field)
+
             if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
                 break
         if float(error.abs().amax()) <= LARGEST_REST:  # it was already before the last correction
@@ -288,6 +293,13 @@ class CompiledOps(TensorOps):
             work = partial(kernels_inverse.invert, field[b].numpy(), tolerance, out[b].numpy())
             rests.append(max(self._share(work, field.shape[2])))
         return self._mended(out, field, torch.tensor(rests) > LARGEST_REST)
+        return out
+
+    def least_jacobian(self, field: Tensor) -> Tensor:
+        """Return the least determinant of one-sided differences (B, *shape)."""
+        out = torch.empty((field.shape[0], *field.shape[2:]))
+        for b in range(field.shape[0]):
+            self._share(partial(self.kernels.least_jacobian, field[b].numpy(), out[b].numpy()), field.shape[2])
 
 
 def ops_for(images: Sequence[Tensor], threads: int = 1) -> TensorOps:

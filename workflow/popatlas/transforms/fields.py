@@ -1,4 +1,4 @@
-"""Dense displacement fields and images as torch tensors: sample, warp, compose, invert, Jacobian determinant.
+"""Dense displacement fields and images as torch tensors: sample, warp, compose, invert.
 
 Images are (B, C, *shape) with 2 or 3 spatial axes in NIfTI array order, displacements (B, D, *shape), component d along
 array axis d, in voxels of the grid that they live on: the point with voxel index ``x`` goes to ``x + u(x)``. Everything
@@ -193,6 +193,11 @@ def _check_grid(image: Tensor, displacement: Tensor) -> None:
         raise ValueError(f"displacement of shape {tuple(displacement.shape)} for shape {tuple(image.shape)}")
 
 
+def check_displacement(displacement: Tensor) -> None:
+    """Refuse what is no displacement (B, D, *shape); ValueError."""
+    _check_grid(displacement, displacement)
+
+
 def warp_labels(
     labels: Tensor,
     displacement: Tensor,
@@ -277,7 +282,7 @@ def invert(displacement: Tensor, iterations: int = 30, tolerance: float = 0.01) 
     (B, D, *shape) Tensor
         Field `v` with ``compose(v, u) = 0``.
     """
-    _check_grid(displacement, displacement)
+    check_displacement(displacement)
     return torch.cat([_invert_one(one.unsqueeze(0), iterations, tolerance) for one in displacement])
 
 
@@ -330,47 +335,6 @@ def inverse_error(forward: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
     return distance.mean(1), distance.amax(1)
 
 
-def jacobian_determinant(displacement: Tensor) -> Tensor:
-    """Return the determinant of the Jacobian of ``x + u(x)``.
-
-    Parameters
-    ----------
-    displacement : (B, D, *shape) Tensor
-        Voxels; at least two along each axis.
-
-    Returns
-    -------
-    (B, *shape) Tensor
-        Dimensionless: volume in the moving image over volume in the fixed one, if both grids have the same voxels. Central
-        differences, one-sided at the border. Values up to 0 are folds.
-    """
-    _check_grid(displacement, displacement)
-    ndim = displacement.shape[1]
-    if min(displacement.shape[2:]) < 2:
-        raise ValueError(f"no slopes along an axis of one voxel: {tuple(displacement.shape[2:])}")
-    slopes = [[_slope(displacement[:, row], axis) + (row == axis) for axis in range(ndim)] for row in range(ndim)]
-    return _determinant(slopes)
-
-
-def _slope(values: Tensor, axis: int) -> Tensor:
-    slope: Tensor = torch.gradient(values, dim=[axis + 1])[0]
-    return slope
-
-
-def _determinant(rows: list[list[Tensor]]) -> Tensor:
-    """Return the determinant of a 2 x 2 or 3 x 3 matrix of tensors, expanded along the first row."""
-    if len(rows) == 2:
-        return rows[0][0] * rows[1][1] - rows[0][1] * rows[1][0]
-    minors = [[[row[i] for i in range(3) if i != column] for row in rows[1:]] for column in range(3)]
-    parts = [rows[0][column] * _determinant(minor) for column, minor in enumerate(minors)]
-    return parts[0] - parts[1] + parts[2]
-
-
-def log_jacobian(displacement: Tensor, floor: float = 1e-3) -> Tensor:
-    """Return the natural log of the Jacobian determinant (B, *shape), determinants below `floor` being lifted to it."""
-    return jacobian_determinant(displacement).clamp(min=floor).log()
-
-
 def resize_field(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     """Return a displacement on a grid of another shape and the same outermost voxel centres (`Grid.resized`).
 
@@ -386,7 +350,7 @@ def resize_field(displacement: Tensor, shape: Sequence[int]) -> Tensor:
     (B, D, *shape) Tensor
         Linear interpolation, in voxels of the new grid.
     """
-    _check_grid(displacement, displacement)
+    check_displacement(displacement)
     mode = "trilinear" if displacement.shape[1] == 3 else "bilinear"
     resized = functional.interpolate(displacement, size=tuple(shape), mode=mode, align_corners=True)
     factors = [(new - 1) / (old - 1) if old > 1 else 1.0 for old, new in zip(displacement.shape[2:], shape, strict=True)]

@@ -184,6 +184,34 @@ def jacobian(field: Volume, out: Volume, lo: int, hi: int) -> None:
 
 
 @compiled
+def least_jacobian(field: Volume, out: Volume, lo: int, hi: int) -> None:
+    """Write the least of the eight determinants of one-sided differences at each voxel; see `fields.least_determinant`."""
+    X, Y, Z = field.shape[1:]
+    one = np.float32(1)
+    for i in range(lo, hi):
+        for j in range(Y):
+            for k in range(Z):
+                least = np.float32(np.inf)
+                for si in range(2):
+                    at_i = min(max(i - 1 + si, 0), X - 2)
+                    a = one + field[0, at_i + 1, j, k] - field[0, at_i, j, k]
+                    d = field[1, at_i + 1, j, k] - field[1, at_i, j, k]
+                    g = field[2, at_i + 1, j, k] - field[2, at_i, j, k]
+                    for sj in range(2):
+                        at_j = min(max(j - 1 + sj, 0), Y - 2)
+                        b = field[0, i, at_j + 1, k] - field[0, i, at_j, k]
+                        e = one + field[1, i, at_j + 1, k] - field[1, i, at_j, k]
+                        h = field[2, i, at_j + 1, k] - field[2, i, at_j, k]
+                        for sk in range(2):
+                            at_k = min(max(k - 1 + sk, 0), Z - 2)
+                            c = field[0, i, j, at_k + 1] - field[0, i, j, at_k]
+                            f = field[1, i, j, at_k + 1] - field[1, i, j, at_k]
+                            m = one + field[2, i, j, at_k + 1] - field[2, i, j, at_k]
+                            least = min(least, a * (e * m - f * h) - b * (d * m - f * g) + c * (d * h - e * g))
+                out[i, j, k] = least
+
+
+@compiled
 def smooth(source: Volume, weights: Volume, out: Volume, lo: int, hi: int) -> None:
     """Convolve components `lo` to `hi` of (C, x, y, z) with a symmetric kernel along each axis; the border is repeated.
 

@@ -223,9 +223,9 @@ def _join(halves: Halves, symmetric: bool, ops: TensorOps) -> tuple[Tensor, Tens
 
 
 def unfolded(displacement: Tensor, ops: TensorOps, rounds: int = 20) -> Tensor:
-    """Smooth a field where its Jacobian determinant is near zero or negative, until it is nowhere."""
+    """Smooth a field where the determinant of some one-sided differences is near zero or negative, until it is nowhere."""
     for _ in range(rounds):
-        bad = (ops.jacobian(displacement) < FOLDED).float().unsqueeze(1)
+        bad = (ops.least_jacobian(displacement) < FOLDED).float().unsqueeze(1)
         if not bad.any():
             break
         near = (4 * ops.smooth(bad, 1.5)).clamp(max=1)
