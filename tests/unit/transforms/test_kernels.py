@@ -137,3 +137,38 @@ def test_smoothing_equals_scipy() -> None:
     ours = CompiledOps().smooth(torch.from_numpy(field)[None], sigma)[0].numpy()
     expected = np.stack([gaussian_filter(part, sigma, mode="nearest", radius=radius) for part in field])
     np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_least_determinants_are_those_of_torch_and_see_what_central_differences_miss() -> None:
+
+    field = torch.from_numpy(noise((3, *SHAPE), 4))[None] * 0.4
+    slow, fast = TensorOps().least_jacobian(field), CompiledOps().least_jacobian(field)
+    np.testing.assert_allclose(fast.numpy(), slow.numpy(), atol=1e-5)
+    # every second voxel jumps over its neighbour: neighbours of a voxel move alike, so that central differences are 1
+    jumping = torch.zeros(1, 3, 8, 8, 8)
+    jumping[:, 0, ::2] = 1.5
+    inside = (slice(None), slice(1, -1))
+    assert (TensorOps().jacobian(jumping)[inside] == 1).all()
+    assert (TensorOps().least_jacobian(jumping)[inside] == -0.5).all()
+    # an affine map has one determinant
+    scaled = torch.stack(torch.meshgrid(*[0.1 * torch.arange(8.0)] * 3, indexing="ij"))[None]
+    np.testing.assert_allclose(TensorOps().least_jacobian(scaled).numpy(), 1.1**3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_force_of_mutual_information_is_that_of_torch(weighted: bool, symmetric: bool) -> None:
+    from popatlas.similarity.mi import NMI
+
+    rng = np.random.default_rng(0)
+    fixed = torch.from_numpy(rng.random((1, 1, *SHAPE)).astype(np.float32))
+    moving = (1 - fixed) ** 2 + 0.05 * torch.from_numpy(rng.random((1, 1, *SHAPE)).astype(np.float32))
+    mask = torch.from_numpy((noise(SHAPE, 3) > 0).astype(np.float32))[None, None] if weighted else None
+    loss = NMI(bins=12)
+    value, push = TensorOps().force(loss, fixed, moving, mask, 1, symmetric)
+    for threads in (1, 3):
+        found, force = CompiledOps(threads).force(loss, fixed, moving, mask, 1, symmetric)
+        assert float(found) == pytest.approx(float(value), rel=1e-4)
+        scale = float((push[..., 1:-1] * force[..., 1:-1]).sum() / force[..., 1:-1].square().sum())
+        np.testing.assert_allclose(scale * force[..., 1:-1], push[..., 1:-1], atol=2e-3 * float(push.abs().max()))
+        assert scale > 0

@@ -8,6 +8,7 @@ a voxel's derivative is the sum over all windows that hold it, which they approx
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from popatlas.images.filters import box_sum
 from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity, check_pair, masked_mean, spread_out
-from popatlas.transforms.fieldops import CompiledForce, Volume
+from popatlas.transforms.fieldops import CompiledForce, PlaneForce, Share, Volume
 
 FLOOR = 1e-5
 TINY = 1e-30
@@ -138,13 +139,8 @@ class LNCC(Similarity):
             return None
         from popatlas.similarity.kernels_lncc import lncc_force  # numba
 
-        def force(
-            fixed: Volume, moving: Volume, weight: Volume, shrink: int, symmetric: bool, force: Volume, lo: int, hi: int
-        ) -> tuple[float, float]:
-            found: tuple[float, float] = lncc_force(
-                fixed, moving, weight, self.radius, self.floor, shrink, symmetric, force, lo, hi
-            )
-            return found
+        def force(fixed: Volume, moving: Volume, weight: Volume, share: Share) -> PlaneForce:
+            return partial(lncc_force, fixed, moving, weight, self.radius, self.floor)
 
         return force
 

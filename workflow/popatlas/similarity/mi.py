@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -11,9 +14,11 @@ from torch import Tensor
 from popatlas.settings import option, settings
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.parzen import Axis, entropy, intensity_range, joint_histogram, tight_axis
+from popatlas.transforms.fieldops import CompiledForce, PlaneForce, Share, Volume
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 SMALLEST = 1e-16  # below it a probability counts as zero
+SAMPLE = 50_000  # voxels from which the compiled force takes percentiles at each call
 
 
 def _joint(
@@ -73,6 +78,29 @@ class NMI(Similarity):
         if self.percentiles[0] >= self.percentiles[1]:
             raise ValueError(f"percentiles must rise, not {self.percentiles}")
 
+    def compiled_force(self) -> CompiledForce | None:
+        """Return the compiled force with linear windows; others have none."""
+        if self.order != 1 or self.bins == 1:
+            return None
+        from popatlas.similarity.kernels_nmi import joint_sums, nmi_force  # numba
+
+        def force(fixed: Volume, moving: Volume, weight: Volume, share: Share) -> PlaneForce:
+            ends = [_ends(image, weight, self.percentiles) for image in (fixed, moving)]
+            low = np.array([low for low, _ in ends], np.float32)
+            scale = np.array([(self.bins - 1) / (high - low) if high > low else 0.0 for low, high in ends], np.float32)
+            images = (fixed, moving, weight, low, scale)
+            joint = np.sum(share(partial(joint_sums, *images, self.bins)), axis=0)
+            voxels = np.count_nonzero(weight > 0) if weight.shape[0] > 1 else fixed.size
+            value, slope = nmi_and_slope(joint / joint.sum(), 0.5 / voxels)
+
+            def push(shrink: int, symmetric: bool, out: Volume, lo: int, hi: int) -> tuple[float, float]:
+                mass = float(nmi_force(*images, slope, shrink, symmetric, out, lo, hi))
+                return value * mass, mass
+
+            return push
+
+        return force
+
     def _compare(self, fixed: Tensor, moving: Tensor, weight: Tensor | None) -> Tensor:
         """Return the loss (B,): in [-2, -1]; -1 when an image is constant."""
         axis = tight_axis(self.bins, self.order)
@@ -83,3 +111,28 @@ class NMI(Similarity):
         varied = together > SMALLEST
         ratio = torch.where(varied, apart / torch.where(varied, together, 1.0), 1.0)
         return -ratio.reshape(fixed.shape[:2]).mean(1).to(moving.dtype)
+
+
+def nmi_and_slope(joint: npt.NDArray[np.float64], floor: float) -> tuple[float, Volume]:
+    """Return the normalised mutual information of a joint distribution (rows, columns) and its derivative by each entry.
+
+    The logarithm of a probability below `floor` is that of `floor`, as in `popatlas.similarity.parzen.entropy`.
+    """
+    marginals = joint.sum(1, keepdims=True), joint.sum(0, keepdims=True)
+    entropies, slopes = [], []
+    for part in (*marginals, joint):
+        logarithm = np.log(np.maximum(part, floor))
+        entropies.append(-float((part * logarithm).sum()))
+        slopes.append(-logarithm - (part > floor))
+    apart, together = entropies[0] + entropies[1], entropies[2]
+    if together <= SMALLEST:
+        return 1.0, np.zeros(joint.shape, np.float32)
+    slope = (slopes[0] + slopes[1] - apart / together * slopes[2]) / together
+    return apart / together, np.ascontiguousarray(slope, np.float32)
+
+
+def _ends(image: Volume, weight: Volume, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Return two percentiles of the intensities that have weight, of a regular sample of a large image."""
+    values = image.ravel() if weight.shape[0] == 1 else image.ravel()[weight.ravel() > 0]
+    low, high = np.percentile(values[:: max(1, values.size // SAMPLE)], percentiles)
+    return float(low), float(high)

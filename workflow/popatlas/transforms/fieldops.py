@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,24 +25,34 @@ from popatlas.transforms.jacobian import jacobian_determinant, least_determinant
 
 Volume = npt.NDArray[np.float32]
 Shared = TypeVar("Shared")  # what comes back for a range of planes
+Share = Callable[[Callable[[int, int], Any]], list[Any]]  # of all planes
 
 ITERATIONS, TOLERANCE = 20, 0.01  # of an inversion; voxels that its components may be off, on average or, compiled, at most
 LARGEST_REST = 0.5  # voxels that a point may miss itself by after the quick inversion
 SMALLEST_COMPILED = 4  # voxels of an axis: the borders of thinner slabs are left out by the kernels
 
 
-class CompiledForce(Protocol):
+class PlaneForce(Protocol):
     """Compiled agreement of two volumes and its ascent direction, for some planes.
 
-    It takes the fixed and the warped image, the weights (of shape (1, 1, 1) when there are none), 1 or 2 voxels along each
-    axis of a voxel of the force, whether the force on the fixed image is subtracted, the force (3, x, y, z) to add to, and
-    the first plane and the one after the last; it returns the sums of the agreement and of the weights over these planes.
+    It takes 1 or 2 voxels along each axis of a voxel of the force, whether the force on the fixed image is subtracted, the
+    force (3, x, y, z) to add to, and the first plane and the one after the last; it returns the sums of the agreement and of
+    the weights over these planes. The force is that of the sum of the agreement.
     """
 
-    def __call__(
-        self, fixed: Volume, moving: Volume, weight: Volume, shrink: int, symmetric: bool, force: Volume, lo: int, hi: int
-    ) -> tuple[float, float]:
+    def __call__(self, shrink: int, symmetric: bool, force: Volume, lo: int, hi: int, /) -> tuple[float, float]:
         """Add the force."""
+
+
+class CompiledForce(Protocol):
+    """Makes the force of two volumes, after a look at them as a whole where it needs one.
+
+    It takes the fixed and the warped image, the weights (of shape (1, 1, 1) when there are none), and a function that runs
+    another one on all ranges of planes and returns what comes back for each.
+    """
+
+    def __call__(self, fixed: Volume, moving: Volume, weight: Volume, share: Share, /) -> PlaneForce:
+        """Return the force."""
 
 
 class Loss(Protocol):
@@ -176,6 +186,10 @@ class TensorOps:
         """Return the Jacobian determinant (B, *shape) of ``x + u(x)``."""
         return jacobian_determinant(field)
 
+    def least_jacobian(self, field: Tensor) -> Tensor:
+        """Return the least determinant of one-sided differences (B, *shape); see `fields.least_determinant`."""
+        return least_determinant(field)
+
     def invert(self, field: Tensor, tolerance: float = TOLERANCE) -> Tensor:
         """Return the inverse of a displacement (B, D, *shape) without folds, all in voxels of its grid.
 
@@ -186,10 +200,6 @@ class TensorOps:
         for _ in range(ITERATIONS):
             error = self.compose(inverse, field)
             inverse = inverse - error
-    def least_jacobian(self, field: Tensor) -> Tensor:
-        """Return the least determinant of one-sided differences (B, *shape); see `fields.least_determinant`."""
-        return least_determinant(field)
-
             if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
                 break
         if float(error.abs().amax()) <= LARGEST_REST:  # it was already before the last correction
@@ -255,7 +265,8 @@ class CompiledOps(TensorOps):
             weight = self.none if mask is None else mask[min(b, mask.shape[0] - 1), 0].contiguous().numpy()
             arrays = (fixed[b, 0].numpy(), warped[b, 0].numpy(), weight)
             target = force[b].numpy()
-            parts = self._share(partial(kernel, *arrays, shrink, symmetric, target), shape[0], shrink)
+            push = kernel(*arrays, partial(self._share, count=shape[0]))
+            parts = self._share(partial(push, shrink, symmetric, target), shape[0], shrink)
             values.append(-sum(p[0] for p in parts) / max(sum(p[1] for p in parts), 1e-6))
         return torch.tensor(values), force
 
@@ -284,6 +295,13 @@ class CompiledOps(TensorOps):
             self._share(partial(self.kernels.jacobian, field[b].numpy(), out[b].numpy()), field.shape[2])
         return out
 
+    def least_jacobian(self, field: Tensor) -> Tensor:
+        """Return the least determinant of one-sided differences (B, *shape)."""
+        out = torch.empty((field.shape[0], *field.shape[2:]))
+        for b in range(field.shape[0]):
+            self._share(partial(self.kernels.least_jacobian, field[b].numpy(), out[b].numpy()), field.shape[2])
+        return out
+
     def invert(self, field: Tensor, tolerance: float = TOLERANCE) -> Tensor:
         """Return the inverse of a displacement; see `popatlas.transforms.kernels_inverse`."""
         from popatlas.transforms import kernels_inverse
@@ -293,13 +311,6 @@ class CompiledOps(TensorOps):
             work = partial(kernels_inverse.invert, field[b].numpy(), tolerance, out[b].numpy())
             rests.append(max(self._share(work, field.shape[2])))
         return self._mended(out, field, torch.tensor(rests) > LARGEST_REST)
-        return out
-
-    def least_jacobian(self, field: Tensor) -> Tensor:
-        """Return the least determinant of one-sided differences (B, *shape)."""
-        out = torch.empty((field.shape[0], *field.shape[2:]))
-        for b in range(field.shape[0]):
-            self._share(partial(self.kernels.least_jacobian, field[b].numpy(), out[b].numpy()), field.shape[2])
 
 
 def ops_for(images: Sequence[Tensor], threads: int = 1) -> TensorOps:
