@@ -93,6 +93,12 @@ SIMILARITIES: dict[str, SimilarityEntry] = {
         r" \frac{2 \sum_x (G_\sigma a_l)(G_\sigma b_l)}{\sum_x G_\sigma a_l + G_\sigma b_l}",
         images=False,
     ),
+    "auto": SimilarityEntry(
+        code="popatlas.similarity.mapped:MappedLNCC",
+        title="local normalised cross-correlation, of intensities mapped to the other contrast where contrasts differ",
+        references=("avants2008", "guimond2001"),
+        formula=r"\mathrm{LNCC}\big(F, g(M)\big), \quad g(m) = \mathrm{E}[F \mid M = m]",
+    ),
     "nmi_mind": SimilarityEntry(
         code="popatlas.similarity.combined:NMIMIND",
         title="normalised mutual information and modality independent neighbourhood descriptors in one",
