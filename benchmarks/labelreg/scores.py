@@ -10,7 +10,8 @@ from torch import Tensor
 
 from popatlas.training.conform import Volume
 from popatlas.training.structures import structure_maps, structures_of
-from popatlas.transforms.fields import coordinates, displaced, jacobian_determinant, sample
+from popatlas.transforms.fields import coordinates, displaced, sample
+from popatlas.transforms.jacobian import jacobian_determinant
 from popatlas.transforms.linear import move
 
 GLAND = 1
