@@ -117,6 +117,14 @@ def test_the_ledger_says_who_has_failed_after_a_pass(run):
     assert row(progress, "preprocess") == Row("preprocess", 4, 1, failed=1), "the next pass leaves it out"
 
 
+def test_jobs_that_a_stopped_run_ended_have_not_failed(run):
+    progress, _ = run
+    progress.hear(begun(1, "preprocess", SCANS[1]))
+    progress.hear(ended(1, "preprocess", SCANS[1], "failed"))
+    progress.settle([])
+    assert row(progress, "preprocess") == Row("preprocess", 4, 1) and row(progress, "preprocess").to_go == 3
+
+
 def test_a_job_in_the_queue_of_a_cluster_does_not_run_until_its_record_says_so(tmp_path):
     clock = Clock()
     progress = Progress(tmp_path, clock)

@@ -97,6 +97,7 @@ class Passes:
                 print(f"popatlas: pass '{target}'", flush=True)
             outcome = self._snakemake(target)
             if outcome.stopped_by:
+                self.display.progress.settle(self.failed)
                 self.why_stopped, self.stopped_by = f"stopped by signal {outcome.stopped_by}", outcome.stopped_by
                 return False
             if outcome.code < 0:

@@ -170,7 +170,7 @@ class Progress:
                 stage.done += 1
 
     def settle(self, failures: Iterable[tuple[str, str]]) -> None:
-        """Take over who has failed after a pass, when the ledger tells.
+        """Take over who has failed, when a pass has ended: jobs that were stopped from outside have not.
 
         Parameters
         ----------
@@ -181,6 +181,7 @@ class Progress:
             self._count_time()
             self.jobs = {}
             for stage in self.stages.values():
+                stage.left |= stage.failed
                 stage.failed = {}
             self.dead = {}
             for scan, where in failures:
