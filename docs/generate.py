@@ -75,6 +75,21 @@ def keys(schema: dict[str, Any], values: Any, prefix: str = "") -> Iterator[tupl
             yield where, shown, part.get("description", "") + "." + allowed
 
 
+PRESET_OF_ONES_OWN = """A preset of your own needs only what differs too: the rest is that of the engine's `default`.
+
+```yaml
+register:
+  preset: smooth
+  presets:
+    instance:
+      smooth: {fluid: 2.5, elastic: 1.0}
+```
+
+Options that belong to another choice do not stay: with `similarity: nmi` or, of `ants`, `metric: mattes`, the options of the
+similarity and the `sampling` of the metric take their own defaults, unless they are given too.
+"""
+
+
 def configuration() -> str:
     """Return the page of all configuration keys."""
     schema = yaml.safe_load(schema_path("config").read_text(encoding="utf-8"))
@@ -82,6 +97,7 @@ def configuration() -> str:
     head = (
         "# Configuration\n\nA file of yours holds only what differs: `popatlas run BIDS_DIR OUT_DIR --config my.yaml`. "
         "Unknown keys are refused with the nearest known one. Threads, memory and partitions are in the profiles.\n\n"
+        f"{PRESET_OF_ONES_OWN}\n"
     )
     return f"{head}| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 

@@ -69,10 +69,26 @@ def _either(kinds: list[Content]) -> Content:
     return {"anyOf": kinds}
 
 
+Place = tuple[str | int, ...]  # the keys, and the numbers within lists, that lead to a value
+
+
 def schema_problems(schema: Content, content: Any) -> list[str]:
     """Return one readable line for each thing in which content differs from a schema, by place."""
-    errors = _validator(schema).iter_errors(content)
-    return [explain(error) for error in sorted(errors, key=lambda error: [str(part) for part in error.absolute_path])]
+    return [line for line, _ in schema_faults(schema, content)]
+
+
+def schema_faults(schema: Content, content: Any) -> list[tuple[str, list[Place]]]:
+    """Return what `schema_problems` says, each line with the places of the values or unknown keys that it is about."""
+    errors = sorted(_validator(schema).iter_errors(content), key=lambda error: [str(part) for part in error.absolute_path])
+    return [(explain(error), _places(error)) for error in errors]
+
+
+def _places(error: ValidationError) -> list[Place]:
+    place: Place = tuple(error.absolute_path)
+    if error.validator != "additionalProperties" or not isinstance(error.schema, Mapping):
+        return [place]
+    given: Mapping[str, object] = error.instance  # type: ignore[assignment]
+    return [(*place, key) for key in given if key not in error.schema.get("properties", {})]
 
 
 def _validator(schema: Content) -> Validator:

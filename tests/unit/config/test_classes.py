@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from popatlas.config.attempts import resolve_attempt, resolve_fallback
 from popatlas.config.contradictions import find_contradictions
 from popatlas.config.load import default_config, default_content, find_problems, load_config, resolved_config
 from popatlas.config.schema import config_schema
@@ -23,7 +24,7 @@ Place = tuple[str | int, ...]
 def test_the_shipped_configuration_holds_the_defaults_of_the_classes():
     assert settings_from(Config, default_content(), "") == Config()
     assert default_config().content == default_content()
-    assert list(find_contradictions(Config())) == []
+    assert find_contradictions(Config()) == ([], True)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -197,13 +198,35 @@ def test_an_engine_that_would_do_nothing_is_refused(name):
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_preset_of_a_new_name_is_taken_when_it_is_complete(name):
+def test_a_preset_of_a_new_name_lies_over_the_default_of_its_engine(name):
     whole = default_content()["register"]["presets"][name]["default"]
     config = load_config({"register": {"presets": {name: {"mine": whole}}}})
     assert config.register.presets[name]["mine"] == whole
-    *_, key = whole
-    with pytest.raises(ConfigError, match=rf"presets\.{name}\.mine: '{key}' is a required property"):
-        load_config({"register": {"presets": {name: {"mine": {k: v for k, v in whole.items() if k != key}}}}})
+    assert load_config({"register": {"presets": {name: {"mine": {}}}}}).register.presets[name]["mine"] == whole
+    key, other = next(
+        (key, value) for key, value in ENGINES[name].presets["accurate"].__dict__.items() if whole[key] != as_content(value)
+    )
+    presets = load_config(
+        {"register": {"presets": {name: {"mine": {}, "default": {key: as_content(other)}}}}}
+    ).register.presets
+    assert presets[name]["mine"] == presets[name]["default"] == whole | {key: as_content(other)}
+    with pytest.raises(ConfigError, match=rf"presets\.{name}\.mine: unknown key 'rubbish'"):
+        load_config({"register": {"presets": {name: {"mine": {"rubbish": 1}}}}})
+
+
+def test_a_preset_of_ones_own_takes_other_options_with_another_similarity(tmp_path):
+    mine = {"register": {"preset": "mine", "presets": {"instance": {"mine": {"similarity": "ngf", "fluid": 1.5}}}}}
+    config = load_config(mine)
+    assert config.register.presets["instance"]["mine"] == config.register.presets["instance"]["default"] | {
+        "similarity": "ngf", "options": {}, "fluid": 1.5,
+    }  # fmt: skip
+    first, *fallback = [resolve_attempt(config, "mine"), *resolve_fallback(config, "mine")]
+    assert first["preset"]["fluid"] == 1.5
+    assert [(attempt["engine"], attempt["name"]) for attempt in fallback] == [
+        ("instance", "mine"), ("instance", "mine"), ("ants", "default"),
+    ]  # fmt: skip
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config.content))
+    assert resolved_config(tmp_path / "c.yaml").content == config.content
 
 
 def test_an_engine_misspelt_in_the_presets_is_named():

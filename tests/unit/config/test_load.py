@@ -146,3 +146,45 @@ def test_keys_of_before_are_taken_and_their_names_of_today_told(capsys):
     assert "ladder" not in config.content["register"]
     with pytest.raises(ConfigError, match=r"register\.ladder is called register\.fallback now, and both are there"):
         load_config({"register": {"ladder": fallback, "fallback": fallback}})
+
+
+FURTHER = "further checks follow once these are right"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "lines", "more"),
+    [
+        ({"register": {"preset": "accurat"}}, ["register.preset: no preset is called 'accurat', did you mean"], False),
+        (
+            {
+                "register": {"preset": "fastt", "presets": {"instance": {"mine": {"fluid": -1}}}},
+                "cohort": {"spacing_mm": [6, 1]},
+            },
+            ["presets.instance.mine.fluid: -1", "register.preset: no preset", "cohort.spacing_mm: the first value"],
+            True,
+        ),
+        ({"register": {"preset": "mine", "presets": {"instance": {"mine": {"fluid": 1e6}}}}}, ["fluid: 1000000.0"], True),
+        ({"register": {"preset": "mine", "presets": {"instanc": {"mine": {"fluid": 1}}}}}, ["unknown key 'instanc'"], True),
+        (
+            {"register": {"engin": "ants", "gate": {"scale": [2, 1]}}},
+            ["unknown key 'engin'", "gate.scale: the first"],
+            False,
+        ),
+        (
+            {"register": {"presets": {"instance": {"fast": {"similarity": "nmi", "options": {"radius": 2}}}}}},
+            ["fast.options: unknown key 'radius', known keys: bins"],
+            True,
+        ),
+        ({"register": {"engine": "syn", "preset": "fastt"}}, ["register.engine: 'syn'"], True),
+        ({"fuse": {"methods": ["vote"], "segmenter": {"enabled": True, "labels": "local"}}}, ["methods.0: 'vote'"], True),
+        ({"preproces": {}, "fuse": {"bench": True, "atlases": 1}}, ["unknown key 'preproces'", "at least 2"], False),
+        ({"register": {"fallback": [{"preset": "x"}]}, "atlas": {"iterations": 0}}, ["iterations: 0", "'start' is"], True),
+    ],
+)
+def test_all_that_can_be_told_is_told_at_once(wrong, lines, more):
+    with pytest.raises(ConfigError) as error:
+        load_config(wrong)
+    message = str(error.value)
+    assert [line for line in lines if line not in message] == []
+    assert f"{len(lines)} problem(s)" in message and message.count("\n  - ") == len(lines)
+    assert message.endswith(FURTHER) == more

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from popatlas.config.sections import Attempt, Config, Register
+from popatlas.config.sections import DEFAULT, Attempt, Config, Register
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.settings import Content
 from popatlas.zoo.find import find_weights
@@ -57,7 +57,7 @@ def resolve_fallback(config: Config, preset: str) -> list[Content]:
 
 
 def _resolve(register: Register, attempt: Attempt, preset: str) -> Content:
-    engine, name = attempt.engine or register.engine, attempt.preset or preset
+    engine, name = attempt.engine or register.engine, preset_of(register, attempt, preset)
     settings = dict(register.presets[engine][name])
     if weights := engine_weights(register, engine):
         settings |= {"weights": weights, "sha256": find_weights(weights).sha256}
@@ -65,6 +65,12 @@ def _resolve(register: Register, attempt: Attempt, preset: str) -> Content:
         settings |= {"similarity": attempt.similarity, "options": {}}
     linear = attempt.linear or register.linear
     return {"start": attempt.start, "linear": linear, "engine": engine, "name": name, "preset": settings}
+
+
+def preset_of(register: Register, attempt: Attempt, preset: str) -> str:
+    """Return the name of the preset of an attempt after a registration with `preset`."""
+    others = attempt.engine not in (None, register.engine) and preset not in register.presets[str(attempt.engine)]
+    return attempt.preset or (DEFAULT if others else preset)
 
 
 def engine_weights(register: Register, engine: str) -> str | None:

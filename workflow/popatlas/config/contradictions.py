@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from popatlas.config.attempts import engine_weights
-from popatlas.config.sections import REFERENCE, Config, Fuse, Register, Train, shipped_presets
+from popatlas.config.sections import DEFAULT, REFERENCE, Config, shipped_presets
 from popatlas.errors import InputError
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.registration.engines.unigradicon.weights import check_unigradicon
-from popatlas.settings import settings_from, suggest
+from popatlas.schema import Place
+from popatlas.settings import suggest
 from popatlas.zoo.find import check_brains, find_weights
 
-
-def find_contradictions(config: Config) -> Iterator[str]:
-    """Yield a readable line for each contradiction."""
-    register = config.register
-    faults = list(_preset_faults(register))
-    yield from faults
-    yield from _unknown_presets(config)
-    if not faults:
-        yield from _similarities_of_attempts(register)
-    yield from _weights_contradictions(register)
-    for where, limits in (
-        ("cohort.spacing_mm", config.cohort.spacing_mm),
-        ("preprocess.brain.volume_ml", config.preprocess.brain.volume_ml),
-        ("register.gate.scale", register.gate.scale),
-    ):
-        if limits[0] >= limits[1]:
-            yield f"{where}: the first value must be below the second, got {list(limits)}"
-    yield from _fusion_contradictions(config.fuse)
-    if config.train.recipe is not None:
-        yield from _training_contradictions(config)
+Check = Callable[[Config], Iterator[str]]
+PRESETS: Place = ("register", "presets")
 
 
-def _preset_faults(register: Register) -> Iterator[str]:
+def find_contradictions(config: Config, faulty: Sequence[Place] = ()) -> tuple[list[str], bool]:
+    """Return a readable line for each contradiction, and whether all was looked at.
+
+    Parameters
+    ----------
+    config : Config
+        The configuration.
+    faulty : sequence of tuple
+        Places that hold another value than the user's, which was wrong: what needs them is not looked at.
+    """
+    # what has no engine to belong to takes the names of presets away
+    faulty = [PRESETS if place[:2] == PRESETS and len(place) == 3 else place for place in faulty]
+    found: list[str] = []
+    whole = not any(_touch(place, PRESETS) for place in faulty)  # a preset may say more against itself
+    for check, needs in CHECKS:
+        if any(_touch(place, need) for place in faulty for need in needs):
+            whole = False
+        else:
+            found += check(config)
+    return found, whole
+
+
+def _touch(place: Place, other: Place) -> bool:
+    """Tell whether one of two places is within the other."""
+    return all(one == two for one, two in zip(place, other, strict=False))
+
+
+def _rising(where: str) -> Check:
+    def check(config: Config) -> Iterator[str]:
+        low, high = attrgetter(where)(config)
+        if low >= high:
+            yield f"{where}: the first value must be below the second, got {[low, high]}"
+
+    return check
+
+
+def _preset_faults(config: Config) -> Iterator[str]:
     """Yield what is wrong with presets, whose keys have been checked one by one."""
     shipped = shipped_presets()
-    for engine, presets in register.presets.items():
+    for engine, presets in config.register.presets.items():
         for name, preset in presets.items():
             if preset == shipped[engine].get(name):
                 continue
@@ -63,25 +83,28 @@ def _unknown_presets(config: Config) -> Iterator[str]:
     register = config.register
     wanted = [("register.preset", register.engine, register.preset)]
     wanted += [("atlas.presets", register.engine, name) for name in config.atlas.presets]
-    for number, attempt in enumerate(register.fallback):
-        wanted.append((f"register.fallback.{number}", attempt.engine or register.engine, attempt.preset or register.preset))
+    wanted += [
+        (f"register.fallback.{number}", attempt.engine or register.engine, attempt.preset)
+        for number, attempt in enumerate(register.fallback)
+        if attempt.preset
+    ]
     for where, engine, name in wanted:
         known = register.presets.get(engine, {})
         if name not in known:
             yield f"{where}: no preset is called '{name}'{suggest(name, known)} (engine {engine})"
 
 
-def _similarities_of_attempts(register: Register) -> Iterator[str]:
-    for number, attempt in enumerate(register.fallback):
-        engine, name = attempt.engine or register.engine, attempt.preset or register.preset
-        preset = register.presets.get(engine, {}).get(name)
-        if attempt.similarity is None or preset is None:
+def _similarities_of_attempts(config: Config) -> Iterator[str]:
+    for number, attempt in enumerate(config.register.fallback):
+        engine = attempt.engine or config.register.engine
+        if attempt.similarity is None:
             continue
-        if settings_from(ENGINES[engine].settings, preset, name).with_similarity(attempt.similarity) is None:
+        if ENGINES[engine].presets[DEFAULT].with_similarity(attempt.similarity) is None:
             yield f"register.fallback.{number}: the engine {engine} takes no similarity from this key; leave it out"
 
 
-def _weights_contradictions(register: Register) -> Iterator[str]:
+def _weights_contradictions(config: Config) -> Iterator[str]:
+    register = config.register
     used = {register.engine, *(attempt.engine for attempt in register.fallback)}
     for name, engine in ENGINES.items():
         if engine.weights and name in used:
@@ -99,7 +122,8 @@ def _wrong_weights(engine: str, name: str, where: str) -> Iterator[str]:
         yield f"{where}: {entry.name} is for images of {entry.ndim} axes; see `popatlas weights list`"
 
 
-def _fusion_contradictions(fuse: Fuse) -> Iterator[str]:
+def _fusion_contradictions(config: Config) -> Iterator[str]:
+    fuse = config.fuse
     methods, segmenter, dataparams, atlases = fuse.methods, fuse.segmenter, fuse.dataparams, fuse.atlases
     chosen = f"fuse.methods has {', '.join(methods) or 'none'}"
     if segmenter.enabled and segmenter.labels not in methods:
@@ -122,10 +146,12 @@ def _fusion_contradictions(fuse: Fuse) -> Iterator[str]:
 def _training_contradictions(config: Config) -> Iterator[str]:
     from popatlas.training.recipe import learns_from_labels, load_brain_recipe
 
-    train: Train = config.train
+    train = config.train
+    if train.recipe is None:
+        return
     methods, recipe, labels = config.fuse.methods, None, config.train.labels
     try:
-        recipe = load_brain_recipe(train.recipe or "", train.changes, light=True)
+        recipe = load_brain_recipe(train.recipe, train.changes, light=True)
     except InputError as error:
         yield f"train.recipe: {error.message.strip()}; {error.remedy}"
     if labels == REFERENCE and not config.measure.reference:
@@ -141,3 +167,29 @@ def _training_contradictions(config: Config) -> Iterator[str]:
         ARCHITECTURES[recipe.network.name].check_packages()
     except InputError as error:
         yield f"train.recipe: {error.message}; {error.remedy}"
+
+
+# what is looked at, and the places that it needs; of presets it is their names, and not what is in one
+CHECKS: tuple[tuple[Check, tuple[Place, ...]], ...] = (
+    (_preset_faults, ()),
+    (
+        _unknown_presets,
+        (
+            ("register", "engine"),
+            ("register", "preset"),
+            ("register", "fallback"),
+            ("atlas", "presets"),
+            (*PRESETS, "all engines"),
+        ),
+    ),
+    (_similarities_of_attempts, (("register", "engine"), ("register", "fallback"))),
+    (
+        _weights_contradictions,
+        (("register", "engine"), ("register", "fallback"), ("register", "weights"), ("register", "unigradicon")),
+    ),
+    (_rising("cohort.spacing_mm"), (("cohort", "spacing_mm"),)),
+    (_rising("preprocess.brain.volume_ml"), (("preprocess", "brain", "volume_ml"),)),
+    (_rising("register.gate.scale"), (("register", "gate", "scale"),)),
+    (_fusion_contradictions, (("fuse",),)),
+    (_training_contradictions, (("train",), ("fuse", "methods"), ("measure", "reference"))),
+)

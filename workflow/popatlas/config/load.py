@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from popatlas.config.contradictions import find_contradictions
-from popatlas.config.sections import Config
+from popatlas.config.sections import DEFAULT, Config
 from popatlas.errors import ConfigError, InputError
 from popatlas.paths import check_path, is_text, resolved
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.renamed import with_keys_of_today
 from popatlas.resources import schema_path, workflow_root
-from popatlas.schema import schema_problems
+from popatlas.schema import Place, schema_faults
 from popatlas.settings import Content, find_faults, merge, not_plain, settings_from
 from popatlas.yamlfile import read_yaml
 
@@ -65,11 +65,12 @@ def load_config(source: Path | str | Mapping[str, Any] | Config | None = None, *
     for key, what in (("bids_dir", "the dataset"), ("out_dir", "the output folder")):
         if not is_text(str(content[key])):
             check_path(content[key], what, is_input=key == "bids_dir")
-    problems = find_problems(content)
+    problems, whole = _look(content)
     if problems:
-        lines = "\n  - ".join(problems)
+        lines, more = "\n  - ".join(problems), "" if whole else "; further checks follow once these are right"
         raise ConfigError(
-            f"{name}: {len(problems)} problem(s)\n  - {lines}\nRemedy: correct the keys; the shipped config.yaml lists all"
+            f"{name}: {len(problems)} problem(s)\n  - {lines}\n"
+            f"Remedy: correct the keys; the shipped config.yaml lists all{more}"
         )
     return parse_config(content)
 
@@ -91,15 +92,19 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def _laid_over(below: Content, above: Mapping[str, Any]) -> Content:
-    """Return a configuration with another's values over it; in presets what follows another choice does not stay."""
+    """Return a configuration with another's values over it.
+
+    In presets what follows another choice does not stay. A preset of a new name lies over the engine's `default`.
+    """
     merged = merge(below, above)
     for engine, presets in _mapping(_mapping(_mapping(above).get("register")).get("presets")).items():
-        if engine not in ENGINES:
+        if engine not in ENGINES or not isinstance(presets, Mapping):
             continue
         made, old = merged["register"]["presets"][engine], below["register"]["presets"][engine]
-        for name, preset in _mapping(presets).items():
-            if name in old and isinstance(preset, Mapping):
-                made[name] = ENGINES[engine].settings.laid_over(old[name], preset)
+        for name in sorted(presets, key=lambda name: name not in old):  # new ones last: `default` is made by then
+            base = old.get(name) or _mapping(made[DEFAULT])
+            if isinstance(presets[name], Mapping):
+                made[name] = ENGINES[engine].settings.laid_over(base, presets[name])
     return merged
 
 
@@ -109,9 +114,47 @@ def _mapping(found: Any) -> Mapping[str, Any]:
 
 def find_problems(content: Mapping[str, Any]) -> list[str]:
     """Return one readable line per problem of a complete configuration."""
-    problems = [*not_plain(content), *schema_problems(_shipped(schema_path("config")), content)]
-    problems = problems or find_faults(Config, content)
-    return problems or list(find_contradictions(parse_config(dict(content))))
+    return _look(content)[0]
+
+
+def _look(content: Mapping[str, Any]) -> tuple[list[str], bool]:
+    """Return the problems of a complete configuration, and whether that is all: some checks need parts that are faulty."""
+    faults = schema_faults(_shipped(schema_path("config")), content)
+    lines, places = [line for line, _ in faults], [place for _, found in faults for place in found]
+    if unusual := list(not_plain(content)):
+        return [*unusual, *lines], False
+    sound = _sound(content, places)
+    if more := find_faults(Config, sound):
+        return lines or more, False
+    found, whole = find_contradictions(settings_from(Config, sound, ""), places)
+    return [*lines, *found], whole
+
+
+def _sound(content: Mapping[str, Any], places: Iterable[Place]) -> Content:
+    """Return a configuration with shipped values where it is faulty, and without unknown keys.
+
+    Lists and presets are replaced as wholes.
+    """
+    sound, shipped = copy.deepcopy(dict(content)), default_content()
+    presets = shipped["register"]["presets"]
+    for place in places:
+        if place[:2] == ("register", "presets") and len(place) > 3 and place[2] in presets:
+            presets[place[2]].setdefault(place[3], presets[place[2]][DEFAULT])
+            place = place[:4]
+        _put_back(sound, shipped, place)
+    return sound
+
+
+def _put_back(content: dict[Any, Any], shipped: Mapping[Any, Any], place: Place) -> None:
+    """Replace the value at a place, or the nearest above it that is shipped, by that; remove what is not."""
+    for number, key in enumerate(place):
+        inner, wanted = content.get(key), shipped.get(key)
+        if number == len(place) - 1 or not isinstance(inner, dict) or not isinstance(wanted, Mapping):
+            content.pop(key, None)
+            if key in shipped:
+                content[key] = copy.deepcopy(shipped[key])
+            return
+        content, shipped = inner, wanted
 
 
 def make_absolute(config: Config) -> Config:

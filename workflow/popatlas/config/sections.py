@@ -34,6 +34,7 @@ Start = Annotated[str, OneOf(STARTS)]
 Linear = Annotated[str, OneOf(LINEAR)]
 Method = Annotated[str, OneOf(tuple(METHODS))]
 Unique = Field(json_schema_extra={"uniqueItems": True})
+DEFAULT = "default"  # the preset of an engine that others are laid over
 REFERENCE = "reference"  # labels that a network is trained on: those of measure.reference
 
 
@@ -101,7 +102,11 @@ class Attempt:
     start: Start = option("mass", "Where the linear stage starts")
     engine: EngineName | None = option(None, "Engine of the deformable stage")
     linear: Linear | None = option(None, "Engine of the rigid and affine stage")
-    preset: str | None = option(None, "Schedule of that engine", min_length=1)
+    preset: str | None = option(
+        None,
+        "Schedule of that engine; left out that of the registration, or default where it has none of that name",
+        min_length=1,
+    )
     similarity: SimilarityName | None = option(None, "Similarity instead of that of the schedule, with its own defaults")
 
 
