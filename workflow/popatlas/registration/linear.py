@@ -100,7 +100,7 @@ def find_affine(pair: Pair, attempt: Attempt, folder: Path, kinds: tuple[str, ..
             if any(np.allclose(begin, before, atol=SAME) for before in begun):
                 continue
             begun.append(begin)
-            pair.asked[key] = _settle(pair, replace(attempt, start=start), begin, folder, kinds)
+            pair.asked[key] = _settle(pair, attempt, start, begin, folder, kinds)
         tried.append(pair.asked[key])
         if tried[-1].pose.clear:
             break
@@ -108,14 +108,16 @@ def find_affine(pair: Pair, attempt: Attempt, folder: Path, kinds: tuple[str, ..
     return max(tried, key=lambda found: found.pose.distinct)
 
 
-def _settle(pair: Pair, attempt: Attempt, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Aligned:
-    """Align from a start and judge the pose; where sizes differ too much for a rigid transform to tell, by an affine."""
-    engine = _align_ours if attempt.linear == "affine" else _align_ants
-    matrix = engine(pair, attempt, begin, folder, kinds)
+def _settle(pair: Pair, attempt: Attempt, start: str, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Aligned:
+    """Align from a start, which need not be that of the attempt, and judge the pose; where sizes differ too much for a rigid transform to tell, by an affine."""
+    if attempt.linear == "affine":
+        matrix = _align_ours(pair, begin, kinds)
+    else:
+        matrix = _align_ants(pair, start, begin, folder, kinds)
     pose = poses_of(pair).judge(matrix)
     if not pose.clear and "affine" not in kinds:
-        pose = poses_of(pair).judge(_align_ours(pair, attempt, matrix, folder, ("affine",)))
-    return Aligned(matrix, pose, attempt.start)
+        pose = poses_of(pair).judge(_align_ours(pair, matrix, ("affine",)))
+    return Aligned(matrix, pose, start)
 
 
 def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
@@ -127,15 +129,15 @@ def find_start(pair: Pair, start: str, folder: Path) -> Matrix:
     return begin(fixed, moving)
 
 
-def _align_ours(pair: Pair, attempt: Attempt, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
+def _align_ours(pair: Pair, begin: Matrix, kinds: tuple[str, ...]) -> Matrix:
     # without the brain masks: in a stripped brain the outline is what aligns best, and a mask would take it away
     fixed, moving = (replace(scan, mask=None) for scan in pair.scans())
     return register(fixed, moving, kinds=kinds, initial=begin).matrix
 
 
-def _align_ants(pair: Pair, attempt: Attempt, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
+def _align_ants(pair: Pair, start: str, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Matrix:
     initial: str | None = None
-    if attempt.start != "mass":  # ANTs itself starts from the centres of mass
+    if start != "mass":  # ANTs itself starts from the centres of mass
         initial = str(folder / "start.mat")
         write_affine(initial, begin)
     for kind in kinds:
