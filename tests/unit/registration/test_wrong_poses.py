@@ -29,7 +29,7 @@ def test_what_is_judged_stands_in_the_file_and_can_be_judged_again(untouched):
     numbers = {name: value for name, value in gate.items() if isinstance(value, int | float) and name != "revision"}
     assert judge(numbers, GATE) == []
     for name in GATE:
-        worse = {"scale": [0.99, 1.0], "nonpositive_jacobian": -1, "inverse_error": 0}.get(name)
+        worse = {"scale": [0.99, 1.0], "nonpositive_jacobian": -1, "folds": -1, "inverse_error": 0}.get(name)
         if worse is None:
             worse = -1e9 if name in ("shear", "log_jacobian_sd", "displacement_p95") else 1e9
         assert judge(numbers, GATE | {name: worse}) != [], name

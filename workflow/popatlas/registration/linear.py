@@ -109,7 +109,10 @@ def find_affine(pair: Pair, attempt: Attempt, folder: Path, kinds: tuple[str, ..
 
 
 def _settle(pair: Pair, attempt: Attempt, start: str, begin: Matrix, folder: Path, kinds: tuple[str, ...]) -> Aligned:
-    """Align from a start, which need not be that of the attempt, and judge the pose; where sizes differ too much for a rigid transform to tell, by an affine."""
+    """Align from a start, which need not be that of the attempt, and judge the pose.
+
+    Where sizes differ too much for a rigid transform to tell, it is judged by an affine.
+    """
     if attempt.linear == "affine":
         matrix = _align_ours(pair, begin, kinds)
     else:
