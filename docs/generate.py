@@ -96,13 +96,9 @@ def configuration() -> str:
     rows = [f"| `{key}` | `{value}` | {meaning} |" for key, value, meaning in keys(schema, default_content())]
     head = (
         "# Configuration\n\nA file of yours holds only what differs: `popatlas run BIDS_DIR OUT_DIR --config my.yaml`. "
-<<<<<<< HEAD
-        "Unknown keys are refused with the nearest known one. Threads, memory and partitions are in the profiles.\n\n"
-        f"{PRESET_OF_ONES_OWN}\n"
-=======
         "For once, `--set preprocess.resolution_mm=1 atlas.label=fine` goes before the file; values are YAML. Unknown keys "
         "are refused with the nearest known one. Threads, memory and partitions are in the profiles.\n\n"
->>>>>>> b78c47d (The page of the configuration tells of --set)
+        f"{PRESET_OF_ONES_OWN}\n"
     )
     return f"{head}| key | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 
