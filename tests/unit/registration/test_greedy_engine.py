@@ -171,3 +171,8 @@ def test_files_of_the_pipeline_reproduce_the_fixed_image_with_ants(tmp_path):
 def test_bad_input_is_refused(moving, message):
     with pytest.raises(InputError, match=rf"{message}.*sub-2"):
         register(tensor(texture(SHAPES[0]))[None], moving, subject="sub-2")
+
+
+def test_a_metric_without_a_radius_is_told_without():
+    said = {metric: GreedySettings(metric=metric).schedule() for metric in ("WNCC", "NCC", "SSD", "NMI")}
+    assert {metric for metric, words in said.items() if "radius 2" in words} == {"WNCC", "NCC"}
