@@ -175,6 +175,7 @@ FURTHER = "further checks follow once these are right"
             ["fast.options: unknown key 'radius', known keys: bins"],
             True,
         ),
+        ({"register": {"presets": {"instance": {"default": None, "mine": {}}}}}, ["default: None is not of type"], True),
         ({"register": {"engine": "syn", "preset": "fastt"}}, ["register.engine: 'syn'"], True),
         ({"fuse": {"methods": ["vote"], "segmenter": {"enabled": True, "labels": "local"}}}, ["methods.0: 'vote'"], True),
         ({"preproces": {}, "fuse": {"bench": True, "atlases": 1}}, ["unknown key 'preproces'", "at least 2"], False),

@@ -102,7 +102,7 @@ def _laid_over(below: Content, above: Mapping[str, Any]) -> Content:
             continue
         made, old = merged["register"]["presets"][engine], below["register"]["presets"][engine]
         for name in sorted(presets, key=lambda name: name not in old):  # new ones last: `default` is made by then
-            base = old.get(name) or _mapping(made[DEFAULT])
+            base = old.get(name) or _mapping(made[DEFAULT]) or old[DEFAULT]
             if isinstance(presets[name], Mapping):
                 made[name] = ENGINES[engine].settings.laid_over(base, presets[name])
     return merged
