@@ -15,7 +15,7 @@ from popatlas.cli.options import options_of, settle_arguments, unknown_option
 from popatlas.failures import foreseen, unforeseen
 from popatlas.surroundings import settled
 
-VERBS = ("simulate", "check", "plan", "run", "fuse", "train", "weights", "status", "step")
+VERBS = ("simulate", "check", "plan", "run", "register", "apply", "fuse", "train", "weights", "status", "step")
 TO_SNAKEMAKE = ("plan", "run", "fuse")
 LOOKS = ("status", "weights")  # verbs that need no folder for temporary files
 LEVELS = ("participant", "group")

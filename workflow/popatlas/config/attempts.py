@@ -11,7 +11,7 @@ from popatlas.settings import Content
 from popatlas.zoo.find import find_weights
 
 
-def resolve_attempt(config: Config, preset: str) -> Content:
+def resolve_attempt(config: Config, preset: str, start: str = "mass") -> Content:
     """Return the first way to try a registration, with everything that a job needs to know but the GPUs that it gets.
 
     Parameters
@@ -20,6 +20,8 @@ def resolve_attempt(config: Config, preset: str) -> Content:
         Validated configuration.
     preset : str
         Name of the preset.
+    start : str
+        Where the linear stage starts.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def resolve_attempt(config: Config, preset: str) -> Content:
     InputError
         When the weights of a network are in no lock file.
     """
-    return _resolve(config.register, Attempt(start="mass"), preset)
+    return _resolve(config.register, Attempt(start=start), preset)
 
 
 def registration_settings(config: Config, preset: str) -> Content:

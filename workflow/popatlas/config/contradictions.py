@@ -14,7 +14,7 @@ from popatlas.registration.engines.registry import ENGINES
 from popatlas.registration.engines.unigradicon.weights import check_unigradicon
 from popatlas.schema import Place
 from popatlas.settings import suggest
-from popatlas.zoo.find import check_brains, find_weights
+from popatlas.zoo.find import check_kind, find_weights
 
 Check = Callable[[Config], Iterator[str]]
 PRESETS: Place = ("register", "presets")
@@ -114,7 +114,7 @@ def _weights_contradictions(config: Config) -> Iterator[str]:
 def _wrong_weights(engine: str, name: str, where: str) -> Iterator[str]:
     try:
         entry = check_unigradicon(name) if engine == "unigradicon" else find_weights(name)
-        check_brains(entry)
+        check_kind(entry)
     except InputError as error:
         yield f"{where}: {error} (engine {engine})"
         return

@@ -26,6 +26,7 @@ def try_in_turn(
     limits: Limits,
     publish: Callable[[Made], None],
     *,
+    refused: Callable[[Made], None] | None = None,
     predicted: Callable[[], Registration] | None = None,
     threads: int = 1,
 ) -> Iterator[Content]:
@@ -41,6 +42,8 @@ def try_in_turn(
         The configuration's `register.gate`.
     publish : callable
         Takes what passed; its files are gone afterwards.
+    refused : callable, optional
+        Takes what was deformed and did not pass, to be looked at.
     predicted : callable, optional
         Returns the files that a batch made for the first attempt.
     threads : int
@@ -59,7 +62,7 @@ def try_in_turn(
         Of the kinds `NOT_OF_THE_IMAGE`.
     """
     for number, attempt in enumerate(attempts):
-        row = _try(pair, attempt, limits, publish, predicted if number == 0 else None, threads)
+        row = _try(pair, attempt, limits, (publish, refused), predicted if number == 0 else None, threads)
         yield row
         if not row["reasons"] or row.get("beyond_repair", False):
             return
@@ -69,11 +72,12 @@ def _try(
     pair: Pair,
     attempt: Attempt,
     limits: Limits,
-    publish: Callable[[Made], None],
+    take: tuple[Callable[[Made], None], Callable[[Made], None] | None],
     predicted: Callable[[], Registration] | None,
     threads: int,
 ) -> Content:
-    """Make one attempt, publish what passes, and return its row."""
+    """Make one attempt, hand on what passes or what does not, and return its row."""
+    publish, refused = take
     with tempfile.TemporaryDirectory() as folder:
         try:
             made = predicted() if predicted else None
@@ -89,6 +93,8 @@ def _try(
             return attempt_row(attempt, {}, [describe(error)])
         if outcome.reasons or outcome.made is None:
             print(f"{attempt} failed the gate: {'; '.join(outcome.reasons)}", flush=True)
+            if refused is not None and outcome.made is not None:
+                refused(outcome.made)
         else:
             publish(outcome.made)
         return outcome.row()

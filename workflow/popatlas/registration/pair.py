@@ -21,9 +21,10 @@ from popatlas.images.scan import Scan
 
 @dataclass(frozen=True)
 class Pair:
-    """A fixed and a moving brain with their masks (ANTs images and the files that they came from).
+    """A fixed and a moving image with their masks (ANTs images and the files that they came from).
 
-    `asked` keeps what was found out about the pair, so that another attempt need not ask again.
+    They are brains without skull (`stripped`) in a study; two files may be anything. `asked` keeps what was found out about
+    the pair, so that another attempt need not ask again.
     """
 
     fixed: AntsImage
@@ -33,6 +34,7 @@ class Pair:
     fixed_file: Path
     moving_file: Path
     subject: str = ""
+    stripped: bool = True
     asked: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def scans(self) -> tuple[Scan, Scan]:

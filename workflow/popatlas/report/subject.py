@@ -175,7 +175,7 @@ def gate_limits(gate: Content, limits: Content) -> list[Limit]:
     least = {
         "pose": ("Pose above turned ones (SD)", 1),
         "sides": ("Asymmetry (1 in people)", 2),
-        "covered": ("Share of the template in the image", 2),
+        "covered": ("Share of the fixed image in the moving one", 2),
         "contrast": ("One contrast", 2),
         "edges": ("Agreement of edges", 3),
         "mask_dice": ("Mask Dice", 3),

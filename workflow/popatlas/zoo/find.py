@@ -58,9 +58,13 @@ def find_weights(name_or_path: PathLike) -> Entry:
     )
 
 
-def check_brains(entry: Entry) -> None:
-    """Refuse weights that were trained on whole heads: what is registered here are brains."""
-    if not entry.input.stripped:
+def check_kind(entry: Entry, *, stripped: bool = True) -> None:
+    """Refuse weights that were trained on whole heads where brains are registered, and the other way round."""
+    if entry.input.stripped and not stripped:
+        message = f"the weights {entry.name} are for brains without skull, and these images are not said to be such"
+        remedy = "give --brain (they are), masks of the brains, or --extract-brain; or use other weights"
+        raise SetupError(message, file=entry.path, remedy=remedy)
+    if stripped and not entry.input.stripped:
         message = f"the weights {entry.name} are for whole heads, and brains without skull are registered"
         raise SetupError(
             message, file=entry.path, remedy="use weights for brains (popatlas weights list), or train such ones"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError, SetupError
+from popatlas.networks.cascade import RecursiveCascade
 from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import Prediction, RegistrationNetwork
 from popatlas.registration.engines.instance.core import register
@@ -26,7 +27,7 @@ from popatlas.registration.types import Attempt, Deformation, PlannedWeights, se
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fieldops import ops_for
 from popatlas.zoo.contract import ConformedPair, conform_pair
-from popatlas.zoo.find import check_brains
+from popatlas.zoo.find import check_kind
 from popatlas.zoo.lock import Entry
 from popatlas.zoo.store import load_weights
 
@@ -86,7 +87,9 @@ def load_planned(attempt: Attempt) -> tuple[RegistrationNetwork, Entry]:
     net, entry = load_weights(planned.source)
     if entry.sha256 != planned.sha256:
         raise SetupError(f"the weights {entry.name} were replaced after the start", file=entry.path, remedy="run again")
-    set_passes(net, attempt.settings.passes if isinstance(attempt.settings, NetworkSettings) else 0)
+    if isinstance(attempt.settings, NetworkSettings):
+        set_passes(net, attempt.settings.passes)
+        set_repeats(net, attempt.settings.repeats, entry)
     return net, entry
 
 
@@ -96,9 +99,19 @@ def set_passes(net: RegistrationNetwork, passes: int) -> None:
         net.passes = min(passes, net.passes)
 
 
+def set_repeats(net: RegistrationNetwork, repeats: int, entry: Entry) -> None:
+    """Let each network of a recursive cascade be applied so often; 0 leaves it as it was trained."""
+    if not repeats:
+        return
+    if not isinstance(net, RecursiveCascade):
+        message = f"the weights {entry.name} are no recursive cascade, which alone can be repeated"
+        raise SetupError(message, file=entry.path, remedy="leave out repeats, or use weights of the network cascade")
+    net.repeats = repeats
+
+
 def conform(pair: Pair, affine: Path, entry: Entry) -> ConformedPair:
     """Bring a pair to the contract of a network, the moving brain through an affine; InputError where it does not fit."""
-    check_brains(entry)
+    check_kind(entry, stripped=pair.stripped)
     fixed, moving = pair.scans()
     files = (pair.fixed_file, pair.moving_file)
     return conform_pair(fixed, moving, read_affine(affine), entry.input, files=files, subject=pair.subject)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from popatlas.networks.limits import REPEATS
 from popatlas.registration.engines.engine import Engine
 from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.settings import option, settings
@@ -19,6 +20,9 @@ class NetworkSettings(InstanceSettings):
 
     passes: int = option(
         0, "Most passes of a network that was trained to refine its own prediction; 0: as in its training", ge=0, le=20
+    )
+    repeats: int = option(
+        0, "How often each network of a recursive cascade is applied; 0: as in its training", ge=0, le=REPEATS["repeats"]
     )
 
 

@@ -1,0 +1,1 @@
+"""Two image files registered by one command, and what was found applied to other files; no cohort is needed."""

@@ -1,0 +1,72 @@
+"""The files of one registration of two files: their names, and what is remembered of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from popatlas.errors import InputError
+from popatlas.images.io import read_json, sha256
+from popatlas.settings import Content
+
+RECORD = "registration.json"  # written last: without it there is no registration
+AFFINE, WARP, INVERSE_WARP = "affine.mat", "warp.nii.gz", "inverse_warp.nii.gz"
+WARPED, LABELS, JACOBIAN, PAGE = "warped.nii.gz", "labels.nii.gz", "logjacobian.nii.gz", "page.html"
+NAMES = (AFFINE, WARP, INVERSE_WARP, WARPED, LABELS, JACOBIAN, PAGE, RECORD)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the files of a registration are.
+
+    Attributes
+    ----------
+    prefix : str
+        Beginning of their names, before an underscore; or a folder, with a slash at its end where it does not exist yet.
+    """
+
+    prefix: str
+
+    def path(self, name: str) -> Path:
+        """Return the place of one of `NAMES`."""
+        if self.prefix.endswith("/") or Path(self.prefix).is_dir():
+            return Path(self.prefix) / name
+        return Path(f"{self.prefix}_{name}")
+
+    def read(self) -> Content:
+        """Return the record of a registration that passed, its files checked.
+
+        Raises
+        ------
+        InputError
+            When there is none, it failed, or a file of it is gone or another one.
+        """
+        record = self.path(RECORD)
+        if not record.is_file():
+            remedy = "give the --out of a popatlas register, or transforms by --transforms"
+            raise InputError("there is no registration", file=record, remedy=remedy)
+        found: Content = read_json(record)
+        if not found.get("files"):
+            remedy = "look at its page; popatlas register --force writes transforms in spite of the gate"
+            raise InputError("the registration failed its gate, and left no transforms", file=record, remedy=remedy)
+        for name, digest in found["files"].items():
+            path = self.path(name)
+            if name in (AFFINE, WARP, INVERSE_WARP) and (not path.is_file() or sha256(path) != digest):
+                raise InputError("the transform is gone or was changed", file=path, remedy="run popatlas register again")
+        return found
+
+    def clear(self) -> None:
+        """Take away the files of an earlier registration, so that none of them is taken for one of the next.
+
+        Raises
+        ------
+        InputError
+            When a file of such a name is there and no registration: it is somebody else's.
+        """
+        record = self.path(RECORD)
+        there = [path for path in map(self.path, NAMES) if path.exists()]
+        if there and not record.is_file():
+            message = "the file exists and no earlier registration has made it"
+            raise InputError(message, file=there[0], remedy="choose another --out, or move the file away")
+        for path in sorted(there, key=lambda path: path != record):  # the record first
+            path.unlink()

@@ -1,0 +1,242 @@
+"""`popatlas register`: two files in; transforms, warped files, scores, the gate's verdict and a page out."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from popatlas import __version__
+from popatlas.errors import InputError
+from popatlas.images.io import save_image, sha256, write_json
+from popatlas.pairwise import files as names
+from popatlas.pairwise.files import Outputs
+from popatlas.pairwise.page import Drawn, draw_page
+from popatlas.pairwise.plan import Wanted, limits_for, plan_attempts
+from popatlas.pairwise.prepare import Given, Image, make_pair, ras_affine, read_image, working_spacing
+from popatlas.pairwise.scores import Scores, Structures, score
+from popatlas.registration.attempt import attempt_row
+from popatlas.registration.evidence import of_affine
+from popatlas.registration.fallback import try_in_turn
+from popatlas.registration.gate import GATE_REVISION, Limits, doubts, judge
+from popatlas.registration.linear import Aligned, find_affine, find_start
+from popatlas.registration.pair import Pair
+from popatlas.registration.pose import poses_of, turn_of
+from popatlas.registration.types import Attempt, Made
+from popatlas.settings import Content
+from popatlas.transforms.affine import read_affine
+from popatlas.transforms.chain import Affine, Chain
+from popatlas.transforms.itk import write_affine
+
+KINDS = {"rigid": ("rigid",), "affine": ("rigid", "affine")}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a registration of two files went.
+
+    Attributes
+    ----------
+    record : dict
+        Content of the record: verdict, numbers, attempts, scores, files.
+    scores : Scores
+        Of labels and landmarks.
+    outputs : Outputs
+        Where the files are.
+    """
+
+    record: Content
+    scores: Scores
+    outputs: Outputs
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate let it pass."""
+        return bool(self.record["verdict"] == "pass")
+
+
+def register_files(
+    fixed: Given, moving: Given, prefix: str, wanted: Wanted, resolution: float | None = None, *, force: bool = False
+) -> Outcome:
+    """Register two files and write what was found.
+
+    Parameters
+    ----------
+    fixed, moving : Given
+        Files of both sides.
+    prefix : str
+        See `popatlas.pairwise.files.Outputs`.
+    wanted : Wanted
+        Engine, start and so on.
+    resolution : float, optional
+        Voxel size that the engines work with, mm; about that of the fixed image when left out.
+    force : bool
+        Write transforms also of what fails the gate.
+
+    Raises
+    ------
+    InputError
+        For files that cannot be registered and settings that do not go together.
+    """
+    outputs, images = Outputs(prefix), (read_image(fixed, "fixed"), read_image(moving, "moving"))
+    attempts, limits = plan_attempts(wanted, images[0].grid.ndim), limits_for(wanted)
+    spacing = working_spacing(images[0].grid, resolution)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pair = make_pair(*images, spacing, folder, brains=wanted.brains)
+        run = _Run((fixed, moving), images, pair, limits, wanted, folder)
+        run.go(attempts)
+        outputs.clear()
+        return run.write(outputs, force=force)
+
+
+@dataclass
+class _Found:
+    """A transform that was found, with its files in the staging folder."""
+
+    forward: Chain
+    made: Made | None = None
+
+
+class _Run:
+    """One registration: what is given, and what is found while attempts are made."""
+
+    def __init__(
+        self,
+        given: tuple[Given, Given],
+        images: tuple[Image, Image],
+        pair: Pair,
+        limits: Limits,
+        wanted: Wanted,
+        folder: Path,
+    ) -> None:
+        self.given, self.images, self.pair, self.limits, self.wanted = given, images, pair, limits, wanted
+        self.staged = folder / "staged"
+        self.staged.mkdir()
+        self.rows: list[Content] = []
+        self.found: _Found | None = None
+
+    def go(self, attempts: list[Attempt]) -> None:
+        """Make attempts until one passes; the last one that gave a transform is kept."""
+        if self.wanted.refine != "deformable":
+            self._align(attempts)
+            return
+        tried = try_in_turn(
+            self.pair, attempts, self.limits, self._keep, refused=self._keep, threads=self.wanted.threads
+        )  # row by row: an error must not hide those before it
+        for row in tried:
+            self.rows.append(row)
+
+    def _align(self, attempts: list[Attempt]) -> None:
+        """Make linear attempts only: each start once."""
+        for attempt in {attempt.start: attempt for attempt in reversed(attempts)}.values():
+            with tempfile.TemporaryDirectory() as folder:
+                aligned = self._aligned(attempt, Path(folder))
+            metrics = of_affine(self.pair, attempt, aligned.matrix) | {"one_contrast": 0.0}  # of the deformable stage
+            row = attempt_row(attempt, metrics, judge(metrics, self.limits))
+            said = doubts(metrics, self.limits, turn_of(aligned.matrix)[1])
+            self.rows.append({**row, "engine": self.wanted.refine, "notes": said, "found_from": aligned.start})
+            if self.found is None or not row["reasons"]:
+                self.found = _Found(Chain((Affine(torch.as_tensor(aligned.matrix)),)))
+                write_affine(self.staged / names.AFFINE, aligned.matrix)
+            if not row["reasons"]:
+                return
+
+    def _aligned(self, attempt: Attempt, folder: Path) -> Aligned:
+        if self.wanted.refine in KINDS:
+            return find_affine(self.pair, attempt, folder, KINDS[self.wanted.refine])
+        matrix = find_start(self.pair, attempt.start, folder)
+        return Aligned(matrix, poses_of(self.pair).judge(matrix), attempt.start)
+
+    def _keep(self, made: Made) -> None:
+        """Keep what an attempt gave, with its files, which are gone afterwards."""
+        for name, file in (
+            (names.WARP, made.files.warp),
+            (names.INVERSE_WARP, made.files.inverse_warp),
+            (names.JACOBIAN, made.logjacobian),
+        ):
+            shutil.copyfile(file, self.staged / name)
+        write_affine(self.staged / names.AFFINE, read_affine(made.files.affine))
+        self.found = _Found(made.forward, made)
+
+    def write(self, outputs: Outputs, *, force: bool) -> Outcome:
+        """Write page, files and, last, the record."""
+        judged = [row for row in self.rows if row["metrics"]]
+        if not judged:
+            reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in self.rows)
+            remedy = "correct what the errors name, or choose another --engine"
+            raise InputError(f"every attempt raised an error: {reasons}", file=self.given[1].image, remedy=remedy)
+        last = judged[-1]
+        scores = self._scored()
+        passed = not last["reasons"]
+        record: Content = {
+            "popatlas": __version__,
+            "verdict": "pass" if passed else "fail",
+            **{key: last[key] for key in ("engine", "linear", "start", "metrics", "reasons")},
+            "notes": last.get("notes", []),
+            "revision": GATE_REVISION,
+            "limits": dict(self.limits),
+            "attempts": self.rows,
+            "fixed": _told(self.given[0]),
+            "moving": _told(self.given[1]),
+            "labels": [asdict(one) for one in scores.labels],
+            "points_mm": scores.points,
+            "files": {},
+        }
+        if self.found is not None and (passed or force):
+            self._warp()
+            record["files"] = self._publish(outputs)
+        draw_page(outputs.path(names.PAGE), record, scores, self._drawn())
+        write_json(outputs.path(names.RECORD), record)
+        return Outcome(record, scores, outputs)
+
+    def _scored(self) -> Scores:
+        if self.found is None:
+            return Scores()
+        return score(*self.given, self.found.forward, self.images[0].grid)
+
+    def _warp(self) -> None:
+        """Resample the files of the moving side as they are, each in one interpolation."""
+        assert self.found is not None
+        (fixed, moving), chain = self.images, self.found.forward
+        warped = chain.apply(moving.tensor() - float(moving.data.min()), moving.grid, fixed.grid)[0, 0].numpy()
+        affine = ras_affine(fixed.grid)
+        save_image((warped + moving.data.min()).astype(np.float32), affine, self.staged / names.WARPED)
+        if labels := self.given[1].labels:
+            structures = Structures.read(labels, fixed.grid.ndim)
+            moved = structures.through(chain, fixed.grid)
+            save_image(moved, affine, self.staged / names.LABELS, np.uint8 if moved.max(initial=0) < 256 else np.int32)
+
+    def _publish(self, outputs: Outputs) -> dict[str, str]:
+        """Move the staged files to their places; return name and SHA-256."""
+        written = {}
+        for file in sorted(self.staged.iterdir()):
+            target = outputs.path(file.name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".tmp-{target.name}")
+            shutil.copyfile(file, temporary)
+            temporary.replace(target)
+            written[file.name] = sha256(target)
+        return written
+
+    def _drawn(self) -> Drawn:
+        """Return the images of the page, on the working grid of the fixed image."""
+        fixed, moving = self.pair.scans()
+        chain = self.found.forward if self.found else Chain()
+        before, after = (way.apply(moving.image, moving.grid, fixed.grid)[0, 0].numpy() for way in (Chain(), chain))
+        jacobian = None
+        if self.found and self.found.made:
+            jacobian = self.staged / names.JACOBIAN
+        return Drawn(
+            fixed.image[0, 0].numpy(), self.pair.fixed_mask.numpy(), before, after, ras_affine(fixed.grid), jacobian
+        )
+
+
+def _told(given: Given) -> Mapping[str, str]:
+    parts = {"image": given.image, "mask": given.mask, "labels": given.labels, "points": given.points}
+    return {name: str(path.absolute()) for name, path in parts.items() if path is not None}
