@@ -41,6 +41,7 @@ SLOW = {
     "tests/unit/fusion/test_dataparams.py",
     "tests/unit/images/test_simulate.py",
     "tests/unit/networks/test_pyramid.py",
+    "tests/unit/pairwise/test_pairwise.py",
     "tests/unit/networks/test_segmentation.py",
     "tests/unit/networks/test_twostream.py",
     "tests/unit/networks/test_unet.py",
