@@ -31,7 +31,7 @@ CASES = [
     Case("preset", "key of ANTs misspelt", STOPS, "did you mean 'iterations'", preset("ants", iteration=[9])),
     Case("preset", "bins of mattes in which SyN moves nothing", STOPS, "sampling is the number of histogram bins of mattes",
          preset("ants", metric="mattes", sampling=5)),
-    Case("preset", "no iterations at any level", STOPS, "no level has any", preset("ants", iterations=[0, 0, 0])),
+    Case("preset", "no iterations at any level", STOPS, "there are none", preset("ants", iterations=[0, 0, 0])),
     Case("preset", "smoothing larger than any image", STOPS, "1000000.0 is greater than the maximum of 50",
          preset("greedy", fluid=1e6)),
     Case("preset", "network that sees nothing", STOPS, "passes: -1 is less", preset("network", passes=-1)),

@@ -69,5 +69,5 @@ def test_what_follows_a_choice_takes_its_default_in_a_planned_attempt():
     assert planned_attempt(plan | {"preset": {"metric": "mattes"}}).settings.sampling == 32
     with pytest.raises(InputError, match="engine ants: sampling is the number of histogram bins of mattes here, 8 to 128"):
         planned_attempt(plan | {"preset": {"metric": "mattes", "sampling": 2}})
-    with pytest.raises(InputError, match=r"engine ants\.iterations: no level has any"):
+    with pytest.raises(InputError, match=r"engine ants\.iterations: there are none"):
         planned_attempt(plan | {"preset": {"iterations": [0, 0]}})

@@ -40,9 +40,9 @@ class EngineSettings(ABC):
 
     @property
     def idle(self) -> bool:
-        """Whether it has levels, and no iterations in any."""
-        levels = getattr(self, "iterations", None)
-        return isinstance(levels, tuple) and not any(levels)
+        """Whether it has no iterations: none at all, or at none of its levels."""
+        found = getattr(self, "iterations", None)
+        return found is not None and not any(found if isinstance(found, tuple) else (found,))
 
     @classmethod
     def completed(cls, values: Mapping[str, Any]) -> Content:

@@ -60,7 +60,7 @@ class Engine(Entry):
         if faults := find_faults(self.settings, preset, where):
             return faults
         if not self.weights and settings_from(self.settings, preset, where).idle:
-            return [f"{where}.iterations: no level has any, so that nothing would be deformed"]
+            return [f"{where}.iterations: there are none, so that nothing would be deformed"]
         return []
 
     def load(self) -> Deform:
