@@ -71,3 +71,10 @@ class Everything(dict):
 
     def get(self, key, default=None):
         return 1.0
+
+
+def test_a_limit_that_is_not_judged_is_not_shown():
+    limits = default_content()["register"]["gate"]
+    for one_contrast, allowed in ((1.0, "\u2265 0.85"), (0.0, "")):
+        (row,) = [row for row in gate_limits({"contrast": -0.9, "one_contrast": one_contrast}, limits)]
+        assert (row.value, row.allowed) == (-0.9, allowed)

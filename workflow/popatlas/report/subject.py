@@ -192,6 +192,8 @@ def gate_limits(gate: Content, limits: Content) -> list[Limit]:
         "ncc_affine": ("Correlation after affine", "", 3),
         "ncc": ("Correlation after warp", "", 3),
     }
+    if not gate.get("one_contrast", 1.0):  # of a similarity that takes any contrasts: nobody judges it
+        rows["contrast"] = (rows["contrast"][0], "", rows["contrast"][2])
     found = ((gate.get(key), *row) for key, row in rows.items())
     return [Limit(title, value, text, digits) for value, title, text, digits in found if value is not None]
 
