@@ -19,7 +19,7 @@ from popatlas.errors import InputError, SetupError
 from popatlas.networks.cascade import RecursiveCascade
 from popatlas.networks.memory import free_memory, is_out_of_memory
 from popatlas.networks.registration import Prediction, RegistrationNetwork
-from popatlas.registration.engines.instance.core import register
+from popatlas.registration.engines.instance.core import register, unfolded
 from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.io import between_voxels, check_isotropic, write_fields
 from popatlas.registration.engines.network.settings import NetworkSettings
@@ -193,7 +193,9 @@ def finish_pair(
     """
     forward = conformed.back(predicted.displacement)
     if not any(settings.iterations):
-        return Fields(forward, back(net, conformed, predicted))
+        fields = (forward, back(net, conformed, predicted))
+        ops = ops_for(fields, threads)
+        return Fields(*(unfolded(field, ops) for field in fields))
     fixed, moving = pair.scans()
     check_isotropic(fixed.grid, pair.fixed_file, pair.subject)
     result = register(
