@@ -193,9 +193,9 @@ def finish_pair(
     """
     forward = conformed.back(predicted.displacement)
     if not any(settings.iterations):
-        fields = (forward, back(net, conformed, predicted))
-        ops = ops_for(fields, threads)
-        return Fields(*(unfolded(field, ops) for field in fields))
+        inverse = back(net, conformed, predicted)
+        ops = ops_for([forward, inverse], threads)
+        return Fields(unfolded(forward, ops), unfolded(inverse, ops))
     fixed, moving = pair.scans()
     check_isotropic(fixed.grid, pair.fixed_file, pair.subject)
     result = register(
