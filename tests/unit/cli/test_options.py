@@ -1,12 +1,14 @@
 """What users write: spellings of BIDS Apps, folders behind options, settings, options that nobody knows."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from popatlas.cli.arguments import UsageError
 from popatlas.cli.main import main, parse, translate_bids_app
-from popatlas.cli.options import check_known, options_of
+from popatlas.cli.options import FLAGS, check_known, options_of
 from popatlas.cli.snake import is_cluster, is_quiet, study_config
 from popatlas.errors import ConfigError, PopatlasError
 
@@ -143,3 +145,15 @@ def test_who_runs_the_jobs_and_who_is_silent_is_known():
     assert is_cluster(parse(["run", "b", "o", "--executor=slurm"]))
     assert not is_cluster(parse(["run", "b", "o", "--profile", "slurm", "-e", "local"]))
     assert [is_quiet([option]) for option in ("-q", "--quiet", "-n", "--query")] == [True, True, False, False]
+
+
+def test_common_flags_of_snakemake_take_no_values_and_load_no_parser():
+    from snakemake.cli import get_argument_parser
+
+    flags = {name for action in get_argument_parser()._actions if action.nargs == 0 for name in action.option_strings}
+    assert flags >= FLAGS
+    code = (
+        "import sys; from popatlas.cli.options import check_known; check_known(['-n', '-p'], ()); "
+        "print('snakemake' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"

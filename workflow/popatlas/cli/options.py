@@ -20,6 +20,8 @@ NO_VALIDATION = ("--skip-bids-validation", "--skip_bids_validation", "--skip-bid
 WORK_DIR = ("--work-dir", "--work_dir")
 FIRST = "BIDS_DIR and OUT_DIR go before the options"
 WAIT = "--latency-wait"  # of Snakemake, which calls it -w as well
+# flags of Snakemake, without values, that are common: its parser takes a second to load
+FLAGS = frozenset({"-n", "--dry-run", "--dryrun", "-p", "--printshellcmds"})
 # what BIDS Apps have and popatlas does otherwise
 INSTEAD = {
     "session-label": "choose sessions by --query \"session == 'ses-1'\"",
@@ -106,7 +108,7 @@ def check_known(options: Sequence[str], known: Iterable[str]) -> None:
     UsageError
         In one line, with the nearest option that there is.
     """
-    if not options:
+    if FLAGS.issuperset(options):
         return
     from snakemake.cli import get_argument_parser
 
