@@ -21,9 +21,11 @@ from popatlas.measures.landmarks import map_points, read_landmarks
 from popatlas.measures.overlap import dice
 from popatlas.pairwise.apply import way_of_registrations
 from popatlas.pairwise.files import NAMES, Outputs
-from popatlas.pairwise.plan import REFINEMENTS, Wanted, plan_attempts
+from popatlas.pairwise.plan import REFINEMENTS, Wanted, limits_for, plan_attempts
 from popatlas.pairwise.prepare import Given, foreground, isotropic, read_image
-from popatlas.pairwise.scores import score
+from popatlas.pairwise.register import register_files
+from popatlas.pairwise.scores import Extras
+from popatlas.registration import attempt
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.registration.types import LINEAR, STARTS
 from popatlas.transforms.resample import Step
@@ -114,7 +116,8 @@ def test_distances_of_landmarks_are_those_before_and_after(registered, files, tm
         Given(image, points=points)
         for image, points in zip(images, (files / "fixed.tsv", tmp_path / "goal.tsv"), strict=True)
     ]
-    found = score(*sides, way_of_registrations([str(registered)]).forward, read_image(sides[0], "fixed").grid)
+    grids = [read_image(side, "fixed").grid for side in sides]
+    found = Extras.read(tuple(sides), tuple(grids)).score(way_of_registrations([str(registered)]).forward)
     before, after = np.array(list(found.points.values())).T
     assert before == pytest.approx(np.linalg.norm(goal - start, axis=1)) and after.max() < 0.01
 
@@ -180,6 +183,58 @@ def test_what_the_gate_refuses_leaves_a_page_and_no_transform(files, tmp_path, c
     assert (tmp_path / "x_affine.mat").exists()
     assert main([*line, "--preset", "quick", "--no-fallback"]) == verb.REFUSED
     assert not (tmp_path / "x_affine.mat").exists()
+
+
+def test_numbers_and_files_are_of_one_attempt(files, tmp_path, monkeypatch):
+    """The last attempt is refused before anything is deformed: files and record are of the one before."""
+    gate = limits_for(Wanted()) | {"mask_dice": 1.01}  # nothing passes, and only what was deformed is judged by it
+
+    def limits(_):
+        return gate
+
+    monkeypatch.setattr("popatlas.pairwise.register.limits_for", limits)
+    attempts = plan_attempts(Wanted(preset="quick", fallback=False), 3)
+    monkeypatch.setattr("popatlas.pairwise.register.plan_attempts", lambda *_: [*attempts, *attempts])
+    real, calls = attempt.of_affine, []
+
+    def second_turns_away(*arguments):
+        calls.append(1)
+        return real(*arguments) | ({"scale_max": 9.0} if len(calls) == 2 else {})
+
+    monkeypatch.setattr(attempt, "of_affine", second_turns_away)
+    sides = [Given(files / f"{name}_T1w.nii.gz") for name in ("fixed", "moving")]
+    outcome = register_files(*sides, str(tmp_path / "x"), Wanted(preset="quick"), force=True)
+    record = outcome.record
+    assert len(record["attempts"]) == 2 and not outcome.passed and "warp.nii.gz" in record["files"]
+    assert record["metrics"] == record["attempts"][0]["metrics"] and "mask Dice" in record["reasons"][0]
+
+
+def test_labels_that_do_not_lie_on_their_image_are_refused_before_anything_is_registered(files, tmp_path, capsys):
+    image = load_image(files / "moving_dseg.nii.gz", np.uint8)
+    save_image(np.asarray(image.dataobj), image.affine + 8 * np.eye(4, k=3), tmp_path / "off.nii.gz")
+    assert run(files, tmp_path / "x", "--labels", str(tmp_path / "off.nii.gz")) == 1
+    said = capsys.readouterr()
+    assert "do not lie on it: moved" in said.err and "level" not in said.out and not list(tmp_path.glob("x_*"))
+
+
+def test_what_is_applied_lies_on_its_image_and_follows_its_way(registered, files, tmp_path, capsys):
+    image = load_image(files / "moving_T1w.nii.gz")
+    out = ("--from", str(registered), "--out", str(tmp_path / "out.nii.gz"))
+    save_image(np.asarray(image.dataobj) > 0, image.affine + 8 * np.eye(4, k=3), tmp_path / "off_mask.nii.gz", np.uint8)
+    assert main(["apply", str(tmp_path / "off_mask.nii.gz"), *out]) == 1  # a mask by its name
+    assert "do not lie on it: moved" in capsys.readouterr().err
+    hollow = np.asarray(image.dataobj).copy()
+    hollow[3, 3, 3] = np.nan
+    save_image(hollow, image.affine, tmp_path / "nan.nii.gz")
+    assert main(["apply", str(tmp_path / "nan.nii.gz"), *out]) == 1
+    assert "not finite" in capsys.readouterr().err
+    line = ["apply", str(files / "moving_T1w.nii.gz"), "--from", str(registered), str(registered), "--out", out[-1]]
+    assert main(line) == 1
+    assert "the way before it ends in" in capsys.readouterr().err
+    assert not (tmp_path / "out.nii.gz").exists()
+    labels = str(files / "moving_dseg.nii.gz")  # by its name, too
+    assert main(["apply", labels, *out]) == 0
+    assert (np.asarray(nib.load(out[-1]).dataobj) == np.asarray(nib.load(f"{registered}_labels.nii.gz").dataobj)).all()
 
 
 def test_files_of_others_are_not_touched(files, tmp_path):

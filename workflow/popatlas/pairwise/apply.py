@@ -7,6 +7,7 @@ here both are asked for by the same words.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,9 @@ import numpy as np
 import torch
 
 from popatlas.errors import InputError
-from popatlas.images.arrays import FloatArray
+from popatlas.images.arrays import FloatArray, IntArray
 from popatlas.images.grid import Grid
-from popatlas.images.io import load_image, save_image, write_table
+from popatlas.images.io import load_image, save_image, sha256, write_table
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
 from popatlas.pairwise import files as names
 from popatlas.pairwise.files import Outputs
@@ -30,6 +31,7 @@ from popatlas.transforms.itk import read_displacement
 INVERSE = "inverse:"  # before the name of a transform file
 LINEAR = (".mat", ".txt", ".tfm")
 TABLES = (".tsv",)
+LABELS = re.compile(r"(^|_)(dseg|mask)\.nii(\.gz)?$")  # names of label images in BIDS
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,24 @@ def way_of_registrations(prefixes: Sequence[str]) -> Way:
     Raises
     ------
     InputError
-        See `Outputs.read`.
+        See `Outputs.read`; and when one does not begin where that before it ends.
     """
-    found = [_registration(prefix) for prefix in prefixes]
-    way = found[0]
-    for other in found[1:]:
+    way = _registration(prefixes[0])
+    for prefix in prefixes[1:]:
+        other = _registration(prefix)
+        if not _is_one(way.moving, other.fixed):
+            message = f"{prefix} registers to {other.fixed}, and the way before it ends in {way.moving}"
+            remedy = "give the registrations in the order of a fixed point's way, or their files by --transforms"
+            raise InputError(message, remedy=remedy)
         way = way.then(other)
     return way
+
+
+def _is_one(one: Path | None, other: Path | None) -> bool:
+    """Tell whether two paths are of one image, by their contents where they differ."""
+    if one == other or one is None or other is None:
+        return one == other
+    return one.is_file() and other.is_file() and sha256(one) == sha256(other)
 
 
 def _registration(prefix: str) -> Way:
@@ -129,25 +142,36 @@ def apply_to_image(source: Path, reference: Path, chain: Chain, out: Path) -> No
     out : Path
         NIfTI, float32; 0 outside of what the source shows (its least value, where that is below 0).
     """
-    target = _grid(reference)
-    image = load_image(source)
-    data, grid = np.asarray(image.dataobj, dtype=np.float32), _grid(source)
+    target, grid = grid_of(reference), grid_of(source)
+    data = np.asarray(load_image(source).dataobj)
+    if not np.isfinite(data).all():
+        remedy = "replace them, by 0 outside of the field of view"
+        raise InputError("the image has voxels that are not finite", file=source, remedy=remedy)
     volumes = np.moveaxis(data.reshape(*grid.shape, -1), -1, 0)
-    moved = np.stack([_resampled(one, grid, target, chain) for one in volumes], axis=-1)
+    moved = np.stack([resampled(one, grid, target, chain) for one in volumes], axis=-1)
     save_image(moved[..., 0] if moved.shape[-1] == 1 else moved, ras_affine(target), out)
 
 
-def _resampled(data: FloatArray, grid: Grid, target: Grid, chain: Chain) -> FloatArray:
-    fill = min(float(data.min()), 0.0)
+def resampled(data: FloatArray, grid: Grid, target: Grid, chain: Chain) -> FloatArray:
+    """Return an image on another grid (linear); outside of its view 0, or its least value where that is below 0."""
+    fill = np.float32(min(data.min(), 0))
     values = torch.from_numpy(np.ascontiguousarray(data - fill))[None, None]
-    return chain.apply(values, grid, target)[0, 0].numpy() + np.float32(fill)
+    return chain.apply(values, grid, target)[0, 0].numpy() + fill
 
 
-def apply_to_labels(source: Path, reference: Path, chain: Chain, out: Path) -> None:
-    """Resample labels: each voxel gets the label with the largest linear weight; overlapping ones (4D) each for itself."""
-    target = _grid(reference)
-    moved = Structures.read(source, target.ndim).through(chain, target)
-    save_image(moved, ras_affine(target), out, np.uint8 if moved.max(initial=0) < 256 else np.int32)
+def apply_to_labels(source: Path, reference: Path, chain: Chain, out: Path, image: Path | None = None) -> None:
+    """Resample labels: each voxel gets the label with the largest linear weight; overlapping ones (4D) each for itself.
+
+    Where their image is known they must lie on it.
+    """
+    target = grid_of(reference)
+    own = None if image is None or not image.is_file() else grid_of(image)
+    save_structures(Structures.read(source, target.ndim, own).through(chain, target), target, out)
+
+
+def save_structures(data: IntArray, grid: Grid, out: Path) -> None:
+    """Write labels in the smallest type that holds them."""
+    save_image(data, ras_affine(grid), out, np.uint8 if data.max(initial=0) < 256 else np.int32)
 
 
 def apply_to_points(source: Path, chain: Chain, out: Path) -> None:
@@ -159,13 +183,10 @@ def apply_to_points(source: Path, chain: Chain, out: Path) -> None:
     write_table(table, out)
 
 
-def _grid(path: Path) -> Grid:
-    """Return the grid of an image; a third axis of one voxel counts as none."""
-    data = load_image(path)
-    shape = data.shape[:3]
-    if len(shape) == 3 and shape[2] == 1:
-        shape = shape[:2]
-    return Grid.from_affine(shape, np.asarray(data.affine, dtype=np.float64), path)
+def grid_of(path: Path) -> Grid:
+    """Return the grid of an image from its header; a third axis of one voxel counts as none."""
+    grid = Grid.from_file(path)
+    return Grid.from_affine(grid.shape[:2], ras_affine(grid), path) if grid.shape[2:] == (1,) else grid
 
 
 def apply_file(source: Path, out: Path, way: Way, reference: Path | None = None, *, labels: bool = False) -> None:
@@ -182,7 +203,7 @@ def apply_file(source: Path, out: Path, way: Way, reference: Path | None = None,
     reference : Path, optional
         Image whose grid the result has: that of the registration when left out.
     labels : bool
-        The file holds labels.
+        The file holds labels; so do those that BIDS calls `dseg` or `mask`.
 
     Raises
     ------
@@ -198,4 +219,7 @@ def apply_file(source: Path, out: Path, way: Way, reference: Path | None = None,
     if grid is None or not grid.is_file():
         remedy = "name an image of the fixed space by --reference"
         raise InputError("it is not known on which grid the result is wanted", file=grid or source, remedy=remedy)
-    (apply_to_labels if labels else apply_to_image)(source, grid, way.forward, out)
+    if labels or LABELS.search(source.name):
+        apply_to_labels(source, grid, way.forward, out, way.moving)
+    else:
+        apply_to_image(source, grid, way.forward, out)

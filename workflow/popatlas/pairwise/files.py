@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from popatlas.errors import InputError
-from popatlas.images.io import read_json, sha256
+from popatlas.images.io import atomic_path, read_json, sha256
 from popatlas.settings import Content
 
 RECORD = "registration.json"  # written last: without it there is no registration
@@ -55,18 +57,29 @@ class Outputs:
                 raise InputError("the transform is gone or was changed", file=path, remedy="run popatlas register again")
         return found
 
-    def clear(self) -> None:
-        """Take away the files of an earlier registration, so that none of them is taken for one of the next.
+    def check(self) -> list[Path]:
+        """Return the files of an earlier registration.
 
         Raises
         ------
         InputError
             When a file of such a name is there and no registration: it is somebody else's.
         """
-        record = self.path(RECORD)
         there = [path for path in map(self.path, NAMES) if path.exists()]
-        if there and not record.is_file():
+        if there and not self.path(RECORD).is_file():
             message = "the file exists and no earlier registration has made it"
             raise InputError(message, file=there[0], remedy="choose another --out, or move the file away")
-        for path in sorted(there, key=lambda path: path != record):  # the record first
+        return there
+
+    def publish(self, folder: Path, names: Iterable[str]) -> dict[str, str]:
+        """Move files from a folder to their places, and take away those of an earlier registration; return their SHA-256.
+
+        The record of the earlier one goes first: whatever ends this, no file is taken for one of another registration.
+        """
+        earlier = self.check()
+        for path in sorted(earlier, key=lambda path: path != self.path(RECORD)):
             path.unlink()
+        for name in names:
+            with atomic_path(self.path(name), check=False) as temporary:
+                shutil.copyfile(folder / name, temporary)
+        return {name: sha256(self.path(name)) for name in names}

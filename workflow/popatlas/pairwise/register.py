@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from popatlas import __version__
 from popatlas.errors import InputError
-from popatlas.images.io import save_image, sha256, write_json
+from popatlas.images.io import save_image, write_json
 from popatlas.pairwise import files as names
+from popatlas.pairwise.apply import resampled, save_structures
 from popatlas.pairwise.files import Outputs
 from popatlas.pairwise.page import Drawn, draw_page
 from popatlas.pairwise.plan import Wanted, limits_for, plan_attempts
 from popatlas.pairwise.prepare import Given, Image, make_pair, ras_affine, read_image, working_spacing
-from popatlas.pairwise.scores import Scores, Structures, score
+from popatlas.pairwise.scores import Extras, Scores
 from popatlas.registration.attempt import attempt_row
 from popatlas.registration.evidence import of_affine
 from popatlas.registration.fallback import try_in_turn
@@ -29,7 +29,7 @@ from popatlas.registration.pair import Pair
 from popatlas.registration.pose import poses_of, turn_of
 from popatlas.registration.types import Attempt, Made
 from popatlas.settings import Content
-from popatlas.transforms.affine import read_affine
+from popatlas.transforms.affine import Matrix, read_affine
 from popatlas.transforms.chain import Affine, Chain
 from popatlas.transforms.itk import write_affine
 
@@ -83,24 +83,18 @@ def register_files(
     InputError
         For files that cannot be registered and settings that do not go together.
     """
-    outputs, images = Outputs(prefix), (read_image(fixed, "fixed"), read_image(moving, "moving"))
+    outputs = Outputs(prefix)
+    outputs.check()
+    images = read_image(fixed, "fixed"), read_image(moving, "moving")
     attempts, limits = plan_attempts(wanted, images[0].grid.ndim), limits_for(wanted)
+    extras = Extras.read((fixed, moving), (images[0].grid, images[1].grid))
     spacing = working_spacing(images[0].grid, resolution)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pair = make_pair(*images, spacing, folder, brains=wanted.brains)
-        run = _Run((fixed, moving), images, pair, limits, wanted, folder)
+        run = _Run((fixed, moving), images, extras, pair, limits, wanted, folder)
         run.go(attempts)
-        outputs.clear()
         return run.write(outputs, force=force)
-
-
-@dataclass
-class _Found:
-    """A transform that was found, with its files in the staging folder."""
-
-    forward: Chain
-    made: Made | None = None
 
 
 class _Run:
@@ -110,16 +104,20 @@ class _Run:
         self,
         given: tuple[Given, Given],
         images: tuple[Image, Image],
+        extras: Extras,
         pair: Pair,
         limits: Limits,
         wanted: Wanted,
         folder: Path,
     ) -> None:
-        self.given, self.images, self.pair, self.limits, self.wanted = given, images, pair, limits, wanted
+        self.given, self.images, self.extras, self.pair = given, images, extras, pair
+        self.limits, self.wanted = limits, wanted
         self.staged = folder / "staged"
         self.staged.mkdir()
         self.rows: list[Content] = []
-        self.found: _Found | None = None
+        # of the last attempt that gave one: its transform, and the number of its row
+        self.forward: Chain | None = None
+        self.kept = -1
 
     def go(self, attempts: list[Attempt]) -> None:
         """Make attempts until one passes; the last one that gave a transform is kept."""
@@ -140,10 +138,8 @@ class _Run:
             metrics = of_affine(self.pair, attempt, aligned.matrix) | {"one_contrast": 0.0}  # of the deformable stage
             row = attempt_row(attempt, metrics, judge(metrics, self.limits))
             said = doubts(metrics, self.limits, turn_of(aligned.matrix)[1])
+            self._hold(Chain((Affine(torch.as_tensor(aligned.matrix)),)), aligned.matrix)
             self.rows.append({**row, "engine": self.wanted.refine, "notes": said, "found_from": aligned.start})
-            if self.found is None or not row["reasons"]:
-                self.found = _Found(Chain((Affine(torch.as_tensor(aligned.matrix)),)))
-                write_affine(self.staged / names.AFFINE, aligned.matrix)
             if not row["reasons"]:
                 return
 
@@ -161,8 +157,12 @@ class _Run:
             (names.JACOBIAN, made.logjacobian),
         ):
             shutil.copyfile(file, self.staged / name)
-        write_affine(self.staged / names.AFFINE, read_affine(made.files.affine))
-        self.found = _Found(made.forward, made)
+        self._hold(made.forward, read_affine(made.files.affine))
+
+    def _hold(self, forward: Chain, affine: Matrix) -> None:
+        """Hold the transform of the attempt whose row comes next."""
+        write_affine(self.staged / names.AFFINE, affine)
+        self.forward, self.kept = forward, len(self.rows)
 
     def write(self, outputs: Outputs, *, force: bool) -> Outcome:
         """Write page, files and, last, the record."""
@@ -171,14 +171,14 @@ class _Run:
             reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in self.rows)
             remedy = "correct what the errors name, or choose another --engine"
             raise InputError(f"every attempt raised an error: {reasons}", file=self.given[1].image, remedy=remedy)
-        last = judged[-1]
-        scores = self._scored()
-        passed = not last["reasons"]
+        shown = judged[-1] if self.forward is None else self.rows[self.kept]  # numbers are those of the transform
+        scores = Scores() if self.forward is None else self.extras.score(self.forward)
+        passed = not shown["reasons"]
         record: Content = {
             "popatlas": __version__,
             "verdict": "pass" if passed else "fail",
-            **{key: last[key] for key in ("engine", "linear", "start", "metrics", "reasons")},
-            "notes": last.get("notes", []),
+            **{key: shown[key] for key in ("engine", "linear", "start", "metrics", "reasons")},
+            "notes": shown.get("notes", []),
             "revision": GATE_REVISION,
             "limits": dict(self.limits),
             "attempts": self.rows,
@@ -186,54 +186,39 @@ class _Run:
             "moving": _told(self.given[1]),
             "labels": [asdict(one) for one in scores.labels],
             "points_mm": scores.points,
-            "files": {},
         }
-        if self.found is not None and (passed or force):
-            self._warp()
-            record["files"] = self._publish(outputs)
-        draw_page(outputs.path(names.PAGE), record, scores, self._drawn())
+        draw_page(self.staged / names.PAGE, record, scores, self._drawn())
+        if self.forward is not None and (passed or force):
+            self._warp(self.forward)
+        else:
+            for name in (names.AFFINE, names.WARP, names.INVERSE_WARP, names.JACOBIAN):
+                (self.staged / name).unlink(missing_ok=True)
+        written = outputs.publish(self.staged, sorted(path.name for path in self.staged.iterdir()))
+        record["files"] = {name: digest for name, digest in written.items() if name != names.PAGE}
         write_json(outputs.path(names.RECORD), record)
         return Outcome(record, scores, outputs)
 
-    def _scored(self) -> Scores:
-        if self.found is None:
-            return Scores()
-        return score(*self.given, self.found.forward, self.images[0].grid)
-
-    def _warp(self) -> None:
+    def _warp(self, chain: Chain) -> None:
         """Resample the files of the moving side as they are, each in one interpolation."""
-        assert self.found is not None
-        (fixed, moving), chain = self.images, self.found.forward
-        warped = chain.apply(moving.tensor() - float(moving.data.min()), moving.grid, fixed.grid)[0, 0].numpy()
-        affine = ras_affine(fixed.grid)
-        save_image((warped + moving.data.min()).astype(np.float32), affine, self.staged / names.WARPED)
-        if labels := self.given[1].labels:
-            structures = Structures.read(labels, fixed.grid.ndim)
-            moved = structures.through(chain, fixed.grid)
-            save_image(moved, affine, self.staged / names.LABELS, np.uint8 if moved.max(initial=0) < 256 else np.int32)
-
-    def _publish(self, outputs: Outputs) -> dict[str, str]:
-        """Move the staged files to their places; return name and SHA-256."""
-        written = {}
-        for file in sorted(self.staged.iterdir()):
-            target = outputs.path(file.name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".tmp-{target.name}")
-            shutil.copyfile(file, temporary)
-            temporary.replace(target)
-            written[file.name] = sha256(target)
-        return written
+        fixed, moving = self.images
+        warped = resampled(moving.data, moving.grid, fixed.grid, chain)
+        save_image(warped, ras_affine(fixed.grid), self.staged / names.WARPED)
+        if labels := self.extras.labels[1]:
+            save_structures(labels.through(chain, fixed.grid), fixed.grid, self.staged / names.LABELS)
 
     def _drawn(self) -> Drawn:
         """Return the images of the page, on the working grid of the fixed image."""
         fixed, moving = self.pair.scans()
-        chain = self.found.forward if self.found else Chain()
+        chain = self.forward or Chain()
         before, after = (way.apply(moving.image, moving.grid, fixed.grid)[0, 0].numpy() for way in (Chain(), chain))
-        jacobian = None
-        if self.found and self.found.made:
-            jacobian = self.staged / names.JACOBIAN
+        jacobian = self.staged / names.JACOBIAN
         return Drawn(
-            fixed.image[0, 0].numpy(), self.pair.fixed_mask.numpy(), before, after, ras_affine(fixed.grid), jacobian
+            fixed.image[0, 0].numpy(),
+            self.pair.fixed_mask.numpy(),
+            before,
+            after,
+            ras_affine(fixed.grid),
+            jacobian if jacobian.is_file() else None,
         )
 
 

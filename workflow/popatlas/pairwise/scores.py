@@ -6,12 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from popatlas.errors import InputError
 from popatlas.images.arrays import IntArray
 from popatlas.images.grid import Grid
 from popatlas.images.labels import read_labels
+from popatlas.images.place import check_place
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks, target_registration_error
 from popatlas.measures.overlap import LabelPair
 from popatlas.measures.surface import label_surface_distances
@@ -64,9 +66,20 @@ class Structures:
     grid: Grid
     overlapping: bool
 
+    @property
+    def volumes(self) -> int:
+        """Number of overlapping structures; 0 for one map."""
+        return self.data.shape[-1] if self.overlapping else 0
+
     @classmethod
-    def read(cls, path: Path, ndim: int) -> Structures:
-        """Read labels of an image of some axes; an additional one holds overlapping structures."""
+    def read(cls, path: Path, ndim: int, image: Grid | None = None) -> Structures:
+        """Read labels of an image of some axes; an additional one holds overlapping structures.
+
+        Raises
+        ------
+        InputError
+            For labels that cannot be read, have other axes, or do not lie on their image where its grid is given.
+        """
         found = read_labels(path, axes=(2, 3, 4), empty=True)
         data = found.data
         while data.ndim > ndim and data.shape[-1] == 1:
@@ -74,8 +87,11 @@ class Structures:
         if data.ndim not in (ndim, ndim + 1):
             remedy = "give labels of the image's axes, or one more with a structure in each volume"
             raise InputError(f"labels of {data.ndim} axes for an image of {ndim}: {data.shape}", file=path, remedy=remedy)
-        grid = Grid.from_affine(data.shape[:ndim], np.asarray(found.affine, dtype=np.float64), path)
-        return cls(data, grid, data.ndim > ndim)
+        overlapping = data.ndim > ndim
+        whole = replace(found, data=data.max(axis=-1, initial=0, keepdims=True)[..., 0] if overlapping else data)
+        if image is not None and whole.data.any():
+            check_place(whole, image=image)
+        return cls(data, whole.grid, overlapping)
 
     def through(self, chain: Chain, target: Grid) -> IntArray:
         """Return the labels on another grid: the label with the largest linear weight, each structure for itself."""
@@ -87,33 +103,60 @@ class Structures:
         return np.moveaxis(np.stack(moved), 0, -1) if self.overlapping else moved[0]
 
 
-def score(fixed: Given, moving: Given, chain: Chain, grid: Grid) -> Scores:
-    """Compare labels and landmarks.
+@dataclass(frozen=True)
+class Extras:
+    """Labels and landmarks of both sides, read and checked before anything is registered; None where there are none."""
 
-    Parameters
-    ----------
-    fixed, moving : Given
-        Files; where one lacks labels or points, these are not compared.
-    chain : Chain
-        Fixed to moving points.
-    grid : Grid
-        Of the fixed image.
-    """
-    labels = _label_scores(fixed.labels, moving.labels, chain, grid) if fixed.labels and moving.labels else []
-    points = _point_scores(fixed.points, moving.points, chain, grid.ndim) if fixed.points and moving.points else {}
-    return Scores(labels, points)
+    labels: tuple[Structures | None, Structures | None]
+    points: tuple[pd.DataFrame | None, pd.DataFrame | None]
+
+    @classmethod
+    def read(cls, given: tuple[Given, Given], grids: tuple[Grid, Grid]) -> Extras:
+        """Read what is given of the fixed and of the moving side.
+
+        Parameters
+        ----------
+        given : pair of Given
+            Files.
+        grids : pair of Grid
+            Of both images.
+
+        Raises
+        ------
+        InputError
+            For files that cannot be read, labels that do not lie on their image, labels or landmarks of the two sides that
+            do not correspond.
+        """
+        labels = [
+            Structures.read(side.labels, grid.ndim, grid) if side.labels else None
+            for side, grid in zip(given, grids, strict=True)
+        ]
+        points = [read_landmarks(side.points).set_index("name") if side.points else None for side in given]
+        one, other = labels
+        if one and other and one.volumes != other.volumes:
+            remedy = "give as many volumes in both files, the same structure in the same place"
+            message = f"the labels of the two images do not correspond: {given[0].labels}"
+            raise InputError(message, file=given[1].labels, remedy=remedy)
+        first, second = points
+        if first is not None and second is not None and first.index.intersection(second.index).empty:
+            remedy = "give corresponding landmarks the same name in both files"
+            message = f"no landmark of {given[0].points} has the name of one there"
+            raise InputError(message, file=given[1].points, remedy=remedy)
+        return cls((one, other), (first, second))
+
+    def score(self, chain: Chain) -> Scores:
+        """Compare labels and landmarks of which both sides have some; `chain` takes fixed points to moving ones."""
+        return Scores(_label_scores(*self.labels, chain), _point_scores(*self.points, chain))
 
 
-def _label_scores(fixed: Path, moving: Path, chain: Chain, grid: Grid) -> list[LabelScore]:
-    one, other = (Structures.read(path, grid.ndim) for path in (fixed, moving))
-    if one.overlapping != other.overlapping or (one.overlapping and one.data.shape[-1] != other.data.shape[-1]):
-        remedy = "give as many volumes in both files, the same structure in the same place"
-        raise InputError(f"the labels of the two images do not correspond: {fixed.name}", file=moving, remedy=remedy)
+def _label_scores(one: Structures | None, other: Structures | None, chain: Chain) -> list[LabelScore]:
+    if one is None or other is None:
+        return []
     before, after = other.through(Chain(), one.grid), other.through(chain, one.grid)
-    if not one.overlapping:
+    if not one.volumes:
         return _compare(one.data, before, after, one.grid)
     found = []
-    for number in range(one.data.shape[-1]):
+    for number in range(one.volumes):
         reference, start, end = ((part[..., number] > 0).astype(np.int32) for part in (one.data, before, after))
         for row in _compare(reference, start, end, one.grid):
             found.append(replace(row, label=f"volume {number}"))
@@ -127,13 +170,10 @@ def _compare(reference: IntArray, before: IntArray, after: IntArray, grid: Grid)
     return [LabelScore(str(label), float(a), float(b), float(c)) for label, a, b, c in values]
 
 
-def _point_scores(fixed: Path, moving: Path, chain: Chain, ndim: int) -> dict[str, tuple[float, float]]:
-    one, other = (read_landmarks(path).set_index("name") for path in (fixed, moving))
-    names = [name for name in one.index if name in other.index]
-    if not names:
-        remedy = "give corresponding landmarks the same name in both files"
-        raise InputError(f"no landmark of {fixed.name} has the name of one there", file=moving, remedy=remedy)
-    start, goal = (table.loc[names, AXES].to_numpy() * RAS_TO_LPS for table in (one, other))
-    moved = chain.points(start[:, :ndim]).numpy()
-    before, after = (target_registration_error(where, goal[:, :ndim]) for where in (start[:, :ndim], moved))
+def _point_scores(one: pd.DataFrame | None, other: pd.DataFrame | None, chain: Chain) -> dict[str, tuple[float, float]]:
+    if one is None or other is None:
+        return {}
+    names, ndim = one.index.intersection(other.index), chain.steps[0].ndim
+    start, goal = ((table.loc[names, AXES].to_numpy() * RAS_TO_LPS)[:, :ndim] for table in (one, other))
+    before, after = (target_registration_error(where, goal) for where in (start, chain.points(start).numpy()))
     return {name: (float(a), float(b)) for name, a, b in zip(names, before, after, strict=True)}
