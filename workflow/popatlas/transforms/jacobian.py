@@ -24,10 +24,7 @@ def jacobian_determinant(displacement: Tensor) -> Tensor:
         Dimensionless: volume in the moving image over volume in the fixed one, if both grids have the same voxels. Central
         differences, one-sided at the border. Values up to 0 are folds.
     """
-    check_displacement(displacement)
-    ndim = displacement.shape[1]
-    if min(displacement.shape[2:]) < 2:
-        raise ValueError(f"no slopes along an axis of one voxel: {tuple(displacement.shape[2:])}")
+    ndim = _axes_with_slopes(displacement)
     slopes = [[_slope(displacement[:, row], axis) + (row == axis) for axis in range(ndim)] for row in range(ndim)]
     return _determinant(slopes)
 
@@ -36,8 +33,9 @@ def least_determinant(displacement: Tensor) -> Tensor:
     """Return the least Jacobian determinant of ``x + u(x)`` at each voxel over all choices of one-sided differences.
 
     Central differences do not see a voxel that has changed places with its neighbours; where this is positive everywhere,
-    the cells between the voxels keep their orientation at all of their corners (Liu et al., 2024, IJCV 132:3678-3688,
-    doi:10.1007/s11263-024-02047-1).
+    the cells between the voxels keep their orientation at all of their corners. In 2D these are all four that Liu et al.
+    (2024, IJCV 132:3678-3688, doi:10.1007/s11263-024-02047-1) ask for; in 3D eight of their ten, without the two that look
+    at tetrahedra between corners.
 
     Parameters
     ----------
@@ -49,10 +47,7 @@ def least_determinant(displacement: Tensor) -> Tensor:
     (B, *shape) Tensor
         Values up to 0 are folds.
     """
-    check_displacement(displacement)
-    ndim = displacement.shape[1]
-    if min(displacement.shape[2:]) < 2:
-        raise ValueError(f"no slopes along an axis of one voxel: {tuple(displacement.shape[2:])}")
+    ndim = _axes_with_slopes(displacement)
     sides = [_one_sided(displacement, axis) for axis in range(ndim)]
     least: Tensor | None = None
     for choice in product((0, 1), repeat=ndim):
@@ -61,6 +56,13 @@ def least_determinant(displacement: Tensor) -> Tensor:
         least = found if least is None else torch.minimum(least, found)
     assert least is not None
     return least
+
+
+def _axes_with_slopes(displacement: Tensor) -> int:
+    check_displacement(displacement)
+    if min(displacement.shape[2:]) < 2:
+        raise ValueError(f"no slopes along an axis of one voxel: {tuple(displacement.shape[2:])}")
+    return displacement.shape[1]
 
 
 def _one_sided(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
