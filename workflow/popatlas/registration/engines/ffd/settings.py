@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal
 
 from popatlas.registration.engines.engine import Engine
-from popatlas.registration.engines.instance.settings import OPTIONS, Shrink, SimilarityName
-from popatlas.registration.schedule import EngineSettings, Follows, by, check_levels
+from popatlas.registration.engines.instance.settings import Shrink, SimilarityName, SimilaritySettings
+from popatlas.registration.schedule import by, check_levels
 from popatlas.regularisers.registry import NAMES
 from popatlas.regularisers.registry import describe as describe_regulariser
 from popatlas.settings import Count, OneOf, option, settings
-from popatlas.similarity.registry import SIMILARITIES, describe, make
+from popatlas.similarity.registry import describe
 
 KINDS = {"bspline": "cubic B-splines on", "linear": "linear interpolation between"}
 
 
 @settings
-class FFDSettings(EngineSettings):
+class FFDSettings(SimilaritySettings):
     """One schedule of the free-form engine."""
-
-    FOLLOWS: ClassVar[Mapping[str, Follows]] = OPTIONS
 
     similarity: SimilarityName = option("nmi_mind", "Similarity (see popatlas.similarity)")
     options: Mapping[str, Any] = option({}, "Parameters of the similarity")
@@ -45,11 +43,6 @@ class FFDSettings(EngineSettings):
     def __post_init__(self) -> None:
         check_levels(shrink=self.shrink, iterations=self.iterations)
 
-    @property
-    def one_contrast(self) -> bool:
-        """Whether the similarity needs one contrast."""
-        return SIMILARITIES[self.similarity].one_contrast
-
     def schedule(self) -> str:
         """Return the schedule in words."""
         return (
@@ -57,18 +50,6 @@ class FFDSettings(EngineSettings):
             f"{describe_regulariser(self.regulariser)} with weight {self.weight:g}, at most {by(self.iterations)} "
             f"iterations at shrink factors {by(self.shrink)}, steps of {self.rate:g} voxels"
         )
-
-    def with_similarity(self, name: str, **options: object) -> Self:
-        """Return the same schedule by another similarity, with its own defaults for options that are left out.
-
-        Raises
-        ------
-        InputError
-            When there is no such similarity of images, or it has no such option, or its value is impossible.
-        """
-        if options:
-            make(name, **options)
-        return self.changed(similarity=name, options=options)
 
 
 _DEFAULT = FFDSettings()

@@ -20,11 +20,35 @@ LOCAL = {"radius": 2, "floor": 1e-3}  # of the local correlation
 OPTIONS = {"options": Follows("similarity", {name: {} for name in OF_IMAGES})}
 
 
-@settings
-class InstanceSettings(EngineSettings):
-    """One schedule."""
+class SimilaritySettings(EngineSettings):
+    """Settings of an engine that takes any similarity, by its name and its options."""
 
     FOLLOWS: ClassVar[Mapping[str, Follows]] = OPTIONS
+
+    similarity: SimilarityName
+    options: Mapping[str, Any]
+
+    @property
+    def one_contrast(self) -> bool:
+        """Whether the similarity needs one contrast."""
+        return SIMILARITIES[self.similarity].one_contrast
+
+    def with_similarity(self, name: str, **options: object) -> Self:
+        """Return the same schedule by another similarity, with its own defaults for options that are left out.
+
+        Raises
+        ------
+        InputError
+            When there is no such similarity of images, or it has no such option, or its value is impossible.
+        """
+        if options:
+            make(name, **options)
+        return self.changed(similarity=name, options=options)
+
+
+@settings
+class InstanceSettings(SimilaritySettings):
+    """One schedule."""
 
     similarity: SimilarityName = option("lncc", "Similarity (see popatlas.similarity)")
     options: Mapping[str, Any] = option(LOCAL, "Parameters of the similarity, for example the radius of lncc in voxels")
@@ -55,11 +79,6 @@ class InstanceSettings(EngineSettings):
                 f"the field grid (shrink times field_shrink) may halve from level to level at most, got {grids}"
             )
 
-    @property
-    def one_contrast(self) -> bool:
-        """Whether the similarity needs one contrast."""
-        return SIMILARITIES[self.similarity].one_contrast
-
     def schedule(self) -> str:
         """Return the schedule in words."""
         return (
@@ -67,18 +86,6 @@ class InstanceSettings(EngineSettings):
             f"factors {by(self.shrink)}, longest step {self.step:g} voxels, Gaussian smoothing of the updates (standard "
             f"deviation {self.fluid:g} voxels) and of the field ({self.elastic:g} voxels)"
         )
-
-    def with_similarity(self, name: str, **options: object) -> Self:
-        """Return the same schedule by another similarity, with its own defaults for options that are left out.
-
-        Raises
-        ------
-        InputError
-            When there is no such similarity of images, or it has no such option, or its value is impossible.
-        """
-        if options:
-            make(name, **options)
-        return self.changed(similarity=name, options=options)
 
 
 @settings
