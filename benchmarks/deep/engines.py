@@ -20,6 +20,7 @@ SPACING = 2.0  # mm
 T1W, CONTRAST, SLICES = "brain-t1w", "brain-contrast", "brain-t1w-2d"  # shipped networks
 IMPORTED = ("voxelmorph-cvpr2018", "voxelmorph-miccai2018", "symnet", "lapirn-lite")
 MIND = {"similarity": "mindssc", "options": {}}
+AUTO = {"similarity": "auto", "options": {}}
 Preset = Mapping[str, object]  # of the network engine
 MOST = 50  # steps of the longest refinement
 
@@ -97,6 +98,8 @@ OTHER_CONTRAST: dict[str, Engine] = {
         "instance", load_instance, {"preset": "default", "options": {"radius": 2, "floor": 1e-3, "squared": False}}
     ),
     "instance-mind": Engine("instance", load_instance, {"preset": "default", **MIND}),
+    "instance-auto": Engine("instance", load_instance, {"preset": "default", **AUTO}),
+    "greedy-nmi": Engine("greedy", PEERS["greedy"].load, {**PEERS["greedy"].options, "metric": "NMI"}),
 }
 ENGINES = SAME_CONTRAST | OTHER_CONTRAST
 TABLE = __name__

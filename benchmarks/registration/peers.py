@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -96,14 +97,14 @@ def _ants_fields(result: Mapping[str, Sequence[str]], folder: tempfile.Temporary
     return warps[0], warps[1]
 
 
-def load_greedy(fluid: float, elastic: float) -> Run:
+def load_greedy(fluid: float, elastic: float, metric: Literal["WNCC", "NMI"] = "WNCC") -> Run:
     """Greedy; its inverse is an extra that it does not compute while it registers, so it is not in its time."""
     import torch
 
     from popatlas.registration.engines.greedy import core as greedy
     from popatlas.registration.engines.greedy.settings import GreedySettings
 
-    settings = GreedySettings(fluid=fluid, elastic=elastic)
+    settings = GreedySettings(fluid=fluid, elastic=elastic, metric=metric)
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]
