@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,16 @@ def noise_cohort(root: Path, names: list[str], *, labels: bool = True) -> Path:
 
 
 def popatlas(
-    *arguments: str | Path, check: bool = True, env: dict[str, str] | None = None
+    *arguments: str | Path,
+    check: bool = True,
+    env: dict[str, str] | None = None,
+    program: Sequence[str | Path] = (),
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does, in an environment, and return what it printed."""
-    line = [sys.executable, "-m", "popatlas.cli.main", *(str(argument) for argument in arguments)]
-    result = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
+    """Run the command line as a user does, in an environment, and return what it printed; `program` for another popatlas."""
+    words = [*(program or (sys.executable, "-m", "popatlas.cli.main")), *arguments]
+    line = [str(word) for word in words]
+    result = subprocess.run(line, capture_output=True, text=True, check=False, env=env, cwd=cwd)
     if check and result.returncode:
         raise AssertionError(f"{' '.join(line)} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
     return result

@@ -1,4 +1,4 @@
-"""One small cohort, run for real once: three good scans, one that fails, one that cannot be opened."""
+"""A small cohort, run once by an installed wheel: three good scans, one that fails, one that cannot be opened."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import yaml
 from popatlas.images.io import read_table
 
 from ..cohorts import popatlas
-from ..hostility import watched
+from ..hostility import FOLDER, watched
+from ..wheel import install_wheel
 
 # Everything real, but coarse: 4 mm, one template iteration, the cheapest schedule
 SETTINGS = {
@@ -27,16 +28,22 @@ GOOD, BROKEN, UNREADABLE = ("sub-01", "sub-02", "sub-03"), "sub-04", "sub-05"
 
 
 class Workspace:
-    """A dataset, its configuration and its results."""
+    """A dataset, its configuration and its results; where an installation is given, it is used, and not the checkout."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, programs: Path | None = None) -> None:
+        self.root, self.programs = root, programs
         self.bids, self.out, self.config = root / "bids", root / "out", root / "config.yaml"
         self.network = root / "network.txt"  # what any process asks a network
         self.network.touch()
 
     def popatlas(self, verb: str, *extra: str, check: bool = True):
-        line = (verb, self.bids, self.out, "--config", self.config, "--cores", "2", *extra)
-        return popatlas(*line, check=check, env=watched(self.network))
+        return self.call(verb, self.bids, self.out, "--config", self.config, "--cores", "2", *extra, check=check)
+
+    def call(self, *line: str | Path, check: bool = True):
+        """Call popatlas with the words of a line."""
+        own, env = self.programs is not None, watched(self.network)
+        env |= {"PYTHONPATH": str(FOLDER)} if own else {}
+        return popatlas(*line, check=check, env=env, program=[self.programs / "popatlas"] if own else (), cwd=self.root)
 
     def digests(self, pattern: str) -> dict[str, tuple[str, int]]:
         """Content and time of the files that match a pattern."""
@@ -50,8 +57,8 @@ class Workspace:
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory) -> tuple[Workspace, int, str]:
     """Return the finished workspace, the exit code and what was printed."""
-    work = Workspace(tmp_path_factory.mktemp("cohort"))
-    popatlas("simulate", work.bids, "--subjects", "5", "--seed", "3")
+    work = Workspace(tmp_path_factory.mktemp("cohort"), install_wheel(tmp_path_factory.mktemp("wheel")))
+    work.call("simulate", work.bids, "--subjects", "5", "--seed", "3")
     work.config.write_text(yaml.safe_dump(SETTINGS))
     spoil(work.bids / BROKEN / "anat" / f"{BROKEN}_T1w.nii.gz", brain=False)
     spoil(work.bids / UNREADABLE / "anat" / f"{UNREADABLE}_T1w.nii.gz", brain=True)

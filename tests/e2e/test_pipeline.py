@@ -16,6 +16,7 @@ from popatlas.report.cohort import Cohort
 from popatlas.resources import workflow_root
 
 from ..cohorts import popatlas
+from ..wheel import outside
 from .conftest import BROKEN, GOOD, SETTINGS, UNREADABLE
 
 pytestmark = pytest.mark.e2e
@@ -33,6 +34,23 @@ def group_metrics(work):
     """Values of scans; those of the whole cohort stand under the participant `group`."""
     metrics = read_table(work.out / "group" / "metrics.parquet")
     return metrics[metrics["participant_id"] != "group"]
+
+
+def test_the_wheel_has_all_that_a_study_needs(first_run):
+    """The cohort was simulated and run by an installed wheel, in a folder outside of the checkout."""
+    work, _, printed = first_run
+    package = work.programs.parent / "lib"
+    code = "import popatlas, popatlas.resources as r; print(popatlas.__file__, r.workflow_root())"
+    line = [work.programs / "python", "-c", code]
+    told = subprocess.run(line, env=outside(), cwd=work.root, capture_output=True, text=True, check=True)
+    assert told.stdout.count(str(package)) == 2, told.stdout
+    shipped = work.call("weights", "list").stdout
+    assert "brain-t1w" in shipped and "brain-contrast" in shipped
+    assert "slurm" in work.call("run", "--help").stdout and "voxelmorph" in work.call("train").stdout
+    mine = str(workflow_root() / "workflow")
+    assert mine not in printed
+    written = [path for path in work.out.rglob("*") if path.suffix in (".log", ".json", ".yaml", ".txt")]
+    assert len(written) > 50 and not [path for path in written if mine in path.read_text()]
 
 
 def test_a_broken_scan_stops_neither_the_others_nor_the_group(first_run):
@@ -179,7 +197,7 @@ def test_status_names_the_failed_scan_and_its_log(first_run):
 
 def test_two_more_subjects_run_only_their_jobs_against_the_frozen_template(first_run):
     work = first_run[0]
-    popatlas("simulate", work.bids, "--subjects", "2", "--first", "6", "--seed", "3")
+    work.call("simulate", work.bids, "--subjects", "2", "--first", "6", "--seed", "3")
     plan = work.popatlas("plan").stdout
     jobs = {name: int(count) for name, count in re.findall(r"^  ([a-z_]+) +(\d+)$", plan, re.M)}
     per_scan = ("conform_image", "extract_brains", "normalise_brain", "register_to_template", "propagate_labels")
