@@ -53,6 +53,17 @@ def test_a_smooth_warp_of_a_contrast_inverted_phantom_is_recovered(similarity, o
     assert not result.diverged
 
 
+def test_the_penalty_on_folds_keeps_the_map_unfolded():
+    """Noise pulls freely placed points through each other."""
+    fixed, moving = contrasted((32, 28), 5, sigma=1.0), contrasted((32, 28), 6, sigma=1.0)
+    loose = FFDSettings(similarity="ssd", options={}, weight=0.0, spacing=3.0, shrink=(1,), iterations=(60,))
+    found = [register(fixed, moving, replace(loose, folding=folding)).displacement for folding in (0.0, 10.0)]
+    folds = [float((jacobian_determinant(field) <= 0).float().mean()) for field in found]
+    assert folds[0] > 0.05 and folds[1] < folds[0] / 20
+    losses = [float(SSD()(fixed, warp(moving, field))) for field in (*found, torch.zeros_like(found[0]))]
+    assert losses[0] < losses[1] < 0.8 * losses[2]
+
+
 @pytest.mark.parametrize("kind", ["bspline", "linear"])
 @pytest.mark.parametrize("regulariser", sorted(NAMES))
 def test_kinds_and_regularisers_in_2d(kind, regulariser):

@@ -17,7 +17,7 @@ ATTEMPT = "attempt"  # with a number: attempt-1
 BRAIN = "brain"  # label of rows that describe the whole brain
 GROUP = "group"  # participant of rows that describe the cohort
 ATLASES = "atlases"  # column of the group tables
-REVISION = 2  # of the columns of the group tables: after a change they are made anew
+REVISION = 3  # of the columns of the group tables: after a change they are made anew
 
 
 # numbers of the gate that stand beside the atlas weight, of the registration of the target and of the atlas
@@ -36,8 +36,8 @@ COLUMN_TEXT = {
     "method": "label fusion method (of fuse.methods), or what was measured: reference (reference labels), mask "
     "(brain mask), affine (after the affine stage only), registration (after the full transform), attempt-1, attempt-2 ... "
     "(each attempt at the registration; the last is the one that stands), truth (simulation)",
-    "label": f"{_STRUCTURE}, the name of the landmark, brain, or what an attempt "
-    "at the registration was: engine-linear-start",
+    "label": f"{_STRUCTURE}, the name of the landmark or point, brain, the session before (session_distance), or what an "
+    "attempt at the registration was: engine-linear-start",
     "metric": _METRIC,
     "value": _VALUE,
     "unit": _UNIT,

@@ -151,6 +151,19 @@ _GATE = {
         "SD",
         "higher",
     ),
+    "start_distance": Metric(
+        "distance between the affine of an attempt and the start that its linear stage went from: root mean square over the "
+        "voxels of the template",
+        "mm",
+        "neither",
+        0,
+    ),
+    "attempt_distance": Metric(
+        "distance between the affines of an attempt and of the one before, as gate_start_distance; missing for the first",
+        "mm",
+        "neither",
+        0,
+    ),
     "turned": Metric("degrees by which the affine of an attempt turns", "degree", "lower", 0, 180),
     "sides": Metric(
         "asymmetry of the scan's brain along that of people: about 1 in people, -1 in their mirror images; missing where no "
@@ -194,6 +207,29 @@ METRICS: dict[str, Metric] = {
     "landmark_z": Metric("landmark mapped to the template, z (inferior to superior, RAS)", "mm", "neither"),
     "landmark_error": Metric(
         "distance in the template between a landmark of a scan and the mean of the other scans' landmarks of that name",
+        "mm",
+        "lower",
+        0,
+    ),
+    **{
+        f"affine_{axis}": Metric(
+            f"where the affine takes the middle of the template's grid (label middle) and the points one standard deviation "
+            f"of the grid from it along each axis (x, y, z), {axis} coordinate in the scan, RAS; for scans with a session",
+            "mm",
+            "neither",
+        )
+        for axis in "xyz"
+    },
+    "session_distance": Metric(
+        "distance between the affines of a session and of the one before (label): root mean square over the voxels of the "
+        "template; how differently the head lay, and what session_shape_distance tells",
+        "mm",
+        "neither",
+        0,
+    ),
+    "session_shape_distance": Metric(
+        "as session_distance after the best rigid motion of one onto the other: sizes and shears that the two affines see "
+        "differently, in adults an error of a scanner or of a registration",
         "mm",
         "lower",
         0,

@@ -21,6 +21,7 @@ from popatlas.measures.metrics import OF_FIELDS, OF_IMAGES, OF_LABELS, measure, 
 from popatlas.measures.names import find_names, read_names
 from popatlas.measures.overlap import LabelPair
 from popatlas.measures.scores import label_scores
+from popatlas.measures.sessions import affine_rows
 from popatlas.measures.volumes import volumes
 from popatlas.transforms.resample import Step, resample
 
@@ -104,6 +105,7 @@ def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) ->
         *_label_rows(files, surface, max(min_voxels, 1)),
         *_registration_rows(files),
         *_landmark_rows(files),
+        *_session_rows(files),
         *(attempt_rows(files.gate) if files.gate is not None else ()),
     ]
     participant, session = split_scan(files.scan)
@@ -183,6 +185,11 @@ def _registration_rows(files: ScanFiles) -> Iterator[Row]:
     if files.log_jacobian is not None:
         field = np.asarray(load_image(files.log_jacobian).dataobj)
         yield from ((REGISTRATION, BRAIN, *found) for found in measure(OF_FIELDS, field, mask).items())
+
+
+def _session_rows(files: ScanFiles) -> Iterator[Row]:
+    if split_scan(files.scan)[1] and files.affine is not None and files.template_brain is not None:
+        yield from affine_rows(files.affine, files.template_brain)
 
 
 def _landmark_rows(files: ScanFiles) -> Iterator[Row]:

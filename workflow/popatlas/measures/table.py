@@ -18,13 +18,15 @@ from popatlas.images.io import read_table
 from popatlas.measures.dictionary import ATLASES, BRAIN, COLUMNS, GROUP_COLUMN_TEXT, KEYS
 from popatlas.measures.landmarks import landmark_errors
 from popatlas.measures.metrics import METRICS
+from popatlas.measures.sessions import COORDINATES as OF_AFFINES
+from popatlas.measures.sessions import session_distances
 from popatlas.measures.wide import WHO, volume_names, wide_volumes, with_participants
 from popatlas.renamed import COLUMNS as OLD_COLUMNS
 from popatlas.renamed import with_columns_of_today
 from popatlas.stages import SIDE_STAGES
 
 OUT_STATES = ("failed", "excluded", "unavailable")
-COORDINATES = ("landmark_x", "landmark_y", "landmark_z")
+COORDINATES = ("landmark_x", "landmark_y", "landmark_z", *OF_AFFINES)
 
 
 # `in` is a word of Python: scans in the tables, scans left out with stage, state and reason, and how many
@@ -155,8 +157,8 @@ def tabulate(
     lost = inside[~there].assign(stage="measure", state="pending", reason="no metric table")
     inside, outside = inside[there].reset_index(drop=True), pd.concat([outside, lost], ignore_index=True)
     metrics = read_scan_tables([*(scan_table(derivatives, scan) for scan in inside["scan"]), *extra])
-    errors = landmark_errors(metrics)
-    metrics = pd.concat([metrics, errors], ignore_index=True) if len(errors) else metrics
+    more = [rows for rows in (landmark_errors(metrics), session_distances(metrics)) if len(rows)]
+    metrics = pd.concat([metrics, *more], ignore_index=True) if more else metrics
     who: MembersFile = {
         "n_in": len(inside),
         "n_out": len(outside),
@@ -174,7 +176,7 @@ def tabulate(
 def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
     """Return mean and spread over scans by template, method and metric.
 
-    Values are averaged over labels within a scan first, so that every scan counts once. Coordinates of landmarks and
+    Values are averaged over labels within a scan first, so that every scan counts once. Coordinates and
     volumes of single labels are left out: their mean over labels has no meaning.
     """
     single = metrics["metric"].isin(COORDINATES) | ((metrics["metric"] == "volume") & (metrics["label"] != BRAIN))

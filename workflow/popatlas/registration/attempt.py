@@ -19,7 +19,10 @@ from popatlas.settings import Content
 from popatlas.transforms.affine import Matrix, read_affine
 from popatlas.transforms.chain import Affine, Chain, Field
 from popatlas.transforms.displacement import write_jacobian
+from popatlas.transforms.griddistance import grid_distance_mm
 from popatlas.transforms.itk import read_displacement, write_displacement
+
+BEFORE = "affine of the attempt before"  # kept with the pair
 
 
 def register(pair: Pair, attempt: Attempt, folder: Path, threads: int = 1) -> Registration:
@@ -117,7 +120,7 @@ def try_once(
     found = None if made else find_affine(pair, attempt, folder)
     matrix = read_affine(made.affine) if made else found.matrix  # type: ignore[union-attr]
     start = found.start if found else ""
-    metrics = of_affine(pair, attempt, matrix)
+    metrics = of_affine(pair, attempt, matrix) | _distances(pair, found.begin if found else None, matrix)
     reasons, notes = judge(metrics, limits), doubts(metrics, limits, turn_of(matrix)[1])
     if reasons:
         return AttemptResult(attempt, None, metrics, reasons, notes, start, beyond_repair(metrics, limits))
@@ -129,6 +132,14 @@ def try_once(
     still = 0.0 if attempt.settings.idle else STILL * min(pair.fixed.spacing)
     said = doubts(metrics, limits, turn_of(matrix)[1], still)
     return AttemptResult(attempt, result, metrics, judge(metrics, limits), said, start)
+
+
+def _distances(pair: Pair, begin: Matrix | None, matrix: Matrix) -> dict[str, float]:
+    """Return how far an affine is from the start that led to it and from that of the attempt before, mm."""
+    others = {"start_distance": begin, "attempt_distance": pair.asked.get(BEFORE)}
+    pair.asked[BEFORE] = matrix
+    grid = pair.scans()[0].grid
+    return {name: grid_distance_mm(other, matrix, grid) for name, other in others.items() if other is not None}
 
 
 def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, FloatArray]:

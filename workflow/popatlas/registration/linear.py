@@ -47,11 +47,14 @@ class Aligned:
         How sure it is.
     start : str
         Where it came from: that of the attempt, or another one.
+    begin : (D+1, D+1) ndarray or None
+        The matrix of that start, where it is known.
     """
 
     matrix: Matrix
     pose: Pose
     start: str
+    begin: Matrix | None = None
 
 
 def align(pair: Pair, attempt: Attempt, folder: Path, kinds: tuple[str, ...] = ("rigid", "affine")) -> Path:
@@ -120,7 +123,7 @@ def _settle(pair: Pair, attempt: Attempt, start: str, begin: Matrix, folder: Pat
     pose = poses_of(pair).judge(matrix)
     if not pose.clear and "affine" not in kinds:
         pose = poses_of(pair).judge(_align_ours(pair, matrix, ("affine",)))
-    return Aligned(matrix, pose, start)
+    return Aligned(matrix, pose, start, begin)
 
 
 def find_start(pair: Pair, start: str, folder: Path) -> Matrix:

@@ -1,9 +1,9 @@
 """Control-point registration: a lattice of displacements, any similarity, L2 or total variation.
 
-The objective is ``similarity(fixed, moving(x + d(k))) + weight * R(k)`` over the displacements `k` of the control points,
-as in the NMI+MIND registration of CT and MR: total variation lets organs slide along each other where squares blur the
-border. The control points of each level are a fixed number of its voxels apart, so that they become denser as the images
-do.
+The objective is ``similarity(fixed, moving(x + d(k))) + weight * R(k) + folding * F(d(k))`` over the displacements `k` of
+the control points, F being the depth of the folds, as in the NMI+MIND registration of CT and MR: total variation lets organs
+slide along each other where squares blur the border. The control points of each level are a fixed number of its voxels
+apart, so that they become denser as the images do.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from popatlas.errors import InputError
 from popatlas.images.intensity import rescaled
 from popatlas.images.pyramid import ANTIALIAS, shrink
 from popatlas.images.scan import check_pair, check_scans
-from popatlas.registration.engines.ffd.settings import FFDSettings
+from popatlas.registration.engines.ffd.settings import FLOOR, FFDSettings
 from popatlas.registration.engines.io import between_voxels, write_fields
 from popatlas.registration.types import Attempt, Deformation, settings_of
+from popatlas.regularisers.folding import folding_penalty
 from popatlas.regularisers.registry import find_regulariser
 from popatlas.similarity.base import Similarity
 from popatlas.similarity.combined import NMIMIND
@@ -215,11 +216,13 @@ class _Level:
 
     def loss(self, control: Tensor) -> Tensor:
         """Return the objective of each pair (B,)."""
-        at = (self.voxels + self.dense(control)) * self.fixed_scale
+        displacement = self.dense(control)
+        at = (self.voxels + displacement) * self.fixed_scale
         moved_to = self.matrix[:, :, :-1] @ at.flatten(2) + self.matrix[:, :, -1:]
         at = moved_to.reshape(at.shape) / self.moving_scale
         similarity = self.similarity(self.fixed, sample(self.moving, at), self._mask(at.detach()))
-        return similarity + self.plan.weight * self.regulariser(control / self.plan.spacing)
+        value = similarity + self.plan.weight * self.regulariser(control / self.plan.spacing)
+        return value + self.plan.folding * folding_penalty(displacement, FLOOR) if self.plan.folding else value
 
     def _mask(self, at: Tensor) -> Tensor | None:
         if self.moving_mask is None:

@@ -14,6 +14,7 @@ from popatlas.regularisers.registry import describe as describe_regulariser
 from popatlas.settings import Count, OneOf, option, settings
 from popatlas.similarity.registry import describe
 
+FLOOR = 0.1  # Jacobian determinant from which a voxel is kept away: a margin, for slopes are central differences
 KINDS = {"bspline": "cubic B-splines on", "linear": "linear interpolation between"}
 
 
@@ -34,6 +35,12 @@ class FFDSettings(SimilaritySettings):
         "their distance s, both in voxels of the level, so that first derivatives are slopes without unit",
         ge=0,
     )
+    folding: float = option(
+        0.0,
+        "Weight of the penalty on folds of the displacement at each voxel: by how much its Jacobian determinant is below "
+        f"{FLOOR:g}, mean over the voxels of the level",
+        ge=0,
+    )
     shrink: tuple[Shrink, ...] = option(
         (4, 2, 1), "Voxels of the full grid per voxel of each level", min_length=1, max_length=6
     )
@@ -47,9 +54,13 @@ class FFDSettings(SimilaritySettings):
         """Return the schedule in words."""
         return (
             f"{describe(self.similarity, self.options)}, {KINDS[self.kind]} control points every {self.spacing:g} voxels, "
-            f"{describe_regulariser(self.regulariser)} with weight {self.weight:g}, at most {by(self.iterations)} "
+            f"{describe_regulariser(self.regulariser)} with weight {self.weight:g}, {self._folding()}"
+            f"at most {by(self.iterations)} "
             f"iterations at shrink factors {by(self.shrink)}, steps of {self.rate:g} voxels"
         )
+
+    def _folding(self) -> str:
+        return f"a penalty on folds with weight {self.folding:g}, " if self.folding else ""
 
 
 _DEFAULT = FFDSettings()
