@@ -236,6 +236,7 @@ def losses(loss: LossSection) -> str:
         f"{labels.kind.replace('_', ' ')} of labels": labels.weight,
         "boxes": loss.boxes.weight,
         "mask": loss.mask.weight,
+        {"grid": "distance of grids", "euler": "Euler angles"}[loss.pose.kind]: loss.pose.weight,
         _penalty(loss): loss.regulariser.weight,
         "determinant": affine.determinant,
         "orthogonality": affine.orthogonality,

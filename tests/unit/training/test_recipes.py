@@ -34,6 +34,7 @@ NETWORKS = {
     "masked-fcn": ("masked", 3, 374_708),
     "pediatric": ("deepreg", 3, 134_667),
     "rcn": ("cascade", 3, 98_922_909),
+    "rigid": ("rigid", 3, 412_438),
     "voxelmorph": ("unet", 3, 301_411),
     "voxelmorph-diffeo": ("unet", 3, 265_075),
 }
@@ -150,7 +151,7 @@ def test_every_recipe_has_a_page() -> None:
         (["grid.shape=[80]"], r"grid.shape: \[80\] is too short", "correct the keys"),
         (
             ["loss.similarity.weight=0"],
-            "all weights of similarity, labels, painted, boxes are 0, there is nothing to learn",
+            "all weights of similarity, labels, painted, boxes, pose are 0, there is nothing to learn",
             "correct",
         ),
         (["data.source=shapes"], "loss.similarity: synthetic pairs of different contrasts have no similarity", "correct"),

@@ -82,6 +82,10 @@ LIGHT = (
 )
 BOXES = Case("bounding-boxes", ("network.options={maps: 4, widths: [8, 16, 16]}",), 0.1, steps=200, rate=0.003)
 SLICES = (*FAST, "grid.slices_mm=[-8, 8]")
+RIGID = (
+    "network.options={widths: [8, 16, 16]}",
+    "augment={common: {rotation: 0.0, shift: 0.0}, each: {motion: {rotation: 20.0, shift: 8.0}}}",
+)
 LABELREG = ("network.options={channels: 4, halvings: 3}", "loss.labels.count=3")
 FLAT = [
     BOXES,
@@ -93,6 +97,7 @@ FLAT = [
     Case("masked-fcn", (MASK,), 0.08, steps=400),
     Case("pediatric", ("network.options.widths=[8, 16, 16]",), 0.07, steps=200),
     Case("rcn", ("network.options={cascades: 2, widths: [8, 16, 16]}",), 0.1, steps=200, rate=0.003),
+    Case("rigid", RIGID, 0.1, steps=120, rate=0.004),
     Case("voxelmorph", (f"network.options={UNET}",), 0.07),
     Case("voxelmorph-diffeo", (f"network.options={HALF}",), 0.07),
 ]

@@ -15,6 +15,7 @@ from popatlas.networks.settings import (
     MaskedSettings,
     NetworkSettings,
     PyramidSettings,
+    RigidSettings,
     SymNetSettings,
     TwoStreamSettings,
     UNetSettings,
@@ -105,6 +106,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         title="recursive cascades of the Volume Tweening Network",
         references=("zhao2019", "zhao2020"),
         settings=CascadeSettings,
+    ),
+    "rigid": Architecture(
+        code="popatlas.networks.rigid:RigidNet",
+        title="an encoder with a dense layer to rotation and shift",
+        settings=RigidSettings,
     ),
     "labelreg": Architecture(
         code="popatlas.networks.additive:LabelRegNet",

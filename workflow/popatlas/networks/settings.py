@@ -231,6 +231,24 @@ class LapIRNSettings(NetworkSettings):
 
 
 @settings
+class RigidSettings(NetworkSettings):
+    """Options of `popatlas.networks.rigid.RigidNet`."""
+
+    widths: Widths = option(
+        (16, 32, 64, 64), "Channels of the grids of 2, 4, 8 ... times the voxel size", min_length=1, max_length=ENTRIES
+    )
+    cells: int = option(
+        3, "Features are averaged in so many cells along each axis before the dense layer", ge=1, le=REPEATS["cells"]
+    )
+    scale: float = option(10.0, "Voxels of a shift for an output of one; angles are in radians", gt=0, le=LARGEST)
+
+    @property
+    def stride(self) -> int:
+        """See `NetworkSettings.stride`."""
+        return 1 << len(self.widths)
+
+
+@settings
 class CascadeSettings(NetworkSettings):
     """Options of `popatlas.networks.cascade.RecursiveCascade`."""
 

@@ -229,7 +229,8 @@ class Trainer:
         """Validate, keep the best network, and tell whether to go on."""
         scores: Terms = {}
         if self.place.rank == 0:
-            scores = validate(self.net, [to_device(pair, self.place.device) for pair in self.source.validation()])
+            pairs = [to_device(pair, self.place.device) for pair in self.source.validation()]
+            scores = validate(self.net, pairs, self.recipe.grid.spacing_mm)
         scores = self.place.from_first(scores)
         self._record("validation", scores)
         score = _score(scores)
@@ -239,7 +240,7 @@ class Trainer:
         done = self.state.step >= self.plan.steps
         late = waited >= self.plan.patience or done
         if self.state.best_score <= _unregistered(scores) and late:
-            name = "Dice" if not math.isnan(scores["dice"]) else "correlation"
+            name = "pose" if "pose" in scores else "correlation" if math.isnan(scores["dice"]) else "Dice"
             raise InputError(
                 f"after {self.state.step} steps the network makes the validation pairs no better than without registration"
                 f" ({name} {score:.4f}, unregistered {_unregistered(scores):.4f})",
@@ -337,10 +338,14 @@ def _mean(rows: Sequence[Terms]) -> Terms:
 
 
 def _score(scores: Terms) -> float:
-    """Return what the best network is chosen by: Dice where there are labels, else correlation; folds cost."""
+    """Return what the best network is chosen by: a known motion, Dice where there are labels, or correlation; folds cost."""
+    if "pose" in scores:
+        return -scores["pose"]
     value = scores["ncc"] if math.isnan(scores["dice"]) else scores["dice"]
     return value - scores["folded"]
 
 
 def _unregistered(scores: Terms) -> float:
+    if "pose" in scores:
+        return -scores["pose_before"]
     return scores["ncc_before"] if math.isnan(scores["dice"]) else scores["dice_before"]

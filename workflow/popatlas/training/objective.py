@@ -17,6 +17,7 @@ from popatlas.regularisers.registry import entry_of, find_regulariser
 from popatlas.similarity.overlap import MultiscaleDice
 from popatlas.similarity.registry import make
 from popatlas.training.boxes import box_maps
+from popatlas.training.pose import euler_error, grid_distance
 from popatlas.training.recipe import Recipe
 from popatlas.training.structures import painted, sample_structures, structure_maps
 from popatlas.transforms.fields import warp
@@ -38,6 +39,8 @@ class Batch:
         Where the fixed image counts, for the mask branch.
     fixed_scan, moving_scan : (B, 1, *shape) Tensor or None
         What the similarity compares where it is not what the network sees: the scans behind synthetic images.
+    truth : (B, D, D + 1) Tensor or None
+        Where the motion is known: fixed voxel to moving voxel, counted from the centre, as `Prediction.matrices`.
     """
 
     fixed: Tensor
@@ -47,6 +50,7 @@ class Batch:
     fixed_mask: Tensor | None = None
     fixed_scan: Tensor | None = None
     moving_scan: Tensor | None = None
+    truth: Tensor | None = None
 
 
 class Objective:
@@ -74,6 +78,7 @@ class Objective:
             "painted": (loss.painted.weight, self._painted),
             "boxes": (loss.boxes.weight, self._boxes),
             "mask": (loss.mask.weight, self._mask),
+            "pose": (loss.pose.weight, self._pose),
         }
 
     def __call__(self, batch: Batch, found: Prediction, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
@@ -178,6 +183,14 @@ class Objective:
             found.mask, batch.fixed_mask.to(found.mask.dtype), reduction="none"
         )
         return logits.flatten(1).mean(1)
+
+    def _pose(self, batch: Batch, found: Prediction, generator: torch.Generator) -> Tensor:
+        if batch.truth is None or not found.matrices:
+            message = "the loss 'pose' needs a network with an affine stage, and pairs whose motion is known"
+            raise InputError(message, remedy="set network.name to rigid and data.pairs to same, or loss.pose.weight to 0")
+        if self.loss.pose.kind == "euler":
+            return euler_error(found.matrices[-1], batch.truth, self.spacing)
+        return grid_distance(found.matrices[-1], batch.truth, batch.fixed.shape[2:], self.spacing)
 
 
 def _summed(penalty: Callable[[Tensor], Tensor], found: Prediction, batch: Batch) -> Tensor:

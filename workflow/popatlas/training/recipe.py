@@ -122,10 +122,14 @@ def load_brain_recipe(source: PathLike, changes: Mapping[str, object] | None = N
 
 
 def comparable(content: Mapping[str, Any]) -> Content:
-    """Return the content of a recipe as versions before 0.3 wrote it: they knew no reduction, and took the sum."""
+    """Return the content of a recipe as versions before 0.3 wrote it: they knew neither reductions nor known motions."""
     result = copy.deepcopy(dict(content))
     if (regulariser := _within(result, REGULARISER)).get("reduction") == "sum":
         del regulariser["reduction"]
+    if _within(result, ("data",)).get("pairs") == "different":
+        del result["data"]["pairs"]
+    if not _within(result, ("loss", "pose")).get("weight"):
+        _within(result, ("loss",)).pop("pose", None)
     return result
 
 
@@ -280,8 +284,10 @@ def _grid_contradictions(grid: GridSection) -> Iterator[str]:
 def _loss_contradictions(recipe: Recipe) -> Iterator[str]:
     """Yield what is wrong with the losses, and with the pairs that they compare."""
     loss, source, synthesis = recipe.loss, recipe.data.source, recipe.synthesis
-    if not any((loss.similarity.weight, loss.labels.weight, loss.painted.weight, loss.boxes.weight)):
-        yield "loss: all weights of similarity, labels, painted, boxes are 0, there is nothing to learn from"
+    teachers = {name: getattr(loss, name).weight for name in ("similarity", "labels", "painted", "boxes", "pose")}
+    if not any(teachers.values()):
+        yield f"loss: all weights of {', '.join(teachers)} are 0, there is nothing to learn from"
+    yield from _pose_contradictions(recipe)
     smooth = loss.regulariser
     if smooth.reduction != "sum" and not has_reductions(smooth.name):
         yield f"loss.regulariser.reduction: {smooth.name} is no sum over the components of the field; set it to sum"
@@ -294,6 +300,19 @@ def _loss_contradictions(recipe: Recipe) -> Iterator[str]:
         yield "synthesis.contrast: same: recoloured scans and painted images have no contrast in common"
     if source != "scans" and loss.similarity.weight and synthesis.contrast == "each" and not behind:
         yield "loss.similarity: synthetic pairs of different contrasts have no similarity; set its weight to 0"
+
+
+def _pose_contradictions(recipe: Recipe) -> Iterator[str]:
+    """Yield what is wrong with motions that are to be known."""
+    same, each = recipe.data.pairs == "same", recipe.augment.each
+    if recipe.loss.pose.weight and not same:
+        yield "loss.pose: the motion between two scans is not known; set data.pairs to same"
+    if same and recipe.data.source != "scans":
+        yield f"data.pairs: same: with data.source {recipe.data.source} synthesis.options.same says it; set it to different"
+    if same and (each.motion.bend or each.flip):
+        yield "data.pairs: same: the motion is known as an affine; set augment.each.motion.bend and augment.each.flip to 0"
+    if same and each.motion.still:
+        yield "data.pairs: same: nothing moves; set augment.each.motion"
 
 
 def _schedule_contradictions(schedule: ScheduleSection) -> Iterator[str]:

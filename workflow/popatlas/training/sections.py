@@ -49,6 +49,9 @@ class DataSection:
     source: Literal["scans", "labels", "shapes"] = option(
         "scans", "Where pairs come from: images of the table, images drawn from its label maps, or no data at all"
     )
+    pairs: Literal["different", "same"] = option(
+        "different", "What is registered: two scans, or a scan and its moved copy, whose motion is known (scans only)"
+    )
     intensity: Intensity = option("robust", "Scaling of images")
     order: Order = option("any", "Which image of a pair is the fixed one: either, or the first of a group")
 
@@ -138,6 +141,18 @@ class MaskSection:
 
 
 @settings
+class PoseSection:
+    """Distance of the last affine stage from the motion that is known."""
+
+    kind: Literal["grid", "euler"] = option(
+        "grid",
+        "Root mean square distance of the voxels under the two maps, mm (transformed-grid distance), or mean squared error "
+        "of Euler angles in degrees and shifts in mm",
+    )
+    weight: float = option(0.0, "Weight in the loss; needs data.pairs: same", ge=0)
+
+
+@settings
 class LossSection:
     """What is minimised: a sum of terms, each with a weight; 0 leaves one out."""
 
@@ -150,6 +165,7 @@ class LossSection:
     )
     boxes: BoxesSection = option(BoxesSection(), "Mean squared difference of the boxes around labels")
     mask: MaskSection = option(MaskSection(), "Cross-entropy of the mask branch")
+    pose: PoseSection = option(PoseSection(), "Distance of the last affine stage from the motion that is known")
 
 
 @settings

@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.training.augment import augment_pair
+from popatlas.training.augment import augment_pair, changed_look
 from popatlas.training.conform import Volume, load_labels, load_scan, load_slices, middle_of
 from popatlas.training.grid import TrainingGrid
 from popatlas.training.labelfiles import check_structures
+from popatlas.training.motion import displacement_of, random_motion
 from popatlas.training.objective import Batch
 from popatlas.training.pairs import Pair, PairSampler
+from popatlas.training.pose import about_centre
 from popatlas.training.random_fields import uniform
 from popatlas.training.randomness import step_generator
 from popatlas.training.recipe import Recipe, learns_from_labels, slice_places
+from popatlas.training.sections import AugmentSection
 from popatlas.training.structures import foreground, renumbered
 from popatlas.training.synthesis import SyntheticPairs
 from popatlas.training.table import TrainingScan
@@ -68,17 +71,25 @@ class ScanSource:
 
     def _pair(self, generator: torch.Generator) -> Batch:
         number = int(torch.randint(NUMBERS, (), generator=generator))
-        fixed, moving = self._images(self.sampler.pair(number), int(uniform(generator, 0, max(len(self.places), 1))))
+        pair, place = self.sampler.pair(number), int(uniform(generator, 0, max(len(self.places), 1)))
+        if self.recipe.data.pairs == "same":
+            return moved_pair(self.volumes(pair.fixed)[place], self.recipe.augment, generator)
+        fixed, moving = self._images(pair, place)
         return as_batch(*augment_pair(fixed, moving, self.recipe.augment.each, generator, self.recipe.augment.common))
 
     def _images(self, pair: Pair, place: int) -> tuple[Volume, Volume]:
         return self.volumes(pair.fixed)[place], self.volumes(pair.moving)[place]
 
     def validation(self) -> list[Batch]:
-        """Return the validation pairs as they are; of slices some, evenly over their places."""
+        """Return the validation pairs as they are, or with motions that are always the same; of slices some of them."""
         count = self.recipe.schedule.validation_pairs
         places = [0] if not self.places else list(np.linspace(0, len(self.places) - 1, 5)[1:-1].astype(int))
-        return [as_batch(*self._images(pair, place)) for pair in self.sampler.validation_pairs(count) for place in places]
+        chosen = [(pair, place) for pair in self.sampler.validation_pairs(count) for place in places]
+        if self.recipe.data.pairs == "same":
+            streams = (step_generator(0, number, purpose="validation") for number in range(len(chosen)))
+            volumes = (self.volumes(pair.fixed)[place] for pair, place in chosen)
+            return [moved_pair(volume, self.recipe.augment, stream) for volume, stream in zip(volumes, streams, strict=True)]
+        return [as_batch(*self._images(pair, place)) for pair, place in chosen]
 
 
 class SyntheticSource:
@@ -110,6 +121,29 @@ class SyntheticSource:
         mask = (drawn.fixed_labels > 0).float()
         labels, scans = (drawn.fixed_labels, drawn.moving_labels), (drawn.fixed_scan, drawn.moving_scan)
         return Batch(drawn.fixed, drawn.moving, *labels, mask, *scans)
+
+
+def moved_pair(volume: Volume, settings: AugmentSection, generator: torch.Generator) -> Batch:
+    """Return a scan and its copy after a random motion, which is known; looks are drawn for each.
+
+    Parameters
+    ----------
+    volume : Volume
+        Scan on the training grid.
+    settings : AugmentSection
+        `each` moves the copy, without bend and mirror, and gives both their looks; `common` moves both before that.
+    generator : Generator
+        Source of all that is random.
+    """
+    shape, device = volume.image.shape[2:], volume.image.device
+    own = random_motion(shape, settings.each.motion, generator, volume.spacing)
+    shared = [] if settings.common.still else [random_motion(shape, settings.common, generator, volume.spacing)]
+    fixed = volume.moved(displacement_of(shared, shape, device)) if shared else volume
+    moving = volume.moved(displacement_of([own, *shared], shape, device))
+    looks = [changed_look(image.image, settings.each.look, generator) for image in (fixed, moving)]
+    # a voxel y of the copy shows what lies at M y in the fixed image
+    truth = about_centre(torch.linalg.inv(own.matrix), shape)
+    return Batch(looks[0], looks[1], fixed.labels, moving.labels, fixed.mask, truth=truth)
 
 
 def make_source(recipe: Recipe, scans: Sequence[TrainingScan]) -> ScanSource | SyntheticSource:

@@ -13,6 +13,7 @@ from popatlas.networks.segmentation import evaluating
 from popatlas.similarity.ncc import NCC
 from popatlas.training.curve import Terms
 from popatlas.training.objective import Batch
+from popatlas.training.pose import grid_distance
 from popatlas.training.structures import may_overlap, structure_dice
 from popatlas.transforms.fields import warp, warp_labels
 from popatlas.transforms.jacobian import jacobian_determinant
@@ -27,7 +28,7 @@ def mean_dice(fixed: Tensor, warped: Tensor, moving: Tensor) -> float:
 
 
 @torch.no_grad()
-def validate(net: RegistrationNetwork, pairs: Sequence[Batch]) -> Terms:
+def validate(net: RegistrationNetwork, pairs: Sequence[Batch], spacing: float = 1.0) -> Terms:
     """Register validation pairs.
 
     Parameters
@@ -36,19 +37,32 @@ def validate(net: RegistrationNetwork, pairs: Sequence[Batch]) -> Terms:
         In any mode.
     pairs : sequence of Batch
         One pair each.
+    spacing : float
+        Voxel size, mm.
 
     Returns
     -------
     dict
         Means: `dice_before`, `dice` (of the pairs with common labels; NaN without any), `ncc_before`, `ncc` (of the images),
-        `folded` (share of voxels); and where structures may overlap `dice_1`, `dice_2`, ... of each structure.
+        `folded` (share of voxels); where the motion is known `pose_before` and `pose`, the distance of the last affine stage
+        from it (mm, root mean square over the voxels); and where structures may overlap `dice_1`, `dice_2`, ... of each
+        structure.
     """
     rows = []
     with evaluating(net):
         for pair in pairs:
-            field = net(pair.fixed, pair.moving).displacement
-            rows.append(_scores(pair, field))
+            found = net(pair.fixed, pair.moving)
+            rows.append(_scores(pair, found.displacement) | _pose(pair, found.matrices, spacing))
     return {name: _mean(name, [row[name] for row in rows if name in row]) for name in _names(rows)}
+
+
+def _pose(pair: Batch, matrices: Sequence[Tensor], spacing: float) -> Terms:
+    if pair.truth is None or not matrices:
+        return {}
+    still = torch.eye(*pair.truth.shape[1:], device=pair.truth.device)[None]
+    shape = pair.fixed.shape[2:]
+    before, after = (float(grid_distance(matrix, pair.truth, shape, spacing)) for matrix in (still, matrices[-1]))
+    return {"pose_before": before, "pose": after}
 
 
 def _names(rows: Sequence[Terms]) -> list[str]:
