@@ -2,6 +2,8 @@
 
     python -m benchmarks.starts --out FOLDER [--data BIDS] [--quick] [--only ours,...]
 
+With --data the global search (CSNGF) is also asked for poses whose truth is known, beside other starts (`poses`).
+
 Brains are simulated (3 mm) and, with --data, those of a BIDS dataset with labels (2 mm, N4; the mask is what has a label).
 The moving brain's header is turned, shifted or mirrored, or its image is cropped, recoloured, sliced thickly or made noisy
 (`cases`). *right*: the labels reach 85 % of the Dice that the same method has on the untouched pair, where the image has a
@@ -36,6 +38,9 @@ from benchmarks.starts.heads import TURNS, Head, heads, prepare
 from benchmarks.starts.learn import left_out
 from benchmarks.starts.methods import CONFIG, GATE, METHODS, dice, reason
 from benchmarks.starts.plot import plot
+from benchmarks.starts.poses import KIND as POSE
+from benchmarks.starts.poses import TITLE as POSES_TITLE
+from benchmarks.starts.poses import pose_rows, pose_table
 from benchmarks.starts.rows import Key, Row
 from popatlas.errors import PopatlasError
 from popatlas.images.io import read_json, write_json
@@ -45,6 +50,7 @@ RIGHT, RIGHT_CONTRAST = 0.85, 0.8  # shares of the untouched pair's Dice
 REAL, MADE, HEADS = 2, 8, 2
 VOXELS = {"simulated": SIMULATED_MM, "IXI": CONFIG.preprocess.resolution_mm}
 QUICK = 1
+POSES = 10  # brains and heads
 COMPARED = 1  # pairs of each kind of data that the other methods are asked about; untouched ones are timed on twice as many
 UPRIGHT = ("upright", 0)
 TIMED = 3  # repeats of each untouched pair
@@ -198,6 +204,13 @@ def run_sides(args: argparse.Namespace, runs: Runs) -> None:
         runs.add({"data": "IXI", "pair": name, "kind": "sides", "case": "left out", "method": "ours", "sides": score})
 
 
+def run_poses(args: argparse.Namespace, runs: Runs) -> None:
+    """Bring turned and recoloured brains and heads back, by several starts."""
+    if args.data is not None:
+        for row in pose_rows(args.data, QUICK if args.quick else POSES, runs.has):
+            runs.add(row)
+
+
 def shares(table: pd.DataFrame) -> pd.DataFrame:
     """Return the number of cases and the shares of each verdict, by data, kind and method."""
     groups = table.groupby(["data", "kind", "method"], sort=False)
@@ -208,7 +221,7 @@ def shares(table: pd.DataFrame) -> pd.DataFrame:
     return counts.assign(cases=counts.sum(axis=1)).join(times).reset_index()
 
 
-def bars(table: pd.DataFrame, times: pd.DataFrame, sides: pd.DataFrame) -> list[Bar]:
+def bars(table: pd.DataFrame, times: pd.DataFrame, sides: pd.DataFrame, poses: pd.DataFrame) -> list[Bar]:
     """Return what was asked for."""
     ours = table[table["method"] == "ours"]
     brains, whole = ours[ours["kind"] != "whole head"], ours[ours["kind"] == "whole head"]
@@ -237,6 +250,8 @@ def bars(table: pd.DataFrame, times: pd.DataFrame, sides: pd.DataFrame) -> list[
             at_most("real brains, left out, that are refused as mirrored", float((sides["sides"] < limit).mean()), 0.0)
         )
         found.append(at_least("their mirror images that are refused", float((-sides["sides"] < limit).mean()), 0.95))
+    for row in poses[poses["method"] == "CSNGF"].to_dict("records") if len(poses) else ():
+        found.append(at_least(f"poses that CSNGF finds, {row['data']}, of {row['cases']}", row["found"], 0.9 * row["cases"]))
     return found
 
 
@@ -251,10 +266,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     runs = Runs(args.out / "runs.json")
-    for run in (run_times, run_sides, run_ours, run_heads, run_others):
+    for run in (run_times, run_sides, run_poses, run_ours, run_heads, run_others):
         run(args, runs)
     table = pd.DataFrame(runs.rows)
-    judged = table[table["kind"].isin(["time", "sides"]) == 0]
+    judged = table[table["kind"].isin(["time", "sides", POSE]) == 0]
     summary = shares(judged)
     wrong = judged[(judged["verdict"] == "wrong") & (judged["method"] == "ours")]
     tables = {"Shares": summary, "Wrong and passed, ours": wrong[["data", "pair", "case", "dice", "reference"]]}
@@ -262,7 +277,10 @@ def main() -> None:
     if len(sides):
         tables["Sides of real brains, each left out"] = sides[["pair", "sides"]].reset_index(drop=True)
     data = "simulated brains" + ("; IXI (brain-development.org, CC BY-SA 3.0)" if args.data else "")
-    report("starts", tables, bars(judged, table[table["kind"] == "time"], sides), args, data)
+    poses = table[table["kind"] == POSE]
+    if len(poses):
+        poses = tables[POSES_TITLE] = pose_table(poses)
+    report("starts", tables, bars(judged, table[table["kind"] == "time"], sides, poses), args, data)
     if not args.quick:
         plot(summary, PICTURES / "starts.png")
     print(f"runs: {runs.file}, results: {RESULTS}")

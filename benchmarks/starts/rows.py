@@ -18,7 +18,8 @@ class Key(TypedDict, total=False):
 class Row(Key, total=False):
     """What came of it: verdict, Dice and that of the untouched pair, CPU seconds, and the reason of a refusal.
 
-    Of the kind `time` there are only seconds, of the kind `sides` only the laterality of a brain, 1 on average.
+    Of the kind `time` there are only seconds, of the kind `sides` only the laterality of a brain, 1 on average, of the kind
+    `pose` the error in voxels and seconds.
     """
 
     verdict: str
@@ -27,3 +28,4 @@ class Row(Key, total=False):
     seconds: float
     said: str
     sides: float
+    error: float
