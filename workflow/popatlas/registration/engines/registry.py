@@ -16,13 +16,14 @@ from popatlas.registration.engines.engine import Engine
 from popatlas.registration.engines.ffd.settings import ENGINE as FFD
 from popatlas.registration.engines.greedy.settings import ENGINE as GREEDY
 from popatlas.registration.engines.instance.settings import ENGINE as INSTANCE
+from popatlas.registration.engines.lddmm.settings import ENGINE as LDDMM
 from popatlas.registration.engines.network.settings import ENGINE as NETWORK
 from popatlas.registration.engines.unigradicon.settings import ENGINE as UNIGRADICON
 from popatlas.registration.types import Attempt, PlannedWeights
 from popatlas.settings import settings_from
 from popatlas.similarity.registry import make
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (INSTANCE, NETWORK, ANTS, GREEDY, FFD, UNIGRADICON)}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (INSTANCE, NETWORK, ANTS, GREEDY, FFD, LDDMM, UNIGRADICON)}
 
 
 def find_engine(name: str) -> Engine:

@@ -9,7 +9,6 @@ apart, so that they become denser as the images do.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +16,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from popatlas.errors import InputError
 from popatlas.images.intensity import rescaled
-from popatlas.images.pyramid import ANTIALIAS, shrink
-from popatlas.images.scan import check_pair, check_scans
+from popatlas.images.scan import check_scans
 from popatlas.registration.engines.ffd.settings import FLOOR, FFDSettings
 from popatlas.registration.engines.io import between_voxels, write_fields
+from popatlas.registration.engines.levels import ImageLevel, Images
 from popatlas.registration.types import Attempt, Deformation, settings_of
 from popatlas.regularisers.folding import folding_penalty
 from popatlas.regularisers.registry import find_regulariser
@@ -107,24 +105,16 @@ def register(
     InputError
         From `check_pair`, and for images of different shapes without a matrix.
     """
-    check_pair(fixed, moving, fixed_mask, moving_mask, subject)
-    if matrix is None and fixed.shape[2:] != moving.shape[2:]:
-        message = (
-            f"images of shapes {tuple(fixed.shape[2:])} and {tuple(moving.shape[2:])} and no matrix between their grids"
-        )
-        remedy = "give the matrix, or resample one image onto the grid of the other"
-        raise InputError(message, subject=subject, remedy=remedy)
+    images = Images.checked(fixed, moving, matrix, fixed_mask, moving_mask, subject)
     plan = settings or FFDSettings()
     loss = similarity or make(plan.similarity, **plan.options)
     if isinstance(loss, NMIMIND):
         loss.reset()
-    ndim = fixed.ndim - 2
-    whole = torch.eye(ndim, ndim + 1).expand(len(fixed), -1, -1) if matrix is None else matrix
     runs: list[_Run] = []
     level: _Level | None = None
     control = torch.zeros(0)
     for factor, iterations in zip(plan.shrink, plan.iterations, strict=True):
-        finer = _Level(fixed, moving, fixed_mask, moving_mask, whole.to(fixed), factor, plan, loss)
+        finer = _Level(images, factor, plan, loss)
         start = finer.zero() if level is None else finer.refined(control, level)
         level = finer
         runs.append(_optimise(level, start, iterations, plan.rate, stop or Stop()))
@@ -168,35 +158,13 @@ def deform_ffd(pair: Pair, attempt: Attempt, affine: Path, folder: Path, threads
     return write_fields(forward, invert(forward), fixed.grid, folder, diverged=result.diverged)
 
 
-class _Level:
+class _Level(ImageLevel):
     """Images, lattice and objective of one level."""
 
-    def __init__(
-        self,
-        fixed: Tensor,
-        moving: Tensor,
-        fixed_mask: Tensor | None,
-        moving_mask: Tensor | None,
-        matrix: Tensor,
-        factor: int,
-        plan: FFDSettings,
-        similarity: Similarity,
-    ) -> None:
-        # voxels of the moving image may be larger or smaller than those of the fixed one
-        density = matrix[:, :, :-1].norm(dim=2).mean(0).tolist()
-        self.plan, self.similarity, self.matrix = plan, similarity, matrix
+    def __init__(self, images: Images, factor: int, plan: FFDSettings, similarity: Similarity) -> None:
+        super().__init__(images, factor, similarity)
+        self.plan = plan
         self.regulariser = find_regulariser(plan.regulariser)
-        self.fixed, fixed_scale = _smaller(fixed, [float(factor)] * len(density))
-        self.moving, moving_scale = _smaller(moving, [max(1.0, factor * d) for d in density])
-        self.fixed_mask, self.moving_mask = (
-            None if mask is None else shrink((mask > 0).to(fixed), image.shape[2:], [0.0] * len(density))
-            for mask, image in ((fixed_mask, self.fixed), (moving_mask, self.moving))
-        )
-        self.shape = self.fixed.shape[2:]
-        self.fixed_scale, self.moving_scale = (
-            torch.tensor(scale).to(fixed).reshape(-1, *[1] * len(density)) for scale in (fixed_scale, moving_scale)
-        )
-        self.voxels = coordinates(self.shape, device=fixed.device, dtype=fixed.dtype)
 
     def zero(self) -> Tensor:
         """Return control points that do not move."""
@@ -217,26 +185,8 @@ class _Level:
     def loss(self, control: Tensor) -> Tensor:
         """Return the objective of each pair (B,)."""
         displacement = self.dense(control)
-        at = (self.voxels + displacement) * self.fixed_scale
-        moved_to = self.matrix[:, :, :-1] @ at.flatten(2) + self.matrix[:, :, -1:]
-        at = moved_to.reshape(at.shape) / self.moving_scale
-        similarity = self.similarity(self.fixed, sample(self.moving, at), self._mask(at.detach()))
-        value = similarity + self.plan.weight * self.regulariser(control / self.plan.spacing)
+        value = self.compare(displacement) + self.plan.weight * self.regulariser(control / self.plan.spacing)
         return value + self.plan.folding * folding_penalty(displacement, FLOOR) if self.plan.folding else value
-
-    def _mask(self, at: Tensor) -> Tensor | None:
-        if self.moving_mask is None:
-            return self.fixed_mask
-        moved = sample(self.moving_mask, at, padding="zeros")
-        return moved if self.fixed_mask is None else moved * self.fixed_mask
-
-
-def _smaller(image: Tensor, factors: Sequence[float]) -> tuple[Tensor, list[float]]:
-    """Return a smoothed image with about so many times fewer voxels, and how far apart they are in voxels of the old one."""
-    old = image.shape[2:]
-    new = [max(2, round((n - 1) / factor) + 1) if factor > 1 else n for n, factor in zip(old, factors, strict=True)]
-    scale = [(n - 1) / (m - 1) for n, m in zip(old, new, strict=True)]
-    return shrink(image, new, [ANTIALIAS * step if step > 1 else 0.0 for step in scale]), scale
 
 
 @dataclass(frozen=True)

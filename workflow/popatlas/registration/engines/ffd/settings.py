@@ -30,7 +30,7 @@ class FFDSettings(SimilaritySettings):
         "diffusion", "Penalty R of the control displacements (see popatlas.regularisers)"
     )
     weight: float = option(
-        0.05,
+        0.15,
         "Weight w of the penalty: the objective is similarity + w R(c / s), of control displacements c on their lattice and "
         "their distance s, both in voxels of the level, so that first derivatives are slopes without unit",
         ge=0,
@@ -73,7 +73,7 @@ ENGINE = Engine(
         "quick": replace(_DEFAULT, shrink=(4, 2), iterations=(60, 40)),
         "fast": replace(_DEFAULT, iterations=(80, 60, 10)),
         "default": _DEFAULT,
-        "accurate": replace(_DEFAULT, spacing=4.0, regulariser="bending", iterations=(120, 100, 80)),
+        "accurate": replace(_DEFAULT, similarity="auto", spacing=4.0, folding=1.0, iterations=(120, 100, 80)),
     },
     code="popatlas.registration.engines.ffd.core:deform_ffd",
 )

@@ -1,0 +1,1 @@
+"""Large deformations by velocities that change with time (LDDMM) as engine."""
