@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.registration.cases import Array
 from benchmarks.registration.peers import ENGINES as PEERS
-from benchmarks.registration.peers import Engine, Fields, Run, load_instance
+from benchmarks.registration.peers import Engine, Fields, Run, load_ffd, load_instance, load_lddmm
 from popatlas.config.load import default_content
 
 SPACING = 2.0  # mm
@@ -99,7 +99,19 @@ OTHER_CONTRAST: dict[str, Engine] = {
     ),
     "instance-mind": Engine("instance", load_instance, {"preset": "default", **MIND}),
     "instance-auto": Engine("instance", load_instance, {"preset": "default", **AUTO}),
+    **{name: PEERS[name] for name in ("ffd-default", "ffd-accurate")},
+    **{
+        f"ffd-{name}": Engine("free form", load_ffd, {"preset": "default", "similarity": name, "options": {}})
+        for name in ("nmi", "mind")
+    },
     "greedy-nmi": Engine("greedy", PEERS["greedy"].load, {**PEERS["greedy"].options, "metric": "NMI"}),
 }
-ENGINES = SAME_CONTRAST | OTHER_CONTRAST
+PARTS: dict[str, Engine] = {  # of `benchmarks.parts`: engines with and without a part
+    **{name: PEERS[name] for name in ("lddmm-fast", "lddmm-default")},
+    "lddmm-stationary": Engine("flows", load_lddmm, {"preset": "default", "velocities": 1}),
+    "lddmm-auto": Engine("flows", load_lddmm, {"preset": "default", **AUTO}),
+    "ffd-loose": Engine("free form", load_ffd, {"preset": "accurate", "weight": 0.05, "folding": 0.0}),
+    "ffd-loose-folding": Engine("free form", load_ffd, {"preset": "accurate", "weight": 0.05, "folding": 1.0}),
+}
+ENGINES = SAME_CONTRAST | OTHER_CONTRAST | PARTS
 TABLE = __name__

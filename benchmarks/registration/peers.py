@@ -65,6 +65,48 @@ def load_instance(preset: str, symmetric: bool = True, device: str = "cpu", **ch
     return run
 
 
+def load_ffd(preset: str, **changes: object) -> Run:
+    """Our free-form engine, a preset with some settings changed; its inverse is made within the call, as in use."""
+    import torch
+
+    from popatlas.registration.engines.ffd.core import register
+    from popatlas.registration.engines.ffd.settings import ENGINE, FFDSettings
+    from popatlas.transforms.fields import invert
+
+    torch.set_num_threads(1)
+    settings = ENGINE.presets[preset].changed(**changes)
+    assert isinstance(settings, FFDSettings)
+
+    def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
+        images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]
+        forward = register(images[0], images[1], settings).displacement
+        inverse = invert(forward)
+        return lambda: (forward[0].numpy(), inverse[0].numpy())
+
+    return run
+
+
+def load_lddmm(preset: str, **changes: object) -> Run:
+    """Our engine of flows, a preset with some settings changed; its inverse is made within the call, as in use."""
+    import torch
+
+    from popatlas.registration.engines.lddmm.core import register
+    from popatlas.registration.engines.lddmm.settings import ENGINE, LDDMMSettings
+    from popatlas.transforms.fields import invert
+
+    torch.set_num_threads(1)
+    settings = ENGINE.presets[preset].changed(**changes)
+    assert isinstance(settings, LDDMMSettings)
+
+    def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
+        images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]
+        forward = register(images[0], images[1], settings).displacement
+        inverse = invert(forward)
+        return lambda: (forward[0].numpy(), inverse[0].numpy())
+
+    return run
+
+
 def load_syn(metric: str, sampling: int, iterations: tuple[int, ...]) -> Run:
     """SyN of ANTsPy without linear stage; it starts from the identity."""
     import ants
@@ -183,6 +225,8 @@ ENGINES: dict[str, Engine] = {
         f"instance-{name}-plain": Engine("instance", load_instance, {"preset": name, "symmetric": False}) for name in PRESETS
     },
     **{f"instance-{name}-gpu": Engine("instance", load_instance, {"preset": name, "device": "cuda"}) for name in PRESETS},
+    **{f"ffd-{name}": Engine("free form", load_ffd, {"preset": name}) for name in ("default", "accurate")},
+    **{f"lddmm-{name}": Engine("flows", load_lddmm, {"preset": name}) for name in ("fast", "default")},
     "greedy": Engine("greedy", load_greedy, {"fluid": 1.732, "elastic": 0.707}),
     "greedy-smooth": Engine("greedy", load_greedy, {"fluid": 3.0, "elastic": 1.0}),
     "syn": Engine("SyN (ANTsPy)", load_syn, {"metric": "mattes", "sampling": 32, "iterations": (40, 20, 0)}),
