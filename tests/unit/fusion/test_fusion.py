@@ -214,7 +214,7 @@ def test_staple_equals_a_reference_implementation_also_with_ties(seed: int, n_la
     truth, votes = noisy_raters(seed, n_labels, raters, (16, 14, 12))
     counts = np.sort(np.stack([(votes == label).sum(axis=0) for label in range(n_labels)]), axis=0)
     assert (counts[-1] == counts[-2]).mean() > 0.005  # ties, where ITK seeds its matrices wrongly
-    found = multilabel_staple(Candidates(votes), max_iterations=300, tolerance=1e-8)
+    found = multilabel_staple(Candidates(votes), region="all", prior="frequency", max_iterations=300, tolerance=1e-8)
     posterior = reference_staple(votes.reshape(raters, -1), n_labels)
     np.testing.assert_array_equal(found.dseg.ravel(), posterior.argmax(axis=0))
     disputed = found.disputed.ravel()

@@ -18,6 +18,7 @@ from popatlas.fusion.settings import (
     JointSettings,
     SelectBy,
     SimilaritySettings,
+    StapleSettings,
     Ties,
 )
 from popatlas.preprocess.settings import PreprocessSettings
@@ -215,6 +216,7 @@ class Fuse:
         "methods then go by similarity)",
     )
     maps: bool = option(True, "Write maps of probability, agreement and entropy beside the fused labels")
+    staple: StapleSettings = option(StapleSettings(), "Multi-label STAPLE")
     jlf: JointSettings = option(JointSettings(), "Joint label fusion")
     similarity: SimilaritySettings = option(SimilaritySettings(), "Weights of the methods global and local")
     dataparams: DataParametersSettings = option(

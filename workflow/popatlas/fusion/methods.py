@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from popatlas.registry import Entry
 
 if TYPE_CHECKING:
-    from popatlas.fusion.settings import DataParametersSettings, JointSettings, SimilaritySettings
+    from popatlas.fusion.settings import DataParametersSettings, JointSettings, SimilaritySettings, StapleSettings
 
 # labels of the trained segmentation network stand beside those of the fusion methods
 SEGMENTER = "segmenter"
@@ -42,6 +42,15 @@ class FusionMethod(Entry):
     options: tuple[str, ...] = ()
     trained: bool = False
     words: Callable[..., str] | None = None
+
+
+def _staple(own: StapleSettings) -> str:
+    where = "at the voxels where atlases differ" if own.region == "disputed" else "at all voxels of the labels' box"
+    prior = {
+        "volumes": "such that the expected volumes are the mean of the atlases'",
+        "frequency": "the frequency of the labels in the atlases",
+    }
+    return f"multi-label STAPLE [@warfield2004, @rohlfing2004], reliability estimated {where}, prior {prior[own.prior]}"
 
 
 def _joint(joint: JointSettings) -> str:
@@ -108,6 +117,8 @@ METHODS: dict[str, FusionMethod] = {
         title="multi-label STAPLE",
         references=("warfield2004", "rohlfing2004"),
         formula=r"\arg\max_l\; \pi_l \prod_n \theta_n(L_n(x) \mid l)",
+        sections=("staple",),
+        words=_staple,
     ),
     "jlf": FusionMethod(
         code="popatlas.fusion.joint:joint_label_fusion",

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Annotated
 
 from popatlas.fusion.methods import METHODS
-from popatlas.fusion.settings import Backbone, DataParametersSettings, JointSettings, SimilaritySettings
+from popatlas.fusion.settings import Backbone, DataParametersSettings, JointSettings, SimilaritySettings, StapleSettings
 from popatlas.settings import Content, OneOf, option, settings, settings_from
 
 
@@ -41,6 +41,7 @@ class SegmenterSettings:
 
 
 SECTIONS: dict[str, type[object]] = {
+    "staple": StapleSettings,
     "jlf": JointSettings,
     "similarity": SimilaritySettings,
     "dataparams": DataParametersSettings,

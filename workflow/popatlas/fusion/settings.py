@@ -10,6 +10,8 @@ from popatlas.settings import OneOf, option, settings
 Ties = Literal["nearest", "lowest"]
 SelectBy = Literal["similarity", "trust"]
 Votes = Literal["auto", "softmax", "label", "joint"]
+Region = Literal["disputed", "all"]
+Prior = Literal["volumes", "frequency"]
 Update = Literal["out-of-line", "inline"]
 Schedule = Literal["decay", "restarts"]
 Backbone = Annotated[str, OneOf(tuple(BACKBONES))]
@@ -28,6 +30,21 @@ class JointSettings:
 
 @settings
 class SimilaritySettings:
+@settings
+class StapleSettings:
+    """Multi-label STAPLE."""
+
+    region: Region = option(
+        "disputed",
+        "Voxels that the reliability of atlases is estimated at: those where they differ, or all in the box of the labels",
+    )
+    prior: Prior = option(
+        "volumes",
+        "How probable a label is before anyone is asked: such that volumes are those of the atlases on average, or its "
+        "frequency in the atlases",
+    )
+
+
     """Weights of the methods global and local."""
 
     power: float = option(

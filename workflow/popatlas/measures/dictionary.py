@@ -102,8 +102,9 @@ CONVERGENCE_COLUMN_TEXT = {
 UNITS = {"mean_update_mm": "mm", "max_update_mm": "mm", "sharpness": "1/mm"}
 # what a reader has to know of volumes by a method
 VOLUME_NOTES = {
-    "staple": "STAPLE makes structures too large: 25 % on held-out manual labels, where joint label fusion (jlf) was 1 % "
-    "too small. Take volumes from jlf",
+    "staple": "STAPLE makes structures too large as it was published (fuse.staple: region all, prior frequency): 25 % on "
+    "held-out manual labels. By default its volumes are those of the atlases on average; joint label fusion (jlf) looks at "
+    "the image and follows a person's volumes better",
 }
 # files of the group that have no table of columns here
 OTHER_FILES = {
