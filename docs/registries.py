@@ -13,6 +13,7 @@ import yaml
 
 from popatlas.fusion.methods import METHODS
 from popatlas.fusion.sections import SECTIONS
+from popatlas.fusion.settings import PRESETS, DataParametersSettings
 from popatlas.measures.metrics import Metric
 from popatlas.networks.architectures import ARCHITECTURES
 from popatlas.networks.backbones import BACKBONES
@@ -22,7 +23,7 @@ from popatlas.registry import Entry
 from popatlas.regularisers.registry import REGULARISERS
 from popatlas.report.methods import read_references, reference_line
 from popatlas.schema import schema_of
-from popatlas.settings import as_content
+from popatlas.settings import Content, as_content
 from popatlas.similarity.registry import SIMILARITIES
 from popatlas.training.sections import Sections
 
@@ -75,6 +76,7 @@ def fusion_methods() -> str:
         for number, place in enumerate(entry.sections):
             only = entry.options if number == 0 else ()
             lines += [f"Options, in `fuse.{place}`:\n", *options_table(SECTIONS[place], only)]
+            lines += changes_table(PRESETS) if SECTIONS[place] is DataParametersSettings else []
     return "\n".join(lines)
 
 
@@ -106,9 +108,18 @@ def facts(engine: Engine) -> list[str]:
 def presets_table(engine: Engine) -> list[str]:
     """Return a table of the presets of an engine: what they change of the defaults."""
     defaults = as_content(engine.settings())
+    changes = {
+        name: {key: value for key, value in as_content(preset).items() if value != defaults[key]}
+        for name, preset in engine.presets.items()
+    }
+    return changes_table(changes)
+
+
+def changes_table(presets: Mapping[str, Content]) -> list[str]:
+    """Return a table of what each preset changes of the defaults."""
     rows = []
-    for name, preset in engine.presets.items():
-        changes = [f"`{key}: {inline(value)}`" for key, value in as_content(preset).items() if value != defaults[key]]
+    for name, content in presets.items():
+        changes = [f"`{key}: {inline(value)}`" for key, value in content.items()]
         rows.append(f"| `{name}` | {', '.join(changes) or 'nothing'} |")
     return ["| preset | what differs from the defaults |", "|---|---|", *rows, ""]
 

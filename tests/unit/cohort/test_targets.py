@@ -253,7 +253,8 @@ def test_each_method_has_the_settings_that_it_reads():
     assert fusion_settings(config, "dataparams")["select_by"] == "trust"
     assert "jlf" not in fusion_settings(config, "dataparams")
     learned = training_settings(config, "trust")
-    assert set(config.content["fuse"]["dataparams"]) - set(learned) == {"gpu", "votes", "network_weight", "gate_quality"}
+    unlearned = {"preset", "gpu", "votes", "network_weight", "gate_quality"}
+    assert set(config.content["fuse"]["dataparams"]) - set(learned) == unlearned
 
 
 def test_memory_of_a_training_follows_what_is_held():

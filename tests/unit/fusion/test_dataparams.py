@@ -289,6 +289,17 @@ def test_class_weights_have_mean_one_and_the_papers_power() -> None:
     assert weights[1] / weights[0] == pytest.approx((10 / 90) ** -0.35)
 
 
+def test_class_weights_are_in_the_loss_of_the_network_unless_switched_off() -> None:
+    """The first loss on one disc is the cross-entropy of a network that knows the shares of the labels only."""
+    target = training_target(noisy_discs(4)[0][3], BINARY)
+    share = np.bincount(target.labels.ravel()) / target.labels.size
+    for on in (True, False):
+        trainer = DataParametersTrainer([target], 2, fast("inline", class_weights=on))
+        torch.nn.init.zeros_(trainer.network.classifier.weight)
+        weights = class_weights([target], 2).numpy() if on else np.ones(2)
+        assert trainer.epoch(0) == pytest.approx(-(weights * share * np.log(share)).sum(), rel=0.01)
+
+
 def test_image_is_cropped_to_its_head_and_standardised() -> None:
     image = np.zeros((20, 20))
     image[5:10, 6:12] = np.random.default_rng(0).normal(100, 10, (5, 6))

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from popatlas.config.load import default_config, default_content
+from popatlas.cohort.targets import training_settings
+from popatlas.config.load import changed, default_config, default_content, load_config
+from popatlas.errors import ConfigError, InputError
 from popatlas.fusion.methods import METHODS
-from popatlas.fusion.sections import SECTIONS, describe
+from popatlas.fusion.sections import SECTIONS, describe, section
+from popatlas.fusion.settings import PRESETS, DataParametersSettings
 from popatlas.report.methods import Counts, read_references, write_methods
 from popatlas.resources import schema_path
 from popatlas.schema import schema_of
@@ -65,3 +68,60 @@ def test_the_methods_text_tells_it(name):
 def test_the_docs_have_it(name):
     page = (DOCS / "reference" / "fusion-methods.md").read_text()
     assert f"## `{name}`: {METHODS[name].title}" in page and METHODS[name].formula in page
+
+
+def dataparams(*laid: dict) -> dict:
+    """The section of a configuration made of files laid over each other."""
+    config = load_config({"fuse": {"dataparams": laid[0]}})
+    for more in laid[1:]:
+        config = changed(config, {"fuse": {"dataparams": more}})
+    return config.content["fuse"]["dataparams"]
+
+
+def test_a_preset_gives_what_is_left_out_and_what_is_set_wins():
+    ours, paper = as_content(DataParametersSettings()), dataparams({"preset": "paper"})
+    assert dataparams({}) == ours and ours["preset"] == "default"
+    assert {key: value for key, value in paper.items() if value != ours[key]} == {"preset": "paper", **PRESETS["paper"]}
+    # as published: section 3 of the paper, and its code for the epochs
+    told = {
+        "network": "lraspp",
+        "rate": 0.01,
+        "decay": 0.99,
+        "batch": 8,
+        "trust_rate": 0.1,
+        "votes": "softmax",
+        "epochs": 40,
+    }
+    assert told.items() <= paper.items() and paper["update"] == "out-of-line" and paper["network_weight"] == 0
+    # also a value that is our default, whichever comes first
+    for found in (
+        dataparams({"preset": "paper", "network": "light", "rate": 0.02}),
+        dataparams({"preset": "paper"}, {"network": "light", "rate": 0.02}),
+    ):
+        assert found == paper | {"network": "light", "rate": 0.02}
+    assert dataparams({"rate": 0.02}, {"preset": "paper"}) == paper | {"rate": 0.02}
+    assert dataparams({"preset": "paper", "rate": 0.02}, {"preset": "default"}) == ours | {"rate": 0.02}
+    assert dataparams({"preset": "paper", "rate": 0.02}, {"preset": "paper"}) == paper | {"rate": 0.02}
+
+
+def test_a_preset_is_one_in_python_and_in_the_steps_too():
+    paper = section("dataparams", {"dataparams": {"preset": "paper", "epochs": 2}})
+    assert paper == DataParametersSettings.of_preset("paper", epochs=2)
+    assert as_content(paper) == dataparams({"preset": "paper", "epochs": 2})
+    with pytest.raises(InputError, match=r"fuse\.dataparams: unknown key 'epoch'"):
+        DataParametersSettings.of_preset("paper", epoch=2)
+
+
+def test_an_impossible_preset_is_refused():
+    with pytest.raises(ConfigError, match=r"fuse\.dataparams\.preset: 'papr' is not one of"):
+        dataparams({"preset": "papr"})
+    for wrong in ([], 3, {"paper": 1}):
+        with pytest.raises(ConfigError, match=r"fuse\.dataparams\.preset"):
+            dataparams({"preset": wrong})
+
+
+def test_only_the_name_of_a_preset_trains_nothing_again():
+    named = load_config({"fuse": {"dataparams": {"preset": "paper"}}})
+    spelled = load_config({"fuse": {"dataparams": PRESETS["paper"]}})
+    assert training_settings(named, "trust") == training_settings(spelled, "trust")
+    assert training_settings(named, "trust") != training_settings(default_config(), "trust")

@@ -37,7 +37,7 @@ from popatlas.settings import Content
 # network -> section of the configuration, what it does not learn from, and what training leaves behind
 SECTIONS = {"trust": "dataparams", "segmenter": "segmenter"}
 VOTING = ("votes", "network_weight", "gate_quality")
-NOT_LEARNED = {"trust": ("gpu", *VOTING), "segmenter": ("gpu", "enabled")}
+NOT_LEARNED = {"trust": ("preset", "gpu", *VOTING), "segmenter": ("gpu", "enabled")}
 FILES = {
     "trust": ("network.safetensors", "parameters.parquet", "curve.tsv"),
     "segmenter": ("network.safetensors", "curve.tsv"),

@@ -11,6 +11,7 @@ from typing import Any
 from popatlas.config.contradictions import find_contradictions
 from popatlas.config.sections import DEFAULT, Config
 from popatlas.errors import ConfigError, InputError
+from popatlas.fusion.settings import DataParametersSettings
 from popatlas.paths import check_path, is_text, resolved
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.renamed import with_keys_of_today
@@ -94,7 +95,8 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 def _laid_over(below: Content, above: Mapping[str, Any]) -> Content:
     """Return a configuration with another's values over it.
 
-    In presets what follows another choice does not stay. A preset of a new name lies over the engine's `default`.
+    In presets what follows another choice does not stay. A preset of a new name lies over the engine's `default`. Options of
+    data parameters that are left out are those of their preset.
     """
     merged = merge(below, above)
     for engine, presets in _mapping(_mapping(_mapping(above).get("register")).get("presets")).items():
@@ -105,6 +107,9 @@ def _laid_over(below: Content, above: Mapping[str, Any]) -> Content:
             base = old.get(name) or _mapping(made[DEFAULT]) or old[DEFAULT]
             if isinstance(presets[name], Mapping):
                 made[name] = ENGINES[engine].settings.laid_over(base, presets[name])
+    learned = _mapping(_mapping(_mapping(above).get("fuse")).get("dataparams"))
+    if learned:
+        merged["fuse"]["dataparams"] = DataParametersSettings.laid_over(below["fuse"]["dataparams"], learned)
     return merged
 
 

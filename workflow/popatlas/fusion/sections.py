@@ -50,8 +50,11 @@ SECTIONS: dict[str, type[object]] = {
 
 
 def section(name: str, fuse: Content) -> object:
-    """Return the settings of a section of `fuse`; options that are left out keep their defaults."""
-    return settings_from(SECTIONS[name], fuse.get(name, {}), f"fuse.{name}")
+    """Return the settings of a section of `fuse`; options left out are those of their preset, or the defaults."""
+    kind, given = SECTIONS[name], fuse.get(name, {})
+    if kind is DataParametersSettings:
+        given = DataParametersSettings.completed(given)
+    return settings_from(kind, given, f"fuse.{name}")
 
 
 def given_options(method: str, fuse: Content) -> Content:

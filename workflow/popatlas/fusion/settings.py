@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from popatlas.networks.backbones import BACKBONES
-from popatlas.settings import OneOf, option, settings
+from popatlas.settings import Content, OneOf, as_content, merge, option, settings, settings_from
 
 Ties = Literal["nearest", "lowest"]
 SelectBy = Literal["similarity", "trust"]
-Votes = Literal["auto", "softmax", "label", "joint"]
 Region = Literal["disputed", "all"]
 Prior = Literal["volumes", "frequency"]
+Votes = Literal["auto", "softmax", "label", "joint"]
 Update = Literal["out-of-line", "inline"]
 Schedule = Literal["decay", "restarts"]
+Preset = Literal["default", "paper"]
 Backbone = Annotated[str, OneOf(tuple(BACKBONES))]
 BY_PATCHES = ("auto", "joint")  # votes that joint label fusion may serve
 
@@ -29,8 +31,6 @@ class JointSettings:
 
 
 @settings
-class SimilaritySettings:
-@settings
 class StapleSettings:
     """Multi-label STAPLE."""
 
@@ -45,6 +45,8 @@ class StapleSettings:
     )
 
 
+@settings
+class SimilaritySettings:
     """Weights of the methods global and local."""
 
     power: float = option(
@@ -58,9 +60,11 @@ class DataParametersSettings:
     """Consensus by data parameters (Weihsbach et al. 2022).
 
     The rates and decays are the paper's where they fit. With `per_label` each label of a candidate has a parameter too;
-    `risk` and `fixed_weighting` are terms of the loss, see `popatlas.fusion.dataparams.train`.
+    `risk` and `fixed_weighting` are terms of the loss, see `popatlas.fusion.dataparams.train`. In a configuration options
+    that are left out are those of the preset; in Python `of_preset` gives them.
     """
 
+    preset: Preset = option("default", "Where options that are left out come from: our defaults, or the paper")
     network: Backbone = option("light", "Network that learns what the candidates have in common")
     targets: int = option(64, "Scans that it is trained on, drawn evenly and frozen once it is trained", ge=1, le=500)
     epochs: int = option(15, "Passes over the training targets, and steps for a new target", ge=1, le=10000)
@@ -69,6 +73,7 @@ class DataParametersSettings:
     warm_up: int = option(0, "Epochs before the data parameters start", ge=0, le=10000)
     risk: bool = option(True, "Risk regularisation: candidates gain no weight by being empty")
     fixed_weighting: bool = option(True, "Candidates gain no weight by their size")
+    class_weights: bool = option(True, "Rare labels weigh more in the loss of the network, by their frequency^-0.35")
     per_label: bool = option(True, "Learn a parameter for each label of a candidate too")
     votes: Votes = option(
         "auto",
@@ -106,3 +111,41 @@ class DataParametersSettings:
         ge=0,
         le=8,
     )
+
+    @classmethod
+    def completed(cls, given: Mapping[str, Any]) -> Content:
+        """Return options with those of their preset where they are left out."""
+        return merge(as_content(cls()) | dict(PRESETS.get(str(given.get("preset", "default")), {})), given)
+
+    @classmethod
+    def laid_over(cls, below: Mapping[str, Any], above: Mapping[str, Any]) -> Content:
+        """Return complete options with others over them; what the preset below has set gives way to another preset."""
+        if above.get("preset", below.get("preset")) == below.get("preset"):
+            return merge(dict(below), above)
+        shipped = cls.completed({"preset": below.get("preset")})
+        chosen = {key: value for key, value in below.items() if key not in shipped or value != shipped[key]}
+        return cls.completed(merge(chosen, above))
+
+    @classmethod
+    def of_preset(cls, preset: Preset, **changes: object) -> Self:
+        """Return the options of a preset, some of them changed; InputError for a name or a value that cannot be."""
+        return settings_from(cls, cls.completed({"preset": preset, **changes}), "fuse.dataparams")
+
+
+# what a preset changes of the defaults; paper: Weihsbach et al. 2022, and their published code where the text is silent
+PRESETS: dict[str, Content] = {
+    "default": {},
+    "paper": {
+        "network": "lraspp",
+        "epochs": 40,
+        "batch": 8,
+        "per_label": False,
+        "votes": "softmax",
+        "network_weight": 0.0,
+        "rate": 0.01,
+        "decay": 0.99,
+        "voxels": 10_000_000,
+        "positions": False,
+        "bend": 1.0,
+    },
+}

@@ -70,7 +70,7 @@ class TrainDataParameters(PopatlasInterface):
         self.notes |= {"left_out": {}, "skipped": {}}
         targets, labels, atlases = self._targets()
         given = inputs.settings if isdefined(inputs.settings) else {}
-        settings = settings_from(DataParametersSettings, given, "fuse.dataparams")
+        settings = settings_from(DataParametersSettings, DataParametersSettings.completed(given), "fuse.dataparams")
         self.notes |= {"targets": [target.name for target in targets], "labels": len(labels)}
         device = torch_device(self)
         result = train_data_parameters(targets, labels, settings, device, Progress(settings.epochs))

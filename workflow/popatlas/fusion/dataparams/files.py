@@ -29,7 +29,7 @@ COLUMNS = ("target", "atlas", "label", "parameter")
 LABELS, SETTINGS = "labels", "trust_settings"  # entries of the metadata
 TRAIN_AGAIN = "remove the network and its parameters, so that they are trained again"
 # options that training does not depend on
-OF_THE_RUN = ("targets", "votes", "network_weight", "gate_quality", "gpu")
+OF_THE_RUN = ("preset", "targets", "votes", "network_weight", "gate_quality", "gpu")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ the image that the candidate belongs to, as share of its voxels (risk regularisa
 finds nothing, which are easy to fit, gain no weight by it; it compares images, so it needs several in a batch), and the
 weight is relative to the mean of the batch, otherwise all parameters sink together.
 ``out-of-line``: the network takes a step on the plain cross-entropy, then the parameters one with the network as it is.
-``inline``: one step of both on the weighted cross-entropy.
+``inline``: one step of both on the weighted cross-entropy. The network's loss has class weights too (`class_weights`); the
+code that was published with the paper has none inline, so that to switch data parameters on also switches them off.
 
 All candidates of a target are in the same batch: one pass of the network serves them all.
 
@@ -86,7 +87,7 @@ class DataParametersTrainer:
         self.parameters = DataParameters(targets, n_labels, settings.trust_rate, per_label=settings.per_label, device=device)
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=settings.rate)
         self.schedule = _schedule(self.optimiser, settings)
-        self.weights = class_weights(self.targets, n_labels).to(device)
+        self.weights = class_weights(self.targets, n_labels).to(device) if settings.class_weights else None
         self.rng = np.random.default_rng(settings.seed)
         self.seen: dict[int, tuple[Sample, Tensor]] = {}
 
