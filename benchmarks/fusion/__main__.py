@@ -1,12 +1,16 @@
 """Label fusion on real images: the experiments of the data-parameter paper, all methods side by side, our joint fusion.
 
-    python -m benchmarks.fusion --data FOLDER --out OUT_DIR [--parts slices hippocampus heads]
+    python -m benchmarks.fusion --data FOLDER --out OUT_DIR [--parts shifted mixed sizes paper hippocampus heads]
 
 FOLDER holds `msd-hippocampus` (images, labels; Medical Segmentation Decathlon Task04, CC BY-SA 4.0) and `ixi-hh` (BIDS with
 derivatives/*/*_dseg; IXI, CC BY-SA 3.0). Registered candidates and the tables of each part are kept in OUT_DIR: a second run
-goes on where the first one ended. Each part runs in one thread.
+goes on where the first one ended. Tables of parts that are not in OUT_DIR stay in the result as they were. Each part runs in
+one thread.
 
-* slices: experiments I and II in 2D, labels shifted at random and labels of mixed quality;
+* shifted: experiment I in 2D, labels shifted at random;
+* mixed: experiment II in 2D, labels of mixed quality, and what the outcome depends on;
+* sizes: volumes of fused labels against the true ones, on the hippocampus;
+* paper: data parameters as published beside ours, on 18 targets of the hippocampus;
 * hippocampus: experiments III and IV in 3D, 10 atlases, three qualities of registration;
 * heads: all methods on IXI in leave-one-out, 8 atlases, per label; joint label fusion against ANTs.
 
@@ -20,37 +24,77 @@ network besides. The constants of our consensus (margin, strictness, network wei
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.common import Bar, Record, at_least, at_most, parser, records, report
+from benchmarks.common import RESULTS, Bar, Record, add_to_results, at_least, at_most, parser, records, report
 from benchmarks.fusion.cases import load_heads, load_hippocampus, registered
 from benchmarks.fusion.methods import OURS, PAPER, PEER, STAPLE
+from benchmarks.fusion.mixed import ARMS, mixed, mixed_bars
 from benchmarks.fusion.plot import draw
-from benchmarks.fusion.slices import disturbed, mixed
-from benchmarks.fusion.volumes import CONTRAST, SETTINGS, consensus_rows, network_rows, parameters_row, trained
+from benchmarks.fusion.sizes import size_bars, size_rows
+from benchmarks.fusion.slices import disturbed
+from benchmarks.fusion.volumes import (
+    CONTRAST,
+    SETTINGS,
+    consensus_rows,
+    network_rows,
+    paper_rows,
+    parameters_row,
+    trained,
+)
 from popatlas.config.load import default_content
 from popatlas.fusion.crossval import holm, signed_rank
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.images.io import read_json, write_json
 
 Tables = Mapping[str, list[Record]]  # of a part, by name
-PARTS = ("slices", "hippocampus", "heads")
+PARTS = ("shifted", "mixed", "sizes", "paper", "hippocampus", "heads")
+TRUST = "Experiment III: trust against the true Dice of the candidates"
+# titles of the tables on the page, in their order
+TITLES = (
+    "Experiment I",
+    "Experiment II",
+    TRUST,
+    "As published and ours, hippocampus, noisy",
+    "Volumes, hippocampus",
+    "Consensus, hippocampus",
+    "Consensus, heads",
+    "Experiment IV: networks trained on the labels",
+    "IXI, clean: labels won",
+    "IXI, clean: by label",
+)
 PEERS = 6  # targets that ANTs' joint label fusion is run on
 RADIUS = {"hippocampus": 2, "heads": 1}  # voxels of 1 mm and of 2 mm
 
 
-def run_slices(data: Path, out: Path, quick: bool) -> Tables:
-    """Experiments I and II."""
-    epochs = 2 if quick else 30
+def run_shifted(data: Path, out: Path, quick: bool) -> Tables:
+    """Experiment I."""
     crops = load_hippocampus(data / "msd-hippocampus")[: 6 if quick else None]
+    return {"Experiment I": records(disturbed(crops, 2 if quick else 30))}
+
+
+def run_mixed(data: Path, out: Path, quick: bool) -> Tables:
+    """Experiment II."""
     files = hippocampus_files(data, out, quick)
-    first, second = disturbed(crops, epochs), mixed(files, epochs)
-    return {"Experiment I": records(first), "Experiment II": records(second)}
+    return {"Experiment II": records(mixed(files, 2, 1, ARMS[2:4]) if quick else mixed(files, 30))}
+
+
+def run_sizes(data: Path, out: Path, quick: bool) -> Tables:
+    """Volumes of fused labels."""
+    files = hippocampus_files(data, out, quick)
+    return {"Volumes, hippocampus": size_rows(files, tuple(SETTINGS), RADIUS["hippocampus"])}
+
+
+def run_paper(data: Path, out: Path, quick: bool) -> Tables:
+    """Train data parameters as published, and ours."""
+    files = hippocampus_files(data, out, quick)[::2]
+    return {"As published and ours, hippocampus, noisy": paper_rows(files, quick)}
 
 
 def hippocampus_files(data: Path, out: Path, quick: bool) -> list[Path]:
@@ -142,7 +186,8 @@ def wins(labels: pd.DataFrame) -> pd.DataFrame:
 
 def bars(found: Mapping[str, Tables]) -> list[Bar]:
     """Return the numbers that were asked for."""
-    result = []
+    result = mixed_bars(found["mixed"]["Experiment II"]) if "mixed" in found else []
+    result += size_bars("hippocampus", found["sizes"]["Volumes, hippocampus"]) if "sizes" in found else []
     for part in ("hippocampus", "heads"):
         if part not in found:
             continue
@@ -169,7 +214,14 @@ def bars(found: Mapping[str, Tables]) -> list[Bar]:
 
 def finished(args: argparse.Namespace) -> dict[str, Tables]:
     """Run the parts that were asked for and are missing; return all that are there."""
-    runs = {"slices": run_slices, "hippocampus": run_hippocampus, "heads": run_heads}
+    runs: dict[str, Callable[[Path, Path, bool], Tables]] = {
+        "shifted": run_shifted,
+        "mixed": run_mixed,
+        "sizes": run_sizes,
+        "paper": run_paper,
+        "hippocampus": run_hippocampus,
+        "heads": run_heads,
+    }
     found: dict[str, Tables] = {}
     for part in PARTS:
         file = args.out / f"{part}{'-quick' if args.quick else ''}.json"
@@ -180,18 +232,17 @@ def finished(args: argparse.Namespace) -> dict[str, Tables]:
     return found
 
 
-def main() -> None:
-    """Run what is missing, then print and write everything."""
-    line = parser(__doc__)
-    line.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
-    args = line.parse_args()
-    torch.set_num_threads(1)
-    found = finished(args)
-    tables = {name: pd.DataFrame(rows) for name, rows in found.get("slices", {}).items()}
+def shown(found: Mapping[str, Tables]) -> dict[str, pd.DataFrame]:
+    """Return the tables of the page, by title."""
+    tables = {
+        title: pd.DataFrame(rows)
+        for part in ("shifted", "mixed", "paper", "sizes")
+        for title, rows in found.get(part, {}).items()
+    }
     volumes = [part for part in ("hippocampus", "heads") if part in found]
     if volumes:
         parameters = [pd.DataFrame(found[part]["trust"]).assign(data=part) for part in volumes]
-        tables["Experiment III: trust against the true Dice of the candidates"] = pd.concat(parameters, ignore_index=True)
+        tables[TRUST] = pd.concat(parameters, ignore_index=True)
     for part in volumes:
         tables[f"Consensus, {part}"] = summary(pd.DataFrame(found[part]["rows"]))
     if "hippocampus" in found:
@@ -199,10 +250,45 @@ def main() -> None:
     if "heads" in found:
         labels = by_label(pd.DataFrame(found["heads"]["rows"]))
         tables |= {"IXI, clean: labels won": wins(labels), "IXI, clean: by label": labels}
+    return tables
+
+
+def with_earlier(
+    tables: Mapping[str, pd.DataFrame], judged: list[Bar], earlier: Mapping[str, Any]
+) -> tuple[dict[str, pd.DataFrame], list[Bar], dict[str, str]]:
+    """Return tables in their order and bars, those of an earlier result where they are not new, and the dates of those."""
+    old = {title: pd.DataFrame(rows) for title, rows in earlier.get("rows", {}).items() if title not in tables}
+    whole = {title: {**old, **tables}[title] for title in TITLES if title in old or title in tables}
+    names = {bar.name for bar in judged}
+    kept = [Bar(**bar) for bar in earlier.get("bars", []) if bar["name"] not in names]
+    return (
+        whole,
+        [*kept, *judged],
+        {title: earlier.get("dates", {}).get(title, earlier["date"]) for title in whole if title in old},
+    )
+
+
+def main() -> None:
+    """Run what is missing, then print and write everything."""
+    line = parser(__doc__)
+    line.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="(all)")
+    args = line.parse_args()
+    torch.set_num_threads(1)
+    found = finished(args)
+    tables, judged = shown(found), bars(found)
+    dates: dict[str, str] = {}
+    data = "MSD Task04 hippocampus (CC BY-SA 4.0), IXI Hammersmith (CC BY-SA 3.0, brain-development.org)"
+    file = RESULTS / "fusion.json"
+    if not args.quick and file.is_file():
+        tables, judged, dates = with_earlier(tables, judged, read_json(file))
+        data += "".join(
+            f". Of {day}: {'; '.join(t for t in dates if dates[t] == day)}" for day in sorted(set(dates.values()))
+        )
+    volumes = [part for part in ("hippocampus", "heads") if part in found]
     if volumes and not args.quick:
         draw({part: summary(pd.DataFrame(found[part]["rows"])) for part in volumes})
-    data = "MSD Task04 hippocampus (CC BY-SA 4.0), IXI Hammersmith (CC BY-SA 3.0, brain-development.org)"
-    report("fusion", tables, bars(found), args, data)
+    files = report("fusion", tables, judged, args, data)
+    add_to_results(files, dates=dates)
 
 
 if __name__ == "__main__":

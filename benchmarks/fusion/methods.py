@@ -16,22 +16,27 @@ from popatlas.fusion.fuse import fuse
 from popatlas.measures.overlap import overlap
 
 PEER = "jlfants"
-STAPLE, PAPER, OURS = "staple", "data parameters (paper)", "data parameters"
+STAPLE, PAPER, OURS = "staple, published", "data parameters (paper)", "data parameters"
 
 
 class Options(TypedDict, total=False):
     """Options of `popatlas.fusion.fuse.fuse`."""
 
     method: str
+    region: str
+    prior: str
     radius: int
     select: int
     select_by: np.ndarray
     parameters: np.ndarray
-    label_parameters: np.ndarray
+    label_parameters: np.ndarray | None
     labels: np.ndarray
     votes: str
     network_weight: float
     network: np.ndarray
+
+
+PUBLISHED: Options = {"method": "staple", "region": "all", "prior": "frequency"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Learned:
     """What training says about one target."""
 
     parameters: np.ndarray
-    label_parameters: np.ndarray
+    label_parameters: np.ndarray | None
     labels: np.ndarray
     network: np.ndarray
 
@@ -49,7 +54,7 @@ class Learned:
         name = candidates.subject or ""
         target = training_target(candidates, result.labels)
         opinion = network_opinion(result.network, target, candidates.disputed)
-        return cls(result.parameters[name], result.label_parameters[name], result.labels, opinion)
+        return cls(result.parameters[name], result.label_parameters.get(name), result.labels, opinion)
 
     def options(self, votes: str, weight: float) -> Options:
         """Return the options of the consensus."""
@@ -70,7 +75,8 @@ def ways(radius: int, weight: float, learned: Learned | None, *, peer: bool) -> 
         "majority": {"method": "majority"},
         "global similarity": {"method": "global"},
         "local similarity": {"method": "local"},
-        STAPLE: {"method": "staple"},
+        STAPLE: PUBLISHED,
+        "staple": {"method": "staple"},
         "jlf": {"method": "jlf", "radius": radius},
     }
     if peer:

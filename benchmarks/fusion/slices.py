@@ -1,4 +1,4 @@
-"""Experiments I and II on 2D slices: labels shifted at random, and labels of registrations of mixed quality.
+"""Experiment I on 2D slices, labels shifted at random, and what Experiment II (`benchmarks.fusion.mixed`) shares with it.
 
 Slices are sagittal, through the middle of the hippocampus of each crop and 3 mm to both sides; front and back are one label.
 Two thirds of the crops train, one third tells how good the network is (mean Dice against the manual labels).
@@ -7,15 +7,13 @@ Two thirds of the crops train, one third tells how good the network is (mean Dic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata, spearmanr
 
 from benchmarks.common import Record
-from benchmarks.fusion.cases import Labelled, candidates
+from benchmarks.fusion.cases import Labelled
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.data import training_target
 from popatlas.fusion.dataparams.train import DataParametersResult, train_data_parameters
@@ -42,26 +40,29 @@ def padded(image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 
 
 def settings(epochs: int, parameters: bool = True) -> DataParametersSettings:
-    """Return the settings of a 2D experiment: batch and warm-up of the paper, inline updates; or no data parameters."""
+    """Return the settings of a 2D experiment: inline updates after a warm-up, as in the paper; or no data parameters."""
     warm_up = epochs // 4 if parameters else epochs
     return DataParametersSettings(
         epochs=epochs, warm_up=warm_up, batch=16, update="inline", per_label=False, positions=False
     )
 
 
-def _train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: DataParametersSettings) -> DataParametersResult:
+def train(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], plan: DataParametersSettings) -> DataParametersResult:
+    """Train on slices with one label image each; the parameters are called by the number of the slice."""
     stacks = [
         Candidates(one[None], image, subject=str(i)) for i, (image, one) in enumerate(zip(images, labels, strict=True))
     ]
     return train_data_parameters([training_target(stack, LABELS) for stack in stacks], LABELS, plan)
 
 
-def _validate(network: SegmentationNet, images: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+def validate(network: SegmentationNet, images: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    """Return the mean Dice of what a network says about slices."""
     scores = [dice(segment(network, LABELS, image)[0], truth) for image, truth in zip(images, truths, strict=True)]
     return float(np.mean(scores))
 
 
-def _auc(score: np.ndarray, good: np.ndarray) -> float:
+def auc(score: np.ndarray, good: np.ndarray) -> float:
+    """Return how often a good one has the higher score: 1 always, 0.5 by chance, 0 never."""
     ranks, count = rankdata(score), good.sum()
     return float((ranks[good].sum() - count * (count + 1) / 2) / (count * (~good).sum()))
 
@@ -74,61 +75,24 @@ def disturbed(crops: Sequence[Labelled], epochs: int) -> pd.DataFrame:
         for number, crop in enumerate(crops)
         for place in middle_slices(crop.labels)
     ]
-    train = [(image, truth) for number, image, truth in pairs if number % 3]
+    learned = [(image, truth) for number, image, truth in pairs if number % 3]
     held = [(image, truth) for number, image, truth in pairs if number % 3 == 0]
     rows = []
     for shift in SHIFTS:
         rng = np.random.default_rng(0)
-        bad = rng.random(len(train)) < SHARE
+        bad = rng.random(len(learned)) < SHARE
         labels = []
-        for (_, truth), wrong in zip(train, bad, strict=True):
+        for (_, truth), wrong in zip(learned, bad, strict=True):
             angle = rng.uniform(0, 2 * np.pi)
             step = np.rint(shift * np.array([np.cos(angle), np.sin(angle)])).astype(int)
             labels.append(np.roll(truth, step, (0, 1)) if wrong else truth)
-        quality = np.array([dice(label, truth) for label, (_, truth) in zip(labels, train, strict=True)])
-        row: Record = {"shift, voxels": shift, "n": len(train), "mean Dice of the labels": float(quality.mean())}
-        images = [image for image, _ in train]
+        quality = np.array([dice(label, truth) for label, (_, truth) in zip(labels, learned, strict=True)])
+        row: Record = {"shift, voxels": shift, "n": len(learned), "mean Dice of the labels": float(quality.mean())}
+        images = [image for image, _ in learned]
         for name, plan in (("without", settings(epochs, parameters=False)), ("with", settings(epochs))):
-            result = _train(images, labels, plan)
-            row[f"network {name}"] = _validate(result.network, *zip(*held, strict=True))
-        parameters = np.array([result.parameters[str(number)][0] for number in range(len(train))])
-        row |= {"AUC": _auc(parameters, ~bad), "Spearman": float(spearmanr(parameters, quality).statistic)}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def mixed(files: Sequence[Path], epochs: int) -> pd.DataFrame:
-    """Experiment II: labels of the best registration, of a blurred sum of all, and half and half."""
-    best, combined, images, truths, crop = [], [], [], [], []
-    shape = np.max([candidates(file, ("affine",))[1].shape[1:] for file in files], axis=0)
-    for number, file in enumerate(files):
-        stack, truth = candidates(file, ("deformable",))
-        scores = [dice(one, truth) for one in stack.labels]
-        # the paper's "combined": blurred sum of all registered labels, clipped; here of the linear registrations
-        rough = candidates(file, ("affine",))[0].labels > 0
-        blurred = np.clip(gaussian_filter(rough.sum(axis=0).astype(float), 1.0), 0, 1) > 0.5
-        for place in middle_slices(truth):
-            best.append(padded((stack.labels[int(np.argmax(scores))][place] > 0).astype(np.int32), shape))
-            combined.append(padded(blurred[place].astype(np.int32), shape))
-            images.append(padded(np.asarray(stack.target)[place], shape))
-            truths.append(padded((truth[place] > 0).astype(np.int32), shape))
-            crop.append(number)
-    held = np.array(crop) % 3 == 0
-    is_best = np.random.default_rng(0).random(len(best)) < 0.5
-    mix = [a if good else b for a, b, good in zip(best, combined, is_best, strict=True)]
-    plain = settings(epochs, parameters=False)
-    rows = []
-    arms = (("best", best, plain), ("mix, data parameters", mix, settings(epochs)), ("mix", mix, plain))
-    for name, labels, plan in (*arms, ("combined", combined, plain)):
-        kept = [number for number in range(len(labels)) if not held[number]]
-        result = _train([images[n] for n in kept], [labels[n] for n in kept], plan)
-        score = _validate(
-            result.network, [images[n] for n in np.flatnonzero(held)], [truths[n] for n in np.flatnonzero(held)]
-        )
-        quality = np.mean([dice(labels[n], truths[n]) for n in kept])
-        row: Record = {"labels": name, "n": len(kept), "mean Dice of the labels": float(quality), "network": score}
-        if plan.warm_up < plan.epochs:
-            parameters = np.array([result.parameters[str(position)][0] for position in range(len(kept))])
-            row["AUC"] = _auc(parameters, is_best[kept])
+            result = train(images, labels, plan)
+            row[f"network {name}"] = validate(result.network, *zip(*held, strict=True))
+        parameters = np.array([result.parameters[str(number)][0] for number in range(len(learned))])
+        row |= {"AUC": auc(parameters, ~bad), "Spearman": float(spearmanr(parameters, quality).statistic)}
         rows.append(row)
     return pd.DataFrame(rows)

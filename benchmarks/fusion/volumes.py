@@ -13,10 +13,12 @@ from scipy.stats import spearmanr
 
 from benchmarks.common import Record
 from benchmarks.fusion.cases import candidates
-from benchmarks.fusion.methods import OURS, STAPLE, Learned, fused, mean_dice, ways
+from benchmarks.fusion.methods import OURS, PUBLISHED, STAPLE, Learned, Options, fused, mean_dice, ways
 from popatlas.fusion.candidates import Candidates
 from popatlas.fusion.dataparams.data import label_values, training_target
+from popatlas.fusion.dataparams.files import training_json
 from popatlas.fusion.dataparams.train import DataParametersResult, train_data_parameters
+from popatlas.fusion.fuse import fuse
 from popatlas.fusion.segmenter import segment, train_segmenter
 from popatlas.fusion.settings import DataParametersSettings
 from popatlas.measures.overlap import overlap
@@ -89,6 +91,39 @@ def parameters_row(setting: Setting, update: str) -> Record:
         "Spearman within a target": float(np.nanmean(within)),
         "CPU s of training": setting.seconds,
     }
+
+
+def paper_rows(files: Sequence[Path], quick: bool) -> list[Record]:
+    """Train with each preset on noisy registrations; return how trust follows quality, and the Dice of the consensus."""
+    few = {"epochs": 2} if quick else {}
+    plans = {
+        "default": DataParametersSettings.of_preset("default", **few),
+        "default, votes of the paper": DataParametersSettings.of_preset(
+            "default", votes="softmax", network_weight=0.0, **few
+        ),
+        "paper, light network": DataParametersSettings.of_preset("paper", network="light", **few),
+        "paper": DataParametersSettings.of_preset("paper", **few),
+    }
+    rows: list[Record] = []
+    found: dict[str, Setting] = {}
+    for name, plan in plans.items():
+        setting = found.get(training_json(plan)) or trained("noisy", files, plan)
+        found[training_json(plan)] = setting
+        scores = []
+        for stack, truth in setting.cases:
+            learned = Learned.of(stack, setting.result)
+            chosen: Options = {**learned.options(plan.votes, plan.network_weight), "radius": 2}
+            scores.append(mean_dice(fuse(stack, **chosen).dseg, truth))
+        row = parameters_row(setting, plan.update) | {"setting": name, "Dice of the consensus": float(np.mean(scores))}
+        rows.append({"preset": row.pop("setting"), "network": plan.network, "epochs": float(plan.epochs), **row})
+    for name, options in (
+        ("majority", Options(method="majority")),
+        (STAPLE, PUBLISHED),
+        ("staple", Options(method="staple")),
+    ):
+        scores = [mean_dice(fuse(stack, **options).dseg, truth) for stack, truth in setting.cases]
+        rows.append({"preset": f"none: {name}", "Dice of the consensus": float(np.mean(scores))})
+    return rows
 
 
 def consensus_rows(

@@ -8,9 +8,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.fusion.__main__ import bars, by_label, summary, wins
+from benchmarks.common import Bar
+from benchmarks.fusion.__main__ import bars, by_label, summary, wins, with_earlier
 from benchmarks.fusion.cases import QUALITIES, Labelled, candidates, load_hippocampus, registered
 from benchmarks.fusion.methods import OURS, PAPER, PEER, STAPLE, mean_dice, ways
+from benchmarks.fusion.sizes import size_summary
 from benchmarks.fusion.slices import middle_slices, padded
 
 from popatlas.images.grid import Grid
@@ -110,7 +112,31 @@ def test_wins_by_label() -> None:
 
 
 def test_ways_without_training_and_peer() -> None:
-    assert set(ways(1, 0.3, None, peer=False)) == {"majority", "global similarity", "local similarity", STAPLE, "jlf"}
+    names = {"majority", "global similarity", "local similarity", STAPLE, "staple", "jlf"}
+    assert set(ways(1, 0.3, None, peer=False)) == names
+
+
+def test_sizes_by_hand() -> None:
+    """Three targets of one label: 20 % too large each, and following the true volumes exactly."""
+    rows = [
+        {"method": "x", "target": str(true), "label": 1, "true": true, "volume": 1.2 * true, "Dice": 0.5, "CPU s": 2.0}
+        for true in (100, 150, 200)
+    ]
+    (row,) = size_summary(pd.DataFrame(rows)).to_dict("records")
+    assert row["volume error, %"] == row["its size, %"] == pytest.approx(20)
+    assert row["its SD, %"] == pytest.approx(0, abs=1e-9)
+    assert (row["n"], row["correlation"], row["Dice"], row["CPU s"]) == (3, pytest.approx(1), 0.5, 2)
+
+
+def test_tables_and_bars_that_are_not_new_stay() -> None:
+    old = {
+        "date": "2001-01-01",
+        "rows": {"Experiment I": [{"a": 1}], "Experiment II": [{"a": 2}]},
+        "bars": [{"name": "x", "value": 1.0, "threshold": 0.0, "holds": True}],
+    }
+    tables, judged, dates = with_earlier({"Experiment II": pd.DataFrame([{"a": 3}])}, [Bar("y", 0.0, 1.0, False)], old)
+    assert {title: table["a"].tolist() for title, table in tables.items()} == {"Experiment I": [1], "Experiment II": [3]}
+    assert [bar.name for bar in judged] == ["x", "y"] and dates == {"Experiment I": "2001-01-01"}
 
 
 def test_slices_of_a_crop() -> None:
