@@ -169,6 +169,7 @@ def outlier_limits() -> str:
 PUBLISHED = {
     "bounding-boxes": "not printed",
     "dual-prnet": "not printed; averaged as in VoxelMorph",
+    "dual-prnet-plus": "not printed; averaged as in VoxelMorph",
     "labelreg": "0.5; the authors' code averages over components",
     "pediatric": "not printed; DeepReg averages over components",
     "rcn": "half of the squares; the authors' code averages over components",
@@ -206,7 +207,7 @@ def recipes() -> str:
 def _recipe(recipe: Recipe) -> str:
     """Return the row of a recipe; the page of a family is called as its first member."""
     name = recipe.name
-    page = "brains" if name.startswith("brain-") else name.removesuffix("-diffeo")
+    page = "brains" if name.startswith("brain-") else name.removesuffix("-diffeo").removesuffix("-plus")
     with torch.device("meta"):
         net = build_registration_network(recipe.network.name, recipe.ndim, **recipe.network.options)
     cells = [

@@ -52,6 +52,18 @@ def test_constant_increments_add_up_in_voxels_of_the_full_grid(ndim, transform, 
     assert prediction.velocity is None
 
 
+def test_a_residual_block_of_zeros_passes_its_features_on():
+    net, plain = pyramid(correlation=1, fusion=1, residual=2), pyramid(correlation=1, fusion=1)
+    kept = {name: value for name, value in net.state_dict().items() if ".units." not in name}
+    plain.load_state_dict({name.replace(".3.flow", ".1.flow"): value for name, value in kept.items()})
+    fixed, moving = noise(1, 1, 16, 20), noise(1, 1, 16, 20, seed=2)
+    assert not torch.equal(net(fixed, moving).displacement, plain(fixed, moving).displacement)
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            value.mul_(0 if ".units." in name else 1)
+    torch.testing.assert_close(net(fixed, moving).displacement, plain(fixed, moving).displacement)
+
+
 @pytest.mark.parametrize("widths", [(8, 16, 32, 32), (8, 16, 16, 32, 32)])
 def test_parameters_are_those_of_one_stream_and_its_heads(widths):
     def unit(a, b):
@@ -62,6 +74,12 @@ def test_parameters_are_those_of_one_stream_and_its_heads(widths):
     total += sum(unit(2 * width, 3) for width in widths)
     net = build_registration_network("pyramid", 3, widths=list(widths))
     assert sum(value.numel() for value in net.parameters()) == total
+    # Dual-PRNet++: 27 correlations more, two convolutions that join them with the features, two of the residual block
+    total += sum(
+        unit(2 * width + 27, width) + 3 * unit(width, width) + unit(width, 3) - unit(2 * width, 3) for width in widths
+    )
+    plus = build_registration_network("pyramid", 3, widths=list(widths), correlation=2, fusion=2, residual=1)
+    assert sum(value.numel() for value in plus.parameters()) == total
     assert net.stride == 2 ** (len(widths) - 1)
 
 

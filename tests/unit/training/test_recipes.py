@@ -30,6 +30,7 @@ NETWORKS = {
     "brain-t1w": ("fast", 3, 1_921_417),
     "brain-t1w-2d": ("fast", 2, 649_592),
     "dual-prnet": ("pyramid", 3, 168_452),
+    "dual-prnet-plus": ("pyramid", 3, 613_863),
     "labelreg": ("labelreg", 3, 18_909_743),
     "masked-fcn": ("masked", 3, 374_708),
     "pediatric": ("deepreg", 3, 134_667),
@@ -121,7 +122,7 @@ def test_the_documentation_has_the_variants_of_labelreg() -> None:
 def test_every_recipe_has_a_page() -> None:
     pages = {path.stem: path.read_text() for path in DOCS.glob("*.md") if path.stem != "index"}
     for name in recipe_names():
-        page = next(stem for stem in (name, name.removesuffix("-diffeo"), "brains") if stem in pages)
+        page = next(stem for stem in (name, name.removesuffix("-diffeo").removesuffix("-plus"), "brains") if stem in pages)
         assert f"`{name}`" in pages[page]
 
 

@@ -93,6 +93,7 @@ FLAT = [
     Case("brain-t1w", FAST, 0.1, steps=150),
     Case("brain-t1w-2d", SLICES, 0.04, steps=150, shape=(24, 24), scans="solid"),
     Case("dual-prnet", ("network.options.widths=[8, 16, 16]",), 0.045, steps=150),
+    Case("dual-prnet-plus", ("network.options.widths=[8, 16, 16]",), 0.045, steps=150),
     Case("labelreg", LABELREG, 0.035, steps=200, rate=0.006, other=True),
     Case("masked-fcn", (MASK,), 0.08, steps=400),
     Case("pediatric", ("network.options.widths=[8, 16, 16]",), 0.07, steps=200),

@@ -1,7 +1,8 @@
 """Dual-PRNet: features of each image apart, and fields from coarse to fine that each correct the last one.
 
-Hu, Kang, Huang, Scott, Wiest and Reyes (MICCAI 2019) and, with a local correlation, the same group's Dual-PRNet++ (Medical
-Image Analysis 2022); both are versions of arXiv:1909.11966.
+Hu, Kang, Huang, Scott, Wiest and Reyes (MICCAI 2019) and, with a local correlation that two convolutions and a residual
+block join with the features, the same group's Dual-PRNet++ (Medical Image Analysis 2022); both are versions of
+arXiv:1909.11966.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ class DualPRNet(RegistrationNetwork):
         self.correlation, self.stop, self.steps = settings.correlation, settings.stop, settings.steps
         self.stream = Stream(ndim, widths, slope)
         joint = 3**ndim if self.correlation else 0
-        self.heads = nn.ModuleList(_head(ndim, 2 * width + joint, width, fusion, slope) for width in reversed(widths))
+        blocks = settings.residual
+        self.heads = nn.ModuleList(
+            _head(ndim, 2 * width + joint, width, fusion, blocks, slope) for width in reversed(widths)
+        )
 
     def predict(self, fixed: Tensor, moving: Tensor) -> Prediction:
         """Return the composed field and, to be smooth, the increments, coarsest first; see `RegistrationNetwork.forward`."""
@@ -101,9 +105,34 @@ class Stream(nn.Module):
         return features
 
 
-def _head(ndim: int, inputs: int, width: int, fusion: int, slope: float) -> nn.Sequential:
+class ResidualBlock(nn.Module):
+    """Features plus what two convolutions make of them.
+
+    Parameters
+    ----------
+    ndim : {2, 3}
+        Spatial axes.
+    width : int
+        Channels in and out.
+    slope : float
+        Of the activations below zero.
+    """
+
+    def __init__(self, ndim: int, width: int, slope: float) -> None:
+        super().__init__()
+        self.units = nn.Sequential(Unit(ndim, width, width, slope), Unit(ndim, width, width, slope))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (B, width, *shape) for (B, width, *shape)."""
+        out: Tensor = features + self.units(features)
+        return out
+
+
+def _head(ndim: int, inputs: int, width: int, fusion: int, residual: int, slope: float) -> nn.Sequential:
     units = [Unit(ndim, width if i else inputs, width, slope) for i in range(fusion)]
-    return nn.Sequential(*units, FieldHead(ndim, width if fusion else inputs))
+    channels = width if fusion else inputs
+    blocks = [ResidualBlock(ndim, channels, slope) for _ in range(residual)]
+    return nn.Sequential(*units, *blocks, FieldHead(ndim, channels))
 
 
 def correlate(fixed: Tensor, moving: Tensor, reach: int) -> Tensor:

@@ -182,7 +182,16 @@ class PyramidSettings(NetworkSettings):
         le=LARGEST,
     )
     fusion: int = option(
-        0, "Convolutions of the joint features before that of the increment; none in the first paper", ge=0, le=LARGEST
+        0,
+        "Convolutions of the joint features before that of the increment; none in the first paper, 2 in Dual-PRNet++",
+        ge=0,
+        le=LARGEST,
+    )
+    residual: int = option(
+        0,
+        "Residual blocks of two convolutions after those of `fusion`; none in the first paper, 1 in Dual-PRNet++",
+        ge=0,
+        le=LARGEST,
     )
     stop: bool = option(
         True, "The warp of the features passes no gradient to the field so far, which learns by the composition alone"
