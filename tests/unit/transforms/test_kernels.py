@@ -123,6 +123,7 @@ def test_compiled_operations_equal_tensor_operations(shrink: int, shape: tuple[i
     for name, arguments in {
         "warp": (moving, field, shrink, matrix, shape),
         "smooth": (field, 1.3),
+        "even_out": (field, 0.3),
         "compose": (field, field.flip(1).contiguous()),
         "jacobian": (field,),
     }.items():
@@ -137,6 +138,25 @@ def test_smoothing_equals_scipy() -> None:
     ours = CompiledOps().smooth(torch.from_numpy(field)[None], sigma)[0].numpy()
     expected = np.stack([gaussian_filter(part, sigma, mode="nearest", radius=radius) for part in field])
     np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("ops", [TensorOps(), CompiledOps()], ids=["torch", "compiled"])
+def test_evening_out_damps_changes_of_volume_and_leaves_shears_and_rotations(ops: TensorOps) -> None:
+    x, y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in (16, 12, 13)), indexing="ij")
+    keeping = {
+        "shear": (0.3 * y + 0.1 * z, 0 * y, 0.2 * x),
+        "turn": (-0.1 * y, 0.1 * x, 0 * z),
+        "wave": (y.sin(), z.cos(), 0 * x),
+    }
+    for name, vectors in keeping.items():
+        field = torch.stack(vectors)[None]
+        torch.testing.assert_close(ops.even_out(field, 0.3), field, msg=lambda text, name=name: f"{name}: {text}")
+    assert ops.even_out(field, 0.0) is field
+    k, bulk = 0.7, 0.3  # a wave along its own direction, whose divergence is all that it has
+    field = torch.stack([(k * x).sin(), 0 * y, 0 * z])[None]
+    expected = field * (1 - bulk * np.sin(k) ** 2)
+    torch.testing.assert_close(ops.even_out(field, bulk)[:, :, 2:-2], expected[:, :, 2:-2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(field[0, 0], (k * x).sin())  # in a new field
 
 
 def test_least_determinants_are_those_of_torch_and_see_what_central_differences_miss() -> None:

@@ -176,6 +176,25 @@ class TensorOps:
             flat = convolve(functional.pad(flat, padding, mode="replicate"), kernel.reshape(shape))
         return flat.reshape(field.shape)
 
+    def even_out(self, field: Tensor, bulk: float) -> Tensor:
+        """Return a field whose changes of volume are evened out, and whose shears and rotations stay.
+
+        One explicit step of ``du/dt = grad div u``, the second term of the operator of linear elasticity and of viscous
+        fluids (Christensen et al. 1996, doi:10.1109/83.536892), which Gaussian smoothing leaves out.
+
+        Parameters
+        ----------
+        field : (B, D, *shape) Tensor
+            Displacement in voxels.
+        bulk : float
+            Length of the step, at most 1 / D; 0 does nothing.
+        """
+        if bulk <= 0:
+            return field
+        divergence = sum(gradient(field[:, axis : axis + 1])[:, 0, axis] for axis in range(field.shape[1]))
+        assert isinstance(divergence, Tensor)
+        return field + bulk * gradient(divergence.unsqueeze(1))[:, 0]
+
     def compose(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the displacement of going through `first`, then `second`, on their common grid."""
         ndim = first.shape[1]
@@ -279,6 +298,17 @@ class CompiledOps(TensorOps):
         out = torch.empty_like(flat)
         self._share(partial(self.kernels.smooth, flat.numpy(), weights, out.numpy()), flat.shape[0])
         return out.reshape(field.shape)
+
+    def even_out(self, field: Tensor, bulk: float) -> Tensor:
+        """Return a field whose changes of volume are evened out; see `TensorOps.even_out`."""
+        if bulk <= 0:
+            return field
+        out = field.clone(memory_format=torch.contiguous_format)
+        for b in range(field.shape[0]):
+            values = np.empty(field.shape[2:], np.float32)
+            self._share(partial(self.kernels.divergence, out[b].numpy(), values), field.shape[2])
+            self._share(partial(self.kernels.add_gradient, values, bulk, out[b].numpy()), field.shape[2])
+        return out
 
     def compose(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the displacement of going through `first`, then `second`."""

@@ -212,6 +212,38 @@ def least_jacobian(field: Volume, out: Volume, lo: int, hi: int) -> None:
 
 
 @compiled
+def divergence(field: Volume, out: Volume, lo: int, hi: int) -> None:
+    """Write the divergence of a field (3, x, y, z) by central differences; the border is repeated."""
+    X, Y, Z = field.shape[1:]
+    half = np.float32(0.5)
+    for i in range(lo, hi):
+        im, ip = max(i - 1, 0), min(i + 1, X - 1)
+        for j in range(Y):
+            jm, jp = max(j - 1, 0), min(j + 1, Y - 1)
+            line, before, after = out[i, j], field[0, im, j], field[0, ip, j]
+            left, right, along = field[1, i, jm], field[1, i, jp], field[2, i, j]
+            for k in range(Z):
+                km, kp = max(k - 1, 0), min(k + 1, Z - 1)
+                line[k] = half * (after[k] - before[k] + right[k] - left[k] + along[kp] - along[km])
+
+
+@compiled
+def add_gradient(values: Volume, share: float, out: Volume, lo: int, hi: int) -> None:
+    """Add a share of the gradient of a volume to a field (3, x, y, z), as `divergence` takes differences."""
+    X, Y, Z = values.shape
+    half = np.float32(0.5 * share)
+    for i in range(lo, hi):
+        im, ip = max(i - 1, 0), min(i + 1, X - 1)
+        for j in range(Y):
+            jm, jp = max(j - 1, 0), min(j + 1, Y - 1)
+            for k in range(Z):
+                km, kp = max(k - 1, 0), min(k + 1, Z - 1)
+                out[0, i, j, k] += half * (values[ip, j, k] - values[im, j, k])
+                out[1, i, j, k] += half * (values[i, jp, k] - values[i, jm, k])
+                out[2, i, j, k] += half * (values[i, j, kp] - values[i, j, km])
+
+
+@compiled
 def smooth(source: Volume, weights: Volume, out: Volume, lo: int, hi: int) -> None:
     """Convolve components `lo` to `hi` of (C, x, y, z) with a symmetric kernel along each axis; the border is repeated.
 

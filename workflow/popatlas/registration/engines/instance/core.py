@@ -1,9 +1,9 @@
 """The diffeomorphic instance engine: multi-resolution compositive updates driven by the force of a similarity.
 
 One iteration: warp the moving image, take the descent direction of the loss on the warped image, smooth it (fluid
-regularisation), scale it so that its longest vector is one step, compose it with the field, and smooth the field (elastic
-regularisation). Small smooth steps that are composed, not added, keep the map one-to-one (Christensen et al., 1996,
-doi:10.1109/83.536892; Vercauteren et al., 2009, doi:10.1016/j.neuroimage.2008.10.040).
+regularisation), scale it so that its longest vector is one step, compose it with the field, smooth the field (elastic
+regularisation) and even out its changes of volume. Small smooth steps that are composed, not added, keep the map one-to-one
+(Christensen et al., 1996, doi:10.1109/83.536892; Vercauteren et al., 2009, doi:10.1016/j.neuroimage.2008.10.040).
 
 The symmetric variant moves both images to the middle by opposite steps and joins the halves at the end, so that exchanging
 fixed and moving gives the inverse (Avants et al., 2008, doi:10.1016/j.media.2007.06.004).
@@ -138,7 +138,7 @@ def register(
         label_weight=settings.label_weight,
         landmark_weight=settings.landmark_weight,
     )
-    step = Step(settings.step, settings.fluid, settings.elastic, settings.symmetric)
+    step = Step(settings.step, settings.fluid, settings.elastic, settings.bulk, settings.symmetric)
     images = replace(found, fixed=rescaled(found.fixed, found.masks[0]), moving=rescaled(found.moving, found.masks[1]))
     halves = _start(found, settings)
     reports = []

@@ -63,8 +63,15 @@ class InstanceSettings(SimilaritySettings):
         max_length=6,
     )
     step: float = option(0.5, "Longest vector of an update, voxels of the field", gt=0, le=2)
-    fluid: float = option(2.0, "Smoothing of each update, voxels (standard deviation)", ge=0, le=50)
+    fluid: float = option(1.5, "Smoothing of each update, voxels (standard deviation)", ge=0, le=50)
     elastic: float = option(0.5, "Smoothing of the field, voxels (standard deviation)", ge=0, le=50)
+    bulk: float = option(
+        0.1,
+        "How far changes of volume are evened out after each iteration, where shears stay: a step of the gradient of the"
+        " field's divergence",
+        ge=0,
+        le=0.33,
+    )
     symmetric: bool = option(True, "Move both images to the middle")
     tolerance: float = option(1e-4, "A level ends when the loss improves by less over eight iterations", ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = option(
@@ -85,6 +92,7 @@ class InstanceSettings(SimilaritySettings):
             f"{describe(self.similarity, self.options)}, at most {by(self.iterations)} iterations at shrink "
             f"factors {by(self.shrink)}, longest step {self.step:g} voxels, Gaussian smoothing of the updates (standard "
             f"deviation {self.fluid:g} voxels) and of the field ({self.elastic:g} voxels)"
+            + (f", changes of volume evened out by {self.bulk:g} grad div" if self.bulk else "")
         )
 
 
@@ -112,10 +120,10 @@ def full_settings(schedule: InstanceSettings) -> Settings:
 
 
 PRESETS: dict[str, InstanceSettings] = {
-    "quick": InstanceSettings(iterations=(60, 30, 8), field_shrink=(1, 1, 2), fluid=1.73),
+    "quick": InstanceSettings(iterations=(60, 30, 8), field_shrink=(1, 1, 2)),
     "fast": InstanceSettings(iterations=(60, 30, 6)),
     "default": InstanceSettings(),
-    "accurate": InstanceSettings(iterations=(150, 100, 40), elastic=0.6),
+    "accurate": InstanceSettings(iterations=(150, 100, 40)),
 }
 
 

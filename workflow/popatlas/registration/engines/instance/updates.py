@@ -86,6 +86,7 @@ class Step:
     length: float
     fluid: float
     elastic: float
+    bulk: float
     symmetric: bool
 
 
@@ -196,10 +197,14 @@ def _choose(first: Sequence[bool], one: Halves, other: Halves) -> Halves:
 
 
 def _advance(halves: Halves, update: Tensor, step: Step, ops: TensorOps) -> Halves:
-    to_moving = ops.smooth(ops.compose(update, halves.to_moving), step.elastic)
+    to_moving = _regular(ops.compose(update, halves.to_moving), step, ops)
     if not step.symmetric:
         return Halves(halves.to_fixed, to_moving)
-    return Halves(ops.smooth(ops.compose(-update, halves.to_fixed), step.elastic), to_moving)
+    return Halves(_regular(ops.compose(-update, halves.to_fixed), step, ops), to_moving)
+
+
+def _regular(field: Tensor, step: Step, ops: TensorOps) -> Tensor:
+    return ops.even_out(ops.smooth(field, step.elastic), step.bulk)
 
 
 def _update(
