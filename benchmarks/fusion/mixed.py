@@ -102,7 +102,8 @@ def mixed(files: Sequence[Path], epochs: int, seeds: int = SEEDS, arms: Sequence
         row |= {"data parameters": said(arm.parameters), "class weights": said(arm.weights)}
         row["fixed weighting"] = said(arm.fixed and arm.parameters)
         row |= {str(name): float(value) for name, value in found.mean().items()}
-        row["SD over seeds"] = float(found["network"].std(ddof=0))
+        if seeds > 1:
+            row["SD over seeds"] = float(found["network"].std(ddof=0))
         rows.append(row)
         print(row, flush=True)
     return pd.DataFrame(rows)
