@@ -5,7 +5,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from popatlas.study.opening import begin
-from popatlas.study.rules import PARTS, SETTINGS, WILDCARDS, growing
+from popatlas.study.rules import LABELLED_BY, PARTS, SETTINGS, WILDCARDS, growing
 from popatlas.failures import stopping
 from popatlas.paths import path_prefix
 
@@ -31,6 +31,7 @@ include: "rules/preprocess.smk"
 include: "rules/register.smk"
 include: "rules/atlas.smk"
 include: "rules/fuse.smk"
+include: "rules/native.smk"
 include: "rules/train.smk"
 include: "rules/train_registration.smk"
 include: "rules/measure.smk"

@@ -101,6 +101,7 @@ def test_every_result_that_is_lost_is_made_again_by_its_own_job(cohort):
         (cohort / "out" / path).write_bytes(kept)
     assert {rule for rule, made in RULES.items() if made.kept} - set(DELIVERABLES.values()) == {
         "train_trust", "train_segmenter", "segment_scan", "train_registration", "score_truth", "bench_fusion",
+        "labels_to_native",
     }  # fmt: skip
 
 
@@ -245,7 +246,7 @@ def test_a_receipt_that_is_garbage_counts_as_none(cohort):
         changed(through="direct", methods=["majority"]),
         SETTINGS | {"preprocess": {"brain": {"method": "template"}}},
         changed(methods=["majority", "dataparams"], dataparams={"targets": 2, "epochs": 2}, bench=True),
-        changed(methods=["jlf"], segmenter={"enabled": True, "targets": 2}),
+        changed(methods=["jlf"], segmenter={"enabled": True, "targets": 2}, space="native"),
     ],
 )
 def test_the_plan_and_snakemakes_own_graph_agree(tmp_path, settings):

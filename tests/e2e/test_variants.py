@@ -1,12 +1,13 @@
 """Another path through the pipeline, for real: sessions, a T2w channel, classical brain extraction, direct fusion, ANTs."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from popatlas.images.io import load_image, read_table
+from popatlas.images.io import load_image, read_json, read_table
 
 from ..cohorts import popatlas
 from .conftest import SETTINGS, Workspace, attempts
@@ -23,7 +24,7 @@ def finished(tmp_path_factory):
     shutil.rmtree(work.bids / "sub-02" / "ses-2")
     settings = SETTINGS | {
         "preprocess": SETTINGS["preprocess"] | {"brain": {"method": "template"}, "denoise": True},
-        "fuse": {"atlases": ["01"], "methods": ["majority"], "through": "direct", "ties": "lowest"},
+        "fuse": {"atlases": ["01"], "methods": ["majority"], "through": "direct", "ties": "lowest", "space": "native"},
         "register": SETTINGS["register"] | {"engine": "ants", "linear": "ants"},
     }
     work.config.write_text(yaml.safe_dump(settings))
@@ -74,6 +75,30 @@ def test_direct_fusion_uses_one_registration_per_pair(finished):
     dice = metrics[metrics["metric"] == "dice"].groupby("participant_id")["value"].mean()
     assert list(dice.index) == ["sub-02"]
     assert dice["sub-02"] > 0.5
+
+
+def test_labels_come_back_to_the_raw_grid(finished):
+    """They score as those of the preprocessed grid do, and have their volumes."""
+    scan = "sub-02/ses-1/anat/sub-02_ses-1"
+    stem = f"{scan}_space-orig_desc-majority_dseg"
+    labels, told = load_image(finished.out / f"{stem}.nii.gz", np.int32), read_json(finished.out / f"{stem}.json")
+    raw = load_image(finished.bids / f"{scan}_T1w.nii.gz")
+    assert labels.shape == raw.shape and np.array_equal(labels.affine, raw.affine)
+    assert sorted(path.name for path in finished.out.rglob("*_space-orig_*.nii.gz")) == [f"{Path(stem).name}.nii.gz"]
+    truth = np.asarray(load_image(finished.bids / f"derivatives/truth/{scan}_desc-truth_dseg.nii.gz", np.int32).dataobj)
+    found, metrics = np.asarray(labels.dataobj), read_table(finished.out / f"{scan}_desc-metrics_table.tsv")
+    rows = metrics[metrics["method"] == "majority"]
+    numbers = read_table(finished.out / "dseg.tsv").set_index("name")["index"]
+    large = rows[(rows["metric"] == "volume") & (rows["value"] > 5)].set_index("label")["value"]
+    dice = rows[rows["metric"] == "dice"].set_index("label")["value"]
+    gains = []
+    for name, ml in large.items():
+        one, two = found == numbers[name], truth == numbers[name]
+        assert told["Volumes"][str(numbers[name])] == pytest.approx(ml, rel=0.2)  # thin ones lose most, at 4 mm
+        gains.append(2 * (one & two).sum() / (one.sum() + two.sum()) - dice[name])
+    assert len(gains) > 3 and np.mean(gains) > -0.02 and min(gains) > -0.15
+    total = rows.loc[rows["metric"] == "volume", "value"].sum()
+    assert sum(told["Volumes"].values()) == pytest.approx(total, rel=0.03)
 
 
 def test_the_tables_tell_which_engine_made_what(finished):

@@ -111,6 +111,10 @@ CANDIDATES = {"labels": "work/fuse/{scan}_candidates_dseg.nii.gz", "images": "wo
 DATA_PARAMETERS = _network("trust", network="network.safetensors", parameters="parameters.parquet", curve="curve.tsv")
 SEGMENTER_NET = _network("segmenter", network="network.safetensors", curve="curve.tsv")
 NETWORK = _network("{name}", weights="weights.safetensors", training="training.json", curve="curve.csv", picture="curve.png")
+NATIVE_LABELS = {
+    "dseg": "{scan}_space-orig_desc-{method}_dseg.nii.gz",
+    "description": "{scan}_space-orig_desc-{method}_dseg.json",
+}
 FUSED = {"dseg": "{scan}_desc-{method}_dseg.nii.gz", "trust": "{scan}_desc-{method}_trust.tsv"}
 METRICS = {
     "parquet": "group/metrics.parquet",
@@ -187,6 +191,7 @@ RULES: dict[str, Made] = {
     "segment_scan": Made(
         "fuse", f"logs/fuse/{{scan}}_{SEGMENTER}.log", {"dseg": f"{{scan}}_desc-{SEGMENTER}_dseg.nii.gz"}, kept=True
     ),
+    "labels_to_native": Made("fuse", "logs/fuse/{scan}_{method}_native.log", NATIVE_LABELS, kept=True),
     "write_training_table": Made(
         "group",
         "logs/train/write_training_table.log",
@@ -226,6 +231,11 @@ def made_files(config: Config, rule: str) -> dict[str, str]:
     return {**RULES[rule].files, **{name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in maps}}
 
 
+def labelling_methods(config: Config) -> tuple[str, ...]:
+    """Return what labels the scans: the segmenter where one is asked for, and the fusion methods."""
+    return (*((SEGMENTER,) if config.fuse.segmenter.enabled else ()), *config.fuse.methods)
+
+
 def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
     """Return the files that prove that a stage is done for a scan.
 
@@ -244,12 +254,17 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {stage: [] for stage in PER_SCAN}
     fuse, names = config.fuse, {"label": config.atlas.label}
-    wanted = {"fuse_labels": labelled, "segment_scan": labelled and fuse.segmenter.enabled}
+    methods = {"fuse_labels": fuse.methods, "labels_to_native": labelling_methods(config)}
+    wanted = {
+        "fuse_labels": labelled,
+        "segment_scan": labelled and fuse.segmenter.enabled,
+        "labels_to_native": labelled and fuse.space == "native",
+    }
     for rule, made in RULES.items():
         if made.stage in PER_SCAN and made.kept and wanted.get(rule, True):
             files = made_files(config, rule) if rule == "fuse_labels" else made.files
             patterns = [fill(files[name], names) for name in made.proof or files]
-            methods = fuse.methods if rule == "fuse_labels" else [""]
-            found[made.stage] += [pattern.replace("{method}", method) for method in methods for pattern in patterns]
-    fused = [pattern for pattern in found["fuse"] if f"_desc-{SEGMENTER}_" not in pattern]
+            names_of = methods.get(rule, ("",))
+            found[made.stage] += [pattern.replace("{method}", method) for method in names_of for pattern in patterns]
+    fused = [pattern for pattern in found["fuse"] if f"_desc-{SEGMENTER}_" not in pattern and "_space-orig_" not in pattern]
     return {**found, "bench": fused if fuse.bench else []}

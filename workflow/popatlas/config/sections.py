@@ -216,6 +216,9 @@ class Fuse:
         "methods then go by similarity)",
     )
     maps: bool = option(True, "Write maps of probability, agreement and entropy beside the fused labels")
+    space: Literal["preproc", "native"] = option(
+        "preproc", "Grid of the labels: the preprocessed one only, or that of each raw image too (space-orig)"
+    )
     staple: StapleSettings = option(StapleSettings(), "Multi-label STAPLE")
     jlf: JointSettings = option(JointSettings(), "Joint label fusion")
     similarity: SimilaritySettings = option(SimilaritySettings(), "Weights of the methods global and local")

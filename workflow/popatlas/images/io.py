@@ -245,6 +245,31 @@ def save_image(data: RealArray, affine: RealArray, path: PathLike, dtype: npt.DT
         nib.save(image, temporary)
 
 
+def save_as_raw(data: RealArray, raw: PathLike, path: PathLike, dtype: npt.DTypeLike = np.int32) -> None:
+    """Write an array on the grid of an image with the sform and qform of that image, and their codes.
+
+    So whatever program shows both lays one on the other, whichever form it follows.
+
+    Parameters
+    ----------
+    data : ndarray
+        Voxels.
+    raw : path-like
+        Image of the same grid, NIfTI; anything else of its header is left out.
+    path : path-like
+        Output file, `.nii` or `.nii.gz`.
+    dtype : dtype
+        Type on disk.
+    """
+    given = nib.load(raw)
+    image = nib.Nifti1Image(np.asarray(data, dtype=dtype), given.affine)
+    image.set_qform(*given.get_qform(coded=True))
+    image.set_sform(*given.get_sform(coded=True))
+    image.header.set_xyzt_units("mm")
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
 def save_plain(source: PathLike, target: PathLike, dtype: npt.DTypeLike = np.float32) -> None:
     """Write an image of somebody else again, so that ITK and nibabel place it alike.
 

@@ -25,6 +25,7 @@ INTERFACES: dict[str, str] = {
     "ExtractBrainTemplate": "popatlas.interfaces.preprocess",
     "FuseLabels": "popatlas.interfaces.fuse",
     "InitialiseTemplate": "popatlas.interfaces.groupwise",
+    "LabelsToNative": "popatlas.interfaces.native",
     "MakeReference": "popatlas.interfaces.groupwise",
     "MeasureScan": "popatlas.interfaces.measure",
     "NormaliseBrain": "popatlas.interfaces.preprocess",

@@ -218,6 +218,8 @@ def _fusion(options: Fuse, methods: Sequence[str], counts: Counts) -> Iterator[s
         yield f"They were fused by {_list(told)}."
     if not isinstance(options.atlases, str):
         yield "A labelled atlas is never used for itself, so that its own labels come from one atlas fewer."
+    if options.space == "native":
+        yield "Labels were also brought to the grid of each raw image, by the largest linear weight at each of its voxels."
     if SEGMENTER in methods:
         yield (
             f"A segmentation network that was trained on labels fused by {options.segmenter.labels} labelled the scans "

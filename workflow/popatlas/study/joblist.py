@@ -139,6 +139,7 @@ class JobList:
         yield from self._registrations()
         yield from self._fusion()
         yield from self._networks()
+        yield from self._native()
         yield from self._measures()
         yield from self._group()
 
@@ -251,12 +252,18 @@ class JobList:
                 yield self.name("fuse_labels", scan=scan, method=method)
 
     def _labels(self, scan: str) -> list[str]:
-        return [
-            self.name("segment_scan", scan=scan)
-            if method == SEGMENTER
-            else self.name("fuse_labels", scan=scan, method=method)
-            for method in self.study.fuse.scan_methods(scan)
-        ]
+        return [self._labelled(scan, method) for method in self.study.fuse.scan_methods(scan)]
+
+    def _labelled(self, scan: str, method: str) -> str:
+        if method == SEGMENTER:
+            return self.name("segment_scan", scan=scan)
+        return self.name("fuse_labels", scan=scan, method=method)
+
+    def _native(self) -> Iterator[Listed]:
+        fuse = self.study.fuse
+        for scan in self.scans if fuse.config.fuse.space == "native" else ():
+            for method in fuse.scan_methods(scan):
+                yield "labels_to_native", {"scan": scan, "method": method}, [self._labelled(scan, method)]
 
     def _measures(self) -> Iterator[Listed]:
         for scan in self.scans:

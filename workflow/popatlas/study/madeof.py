@@ -182,6 +182,10 @@ class MadeOf:
         """Return what the labels of a scan by the network are made of."""
         return [self("brain", scan=scan), self("train_segmenter")]
 
+    def labels_to_native(self, scan: str, method: str) -> object:
+        """Return what the labels of a scan on the grid of its raw image are made of."""
+        return [self.labels(scan)[method], self.scans.raw_digests[scan]]
+
     def _network(self) -> object:
         if self.network is None:
             raise RuntimeError("no registration network is trained: train.recipe is null")

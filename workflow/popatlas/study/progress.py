@@ -33,7 +33,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         *("average_template", "publish_template"),
     ),
     "register": ("predict_deformations", "register_to_template"),
-    "fuse": ("register_atlas_to_target", "propagate_labels", "fuse_labels", "segment_scan"),
+    "fuse": ("register_atlas_to_target", "propagate_labels", "fuse_labels", "segment_scan", "labels_to_native"),
     "train": ("train_trust", "train_segmenter", "write_training_table", "train_registration"),
     "measure": ("measure_scan",),
     "report": (

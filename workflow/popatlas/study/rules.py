@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from popatlas.fusion.methods import METHODS
+from popatlas.fusion.methods import METHODS, SEGMENTER
 
 # A scan key as a wildcard: sub-01/anat/sub-01 or sub-01/ses-1/anat/sub-01_ses-1, external atlases under atlases/
 SCAN_PATTERN = r"(?:atlases/)?sub-[0-9A-Za-z]+(?:/ses-[0-9A-Za-z]+)?/anat/sub-[0-9A-Za-z]+(?:_ses-[0-9A-Za-z]+)?"
@@ -18,6 +18,7 @@ WILDCARDS = {
     "channel": r"[0-9A-Za-z]+",
     "method": "|".join(METHODS),
 }
+LABELLED_BY = "|".join((*METHODS, SEGMENTER))  # the wildcard `method` of a rule that takes labels of the segmenter too
 # Parts of the pipeline that can be asked for by name. preprocess: brains of every scan, before the members of the template
 # are frozen. subjects: per-scan results of every scan that is not failed, excluded or unavailable. segmentations: labels by
 # the trained network. networks: the registration network that is trained on the cohort. fusion_bench: the comparison of the
