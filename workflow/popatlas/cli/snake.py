@@ -75,6 +75,10 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--query", help='condition on participants.tsv, for example "age > 50"')
     parser.add_argument("--profile", default="default", help="default, slurm, slurm-gpu, or a profile folder of yours")
+    parser.add_argument(
+        "--gpu", action="store_true",
+        help="use a GPU for networks and registrations: sets all keys that it needs; with --profile slurm, GPU nodes",
+    )  # fmt: skip
     parser.add_argument("--cores", type=positive, default=len(os.sched_getaffinity(0)), help="CPU cores (default: all)")
     add_bids_app_options(parser)
     parser.set_defaults(parser=parser)
@@ -96,6 +100,11 @@ def study_config(args: argparse.Namespace) -> Config:
     if args.query is not None:
         chosen["query"] = args.query
     config = changed(make_absolute(config), {"cohort": chosen})
+    if args.gpu:
+        from popatlas.cli.gpu import gpu_profile, on_gpu
+
+        args.profile = gpu_profile(args.profile)
+        config = on_gpu(config, args, on_cluster=is_cluster(args))
     if config.cohort.query:
         from popatlas.cohort.grammar import parse
 
