@@ -23,12 +23,13 @@ from architecture import api_pages, filled, layer_table, picture, rule_table  # 
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
+from measured import cost_table, metrics_page, recordings_page  # noqa: E402
 from presets import with_presets  # noqa: E402
 from registries import engines, fusion_methods, networks, recipe_keys, regularisers, similarities, with_metrics  # noqa: E402
 from transforms import transforms  # noqa: E402
 
 from popatlas.cli.main import VERBS  # noqa: E402
-from popatlas.cohort.outputs import stage_outputs  # noqa: E402
+from popatlas.cohort.outputs import NATIVE_LABELS, stage_outputs  # noqa: E402
 from popatlas.config.load import default_config, default_content  # noqa: E402
 from popatlas.images.io import read_json, write_if_changed  # noqa: E402
 from popatlas.measures import dictionary  # noqa: E402
@@ -127,6 +128,8 @@ def outputs() -> str:
     ]
     for stage, patterns in stage_outputs(config, labelled=True).items():
         lines += [f"| {stage} | `{pattern}` |" for pattern in patterns]
+    native = " and ".join(f"`{path.replace('{method}', 'jlf')}`" for path in NATIVE_LABELS.values())
+    lines += ["", f"With `fuse.space: native` also {native}, and so on for each method."]
     lines += ["", "## Columns of the metric tables\n"]
     lines.append(
         "`{scan}_desc-metrics_table.tsv`, `group/metrics.tsv`, `group/metrics.parquet` and `group/truth.tsv`. Those of the "
@@ -303,6 +306,8 @@ def main() -> None:
         ("outputs", outputs()),
         ("recipes/index", recipes()),
         ("benchmarks", benchmarks()),
+        ("howto/metrics", metrics_page()),
+        ("recordings", recordings_page()),
         ("examples/index", examples()),
         ("reference/similarities", similarities()),
         ("reference/regularisers", regularisers()),
@@ -317,6 +322,8 @@ def main() -> None:
         write_if_changed(DOCS / f"{name}.md", MARK + page)
     page = DOCS / "stages" / "report.md"
     write_if_changed(page, filled(page.read_text(encoding="utf-8"), "limits", outlier_limits()))
+    for page in (ROOT / "README.md", DOCS / "tutorial.md"):
+        write_if_changed(page, filled(page.read_text(encoding="utf-8"), "cost", cost_table()))
     page = DOCS / "developers" / "architecture.md"
     text = filled(page.read_text(encoding="utf-8"), "layers", layer_table())
     write_if_changed(page, filled(text, "rules", rule_table()))

@@ -170,6 +170,21 @@ def test_volumes_are_joined_with_the_participants(first_run):
     assert metrics["age"].tolist() == volumes["age"].tolist() and metrics["age"].dtype == float
 
 
+@pytest.mark.parametrize("page", ["tables", "jacobians"])
+def test_python_of_the_docs_reads_the_results(first_run, page, tmp_path, monkeypatch, capsys):
+    text = (workflow_root() / "docs" / "howto" / f"{page}.md").read_text()
+    (code,) = re.findall(r"(?ms)^```python\n(.*?)^```", text)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code.replace("OUT_DIR", str(first_run[0].out)), page, "exec"), {})
+    said = capsys.readouterr().out
+    if page == "jacobians":
+        image = load_image(tmp_path / "age.nii.gz")
+        assert image.shape == load_image(first_run[0].out / "tpl-tiny/tpl-tiny_T1w.nii.gz").shape
+        assert np.isfinite(image.dataobj).all() and "% a year" in said
+    else:
+        assert all(subject in said for subject in GOOD) and "ml a year" in said and "log_jacobian_sd" in said
+
+
 def test_nothing_is_left_to_do(first_run):
     assert "everything is up to date" in first_run[0].popatlas("plan").stdout
 

@@ -98,10 +98,12 @@ def test_the_examples_of_frames_and_units_give_what_they_show():
     assert doctest.DocTestRunner().run(examples).failed == 0
 
 
+ON_A_STUDY = ("tables.md", "jacobians.md")  # tests/e2e runs what these pages do with the results of a study
 NOT_RUN = "<!-- not run: "  # the line above a block that needs what a page does not make
 BLOCKS = [
     pytest.param(bool(marked), code, id=f"{page.stem}-{number}")
-    for page in sorted([*DOCS.glob("*.md"), *(DOCS / "stages").glob("*.md")])
+    for page in sorted([*DOCS.glob("*.md"), *(DOCS / "stages").glob("*.md"), *(DOCS / "howto").glob("*.md")])
+    if page.name not in ON_A_STUDY
     for number, (marked, code) in enumerate(
         re.findall(rf"(?ms)^({re.escape(NOT_RUN)}[^\n]+\n)?```python\n(.*?)^```", page.read_text())
     )
