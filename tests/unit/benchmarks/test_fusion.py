@@ -12,7 +12,8 @@ from benchmarks.common import Bar
 from benchmarks.fusion.__main__ import bars, by_label, summary, wins, with_earlier
 from benchmarks.fusion.cases import QUALITIES, Labelled, candidates, load_hippocampus, registered
 from benchmarks.fusion.methods import OURS, PAPER, PEER, STAPLE, mean_dice, ways
-from benchmarks.fusion.sizes import size_summary
+from benchmarks.fusion.mixed import ARMS, LARGE, SMALL, mixed_bars, said
+from benchmarks.fusion.sizes import size_bars, size_summary
 from benchmarks.fusion.slices import middle_slices, padded
 
 from popatlas.images.grid import Grid
@@ -116,6 +117,23 @@ def test_ways_without_training_and_peer() -> None:
     assert set(ways(1, 0.3, None, peer=False)) == names
 
 
+def test_bars_of_mixed_labels_by_hand() -> None:
+    """Every arm has its number as Dice in points; the bars find theirs."""
+    rows = []
+    for number, arm in enumerate(ARMS):
+        switches = {"data parameters": arm.parameters, "class weights": arm.weights}
+        switches["fixed weighting"] = arm.fixed and arm.parameters
+        row = {name: said(on) for name, on in switches.items()}
+        row |= {"good labels": f"{100 * arm.good:.0f} %", "others": arm.sums if arm.good < 1 else ""}
+        rows.append(row | {"network": number / 100, "AUC": number / 10})
+    numbers = {(arm.good, arm.sums, arm.parameters, arm.weights, arm.fixed): n for n, arm in enumerate(ARMS)}
+    without, published = numbers[(0.5, LARGE, False, True, True)], numbers[(0.5, LARGE, True, False, True)]
+    plain = numbers[(0.5, LARGE, False, False, True)]
+    large, small = (numbers[(0.5, sums, True, True, True)] / 10 for sums in (LARGE, SMALL))
+    found = [bar.value for bar in mixed_bars(rows)]
+    assert found == pytest.approx([published - without, published - plain, large, small])
+
+
 def test_sizes_by_hand() -> None:
     """Three targets of one label: 20 % too large each, and following the true volumes exactly."""
     rows = [
@@ -125,6 +143,11 @@ def test_sizes_by_hand() -> None:
     (row,) = size_summary(pd.DataFrame(rows)).to_dict("records")
     assert row["volume error, %"] == row["its size, %"] == pytest.approx(20)
     assert row["its SD, %"] == pytest.approx(0, abs=1e-9)
+    table = [{**row, "setting": "clean", "method": name, "Dice": dice} for name, dice in (("staple", 0.75), (STAPLE, 0.5))]
+    assert [(bar.value, bar.holds) for bar in size_bars("x", table)] == [
+        (pytest.approx(20), False),
+        (pytest.approx(25), True),
+    ]
     assert (row["n"], row["correlation"], row["Dice"], row["CPU s"]) == (3, pytest.approx(1), 0.5, 2)
 
 
