@@ -71,7 +71,9 @@ TRANSFORMS: dict[str, Transform] = {
         code="popatlas.transforms.velocity:integrate_time_varying",
         title="flow of velocities that change with time",
         formula=r"u_0 = 0, \qquad u_t(x) = u_{t-1}(x) + v_t\big(x + u_{t-1}(x)\big)",
-        meaning="The velocity is read where the point has come to. Each $v_t$ is already multiplied by its time step.",
+        meaning="The velocity is read where the point has come to. Each $v_t$ is already multiplied by its time step. The "
+        "engine `lddmm` finds them: their energy is $\\|L v_t\\|^2$ with $L = (1 - \\alpha \\Delta)^2$ "
+        "(`popatlas.regularisers.sobolev`).",
         inverse="The flow back through $-v_t$, the last one first (`popatlas.transforms.velocity.inverse_time_varying`).",
         files="as the displacement of the flow",
     ),

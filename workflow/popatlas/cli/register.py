@@ -16,7 +16,7 @@ REFUSED = 3  # exit code when the gate refuses the result
 REFINEMENTS = ("none", "rigid", "affine", "deformable")
 STARTS = ("mass", "moments", "global", "search")
 LINEAR = ("affine", "ants")
-ENGINES = ("instance", "network", "ants", "greedy", "ffd", "unigradicon")
+ENGINES = ("instance", "network", "ants", "greedy", "ffd", "lddmm", "unigradicon")
 
 
 def add_parser(subparsers: Subparsers) -> None:
