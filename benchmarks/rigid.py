@@ -43,6 +43,7 @@ KINDS = {"grid": "network, distance of grids", "euler": "network, Euler angles"}
 STEPS, QUICK_STEPS = 300, 100
 SIDE, SPACING = 32, 5.0  # voxels and mm: coarser than the recipe's, since the budget is CPU seconds
 MOTIONS = 4  # of each test subject
+SLOW = ("rigid stage", "CSNGF")  # they are asked about the first motion of each subject
 NEAR = 5.0  # mm
 Find = Callable[[Batch], torch.Tensor]
 
@@ -172,8 +173,10 @@ def main() -> None:
     methods["rigid stage"] = by_engine(centre_of_mass, spacing, refine=True)
     methods["CSNGF"] = by_engine(lambda fixed, moving: search(fixed, moving).matrix, spacing, refine=False)
     rows = []
-    for case in cases(recipe, table):
+    for number, case in enumerate(cases(recipe, table)):
         for name, find in methods.items():
+            if name in SLOW and number % MOTIONS:
+                continue
             started = time.process_time()
             found = find(case.pair)
             rows.append({"method": name, "seconds": time.process_time() - started, **scores(case, found, spacing)})
