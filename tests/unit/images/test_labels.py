@@ -19,6 +19,7 @@ from popatlas.images.labels import (
     label_numbers,
     read_labels,
     read_mask,
+    seem_labels,
 )
 from popatlas.images.place import check_place, read_mask_on
 
@@ -370,3 +371,27 @@ def test_labels_of_the_whole_head_may_reach_beyond_the_brain():
 def test_thin_labels_count_by_the_voxel_that_they_lie_in():
     coarse = LabelImage("mask.nii.gz", ball(3, (5, 5, 5), (10, 10, 10)), np.diag([4.0, 4, 4, 1]))
     check_place(labelled(ball(4)), mask=coarse)
+
+
+def test_voxels_of_a_microscope_have_a_place(path):
+    labels = read_labels(write(path, blocks(), np.diag([4e-4, 4e-4, 1e-3, 1])))
+    assert labels.grid.spacing == pytest.approx((4e-4, 4e-4, 1e-3))
+
+
+def test_what_seems_to_be_labels():
+    rng = np.random.default_rng(0)
+    image = rng.integers(1, 256, (30, 30, 30))
+    image[:12] = 0
+    labels = np.repeat(np.repeat(image[::6, ::6, ::6], 6, 0), 6, 1).repeat(6, 2)
+    mask = (labels > 0).astype(float)
+    assert all(seem_labels(one) for one in (labels, labels.astype(float), mask))
+    bright = np.full((30, 30), 255)  # a drawing on white paper
+    bright[5:9, 5:9] = 0
+    assert not any(seem_labels(one) for one in (image, labels + 0.5, labels - 9, bright, np.zeros((9, 9))))
+
+
+def test_intensities_in_volumes_are_no_labels(path):
+    image = np.random.default_rng(0).integers(1, 256, (20, 20, 20, 2)).astype(np.int16)
+    image[:3] = 0
+    with pytest.raises(InputError, match="seems to hold intensities"):
+        read_labels(write(path, image), axes=(3, 4))

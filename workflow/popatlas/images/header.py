@@ -19,6 +19,7 @@ from popatlas.images.bounds import decompressed, is_unfetched, read_announced, s
 from popatlas.images.io import SHEAR_COSINE, PathLike
 
 SPACING_SHARE = 0.02  # ITK takes the spacing from pixdim, nibabel from the affine: they may differ by rounding only
+SINGULAR = 1e-6  # volume of a voxel over that of one with right angles: voxels may be as small as those of a microscope
 HALF_A_VOXEL = 0.5  # sform and qform may differ by rounding; beyond, programs place the image differently
 NIFTI = (".nii", ".nii.gz")
 MOST_WORDS = 120  # characters of an error of another library
@@ -120,9 +121,9 @@ def geometry_fault(image: nib.Nifti1Image, spacing_mm: Sequence[float] | None = 
         Code, a key of `FAULTS`, and detail; both empty when all is well.
     """
     affine, axes = image.affine, min(len(image.shape), 3)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        return "orientation", "the voxel-to-world matrix is singular"
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= SINGULAR * np.prod(spacing):
+        return "orientation", "the voxel-to-world matrix is singular"
     if spacing_mm is not None and (spacing.min() < spacing_mm[0] or spacing.max() > spacing_mm[1]):
         return "spacing", f"{_by(spacing)} mm outside {spacing_mm[0]:g} to {spacing_mm[1]:g}"
     cosines = affine[:3, :3] / spacing
