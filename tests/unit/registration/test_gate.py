@@ -3,7 +3,7 @@ import pytest
 
 from popatlas.measures.correlation import correlation
 from popatlas.measures.overlap import dice
-from popatlas.registration.gate import gate_metrics, judge
+from popatlas.registration.gate import doubts, gate_metrics, judge
 
 LIMITS = {
     "mask_dice": 0.85,
@@ -92,3 +92,11 @@ def test_correlation_is_invariant_to_scale_and_safe_on_constants():
     image = np.random.default_rng(0).random((10, 10, 10))
     assert correlation(image, 3 * image + 2, masks()) == pytest.approx(1.0)
     assert correlation(image, np.ones_like(image), masks()) == 0.0
+
+
+def test_where_sides_are_not_judged_only_those_of_a_mirror_image_are_doubted():
+    """A kidney is as symmetric as it likes."""
+    said = "left and right may be exchanged"
+    for limits, doubted in (({"sides": -0.15}, (False, True, False)), ({}, (False, False, True))):
+        found = [any(said in line for line in doubts({"sides": sides}, limits)) for sides in (0.9, 0.04, -0.5)]
+        assert tuple(found) == doubted

@@ -193,7 +193,9 @@ def doubts(metrics: Mapping[str, float], limits: Limits, axis: str = "", still: 
         )
     if limits.get("covered", 0.0) <= metrics.get("covered", 1.0) < WHOLE:
         said.append(f"the image holds only {metrics['covered']:.0%} of the fixed brain: nothing is known of the rest")
-    if limits.get("sides", -np.inf) <= metrics.get("sides", 1.0) < DOUBTFUL:
+    # where it is not judged, the images may be no brains: what is said of them is that they look like mirror images of one
+    least, most = (limits["sides"], DOUBTFUL) if "sides" in limits else (-np.inf, -DOUBTFUL)
+    if least <= metrics.get("sides", 1.0) < most:
         said.append(f"left and right may be exchanged: asymmetry {metrics['sides']:.2f}, about 1 in people")
     if metrics.get("displacement_p95", np.inf) < still:
         said.append("the deformable stage moved nothing: the result is the affine alone")
