@@ -233,11 +233,12 @@ def test_notes_of_popatlas_come_through_once_and_snakemakes_lines_do_not(run, ca
     assert type(display_of(progress, verbose=False)) is Lines  # pytest is no terminal
 
 
-def test_on_a_terminal_a_line_stands_for_each_stage(run, monkeypatch):
+@pytest.mark.parametrize("columns", ["100", "52"])
+def test_on_a_terminal_a_line_stands_for_each_stage(run, monkeypatch, columns):
     progress, _ = run
     outer, inner = pty.openpty()
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", columns)
     with os.fdopen(inner, "w") as terminal:
         shown = Standing(progress, terminal)
         with shown:

@@ -22,6 +22,7 @@ SOON, SELDOM = 10.0, 300.0  # seconds between lines where there is no terminal: 
 REDRAW = 0.9  # seconds between two drawings of a terminal
 SHARE = 30  # of the time of a run so far, that long it is silent
 WIDTH = 24  # characters of a bar
+SHORTEST = 6  # of one that says something
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
@@ -136,9 +137,9 @@ class Standing(Notes):
 
         super().__init__(progress)
         self.drawn = 0.0
-        console = Console(file=stream, highlight=False)
+        self.console = Console(file=stream, highlight=False)
         self.live: Live = Live(
-            console=console, get_renderable=self._table, auto_refresh=False, redirect_stderr=sys.stderr.isatty()
+            console=self.console, get_renderable=self._table, auto_refresh=False, redirect_stderr=sys.stderr.isatty()
         )
 
     def __enter__(self) -> Self:
@@ -162,9 +163,13 @@ class Standing(Notes):
         from rich.table import Table
 
         table = Table.grid(padding=(0, 1))
-        for row in self.progress.rows():
-            bar = ProgressBar(total=max(row.total, 1), completed=row.done + row.failed, width=WIDTH)
-            table.add_row(row.stage, bar, *parts(row))
+        rows = self.progress.rows()
+        words = [(row.stage, *parts(row)) for row in rows]
+        # a bar gets what the words leave: on a narrow terminal they would be broken into lines by it
+        room = self.console.width - sum(max(map(len, column)) + 1 for column in zip(*words, strict=True)) - 1
+        for row, (stage, *told) in zip(rows, words, strict=True):
+            bar = ProgressBar(total=max(row.total, 1), completed=row.done + row.failed, width=min(room, WIDTH))
+            table.add_row(stage, *([bar] if room >= SHORTEST else []), *told)
         return table
 
 
