@@ -24,7 +24,7 @@ from popatlas.pairwise.files import NAMES, Outputs
 from popatlas.pairwise.plan import REFINEMENTS, Wanted, limits_for, plan_attempts
 from popatlas.pairwise.prepare import Given, foreground, isotropic, read_image
 from popatlas.pairwise.register import register_files
-from popatlas.pairwise.scores import Extras
+from popatlas.pairwise.scores import Extras, LabelScore
 from popatlas.registration import attempt
 from popatlas.registration.engines.registry import ENGINES
 from popatlas.registration.types import LINEAR, STARTS
@@ -255,6 +255,11 @@ def test_files_of_others_are_not_touched(files, tmp_path):
         (("--resolution", "0.1"), "million voxels .* coarser --resolution"),
         (("--fixed-mask", "{moving}"), "fixed image.* and its mask differ"),
         (("--fixed-labels", "{labels}", "--labels", "{four}"), "do not correspond"),
+        (("--fixed-labels", "{labels}"), "give --labels too"),
+        (("--moving-points", "{points}"), "give --fixed-points too"),
+        (("--fixed-labels", "{labels}", "--labels", "{empty}"), "holds no label"),
+        (("--refine", "affine", "--similarity", "nmi"), "--similarity is of the deformable stage"),
+        (("--moving-mask", "{flat}"), "constant inside of its mask"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_remedy(files, tmp_path, capsys, options, message):
@@ -266,14 +271,64 @@ def test_what_cannot_be_is_refused_with_a_remedy(files, tmp_path, capsys, option
         "moving": str(tmp_path / "mask.nii.gz"),
         "labels": str(files / "fixed_dseg.nii.gz"),
         "four": str(tmp_path / "four.nii.gz"),
+        "points": str(files / "moving.tsv"),
+        "empty": str(tmp_path / "empty.nii.gz"),
+        "flat": str(tmp_path / "flat.nii.gz"),
     }
+    save_image(np.zeros_like(data), image.affine, tmp_path / "empty.nii.gz")
+    one = np.zeros_like(data)
+    one[25, 25, 25] = 1
+    save_image(one, image.affine, tmp_path / "flat.nii.gz")
     filled = [option.format(**names) for option in options]
-    more = () if "--preset" in options else ("--preset", "quick")
+    more = () if {"--preset", "--refine"} & set(options) else ("--preset", "quick")
     assert run(files, tmp_path / "x", *filled, *more) == 1
     assert not list(tmp_path.glob("x_*"))
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(message, said), said
     assert "Remedy" in said
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("apart", "sform and qform place the image up to 16 mm apart"),
+        ("nowhere", "neither sform nor qform is set"),
+        ("pixdim", "pixdim says 1x1x1 mm, the affine 4x4x4 mm"),
+        ("metres", "0.236 mm wide, which is little in voxels of 4 mm"),
+        ("kilometres", "moving image would have .* million voxels"),
+        ("oblique plane", "not parallel to the first two axes"),
+    ],
+)
+def test_images_that_others_would_place_elsewhere_are_refused(files, tmp_path, capsys, case, message):
+    """ANTs applied to the very files would give something else than is written here."""
+    image = load_image(files / "moving_T1w.nii.gz")
+    data, affine = np.asarray(image.dataobj), image.affine
+    made = nib.Nifti1Image(data, affine)
+    if case == "apart":
+        made.set_sform(affine, 1)
+        made.set_qform(affine + 16 * np.eye(4)[:, :1] * np.eye(4)[3], 1)
+    elif case == "nowhere":
+        made = nib.Nifti1Image(data, None)
+    elif case == "pixdim":
+        made.set_qform(None, 0)
+        made.header["pixdim"][1:4] = 1
+    elif case in ("metres", "kilometres"):
+        made = nib.Nifti1Image(data, affine @ np.diag([*[0.001 if case == "metres" else 1000] * 3, 1]))
+    else:
+        made = nib.Nifti1Image(data[:, 25:26].transpose(0, 2, 1), affine[:, [0, 2, 1, 3]])
+    nib.save(made, tmp_path / "moving.nii.gz")
+    line = ["register", str(files / "fixed_T1w.nii.gz"), str(tmp_path / "moving.nii.gz"), "--out", str(tmp_path / "x")]
+    assert main(line) == 1
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_the_place_of_results_is_looked_at_before_the_work(files, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run(files, tmp_path / "file" / "x", "--resolution", "0.1") == 1
+    assert "million" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(files, "")
+    assert "is a variable of the shell not set" in capsys.readouterr().err
 
 
 def test_names_on_the_command_line_are_those_of_the_package():
@@ -294,6 +349,11 @@ def test_foregrounds():
     for image in (ball * (1 + rng.random(ball.shape)), ball * 1000.0 - 1000 + 20 * rng.random(ball.shape)):
         assert dice(foreground(image.astype(np.float32)), ball) > 0.98
     assert foreground(rng.random((8, 8, 8)).astype(np.float32)).mean() > 0.3
+    assert foreground(ball.astype(np.float32)).all()  # a mask has its only contrast at its edge
+
+
+def test_numbers_that_are_none_are_null_in_json():
+    assert LabelScore("1", 0.0, 0.0, float("nan")).content() == {"label": "1", "dice_before": 0.0, "dice": 0.0, "hd95": None}
 
 
 def test_thick_slices_become_isotropic_in_the_same_place(tmp_path):

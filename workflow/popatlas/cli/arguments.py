@@ -20,10 +20,15 @@ class UsageError(PopatlasError):
 
 
 def given_path(text: str) -> Path:
-    """Return a path; an empty one would be the current folder, and is most likely an empty variable."""
+    """Return a path; see `not_empty`."""
+    return Path(not_empty(text))
+
+
+def not_empty(text: str) -> str:
+    """Return the beginning of a path; an empty one would be the current folder, and is most likely an empty variable."""
     if not text.strip():
         raise ArgumentTypeError("an empty path: is a variable of the shell not set?")
-    return Path(text)
+    return text
 
 
 def count(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from popatlas.cli.arguments import Subparsers, count, given_path, positive
+from popatlas.cli.arguments import Subparsers, count, given_path, not_empty, positive
 
 if TYPE_CHECKING:
     from popatlas.pairwise.register import Outcome
@@ -32,7 +32,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("fixed", type=given_path, metavar="FIXED", help="image whose space is wanted")
     parser.add_argument("moving", type=given_path, metavar="MOVING", help="image that is brought there")
-    parser.add_argument("--out", required=True, metavar="PREFIX", help="beginning of the names of all results, or a folder/")
+    parser.add_argument(
+        "--out", required=True, type=not_empty, metavar="PREFIX", help="beginning of the names of all results, or a folder/"
+    )
     sides = parser.add_argument_group("more of the images")
     for side in ("fixed", "moving"):
         sides.add_argument(

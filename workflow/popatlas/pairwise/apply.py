@@ -16,22 +16,25 @@ import numpy as np
 import torch
 
 from popatlas.errors import InputError
-from popatlas.images.arrays import FloatArray, IntArray
+from popatlas.images.arrays import FloatArray
 from popatlas.images.grid import Grid
-from popatlas.images.io import load_image, save_image, sha256, write_table
+from popatlas.images.io import suffix_of, write_table
+from popatlas.images.labels import seem_labels
+from popatlas.images.tables import read_text_table
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
 from popatlas.pairwise import files as names
 from popatlas.pairwise.files import Outputs
-from popatlas.pairwise.prepare import ras_affine
 from popatlas.pairwise.scores import Structures
+from popatlas.pairwise.space import Registered, Space, read_voxels
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.chain import Affine, Chain, Field
 from popatlas.transforms.itk import read_displacement
 
+PLANE = 2  # axes
 INVERSE = "inverse:"  # before the name of a transform file
 LINEAR = (".mat", ".txt", ".tfm")
-TABLES = (".tsv",)
-LABELS = re.compile(r"(^|_)(dseg|mask)\.nii(\.gz)?$")  # names of label images in BIDS
+TABLE, IMAGES = ".tsv", (".nii", ".nii.gz")
+LABELS = re.compile(r"(^|_)(dseg|mask|labels)\.nii(\.gz)?$")  # names of label images in BIDS, and of `popatlas register`
 
 
 @dataclass(frozen=True)
@@ -40,17 +43,23 @@ class Way:
 
     forward: Chain
     inverse: Chain
-    fixed: Path | None = None
-    moving: Path | None = None
+    fixed: Registered | None = None
+    moving: Registered | None = None
+    is_forced: bool = False  # the gate has refused a registration of it
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.forward.steps[0].ndim
 
     def turned(self) -> Way:
         """Return the way back."""
-        return Way(self.inverse, self.forward, self.moving, self.fixed)
+        return Way(self.inverse, self.forward, self.moving, self.fixed, self.is_forced)
 
     def then(self, other: Way) -> Way:
         """Return the way through this one and then the other, as a fixed point goes."""
         forward, inverse = self.forward.then(other.forward), other.inverse.then(self.inverse)
-        return Way(forward, inverse, self.fixed, other.moving)
+        return Way(forward, inverse, self.fixed, other.moving, self.is_forced or other.is_forced)
 
 
 def way_of_registrations(prefixes: Sequence[str]) -> Way:
@@ -70,19 +79,15 @@ def way_of_registrations(prefixes: Sequence[str]) -> Way:
     way = _registration(prefixes[0])
     for prefix in prefixes[1:]:
         other = _registration(prefix)
-        if not _is_one(way.moving, other.fixed):
-            message = f"{prefix} registers to {other.fixed}, and the way before it ends in {way.moving}"
+        if way.moving is None or other.fixed is None or way.moving.sha256 != other.fixed.sha256:
+            ends = [side.image if side else "an unknown image" for side in (other.fixed, way.moving)]
+            message = f"{prefix} registers to {ends[0]}, and the way before it ends in {ends[1]}"
+            if ends[0] == ends[1]:
+                message += ", which was another image then"
             remedy = "give the registrations in the order of a fixed point's way, or their files by --transforms"
             raise InputError(message, remedy=remedy)
         way = way.then(other)
     return way
-
-
-def _is_one(one: Path | None, other: Path | None) -> bool:
-    """Tell whether two paths are of one image, by their contents where they differ."""
-    if one == other or one is None or other is None:
-        return one == other
-    return one.is_file() and other.is_file() and sha256(one) == sha256(other)
 
 
 def _registration(prefix: str) -> Way:
@@ -93,8 +98,8 @@ def _registration(prefix: str) -> Way:
     if names.WARP in record["files"]:
         forward = Chain((_field(outputs.path(names.WARP)),)).then(forward)
         inverse = inverse.then(Chain((_field(outputs.path(names.INVERSE_WARP)),)))
-    images = (Path(record[side]["image"]) for side in ("fixed", "moving"))
-    return Way(forward, inverse, *images)
+    fixed, moving = (Registered.of_record(record[side]) for side in ("fixed", "moving"))
+    return Way(forward, inverse, fixed, moving, is_forced=record["verdict"] != "pass")
 
 
 def way_of_files(transforms: Sequence[str]) -> Way:
@@ -109,9 +114,13 @@ def way_of_files(transforms: Sequence[str]) -> Way:
     Raises
     ------
     InputError
-        For a file that is missing or no transform.
+        For a file that is missing or no transform, and for a mix of 2D and 3D.
     """
     steps = [_step(text) for text in transforms]
+    for text, step in zip(transforms, steps, strict=True):
+        if step.ndim != steps[0].ndim:
+            message = f"a transform of {step.ndim} axes in a chain of {steps[0].ndim}"
+            raise InputError(message, file=text.removeprefix(INVERSE), remedy="give transforms of as many axes")
     return Way(Chain(tuple(steps)), Chain(tuple(step.inverse() for step in reversed(steps))))
 
 
@@ -128,28 +137,25 @@ def _field(path: Path) -> Field:
     return Field(torch.as_tensor(values, dtype=torch.float32)[None], grid)
 
 
-def apply_to_image(source: Path, reference: Path, chain: Chain, out: Path) -> None:
+def apply_to_image(source: Path, target: Space, chain: Chain, out: Path) -> None:
     """Resample an image (linear); a 4D one volume by volume.
 
     Parameters
     ----------
     source : Path
         Image in the moving space.
-    reference : Path
-        Image whose grid the result has.
+    target : Space
+        Where the voxels of the result are.
     chain : Chain
         Fixed to moving points.
     out : Path
         NIfTI, float32; 0 outside of what the source shows (its least value, where that is below 0).
     """
-    target, grid = grid_of(reference), grid_of(source)
-    data = np.asarray(load_image(source).dataobj)
-    if not np.isfinite(data).all():
-        remedy = "replace them, by 0 outside of the field of view"
-        raise InputError("the image has voxels that are not finite", file=source, remedy=remedy)
+    space = Space.of_file(source)
+    data, grid = read_voxels(space, source), space.grid
     volumes = np.moveaxis(data.reshape(*grid.shape, -1), -1, 0)
-    moved = np.stack([resampled(one, grid, target, chain) for one in volumes], axis=-1)
-    save_image(moved[..., 0] if moved.shape[-1] == 1 else moved, ras_affine(target), out)
+    moved = np.stack([resampled(one, grid, target.grid, chain) for one in volumes], axis=-1)
+    target.save(moved if data.ndim > grid.ndim else moved[..., 0], out)
 
 
 def resampled(data: FloatArray, grid: Grid, target: Grid, chain: Chain) -> FloatArray:
@@ -159,37 +165,38 @@ def resampled(data: FloatArray, grid: Grid, target: Grid, chain: Chain) -> Float
     return chain.apply(values, grid, target)[0, 0].numpy() + fill
 
 
-def apply_to_labels(source: Path, reference: Path, chain: Chain, out: Path, image: Path | None = None) -> None:
+def apply_to_labels(source: Path, target: Space, chain: Chain, out: Path, image: Grid | None = None) -> None:
     """Resample labels: each voxel gets the label with the largest linear weight; overlapping ones (4D) each for itself.
 
-    Where their image is known they must lie on it.
+    Where the grid of their image is known they must lie on it.
     """
-    target = grid_of(reference)
-    own = None if image is None or not image.is_file() else grid_of(image)
-    save_structures(Structures.read(source, target.ndim, own).through(chain, target), target, out)
+    found = Structures.read(source, target.grid.ndim, image)
+    target.save_labels(found.through(chain, target.grid), out)
 
 
-def save_structures(data: IntArray, grid: Grid, out: Path) -> None:
-    """Write labels in the smallest type that holds them."""
-    save_image(data, ras_affine(grid), out, np.uint8 if data.max(initial=0) < 256 else np.int32)
-
-
-def apply_to_points(source: Path, chain: Chain, out: Path) -> None:
-    """Move landmarks (name, x, y, z in RAS mm); `chain` takes moving points to fixed ones."""
-    table = read_landmarks(source)
-    ndim = chain.steps[0].ndim if chain.steps else 3
-    moved = chain.points(table[AXES].to_numpy()[:, :ndim] * RAS_TO_LPS[:ndim]).numpy() * RAS_TO_LPS[:ndim]
-    table[AXES[:ndim]] = moved
+def apply_to_points(source: Path, way: Way, out: Path) -> None:
+    """Move landmarks (name, x, y, z in RAS mm) from the moving to the fixed space; what else the table holds is kept."""
+    table, found = read_text_table(source), read_landmarks(source)
+    start = found[AXES].to_numpy()
+    moved = start.copy()
+    moved[:, : way.ndim] = way.inverse.points(start[:, : way.ndim] * RAS_TO_LPS[: way.ndim]).numpy() * RAS_TO_LPS[: way.ndim]
+    if way.ndim == PLANE and way.fixed and way.moving:
+        moved[:, PLANE:] += way.fixed.space.height - way.moving.space.height
+    rows = {name: row for row, name in table["name"].items()}
+    for name, place in zip(found["name"], moved.tolist(), strict=True):
+        table.loc[rows[name], AXES] = [repr(value) for value in place]
     write_table(table, out)
 
 
-def grid_of(path: Path) -> Grid:
-    """Return the grid of an image from its header; a third axis of one voxel counts as none."""
-    grid = Grid.from_file(path)
-    return Grid.from_affine(grid.shape[:2], ras_affine(grid), path) if grid.shape[2:] == (1,) else grid
-
-
-def apply_file(source: Path, out: Path, way: Way, reference: Path | None = None, *, labels: bool = False) -> None:
+def apply_file(
+    source: Path,
+    out: Path,
+    way: Way,
+    reference: Path | None = None,
+    *,
+    labels: bool | None = None,
+    others: Sequence[Path] = (),
+) -> None:
     """Bring a file from the moving to the fixed space.
 
     Parameters
@@ -202,24 +209,82 @@ def apply_file(source: Path, out: Path, way: Way, reference: Path | None = None,
         See `way_of_registrations` and `way_of_files`.
     reference : Path, optional
         Image whose grid the result has: that of the registration when left out.
-    labels : bool
-        The file holds labels; so do those that BIDS calls `dseg` or `mask`.
+    labels : bool, optional
+        Whether the file holds labels. When left out, those that BIDS calls `dseg` or `mask` do.
+    others : sequence of Path
+        Files that must not be written over, besides the source.
 
     Raises
     ------
     InputError
-        When no grid is known, or a file cannot be read.
+        When no grid is known, a file cannot be read, has other axes than the transforms or lies elsewhere, or nobody said
+        what it holds and it seems to be labels.
     """
     if not source.is_file():
         raise InputError("the file does not exist", file=source, remedy="check the path")
-    if source.suffix in TABLES:
-        apply_to_points(source, way.inverse, out)
+    _check_out(source, out, [*others, *([reference] if reference else [])])
+    if source.suffix == TABLE:
+        apply_to_points(source, way, out)
         return
-    grid = reference or way.fixed
-    if grid is None or not grid.is_file():
-        remedy = "name an image of the fixed space by --reference"
-        raise InputError("it is not known on which grid the result is wanted", file=grid or source, remedy=remedy)
-    if labels or LABELS.search(source.name):
-        apply_to_labels(source, grid, way.forward, out, way.moving)
+    if reference:
+        target = Space.of_file(reference, "reference")
+    elif way.fixed:
+        target = way.fixed.space
     else:
-        apply_to_image(source, grid, way.forward, out)
+        remedy = "name an image of the space that it goes to by --reference"
+        raise InputError("it is not known on which grid the result is wanted", file=source, remedy=remedy)
+    space = Space.of_file(source)
+    for one in (space, target):
+        if one.grid.ndim != way.ndim:
+            message = f"the image has {one.grid.ndim} axes and the transforms have {way.ndim}"
+            raise InputError(message, file=one.file, remedy="give images and transforms of as many axes")
+    _check_place(source, space, target, way)
+    if _holds_labels(source, space) if labels is None else labels:
+        apply_to_labels(source, target, way.forward, out, way.moving.space.grid if way.moving else None)
+    else:
+        apply_to_image(source, target, way.forward, out)
+
+
+def _check_out(source: Path, out: Path, others: Sequence[Path]) -> None:
+    """Refuse what is neither image nor table, and a result of another kind or in its place."""
+    if suffix_of(source) not in (TABLE, *IMAGES):
+        message = "the file is no image (.nii, .nii.gz) and no table of landmarks (.tsv)"
+        raise InputError(message, file=source, remedy="convert it")
+    wanted = (TABLE,) if source.suffix == TABLE else IMAGES
+    if suffix_of(out) not in wanted:
+        kind = "a table" if source.suffix == TABLE else "an image"
+        raise InputError(f"the result is {kind} and cannot be written there", file=out, remedy=f"let it end in {wanted[-1]}")
+    for path in (source, *others):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise InputError(
+                "the result would take the place of what it is made from", file=out, remedy="give another --out"
+            )
+
+
+def _check_place(source: Path, space: Space, target: Space, way: Way) -> None:
+    """Refuse an image of the wrong end of the way, another one than was registered, and one that shows nothing there."""
+    ends = [end is not None and end.image.exists() and end.image.samefile(source) for end in (way.fixed, way.moving)]
+    if ends == [True, False]:
+        remedy = "turn the way round: with --inverse, or without it"
+        raise InputError("the image is the one that others are brought to", file=source, remedy=remedy)
+    if ends[1] and way.moving and not way.moving.space.grid.same_as(space.grid):
+        message = "the image has another grid than when it was registered"
+        raise InputError(message, file=source, remedy="register it again, or give the image that was registered")
+    view = torch.ones((1, 1, *space.grid.shape))
+    if not bool(way.forward.apply(view, space.grid, target.grid, "nearest").any()):
+        remedy = "check that it lies in the space that the way begins in, and whether --inverse is meant"
+        raise InputError("the image shows nothing of where it is brought to", file=source, remedy=remedy)
+
+
+def _holds_labels(source: Path, space: Space) -> bool:
+    """Tell by its name whether a file holds labels; refuse one that seems to without being called so."""
+    if LABELS.search(source.name):
+        return True
+    data = read_voxels(space, source)
+    volumes = [data] if data.ndim == space.grid.ndim else [one for one in np.moveaxis(data, -1, 0) if one.any()]
+    if volumes and all(seem_labels(one) for one in volumes):
+        remedy = "say --labels, or --image to have its values interpolated all the same"
+        raise InputError(
+            "the image seems to hold labels, between which nothing can be interpolated", file=source, remedy=remedy
+        )
+    return False

@@ -59,6 +59,6 @@ def with_brains(fixed: Given, moving: Given, *, extract: bool, gpu: bool = False
                     raise InputError(f"no brain was found in the {name} image", file=side.image, remedy=remedy)
                 path = Path(folder) / f"{name}.nii.gz"
                 save_image(mask, image.affine, path)
-                side = replace(side, mask=path)
+                side = replace(side, mask=path, is_found=True)
             sides.append(side)
         yield sides[0], sides[1]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from popatlas.errors import InputError
@@ -24,16 +26,20 @@ class Outputs:
     Attributes
     ----------
     prefix : str
-        Beginning of their names, before an underscore; or a folder, with a slash at its end where it does not exist yet.
+        Beginning of their names, before an underscore; or a folder, with a slash at its end where it does not exist yet. Of
+        a folder and a registration of one name the registration is meant.
     """
 
     prefix: str
 
     def path(self, name: str) -> Path:
         """Return the place of one of `NAMES`."""
-        if self.prefix.endswith("/") or Path(self.prefix).is_dir():
-            return Path(self.prefix) / name
-        return Path(f"{self.prefix}_{name}")
+        return Path(self.prefix) / name if self.is_folder else Path(f"{self.prefix}_{name}")
+
+    @cached_property
+    def is_folder(self) -> bool:
+        """Whether the prefix is one; settled when it is first asked for."""
+        return self.prefix.endswith("/") or (Path(self.prefix).is_dir() and not Path(f"{self.prefix}_{RECORD}").is_file())
 
     def read(self) -> Content:
         """Return the record of a registration that passed, its files checked.
@@ -48,6 +54,9 @@ class Outputs:
             remedy = "give the --out of a popatlas register, or transforms by --transforms"
             raise InputError("there is no registration", file=record, remedy=remedy)
         found: Content = read_json(record)
+        if not (isinstance(found, dict) and all("sha256" in found.get(side, {}) for side in ("fixed", "moving"))):
+            message = "the file is no record of a registration, or one of an earlier version"
+            raise InputError(message, file=record, remedy="run popatlas register again")
         if not found.get("files"):
             remedy = "look at its page; popatlas register --force writes transforms in spite of the gate"
             raise InputError("the registration failed its gate, and left no transforms", file=record, remedy=remedy)
@@ -71,15 +80,30 @@ class Outputs:
             raise InputError(message, file=there[0], remedy="choose another --out, or move the file away")
         return there
 
+    def require_folder(self) -> None:
+        """Make the folder, and raise an OSError where nothing can be written into it: before the work, not after it."""
+        folder = self.path(RECORD).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
     def publish(self, folder: Path, names: Iterable[str]) -> dict[str, str]:
         """Move files from a folder to their places, and take away those of an earlier registration; return their SHA-256.
 
-        The record of the earlier one goes first: whatever ends this, no file is taken for one of another registration.
+        The record of the earlier one goes first, and the sums are of what was to be written: whatever ends this, or writes
+        at the same time, no file is taken for one of another registration.
         """
         earlier = self.check()
         for path in sorted(earlier, key=lambda path: path != self.path(RECORD)):
-            path.unlink()
-        for name in names:
-            with atomic_path(self.path(name), check=False) as temporary:
-                shutil.copyfile(folder / name, temporary)
-        return {name: sha256(self.path(name)) for name in names}
+            path.unlink(missing_ok=True)
+        written: dict[str, str] = {}
+        try:
+            for name in names:
+                with atomic_path(self.path(name), check=False) as temporary:
+                    shutil.copyfile(folder / name, temporary)
+                written[name] = sha256(folder / name)
+        except BaseException:  # also Ctrl-C: what stayed would be taken for somebody else's
+            for name in written:
+                self.path(name).unlink(missing_ok=True)
+            raise
+        return written

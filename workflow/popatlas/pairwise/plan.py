@@ -75,9 +75,10 @@ def plan_attempts(wanted: Wanted, ndim: int) -> list[Attempt]:
     Raises
     ------
     InputError
-        For an engine, preset or option that does not exist, an engine without weights that needs some, and weights for
-        images of another kind.
+        For an engine, preset or option that does not exist or would not be used, an engine without weights that needs some,
+        and weights for images of another kind.
     """
+    _require_use(wanted)
     engine = _engine(wanted)
     known = ENGINES[engine]
     if ndim not in known.axes:
@@ -92,6 +93,17 @@ def plan_attempts(wanted: Wanted, ndim: int) -> list[Attempt]:
     others = resolve_fallback(config, preset) if wanted.fallback else []
     others = [one for one in others if ndim == 3 or one["start"] not in ONLY_3D]
     return [planned_attempt(one, wanted.gpu) for one in (first, *others)]
+
+
+def _require_use(wanted: Wanted) -> None:
+    """Refuse what only a deformable stage would take, where there is none."""
+    if wanted.refine == "deformable":
+        return
+    for name in ("engine", "preset", "weights", "similarity", "options"):
+        if getattr(wanted, name):
+            option = "--set" if name == "options" else f"--{name}"
+            message = f"{option} is of the deformable stage, and --refine {wanted.refine} has none"
+            raise InputError(message, remedy="leave out one of the two")
 
 
 def limits_for(wanted: Wanted) -> Limits:

@@ -18,9 +18,11 @@ from popatlas.images.antialias import antialias_sigmas
 from popatlas.images.arrays import FloatArray
 from popatlas.images.grid import Array, Grid
 from popatlas.images.intensity import rescaled
-from popatlas.images.io import load_image, save_image
+from popatlas.images.io import save_image
 from popatlas.images.place import read_mask_on
 from popatlas.images.pyramid import shrink
+from popatlas.images.scan import FLAT
+from popatlas.pairwise.space import Registered, Space, read_voxels
 from popatlas.registration.pair import Pair, load_pair
 from popatlas.transforms.chain import Chain
 
@@ -29,6 +31,7 @@ EMPTY = 0.1  # share of voxels that are exactly 0, from which on these are the b
 FOREGROUND = (0.01, 0.98)  # shares of the image that a foreground may fill
 BRIGHTEST = 1.5  # values above are cut off: vessels, fat, metal
 MOST_VOXELS = 30_000_000  # of a working copy
+LEAST_VOXELS = 4  # along the longest axis of one
 SHEAR = 1e-3  # cosine between axes, above which ITK does not take a grid
 
 
@@ -46,23 +49,40 @@ class Given:
         Labels, or overlapping labels with one structure per volume (4D); on any grid of the same world.
     points : Path or None
         Landmarks: name, x, y, z in RAS millimetres.
+    is_found : bool
+        The mask is not of the user, and gone afterwards.
     """
 
     image: Path
     mask: Path | None = None
     labels: Path | None = None
     points: Path | None = None
+    is_found: bool = False
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image as it is in its file: voxels (x, y[, z]), grid and foreground; engines see it cut out to that or whole."""
+    """An image as it is in its file: voxels (x, y[, z]), place and foreground; engines see it cut out to that or whole."""
 
-    file: Path
     data: FloatArray
-    grid: Grid
+    source: Registered
     inside: Mask
     cut: bool = False
+
+    @property
+    def file(self) -> Path:
+        """Where it is."""
+        return self.source.image
+
+    @property
+    def space(self) -> Space:
+        """Where its voxels lie."""
+        return self.source.space
+
+    @property
+    def grid(self) -> Grid:
+        """The same in LPS."""
+        return self.space.grid
 
     def tensor(self) -> Tensor:
         """Return the voxels, (1, 1, *shape)."""
@@ -85,41 +105,42 @@ def read_image(given: Given, name: str) -> Image:
         For an image that cannot be read, has more than three axes, values that are not finite, one value only or a sheared
         grid; for a mask that is empty or on another grid.
     """
-    data, grid = read_volume(given.image, name)
-    if not np.isfinite(data).all():
-        remedy = "replace them, by 0 outside of the field of view"
-        raise InputError(f"the {name} image has voxels that are not finite", file=given.image, remedy=remedy)
-    if data.max() <= data.min():
+    source = Registered.of_file(given.image, f"{name} image")
+    data = read_voxels(source.space, given.image, f"{name} image")
+    if data.ndim != source.space.grid.ndim:
+        remedy = "give one volume of it"
+        raise InputError(f"the {name} image has {data.ndim} axes: {data.shape}", file=given.image, remedy=remedy)
+    if min(data.shape) < 4:
+        remedy = "take the axis away, or give a larger image"
+        raise InputError(
+            f"the {name} image has an axis of fewer than 4 voxels: {data.shape}", file=given.image, remedy=remedy
+        )
+    if is_constant(data):
         remedy = "check that the file holds the intended image"
         raise InputError(f"the {name} image is constant (value {data.max():g})", file=given.image, remedy=remedy)
-    if np.abs(grid.direction.T @ grid.direction - np.eye(grid.ndim)).max() > SHEAR:
+    direction = source.space.grid.direction
+    if np.abs(direction.T @ direction - np.eye(data.ndim)).max() > SHEAR:
         remedy = "resample the image without shear, or repair its header"
         raise InputError(f"the axes of the {name} image are not orthogonal", file=given.image, remedy=remedy)
     if given.mask is None:
-        return Image(given.image, data, grid, foreground(data))
+        return Image(data, source, foreground(data))
     inside = read_mask_on(given.mask, given.image, names=(f"{name} image", "its mask")).data.reshape(data.shape) > 0
-    return Image(given.image, data, grid, inside, cut=True)
+    if is_constant(data[inside]):
+        remedy = "check that it is the mask of this image, and large enough"
+        raise InputError(f"the {name} image is constant inside of its mask", file=given.mask, remedy=remedy)
+    return Image(data, source, inside, cut=True)
 
 
-def read_volume(file: Path, name: str) -> tuple[FloatArray, Grid]:
-    """Return the voxels (x, y[, z]) of a file and its grid; InputError when there are more axes, or too few voxels."""
-    image = load_image(file)
-    data = np.asarray(image.dataobj)
-    while data.ndim > 2 and data.shape[-1] == 1:
-        data = data[..., 0]
-    if data.ndim not in (2, 3):
-        remedy = "give one volume of it"
-        raise InputError(f"the {name} image has {data.ndim} axes: {data.shape}", file=file, remedy=remedy)
-    if min(data.shape) < 4:
-        remedy = "take the axis away, or give a larger image"
-        raise InputError(f"the {name} image has an axis of fewer than 4 voxels: {data.shape}", file=file, remedy=remedy)
-    return data, Grid.from_affine(data.shape, np.asarray(image.affine, dtype=np.float64), file)
+def is_constant(values: FloatArray) -> bool:
+    """Tell whether all values are one, but for rounding."""
+    low, high = float(values.min()), float(values.max())
+    return high - low <= FLAT * max(abs(low), abs(high))
 
 
 def foreground(data: FloatArray) -> Mask:
     """Return what is no background: voxels other than 0 where many are 0, else those above Otsu's threshold, holes filled.
 
-    Where that is next to nothing or nearly everything, all voxels count.
+    Where that is next to nothing, nearly everything or of one value only (a mask), all voxels count.
     """
     from scipy.ndimage import binary_fill_holes
     from skimage.filters import threshold_otsu
@@ -135,18 +156,33 @@ def foreground(data: FloatArray) -> Mask:
     sizes[0] = 0
     inside = np.asarray(binary_fill_holes(parts == sizes.argmax()))
     least, most = FOREGROUND
-    return inside if least <= inside.mean() <= most else np.ones(data.shape, dtype=bool)
+    if not least <= inside.mean() <= most or is_constant(data[inside]):
+        return np.ones(data.shape, dtype=bool)
+    return inside
 
 
-def working_spacing(fixed: Grid, wanted: float | None) -> float:
-    """Return the voxel size of the working copies, mm: as many voxels as the fixed image has, when none is wanted."""
+def working_spacing(fixed: Grid, moving: Grid, wanted: float | None) -> float:
+    """Return the voxel size of the working copies, mm: as many voxels as the fixed image has, when none is wanted.
+
+    Raises
+    ------
+    InputError
+        When a copy would have more voxels than can be worked with, or next to none.
+    """
     spacing = wanted or float(np.prod(fixed.spacing)) ** (1 / fixed.ndim)
-    voxels = np.prod([n * size / spacing for n, size in zip(fixed.shape, fixed.spacing, strict=True)])
-    if voxels > MOST_VOXELS:
-        raise InputError(
-            f"the fixed image would have {voxels / 1e6:.0f} million voxels of {spacing:.3g} mm",
-            remedy="give a coarser --resolution; warped images and labels still have the voxels of the fixed image",
-        )
+    for name, grid in (("fixed", fixed), ("moving", moving)):
+        extent = np.array(grid.shape) * grid.spacing
+        voxels = float(np.prod(extent / spacing))
+        if voxels > MOST_VOXELS:
+            raise InputError(
+                f"the {name} image would have {voxels / 1e6:.0f} million voxels of {spacing:.3g} mm",
+                remedy="give a coarser --resolution; warped images and labels still have the voxels of the fixed image",
+            )
+        if extent.max() < LEAST_VOXELS * spacing:
+            raise InputError(
+                f"the {name} image is {extent.max():.3g} mm wide, which is little in voxels of {spacing:.3g} mm",
+                remedy="correct the voxel size in its header, or give a finer --resolution",
+            )
     return spacing
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from popatlas import __version__
 from popatlas.errors import InputError
-from popatlas.images.io import save_image, write_json
+from popatlas.images.io import write_json
 from popatlas.pairwise import files as names
-from popatlas.pairwise.apply import resampled, save_structures
+from popatlas.pairwise.apply import resampled
 from popatlas.pairwise.files import Outputs
 from popatlas.pairwise.page import Drawn, draw_page
 from popatlas.pairwise.plan import Wanted, limits_for, plan_attempts
@@ -85,10 +84,11 @@ def register_files(
     """
     outputs = Outputs(prefix)
     outputs.check()
+    outputs.require_folder()
     images = read_image(fixed, "fixed"), read_image(moving, "moving")
     attempts, limits = plan_attempts(wanted, images[0].grid.ndim), limits_for(wanted)
     extras = Extras.read((fixed, moving), (images[0].grid, images[1].grid))
-    spacing = working_spacing(images[0].grid, resolution)
+    spacing = working_spacing(images[0].grid, images[1].grid, resolution)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pair = make_pair(*images, spacing, folder, brains=wanted.brains)
@@ -182,9 +182,9 @@ class _Run:
             "revision": GATE_REVISION,
             "limits": dict(self.limits),
             "attempts": self.rows,
-            "fixed": _told(self.given[0]),
-            "moving": _told(self.given[1]),
-            "labels": [asdict(one) for one in scores.labels],
+            "fixed": self.images[0].source.content() | _told(self.given[0]),
+            "moving": self.images[1].source.content() | _told(self.given[1]),
+            "labels": [one.content() for one in scores.labels],
             "points_mm": scores.points,
         }
         draw_page(self.staged / names.PAGE, record, scores, self._drawn())
@@ -202,9 +202,9 @@ class _Run:
         """Resample the files of the moving side as they are, each in one interpolation."""
         fixed, moving = self.images
         warped = resampled(moving.data, moving.grid, fixed.grid, chain)
-        save_image(warped, ras_affine(fixed.grid), self.staged / names.WARPED)
+        fixed.space.save(warped, self.staged / names.WARPED)
         if labels := self.extras.labels[1]:
-            save_structures(labels.through(chain, fixed.grid), fixed.grid, self.staged / names.LABELS)
+            fixed.space.save_labels(labels.through(chain, fixed.grid), self.staged / names.LABELS)
 
     def _drawn(self) -> Drawn:
         """Return the images of the page, on the working grid of the fixed image."""
@@ -222,6 +222,6 @@ class _Run:
         )
 
 
-def _told(given: Given) -> Mapping[str, str]:
-    parts = {"image": given.image, "mask": given.mask, "labels": given.labels, "points": given.points}
+def _told(given: Given) -> Content:
+    parts = {"mask": None if given.is_found else given.mask, "labels": given.labels, "points": given.points}
     return {name: str(path.absolute()) for name, path in parts.items() if path is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks, target
 from popatlas.measures.overlap import LabelPair
 from popatlas.measures.surface import label_surface_distances
 from popatlas.pairwise.prepare import Given, ras_affine
+from popatlas.settings import Content
 from popatlas.transforms.chain import Chain
 
 
@@ -29,6 +30,10 @@ class LabelScore:
     dice_before: float
     dice: float
     hd95: float
+
+    def content(self) -> Content:
+        """Return what the record says; JSON knows no numbers that are none."""
+        return {name: None if value != value else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ class Structures:
         data = found.data
         while data.ndim > ndim and data.shape[-1] == 1:
             data = data[..., 0]
+        if data.ndim == ndim + 2 and data.shape[ndim] == 1:  # volumes of a plane
+            data = data.reshape(*data.shape[:ndim], -1)
         if data.ndim not in (ndim, ndim + 1):
             remedy = "give labels of the image's axes, or one more with a structure in each volume"
             raise InputError(f"labels of {data.ndim} axes for an image of {ndim}: {data.shape}", file=path, remedy=remedy)
@@ -127,10 +134,14 @@ class Extras:
             For files that cannot be read, labels that do not lie on their image, labels or landmarks of the two sides that
             do not correspond.
         """
+        _require_both(*given)
         labels = [
             Structures.read(side.labels, grid.ndim, grid) if side.labels else None
             for side, grid in zip(given, grids, strict=True)
         ]
+        for side, found in zip(given, labels, strict=True):
+            if found and not found.data.any():
+                raise InputError("the label image holds no label", file=side.labels, remedy="leave it out")
         points = [read_landmarks(side.points).set_index("name") if side.points else None for side in given]
         one, other = labels
         if one and other and one.volumes != other.volumes:
@@ -147,6 +158,18 @@ class Extras:
     def score(self, chain: Chain) -> Scores:
         """Compare labels and landmarks of which both sides have some; `chain` takes fixed points to moving ones."""
         return Scores(_label_scores(*self.labels, chain), _point_scores(*self.points, chain))
+
+
+def _require_both(fixed: Given, moving: Given) -> None:
+    """Refuse what is of no use without its counterpart; only labels of the moving image are brought along."""
+    for name, one, other in (
+        ("--labels", fixed.labels, moving.labels),
+        ("--moving-points", fixed.points, moving.points),
+        ("--fixed-points", moving.points, fixed.points),
+    ):
+        if one and not other:
+            remedy = f"give {name} too, or leave them out; popatlas apply moves labels and landmarks"
+            raise InputError("they are compared with those of the other image, which are not given", file=one, remedy=remedy)
 
 
 def _label_scores(one: Structures | None, other: Structures | None, chain: Chain) -> list[LabelScore]:
