@@ -18,6 +18,7 @@ from popatlas.surroundings import settled
 VERBS = ("simulate", "check", "plan", "run", "register", "apply", "fuse", "train", "weights", "status", "step")
 TO_SNAKEMAKE = ("plan", "run", "fuse")
 LOOKS = ("status", "weights")  # verbs that need no folder for temporary files
+GOES_ON = ("run", "fuse", "train")  # verbs that continue what was interrupted
 LEVELS = ("participant", "group")
 MISUSED = 2  # exit code of a command line that is not understood
 CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends
@@ -95,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still writes at its end
         return CLOSED_PIPE
     except KeyboardInterrupt:
-        print("popatlas: interrupted; finished work is kept, run the same command to go on", file=sys.stderr)
+        more = "; finished work is kept, run the same command to go on" if args.verb in GOES_ON else ""
+        print(f"popatlas: interrupted{more}", file=sys.stderr)
         return 130
     except Exception as error:
         told = foreseen(error)
