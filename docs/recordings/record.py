@@ -73,12 +73,9 @@ def _take(data: Path, bids: Path, numbers: Sequence[int]) -> None:
     (bids / "participants.tsv").write_text("\n".join([head, *kept, ""]), encoding="utf-8")
 
 
-def record(name: str, commands: Iterator[Shown], folder: Path, hidden: dict[str, str]) -> None:
-    """Run commands one after the other and write what they show."""
-    said = [
-        f"# popatlas {popatlas.__version__}, {datetime.now(UTC):%Y-%m-%d}, {len(os.sched_getaffinity(0))} cores that other "
-        "work shared"
-    ]
+def record(name: str, commands: Iterator[Shown], folder: Path, hidden: dict[str, str], note: str) -> None:
+    """Run commands one after the other and write what they show; the note says under what circumstances."""
+    said = [f"# popatlas {popatlas.__version__}, {datetime.now(UTC):%Y-%m-%d}, {len(os.sched_getaffinity(0))} cores{note}"]
     for shown, line in commands:
         said.append(f"$ {shown}")
         if line:
@@ -96,6 +93,7 @@ def main() -> None:
     line.add_argument("folder", type=Path)
     line.add_argument("--data", type=Path, help="BIDS dataset of the cohort run")
     line.add_argument("--labels", default="", help="pattern of its label images, as in fuse.labels")
+    line.add_argument("--note", default="", help='circumstances, for the first line: " that other work shared"')
     line.add_argument("--only", choices=["demo", "cohort"])
     args = line.parse_args()
     for name in ("demo", "cohort") if args.only is None else (args.only,):
@@ -103,7 +101,7 @@ def main() -> None:
         folder.mkdir(parents=True)
         commands = demo(folder) if name == "demo" else cohort(folder, args.data, args.labels)
         hidden = {str(folder): "~"} | ({str(args.data.resolve()): "~/bids"} if args.data else {})
-        record(name, commands, folder, hidden | {sys.prefix: "~/popatlas/.venv", str(ROOT): "~/popatlas"})
+        record(name, commands, folder, hidden | {sys.prefix: "~/popatlas/.venv", str(ROOT): "~/popatlas"}, args.note)
 
 
 if __name__ == "__main__":
