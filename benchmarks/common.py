@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TypedDict, TypeVar, cast
+from typing import NotRequired, TypedDict, TypeVar, cast
 
 import pandas as pd
 
@@ -39,7 +39,7 @@ class Bar:
 
 
 class Result(TypedDict):
-    """What a benchmark writes: tables by title, as rows, and bars."""
+    """What a benchmark writes: tables by title, as rows, and bars; `dates` of tables that an earlier run made."""
 
     benchmark: str
     date: str
@@ -47,6 +47,7 @@ class Result(TypedDict):
     machine: dict[str, str]
     rows: dict[str, list[Record]]
     bars: list[Record]
+    dates: NotRequired[dict[str, str]]
 
 
 def at_least(name: str, value: float, threshold: float) -> Bar:
@@ -87,9 +88,31 @@ def machine() -> dict[str, str]:
 
 
 def report(
-    name: str, tables: Mapping[str, pd.DataFrame], bars: Sequence[Bar], args: argparse.Namespace, data: str
+    name: str,
+    tables: Mapping[str, pd.DataFrame],
+    bars: Sequence[Bar],
+    args: argparse.Namespace,
+    data: str,
+    parts: Sequence[str] = (),
 ) -> list[Path]:
-    """Print tables and bars; write Markdown and JSON to `benchmarks/results`, and return the JSON files."""
+    """Print tables and bars; write Markdown and JSON to `benchmarks/results`, and return the JSON files.
+
+    Parameters
+    ----------
+    name : str
+        Of the benchmark.
+    tables : mapping
+        What this run found, by title.
+    bars : sequence of Bar
+        What must hold.
+    args : Namespace
+        Of `parser`.
+    data : str
+        What it ran on.
+    parts : sequence of str
+        Titles of all tables that the benchmark may make: those that this run did not make are kept from the committed
+        result, with their date and the bars that no new one replaces.
+    """
     result: Result = {
         "benchmark": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -98,6 +121,8 @@ def report(
         "rows": {title: records(table) for title, table in tables.items()},
         "bars": [asdict(bar) for bar in bars],
     }
+    if parts and not args.quick and (RESULTS / f"{name}.json").is_file():
+        result = with_kept(result, read_json(RESULTS / f"{name}.json"), parts)
     text = to_markdown(result)
     print(text)
     files: list[Path] = [] if args.quick else [RESULTS / f"{name}.json"]
@@ -108,6 +133,19 @@ def report(
     for file in files:
         write_json(file, result)
     return files
+
+
+def with_kept(result: Result, earlier: Result, parts: Sequence[str]) -> Result:
+    """Return a result with the tables of an earlier one that it did not make anew, in the order of `parts`."""
+    kept = [title for title in earlier["rows"] if title in parts and title not in result["rows"]]
+    rows = {**earlier["rows"], **result["rows"]}
+    names = {bar["name"] for bar in result["bars"]}
+    return {
+        **result,
+        "rows": {title: rows[title] for title in parts if title in kept or title in result["rows"]},
+        "bars": result["bars"] + [bar for bar in earlier["bars"] if kept and bar["name"] not in names],
+        "dates": {title: earlier.get("dates", {}).get(title, earlier["date"]) for title in kept},
+    }
 
 
 def add_to_results(files: Iterable[Path], **more: object) -> None:
@@ -130,7 +168,8 @@ def to_markdown(result: Result) -> str:
         f"Versions: {', '.join(f'{package} {place[package]}' for package in PACKAGES)}.\n",
     ]
     for title, rows in result["rows"].items():
-        lines += [f"## {title}\n", table_markdown(pd.DataFrame(rows)), ""]
+        date = result.get("dates", {}).get(title)
+        lines += [f"## {title}\n", *([f"Of {date}.\n"] if date else []), table_markdown(pd.DataFrame(rows)), ""]
     if result["bars"]:
         lines += ["## Bars\n", table_markdown(pd.DataFrame(result["bars"])), ""]
     return "\n".join(lines)

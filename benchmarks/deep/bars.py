@@ -18,7 +18,21 @@ FOLDED = 1e-4
 LOST = 0.03  # Dice that another contrast may cost
 NAN = float("nan")
 KEYS = ("dataset", "case", "engine", "dice")
-COLUMNS = ("engine", "cases", "dice", "hd95", "folded", "sdlogj", "inverse_error", "cpu_s", "wall_s", "peak_mb", "state")
+COLUMNS = (
+    "engine",
+    "cases",
+    "dice",
+    "hd95",
+    "folded",
+    "folds",
+    "sdlogj",
+    "volume_error",
+    "inverse_error",
+    "cpu_s",
+    "wall_s",
+    "peak_mb",
+    "state",
+)
 
 
 def pairs_table(rows: Sequence[Row]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from benchmarks.deep.papers import PREFIX, SYSTEMS, weights_name
 from benchmarks.registration.cases import Array
 from benchmarks.registration.peers import ENGINES as PEERS
 from benchmarks.registration.peers import Engine, Fields, Run, load_ffd, load_instance, load_lddmm
@@ -35,14 +36,17 @@ def _refinements() -> dict[int, Preset]:
 REFINEMENTS = _refinements()
 
 
-def load_network(weights: str, refine: Preset | None = None) -> Run:
-    """Return a network of the zoo; `refine` is a preset of the network engine, whose refinement goes on from its field."""
+def load_network(weights: str, refine: Preset | None = None, repeats: int = 0) -> Run:
+    """Return a network of the zoo; `refine` is a preset of the network engine, whose refinement goes on from its field.
+
+    `repeats` is how often each network of a recursive cascade is applied, 0 as it was trained.
+    """
     import torch
 
     from popatlas.images.grid import Grid
     from popatlas.images.scan import Scan
     from popatlas.registration.engines.instance.core import register
-    from popatlas.registration.engines.network.core import back, predict, set_passes
+    from popatlas.registration.engines.network.core import back, predict, set_passes, set_repeats
     from popatlas.registration.engines.network.settings import NetworkSettings
     from popatlas.settings import settings_from
     from popatlas.zoo.contract import conform_pair
@@ -52,6 +56,7 @@ def load_network(weights: str, refine: Preset | None = None) -> Run:
     net, entry = load_weights(weights)
     settings = settings_from(NetworkSettings, refine, "refine") if refine else None
     set_passes(net, settings.passes if settings else 0)
+    set_repeats(net, repeats, entry)
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         grid = Grid(fixed.shape, np.diag([*[-SPACING] * 2, *[SPACING] * (fixed.ndim - 2), 1.0]))
@@ -77,6 +82,12 @@ def network(weights: str, steps: int = 0, **changes: object) -> Engine:
     """Return the entry of a network with so many steps of refinement, none by default."""
     family = "imported network" if weights in IMPORTED else "network + refinement" if steps else "network"
     return Engine(family, load_network, {"weights": weights, "refine": {**REFINEMENTS[steps], **changes} if steps else None})
+
+
+def paper(name: str) -> Engine:
+    """Return the entry of a paper's network that this benchmark trains."""
+    options = {"weights": weights_name(name), "refine": None, "repeats": SYSTEMS[name].repeats}
+    return Engine("network of a paper", load_network, options)
 
 
 REFINED = {f"{T1W}+{steps}": network(T1W, steps) for steps in REFINEMENTS}
@@ -113,5 +124,22 @@ PARTS: dict[str, Engine] = {  # of `benchmarks.parts`: engines with and without 
     "ffd-loose": Engine("free form", load_ffd, {"preset": "accurate", "weight": 0.05, "folding": 0.0}),
     "ffd-loose-folding": Engine("free form", load_ffd, {"preset": "accurate", "weight": 0.05, "folding": 1.0}),
 }
-ENGINES = SAME_CONTRAST | OTHER_CONTRAST | PARTS
+FRONT: dict[str, Engine] = {  # one engine at other smoothnesses than its default
+    **{
+        f"instance, elastic {width:g}": Engine("instance", load_instance, {"preset": "default", "elastic": width})
+        for width in (0.4, 0.6, 0.8, 1.1)
+    },
+    **{
+        f"instance, elastic {width:g}, no bulk": Engine(
+            "instance without bulk", load_instance, {"preset": "default", "elastic": width, "bulk": 0.0}
+        )
+        for width in (0.5, 0.8, 1.1)
+    },
+    **{
+        f"greedy, fluid {width:g}": Engine("greedy", PEERS["greedy"].load, {**PEERS["greedy"].options, "fluid": width})
+        for width in (1.2, 2.4, 3.0)
+    },
+}
+PAPERS: dict[str, Engine] = {PREFIX + name: paper(name) for name in SYSTEMS}
+ENGINES = SAME_CONTRAST | OTHER_CONTRAST | PARTS | FRONT | PAPERS
 TABLE = __name__

@@ -50,3 +50,14 @@ class TrainingRow(TissueScores):
     mm: int
     steps: int
     learnt: bool
+
+
+class SystemRow(TypedDict):
+    """A training of a paper's network: steps, CPU seconds of one and of all, whether it learnt, and its file."""
+
+    steps: int
+    step_s: float
+    train_cpu_s: float
+    learnt: bool
+    parameters: int
+    weights: str

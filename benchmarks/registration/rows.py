@@ -32,10 +32,11 @@ class Distances(TypedDict, total=False):
 
 
 class Regularity(TypedDict, total=False):
-    """Folded share of the brain, folded voxels of the grid, and deviation of the log-Jacobian in the brain."""
+    """Folded share of the brain, by one-sided differences too, folded voxels of the grid, SD of the log-Jacobian."""
 
     folded: float
     folded_voxels: float
+    folds: float
     sdlogj: float
 
 
@@ -45,6 +46,7 @@ class Scores(Distances, Regularity, total=False):
     dice: float
     hd95: float
     inverse_error: float
+    volume_error: float
 
 
 class Outcome(Record, Scores, total=False):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -12,7 +14,7 @@ from popatlas.measures.jacobian import LOG_FLOOR
 from popatlas.measures.overlap import overlap
 from popatlas.measures.surface import label_surface_distances
 from popatlas.transforms.fields import compose
-from popatlas.transforms.jacobian import jacobian_determinant
+from popatlas.transforms.jacobian import jacobian_determinant, least_determinant
 
 SMALLEST = 100  # voxels that a structure needs in both images
 
@@ -33,8 +35,9 @@ def score(case: Case, forward: Array, inverse: Array | None) -> Scores:
     -------
     dict
         ``dice``; ``hd95`` (mm); ``error`` and ``error_p95`` (voxels, in the brain); ``folded`` (share of the brain's voxels
-        whose Jacobian determinant is not positive) and ``folded_voxels`` (their number on the whole grid); ``sdlogj``;
-        ``inverse_error`` (voxels). NaN where a score does not exist.
+        whose Jacobian determinant is not positive) and ``folded_voxels`` (their number on the whole grid); ``folds``
+        (share of the brain's voxels that fold towards some neighbours); ``sdlogj``;
+        ``inverse_error`` (voxels); ``volume_error`` (see there). NaN where a score does not exist.
     """
     brain = case.fixed_labels > 0
     warped = warp_labels(case, forward)
@@ -47,7 +50,20 @@ def score(case: Case, forward: Array, inverse: Array | None) -> Scores:
         **field_error(forward, case.truth, brain),
         **regularity(forward, brain),
         "inverse_error": inverse_error(forward, inverse, case.moving > 0),
+        "volume_error": volume_error(case, forward, labels),
     }
+
+
+def volume_error(case: Case, forward: Array, labels: Sequence[int]) -> float:
+    """Return how far the volumes of structures by the Jacobian are from those of the moving labels: RMS of the log ratio.
+
+    What studies of volume by deformation rest on. Both are volumes after the affine.
+    """
+    determinant = jacobian_determinant(torch.from_numpy(forward)[None])[0].numpy()
+    share = abs(np.linalg.det(case.to_moving[:3, :3]))  # moving voxels in a fixed one
+    found = np.array([determinant[case.fixed_labels == label].sum() for label in labels])
+    true = np.array([(case.moving_labels == label).sum() / share for label in labels])
+    return float(np.sqrt(np.mean(np.log(np.maximum(found, 1) / true) ** 2))) if len(labels) else float("nan")
 
 
 def scored_labels(case: Case) -> list[int]:
@@ -78,12 +94,17 @@ def field_error(forward: Array, truth: Array, brain: Mask) -> Distances:
 
 
 def regularity(forward: Array, brain: Mask) -> Regularity:
-    """Return the folded share and number of voxels and the standard deviation of the log-Jacobian in the brain."""
+    """Return the folded share and number of voxels, by central and by one-sided differences (`folds`), and the spread.
+
+    The spread is the standard deviation of the log-Jacobian in the brain.
+    """
     determinant = jacobian_determinant(torch.from_numpy(forward)[None])[0].numpy()
+    least = least_determinant(torch.from_numpy(forward)[None])[0].numpy()
     log = np.log(np.maximum(determinant[brain], np.exp(LOG_FLOOR)))
     return {
         "folded": float((determinant[brain] <= 0).mean()),
         "folded_voxels": float((determinant <= 0).sum()),
+        "folds": float((least[brain] <= 0).mean()),
         "sdlogj": float(log.std()),
     }
 

@@ -8,12 +8,13 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, with_kept
 from benchmarks.deep import runs
 from benchmarks.deep.bars import contrast_bars, contrast_table, network_rows, pair_bars, pairs_table
 from benchmarks.deep.cohort import CHOOSERS, HELD_OUT
 from benchmarks.deep.contrast import CONTRASTS, CSF, GM, TISSUES, WM, other_contrast, tissues
 from benchmarks.deep.engines import ENGINES, IMPORTED, REFINEMENTS, T1W
+from benchmarks.deep.front import front_bars, front_table
 from benchmarks.deep.pairs import Prepared, brain, held_out_pairs
 from benchmarks.deep.pediatric import pediatric_table, pediatric_tests
 from benchmarks.deep.pipeline import pipeline_row
@@ -21,6 +22,7 @@ from benchmarks.deep.plot import draw
 from benchmarks.deep.scores import CONTRAST_TITLE, PAIRS_TITLE, SLICES_TITLE, scores_of
 from benchmarks.deep.slices import label_dice
 from benchmarks.registration.cases import Case
+from benchmarks.registration.scores import volume_error
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json
@@ -328,3 +330,48 @@ def test_scores_of_the_lock_file_are_those_of_the_tables():
     assert [(data.split(", ")[1], value) for data, value in other] == [("T1w to inverted", 0.59), ("T1w to t2", 0.58)]
     assert {score.n for score in scores_of("brain-t1w-2d", tables)} == {80}
     assert not list(scores_of("symnet", tables))
+
+
+# front
+
+
+def smooth(engine: str, dice: float, sdlogj: float, cpu_s: float = 1.0) -> dict[str, object]:
+    return row(engine, dice, sdlogj=sdlogj, cpu_s=cpu_s)
+
+
+def test_overlap_is_compared_at_the_smoothness_of_the_peer_and_nowhere_else():
+    """Between the points of our engine that are smoother and rougher than the peer; beyond them there is no answer."""
+    ours = [smooth("instance-default", 0.70, 0.30), smooth("instance, elastic 1.1", 0.66, 0.20)]
+    others = [smooth(T1W, 0.71, 0.55), smooth(f"{T1W}+10", 0.71, 0.41)]
+    bars = front_bars(front_table([*ours, smooth("greedy", 0.655, 0.25, cpu_s=2.0), *others]))
+    assert [(round(bar.value, 6), bar.holds) for bar in bars] == [(0.025, True), (0.5, True), (0.41, False), (0.0, True)]
+    bars = front_bars(front_table([*ours, smooth("greedy", 0.66, 0.15), *others]))
+    assert np.isnan(bars[0].value) and not bars[0].holds
+
+
+def test_the_volume_error_is_that_of_the_jacobian():
+    """A structure twice as large in the moving image, seen by a field that doubles it and by one that does nothing."""
+    at = np.indices((12, 12, 12)).astype(np.float32)
+    fixed, moving = np.zeros((12, 12, 12), np.int16), np.zeros((12, 12, 12), np.int16)
+    fixed[4:8, 4:8, 4:8] = 1
+    moving[2:10, 4:8, 4:8] = 1
+    empty = np.zeros((12, 12, 12), np.float32)
+    case = Case(empty, empty, fixed, moving, np.eye(4, dtype=np.float32), 2.0, np.zeros(0, np.float32))
+    wide = np.stack([at[0] - 5.5, 0 * at[1], 0 * at[2]])
+    assert volume_error(case, wide, [1]) == pytest.approx(0, abs=1e-5)
+    assert volume_error(case, 0 * wide, [1]) == pytest.approx(np.log(2), abs=1e-5)
+
+
+# results of several runs
+
+
+def test_tables_that_a_run_did_not_make_are_kept_with_their_date_and_their_bars():
+    def result(date, rows, bars, **more):
+        return {"date": date, "rows": rows, "bars": [{"name": name, "value": value} for name, value in bars.items()], **more}
+
+    earlier = result("2026-01-01", {"A": [1], "B": [2], "old": [3]}, {"a": 1, "b": 2})
+    merged = with_kept(result("2026-02-02", {"B": [5]}, {"b": 3}), earlier, ("A", "B", "C"))
+    assert merged["rows"] == {"A": [1], "B": [5]} and merged["dates"] == {"A": "2026-01-01"}
+    assert {bar["name"]: bar["value"] for bar in merged["bars"]} == {"a": 1, "b": 3}
+    third = with_kept(result("2026-03-03", {"C": [7]}, {}), merged, ("A", "B", "C"))
+    assert third["dates"] == {"A": "2026-01-01", "B": "2026-02-02"} and list(third["rows"]) == ["A", "B", "C"]

@@ -120,7 +120,12 @@ def test_a_reflection_is_folded_everywhere_and_a_stretch_nowhere():
     at = np.indices((8, 9, 10)).astype(np.float32)
     brain = np.ones((8, 9, 10), bool)
     mirror = np.stack([-2 * at[0], 0 * at[1], 0 * at[2]])
-    assert regularity(mirror, brain) == {"folded": 1.0, "folded_voxels": 720.0, "sdlogj": pytest.approx(0, abs=1e-5)}
+    assert regularity(mirror, brain) == {
+        "folded": 1.0,
+        "folded_voxels": 720.0,
+        "folds": 1.0,
+        "sdlogj": pytest.approx(0, abs=1e-5),
+    }
     half = np.stack([0.5 * np.maximum(at[0] - 3.5, 0), 0 * at[1], 0 * at[2]])  # slopes 1, 1.25 (centre), 1.5
     inner = brain & (at[0] > 4) | (at[0] < 3)
     count = np.array([np.log(1.5) if x > 4 else 0 for x in at[0][inner]])
