@@ -219,7 +219,7 @@ class Trainer:
                 found = self.net(part.fixed, part.moving)
             loss, terms = self.objective(part, found, generator)
             if not bool(torch.isfinite(loss)):
-                remedy = "look at the images of the table, or use a lower schedule.rate"
+                remedy = "look at the images of the table, or use a lower schedule.rate or schedule.precision: float32"
                 raise InputError(f"the loss is not finite at step {self.state.step + 1}", remedy=remedy)
             self.scaler.scale(share * loss).backward()  # type: ignore[no-untyped-call]
             rows.append({"loss": float(loss.detach()), **terms})
