@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from architecture import api_pages, filled, layer_table, picture, rule_table  # noqa: E402
 from benchmarks.common import RESULTS, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
+from choosing import choosing  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
 from measured import cost_table, metrics_page, recordings_page  # noqa: E402
 from presets import with_presets  # noqa: E402
@@ -306,6 +307,7 @@ def main() -> None:
         ("outputs", outputs()),
         ("recipes/index", recipes()),
         ("benchmarks", benchmarks()),
+        ("choosing", choosing()),
         ("howto/metrics", metrics_page()),
         ("recordings", recordings_page()),
         ("examples/index", examples()),
