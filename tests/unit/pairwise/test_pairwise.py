@@ -120,6 +120,9 @@ def test_distances_of_landmarks_are_those_before_and_after(registered, files, tm
     found = Extras.read(tuple(sides), tuple(grids)).score(way_of_registrations([str(registered)]).forward)
     before, after = np.array(list(found.points.values())).T
     assert before == pytest.approx(np.linalg.norm(goal - start, axis=1)) and after.max() < 0.01
+    fewer = Extras((None, None), (table.set_index("name"), table.iloc[1:].set_index("name")))
+    ((title, *_),) = fewer.score(way_of_registrations([str(registered)]).forward).summary()
+    assert title == f"mean distance of {len(table) - 1} landmarks (1 more in one file only), mm"
 
 
 def test_chains_end_where_single_steps_do(registered, files, tmp_path):
@@ -164,6 +167,23 @@ def test_linear_stages_alone(files, tmp_path, refine):
     assert not (tmp_path / "x_warp.nii.gz").exists()
     if refine == "affine":
         assert code == 0
+
+
+def test_the_start_that_is_asked_for_comes_first_and_errors_of_others_do_not_hide_it(files, tmp_path, monkeypatch):
+    calls = []
+
+    def start(_, name, __):
+        calls.append(name)
+        if len(calls) > 1:
+            raise InputError("a mask is too thin")
+        return np.eye(4) + 70 * np.eye(4, k=3)
+
+    monkeypatch.setattr("popatlas.pairwise.register.find_start", start)
+    assert run(files, tmp_path / "x", "--refine", "none", "--start", "global") == verb.REFUSED
+    record = read_json(tmp_path / "x_registration.json")
+    assert calls == ["global", "mass", "search"] and record["start"] == "global" and record["metrics"]
+    assert ["too thin" in row["reasons"][0] for row in record["attempts"]] == [False, True, True]
+    assert (tmp_path / "x_page.html").is_file()
 
 
 def test_what_the_gate_refuses_leaves_a_page_and_no_transform(files, tmp_path, capsys):

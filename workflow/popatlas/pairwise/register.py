@@ -131,10 +131,17 @@ class _Run:
             self.rows.append(row)
 
     def _align(self, attempts: list[Attempt]) -> None:
-        """Make linear attempts only: each start once."""
-        for attempt in {attempt.start: attempt for attempt in reversed(attempts)}.values():
-            with tempfile.TemporaryDirectory() as folder:
-                aligned = self._aligned(attempt, Path(folder))
+        """Make linear attempts only: each start once, the one that is asked for first."""
+        starts: dict[str, Attempt] = {}
+        for attempt in attempts:
+            starts.setdefault(attempt.start, attempt)
+        for attempt in starts.values():
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    aligned = self._aligned(attempt, Path(folder))
+            except InputError as error:  # it must not hide what was found before it
+                self.rows.append({**attempt_row(attempt, {}, [str(error)]), "engine": self.wanted.refine})
+                continue
             metrics = of_affine(self.pair, attempt, aligned.matrix) | {"one_contrast": 0.0}  # of the deformable stage
             row = attempt_row(attempt, metrics, judge(metrics, self.limits))
             said = doubts(metrics, self.limits, turn_of(aligned.matrix)[1])

@@ -46,10 +46,13 @@ class Scores:
         One for each label of the fixed image; empty without labels of both.
     points : dict
         Distance (mm) before and after of each landmark that both images have.
+    alone : int
+        Number of landmarks that only one image has.
     """
 
     labels: list[LabelScore] = field(default_factory=list)
     points: dict[str, tuple[float, float]] = field(default_factory=dict)
+    alone: int = 0
 
     def summary(self) -> list[tuple[str, float, float, int]]:
         """Return title, mean before, mean after and decimals of what was compared."""
@@ -59,7 +62,8 @@ class Scores:
             rows.append((f"mean Dice of {len(self.labels)} labels", before, after, 3))
         if self.points:
             before, after = np.mean(list(self.points.values()), axis=0).tolist()
-            rows.append((f"mean distance of {len(self.points)} landmarks, mm", before, after, 2))
+            alone = f" ({self.alone} more in one file only)" if self.alone else ""
+            rows.append((f"mean distance of {len(self.points)} landmarks{alone}, mm", before, after, 2))
         return rows
 
 
@@ -157,7 +161,9 @@ class Extras:
 
     def score(self, chain: Chain) -> Scores:
         """Compare labels and landmarks of which both sides have some; `chain` takes fixed points to moving ones."""
-        return Scores(_label_scores(*self.labels, chain), _point_scores(*self.points, chain))
+        one, other = self.points
+        alone = 0 if one is None or other is None else len(one.index.symmetric_difference(other.index))
+        return Scores(_label_scores(*self.labels, chain), _point_scores(one, other, chain), alone)
 
 
 def _require_both(fixed: Given, moving: Given) -> None:
