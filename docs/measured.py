@@ -155,7 +155,8 @@ def cost_table() -> str:
             "",
             f"Measured on {machine}, start-up of the programs included. Cores share the minutes: on eight cores a cohort of "
             f"40 takes five times the minutes of one. The default grid is {default:g} mm (`preprocess.resolution_mm`), "
-            "whatever the voxels of the images.",
+            "whatever the voxels of the images. A grid of 1 mm has eight times as many, and time and memory of most jobs "
+            "grow with them.",
         ]
     )
 
