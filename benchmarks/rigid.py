@@ -154,6 +154,7 @@ def main() -> None:
     """Train what is not trained yet, test, print and write."""
     options = parser(__doc__)
     options.add_argument("--steps", type=int, help=f"of each training ({STEPS}; quick: {QUICK_STEPS})")
+    options.add_argument("--networks", action="store_true", help="only the networks, which take hundredths of a second")
     args = options.parse_args()
     if args.data is None or args.out is None:
         options.error("give --data and --out")
@@ -170,8 +171,9 @@ def main() -> None:
             train(recipe_of(kind, steps), table, folder)
         methods[title] = by_network(folder / "weights.safetensors")
     spacing = recipe.grid.spacing_mm
-    methods["rigid stage"] = by_engine(centre_of_mass, spacing, refine=True)
-    methods["CSNGF"] = by_engine(lambda fixed, moving: search(fixed, moving).matrix, spacing, refine=False)
+    if not args.networks:
+        methods["rigid stage"] = by_engine(centre_of_mass, spacing, refine=True)
+        methods["CSNGF"] = by_engine(lambda fixed, moving: search(fixed, moving).matrix, spacing, refine=False)
     rows = []
     for number, case in enumerate(cases(recipe, table)):
         for name, find in methods.items():
