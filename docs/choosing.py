@@ -83,7 +83,7 @@ def _lines(tables: Mapping[str, Sequence[Row]]) -> Iterator[str]:
         yield "![Overlap against smoothness](images/front.png)\n"
     yield (
         "At 1 mm the widths of a schedule, which are in voxels, are half as wide in millimetres. Let it begin one level "
-        "coarser: `shrink: [8, 4, 2, 1]` with `iterations: [100, 100, 60, 12]` for `instance`, `shrink: [2, 1]` with "
+        "coarser: `shrink: [8, 4, 2, 1]` with `iterations: [100, 100, 60, 16]` for `instance`, `shrink: [2, 1]` with "
         "`iterations: [10, 4]` and `field_shrink: [1, 1]` for `network`, whose weights are of 2 mm.\n"
     )
     yield "## Pairs of different contrasts\n"

@@ -40,7 +40,7 @@ Array = npt.NDArray[np.float32]
 FILE = Path(__file__).with_name("sides.npz")
 SPACING = 4.0  # mm, of the symmetric brain and of the copies that are registered to it
 LINEAR = AffineSettings(similarity=MattesMI(), sides=(24,), samples=6000, tolerance=0.03)  # coarse: only an odd part counts
-SCHEDULE = InstanceSettings(shrink=(2, 1), iterations=(25, 8), field_shrink=(1, 1), fluid=2.0, bulk=0.0)
+SCHEDULE = InstanceSettings(shrink=(2, 1), iterations=(25, 8), field_shrink=(1, 1), fluid=2.0, coarse_fluid=2.0, bulk=0.0)
 SMOOTH = 0.7  # voxels (standard deviation)
 SIMILAR = 6.0  # distinctness of the pose on the symmetric brain, below which there is no whole brain to tell sides of
 WHOLE = 0.9  # share of the symmetric brain that the image must hold

@@ -138,13 +138,13 @@ def register(
         label_weight=settings.label_weight,
         landmark_weight=settings.landmark_weight,
     )
-    step = Step(settings.step, settings.fluid, settings.elastic, settings.bulk, settings.symmetric)
     images = replace(found, fixed=rescaled(found.fixed, found.masks[0]), moving=rescaled(found.moving, found.masks[1]))
     halves = _start(found, settings)
     reports = []
     with kept_memory():
         for index in range(len(settings.shrink)):
             level = _level(images, settings, index)
+            step = _step(settings, index)
             ops = choose_ops(level, threads)
             halves, report = run_level(level, halves, terms, step, Stop(settings.window, settings.tolerance), ops)
             reports.append(report)
@@ -193,6 +193,11 @@ def _level(found: Inputs, settings: Settings, index: int) -> Level:
         field_shrink=settings.field_shrink[index],
         iterations=settings.iterations[index],
     )
+
+
+def _step(settings: Settings, index: int) -> Step:
+    fluid = settings.fluid if index == len(settings.shrink) - 1 else settings.coarse_fluid
+    return Step(settings.step, fluid, settings.elastic, settings.bulk, settings.symmetric)
 
 
 def _start(found: Inputs, settings: Settings) -> Halves:

@@ -55,7 +55,7 @@ class InstanceSettings(SimilaritySettings):
     shrink: tuple[Shrink, ...] = option(
         (4, 2, 1), "Voxels of the full grid per voxel of each level", min_length=1, max_length=6
     )
-    iterations: tuple[Count, ...] = option((100, 60, 12), "Most iterations of each level", min_length=1, max_length=6)
+    iterations: tuple[Count, ...] = option((100, 60, 16), "Most iterations of each level", min_length=1, max_length=6)
     field_shrink: tuple[Literal[1, 2], ...] = option(
         (1, 1, 1),
         "2: the field of a level lies on a grid twice as coarse as its images",
@@ -63,7 +63,8 @@ class InstanceSettings(SimilaritySettings):
         max_length=6,
     )
     step: float = option(0.5, "Longest vector of an update, voxels of the field", gt=0, le=2)
-    fluid: float = option(1.5, "Smoothing of each update, voxels (standard deviation)", ge=0, le=50)
+    fluid: float = option(1.5, "Smoothing of each update of the last level, voxels (standard deviation)", ge=0, le=50)
+    coarse_fluid: float = option(3.0, "The same of the levels before it", ge=0, le=50)
     elastic: float = option(0.5, "Smoothing of the field, voxels (standard deviation)", ge=0, le=50)
     bulk: float = option(
         0.1,
@@ -86,12 +87,18 @@ class InstanceSettings(SimilaritySettings):
                 f"the field grid (shrink times field_shrink) may halve from level to level at most, got {grids}"
             )
 
+    def _widths(self) -> str:
+        """Return the smoothing of the updates in words."""
+        if len(self.shrink) == 1 or self.coarse_fluid == self.fluid:
+            return f"{self.fluid:g}"
+        return f"{self.coarse_fluid:g}, in the last level {self.fluid:g}"
+
     def schedule(self) -> str:
         """Return the schedule in words."""
         return (
             f"{describe(self.similarity, self.options)}, at most {by(self.iterations)} iterations at shrink "
             f"factors {by(self.shrink)}, longest step {self.step:g} voxels, Gaussian smoothing of the updates (standard "
-            f"deviation {self.fluid:g} voxels) and of the field ({self.elastic:g} voxels)"
+            f"deviation {self._widths()} voxels) and of the field ({self.elastic:g} voxels)"
             + (f", changes of volume evened out by {self.bulk:g} grad div" if self.bulk else "")
         )
 
@@ -120,8 +127,8 @@ def full_settings(schedule: InstanceSettings) -> Settings:
 
 
 PRESETS: dict[str, InstanceSettings] = {
-    "quick": InstanceSettings(iterations=(60, 30, 8), field_shrink=(1, 1, 2)),
-    "fast": InstanceSettings(iterations=(60, 30, 6)),
+    "quick": InstanceSettings(iterations=(60, 30, 8), field_shrink=(1, 1, 2), coarse_fluid=2.0),
+    "fast": InstanceSettings(iterations=(60, 30, 8)),
     "default": InstanceSettings(),
     "accurate": InstanceSettings(iterations=(150, 100, 40)),
 }

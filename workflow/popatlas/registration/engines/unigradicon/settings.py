@@ -8,7 +8,7 @@ from popatlas.registration.engines.engine import Engine
 from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.network.settings import REFINED
 
-_TWO_LEVELS = InstanceSettings(shrink=(2, 1), iterations=(0, 0), field_shrink=(1, 1), fluid=2.0, bulk=0.0)
+_TWO_LEVELS = InstanceSettings(shrink=(2, 1), iterations=(0, 0), field_shrink=(1, 1), fluid=2.0, coarse_fluid=2.0, bulk=0.0)
 PRESETS: dict[str, InstanceSettings] = {
     "quick": _TWO_LEVELS,
     "fast": replace(_TWO_LEVELS, iterations=(10, 0)),
