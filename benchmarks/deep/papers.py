@@ -44,6 +44,7 @@ SYSTEMS: Mapping[str, System] = {
     "dual-prnet": System("dual-prnet"),
     "dual-prnet-plus": System("dual-prnet-plus"),
     "vtn": System("rcn", _cascades(1), rate=2e-4),
+    "vtn, twice": System("rcn", repeats=2, trained_as="vtn"),
     "rcn": System("rcn", _cascades(3), rate=2e-4),
     "rcn, twice each": System("rcn", repeats=2, trained_as="rcn"),
     "masked-fcn": System("masked-fcn"),

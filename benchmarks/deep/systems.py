@@ -35,7 +35,7 @@ from popatlas.zoo.store import Description, add_weights
 
 GRID = {"shape": [64, 64, 64], "spacing_mm": 3.0, "stripped": True, "affine_first": True}
 PROBES = (1, 1, 6)  # steps of short trainings: the first warms up, the others' difference says what a step costs
-FACTS: tuple[Literal["parameters", "steps", "train_cpu_s"], ...] = ("parameters", "steps", "train_cpu_s")
+FACTS: tuple[Literal["parameters", "steps", "train_cpu_s", "learnt"], ...] = ("parameters", "steps", "train_cpu_s", "learnt")
 TITLE = "Networks of papers, each trained with the same CPU time"
 
 
@@ -137,11 +137,18 @@ def add_all(found: Mapping[str, SystemRow]) -> dict[str, str]:
 
 
 def systems_table(rows: Sequence[Row], found: Mapping[str, SystemRow]) -> pd.DataFrame:
-    """Return the means over the pairs beside what each training was."""
+    """Return the means over the pairs beside what each training was; who learnt nothing comes last, without scores."""
     means = pairs_table(rows).drop(columns=["inverse_error", "state"])
-    means.insert(0, "network", [name.removeprefix(PREFIX) for name in means.pop("engine")])
+    means.insert(0, "network", [_name(engine) for engine in means.pop("engine")])
+    silent = [name for name, system in SYSTEMS.items() if not found[system.trained_as or name]["learnt"]]
+    table = pd.concat([means, pd.DataFrame({"network": silent, "cases": 0})], ignore_index=True)
     facts: list[Record] = []
-    for name in means["network"]:
-        row = found.get(SYSTEMS[name].trained_as or name) if name in SYSTEMS else None
+    for name in table["network"]:
+        row = found[SYSTEMS[name].trained_as or name] if name in SYSTEMS else None
         facts.append({key: row[key] for key in FACTS} if row else {})
-    return pd.concat([means, pd.DataFrame(facts, columns=list(FACTS))], axis=1)
+    return pd.concat([table, pd.DataFrame(facts, columns=list(FACTS))], axis=1)
+
+
+def _name(engine: str) -> str:
+    """Return what an engine is called in the table."""
+    return engine.removeprefix(PREFIX) if engine.startswith(PREFIX) else f"{engine} (not trained here)"
