@@ -61,7 +61,7 @@ def front_bars(table: pd.DataFrame) -> list[Bar]:
 
 
 def draw_front(table: pd.DataFrame, path: Path = PICTURE) -> None:
-    """Draw overlap against smoothness; engines of one family are joined.
+    """Draw overlap against smoothness; engines of one family are joined where rougher ones overlap more.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ def draw_front(table: pd.DataFrame, path: Path = PICTURE) -> None:
     figure, axis = plt.subplots(figsize=(9, 6.5))
     for family, colour in zip(dict.fromkeys(families), matplotlib.color_sequences["tab10"], strict=False):
         own = shown[[name == family for name in families]]
-        axis.plot(own["sdlogj"], own["dice"], "o-", color=colour, label=family, markersize=5, linewidth=1)
+        joined = "-" if own["dice"].is_monotonic_increasing else ""
+        axis.plot(own["sdlogj"], own["dice"], f"o{joined}", color=colour, label=family, markersize=5, linewidth=1)
     axis.set_xlabel("standard deviation of the log-Jacobian in the brain (smooth on the left)")
     axis.set_ylabel("Dice, mean over structures and pairs")
     axis.set_title("held-out T1w pairs", loc="left", fontsize=10)
