@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 
@@ -20,9 +21,8 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
 from architecture import api_pages, filled, layer_table, picture, rule_table  # noqa: E402
-from benchmarks.common import RESULTS, to_markdown  # noqa: E402
+from benchmarks.common import RESULTS, table_markdown, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
-from choosing import choosing  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
 from measured import cost_table, metrics_page, recordings_page  # noqa: E402
 from presets import with_presets  # noqa: E402
@@ -181,6 +181,8 @@ PUBLISHED = {
     "voxelmorph-diffeo": "a probabilistic loss; here that of VoxelMorph",
 }
 
+MIXED = "Experiment II"  # table of the fusion benchmark
+
 
 def recipes() -> str:
     """Return the page of all recipes of the package."""
@@ -263,6 +265,20 @@ def benchmarks() -> str:
     return "\n".join([head, *map(_benchmark, sorted(RESULTS.glob("*.json")))])
 
 
+def choosing_page() -> str:
+    """Return the page of what to choose; its module reads config.yaml when it is imported, which is written first."""
+    from choosing import choosing
+
+    return choosing()
+
+
+def mixed_table() -> str:
+    """Return the table of Experiment II of the data parameters, from the results of the fusion benchmark."""
+    rows = read_json(RESULTS / "fusion.json")["rows"][MIXED]
+    shown = {name: ["" if row[name] is None else row[name] for row in rows] for name in rows[0] if name != "n"}
+    return table_markdown(pd.DataFrame(shown))
+
+
 def _benchmark(path: Path) -> str:
     """Return one result as a section, with its picture where there is one."""
     title, rest = to_markdown(read_json(path)).replace("\n## ", "\n### ").split("\n", 1)
@@ -307,7 +323,7 @@ def main() -> None:
         ("outputs", outputs()),
         ("recipes/index", recipes()),
         ("benchmarks", benchmarks()),
-        ("choosing", choosing()),
+        ("choosing", choosing_page()),
         ("howto/metrics", metrics_page()),
         ("recordings", recordings_page()),
         ("examples/index", examples()),
@@ -324,6 +340,8 @@ def main() -> None:
         write_if_changed(DOCS / f"{name}.md", MARK + page)
     page = DOCS / "stages" / "report.md"
     write_if_changed(page, filled(page.read_text(encoding="utf-8"), "limits", outlier_limits()))
+    page = DOCS / "stages" / "fuse.md"
+    write_if_changed(page, filled(page.read_text(encoding="utf-8"), "mixed", mixed_table()))
     for page in (ROOT / "README.md", DOCS / "tutorial.md"):
         write_if_changed(page, filled(page.read_text(encoding="utf-8"), "cost", cost_table()))
     page = DOCS / "developers" / "architecture.md"
