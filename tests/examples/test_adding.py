@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "developers").glob("add-*.md"))
 PARTS = ("benchmarks", "docs", "envs", "profiles", "rules", "tests", "workflow")
-FILES = ("Snakefile", "config.yaml", "constraints.txt", "mkdocs.yml", "pyproject.toml", "requirements.lock")
+FILES = ("README.md", "Snakefile", "config.yaml", "constraints.txt", "mkdocs.yml", "pyproject.toml", "requirements.lock")
 BLOCK = re.compile(r'^```(\w+) title="([^"]+)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
