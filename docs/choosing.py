@@ -63,10 +63,10 @@ CONTRASTS = (
 def choosing() -> str:
     """Return the page."""
     result = read_json(RESULTS / "deep.json")
-    return "\n".join(_lines(result["rows"]))
+    return "\n".join(_lines(result["rows"], result.get("dates", {})))
 
 
-def _lines(tables: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+def _lines(tables: Mapping[str, Sequence[Row]], dates: Mapping[str, str]) -> Iterator[str]:
     yield "# Which engine, which network, for what\n"
     yield (
         "Numbers are means over ordered pairs of people whom no network of ours has seen (IXI, 2 mm, one core), from "
@@ -108,6 +108,9 @@ def _lines(tables: Mapping[str, Sequence[Row]]) -> Iterator[str]:
         Choice("slices, any", "`engine: instance`", "instance-default"),
     )
     yield from _table(two, slices, {name: NUMBERS[name] for name in ("dice", "sdlogj", "cpu_s")})
+    earlier = [f"{title} ({date})" for title, date in dates.items() if title in (PAIRS_TITLE, CONTRAST_TITLE, SLICES_TITLE)]
+    if earlier:
+        yield f"\nOf an earlier run, with the presets of then: {', '.join(earlier)}."
     yield (
         "\nWhole heads: `popatlas register --extract-brain`, or a network that was trained on heads. CT, animals and other "
         "organs: `instance` or `ants`; no shipped network has seen them.\n"

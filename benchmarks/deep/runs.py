@@ -18,7 +18,7 @@ from benchmarks.deep.engines import ENGINES, IMPORTED, TABLE
 from benchmarks.deep.pairs import Prepared
 from benchmarks.deep.rows import Row
 from benchmarks.registration.cases import Case
-from benchmarks.registration.peers import Fields
+from benchmarks.registration.peers import Fields, settings_of
 from benchmarks.registration.process import run_engine
 from benchmarks.registration.rows import Outcome, Record, Scores
 from benchmarks.registration.scores import score
@@ -112,7 +112,7 @@ def run_rows(out: Path, cases: Iterable[Prepared], engines: Sequence[str], diges
 
 def identity(name: str, digests: dict[str, str]) -> str:
     """Return what makes the rows of an engine: its settings and the digest of its weights."""
-    options = {} if name == AFFINE else ENGINES[name].options
+    options = {} if name == AFFINE else settings_of(ENGINES[name])
     return json.dumps([options, digests.get(str(options.get("weights", "")), "")], sort_keys=True)
 
 

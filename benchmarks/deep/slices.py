@@ -22,6 +22,8 @@ from popatlas.measures.overlap import overlap
 from popatlas.registration.engines.ffd import core as ffd
 from popatlas.registration.engines.ffd.settings import ENGINE as FFD
 from popatlas.registration.engines.ffd.settings import FFDSettings
+from popatlas.registration.engines.instance.settings import ENGINE as INSTANCE
+from popatlas.settings import Content, as_content
 from popatlas.training.conform import Volume, load_slices
 from popatlas.training.recipe import Recipe, load_recipe
 from popatlas.training.sources import training_grid
@@ -46,6 +48,11 @@ def load_ffd(preset: str) -> Run:
     return run
 
 
+def presets() -> dict[str, Content]:
+    """Return what the presets of our engines say."""
+    return {engine.name: as_content(engine.presets["default"]) for engine in (INSTANCE, FFD)}
+
+
 def load_nothing() -> Run:
     """Return what leaves the slices as they are."""
     return lambda fixed, moving: lambda: (np.zeros((fixed.ndim, *fixed.shape), np.float32), None)
@@ -68,8 +75,8 @@ def heights(recipe: Recipe) -> list[float]:
 
 
 def run_slices(table: Path, out: Path, count: int, digest: str) -> list[SliceRow]:
-    """Return a row for each pair, height and engine; kept in `slices.json` while pairs and weights are the same."""
-    file, key = out / "slices.json", {"pairs": count, "weights": digest, "refine": REFINEMENTS[10]}
+    """Return a row for each pair, height and engine; kept in `slices.json` while pairs, weights and presets are the same."""
+    file, key = out / "slices.json", {"pairs": count, "weights": digest, "refine": REFINEMENTS[10], "presets": presets()}
     if file.is_file() and (kept := read_json(file))["of"] == key:
         return list(kept["rows"])
     torch.set_num_threads(1)

@@ -11,12 +11,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from benchmarks.registration.cases import Array
+from popatlas.registration.engines.registry import ENGINES as ENGINE_TABLE
+from popatlas.settings import Content, as_content
 
 Fields = tuple[Array, Array | None]
 Run = Callable[[Array, Array], Callable[[], Fields]]
@@ -65,17 +69,15 @@ def load_instance(preset: str, symmetric: bool = True, device: str = "cpu", **ch
     return run
 
 
-def load_ffd(preset: str, **changes: object) -> Run:
-    """Our free-form engine, a preset with some settings changed; its inverse is made within the call, as in use."""
+def load_forward(engine: Literal["ffd", "lddmm"], preset: str, **changes: object) -> Run:
+    """One of our engines without an inverse of its own, a preset changed; its inverse is made within the call, as in use."""
     import torch
 
-    from popatlas.registration.engines.ffd.core import register
-    from popatlas.registration.engines.ffd.settings import ENGINE, FFDSettings
     from popatlas.transforms.fields import invert
 
     torch.set_num_threads(1)
-    settings = ENGINE.presets[preset].changed(**changes)
-    assert isinstance(settings, FFDSettings)
+    settings = ENGINE_TABLE[engine].presets[preset].changed(**changes)
+    register = import_module(f"popatlas.registration.engines.{engine}.core").register
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
         images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]
@@ -86,25 +88,16 @@ def load_ffd(preset: str, **changes: object) -> Run:
     return run
 
 
-def load_lddmm(preset: str, **changes: object) -> Run:
-    """Our engine of flows, a preset with some settings changed; its inverse is made within the call, as in use."""
-    import torch
+load_ffd, load_lddmm = partial(load_forward, "ffd"), partial(load_forward, "lddmm")
+OURS: dict[Callable[..., Run], str] = {load_instance: "instance", load_ffd: "ffd", load_lddmm: "lddmm"}  # whose presets
 
-    from popatlas.registration.engines.lddmm.core import register
-    from popatlas.registration.engines.lddmm.settings import ENGINE, LDDMMSettings
-    from popatlas.transforms.fields import invert
 
-    torch.set_num_threads(1)
-    settings = ENGINE.presets[preset].changed(**changes)
-    assert isinstance(settings, LDDMMSettings)
-
-    def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
-        images = [torch.from_numpy(image)[None, None] for image in (fixed, moving)]
-        forward = register(images[0], images[1], settings).displacement
-        inverse = invert(forward)
-        return lambda: (forward[0].numpy(), inverse[0].numpy())
-
-    return run
+def settings_of(engine: Engine) -> Content:
+    """Return the settings of an engine, those of its preset too: results belong to what a preset says, not to its name."""
+    options = dict(engine.options)
+    if engine.load in OURS:
+        options["preset"] = as_content(ENGINE_TABLE[OURS[engine.load]].presets[str(options["preset"])])
+    return options
 
 
 def load_syn(metric: str, sampling: int, iterations: tuple[int, ...]) -> Run:

@@ -29,10 +29,8 @@ MOST_LABELS = 5000  # different labels of one image; an image that is no label i
 BORDER = 0.9  # share of the outer faces that one label fills when it is the background
 # Intensities: of neighbouring voxels that are not 0, 83 % and more differ in T1w images, at most 28 % in label images
 MOST_STEPS = 0.65
-LIKELY_STEPS, LEAST_BACKGROUND = (
-    0.3,
-    0.1,
-)  # what labels look like; scans that are 0 in a tenth of their voxels differ by 80 %
+LIKELY_STEPS = 0.3  # neighbours that differ in what is most likely a label image; in scans it is 80 %
+LEAST_BACKGROUND = 0.1  # share of its voxels that are 0
 FEWEST_STEPS = 1000  # pairs of neighbours, and different values, from which on that share tells something
 FEWEST_VALUES = 30
 LOOKED_AT = 1 << 19  # voxels of an image that are compared along each axis

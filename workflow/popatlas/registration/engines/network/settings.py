@@ -26,7 +26,9 @@ class NetworkSettings(InstanceSettings):
     )
 
 
-_ONE_LEVEL = NetworkSettings(shrink=(1,), iterations=(0,), field_shrink=(1,), fluid=0.7, elastic=0.3, bulk=0.05)
+_ONE_LEVEL = NetworkSettings(
+    shrink=(1,), iterations=(0,), field_shrink=(1,), fluid=0.7, coarse_fluid=0.7, elastic=0.3, bulk=0.05
+)
 PRESETS: dict[str, NetworkSettings] = {
     "quick": _ONE_LEVEL,
     "fast": replace(_ONE_LEVEL, passes=1, iterations=(2,), step=1.5),
