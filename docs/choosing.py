@@ -110,7 +110,7 @@ def _lines(tables: Mapping[str, Sequence[Row]], dates: Mapping[str, str]) -> Ite
     yield from _table(two, slices, {name: NUMBERS[name] for name in ("dice", "sdlogj", "cpu_s")})
     earlier = [f"{title} ({date})" for title, date in dates.items() if title in (PAIRS_TITLE, CONTRAST_TITLE, SLICES_TITLE)]
     if earlier:
-        yield f"\nOf an earlier run, with the presets of then: {', '.join(earlier)}."
+        yield f"\nOf an earlier day than the rest: {', '.join(earlier)}."
     yield (
         "\nWhole heads: `popatlas register --extract-brain`, or a network that was trained on heads. CT, animals and other "
         "organs: `instance` or `ants`; no shipped network has seen them.\n"
