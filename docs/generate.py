@@ -36,6 +36,7 @@ from popatlas.images.io import read_json, write_if_changed  # noqa: E402
 from popatlas.measures import dictionary  # noqa: E402
 from popatlas.measures.metrics import BENCH_METRICS, METRICS  # noqa: E402
 from popatlas.networks.registration import build_registration_network  # noqa: E402
+from popatlas.reasons import CODES  # noqa: E402
 from popatlas.regularisers.registry import entry_of  # noqa: E402
 from popatlas.report.limits import limit  # noqa: E402
 from popatlas.resources import schema_path  # noqa: E402
@@ -114,6 +115,12 @@ def command_line() -> str:
         text = subprocess.run(line, capture_output=True, text=True, check=True, env=surroundings).stdout
         parts.append(f"## popatlas {verb}\n\n```text\n{text.rstrip()}\n```\n")
     return "\n".join(parts)
+
+
+def codes() -> str:
+    """Return the table of the reasons of failures."""
+    rows = [f"| `{code}` | {meaning} | {remedy} |" for code, (meaning, remedy) in CODES.items()]
+    return "\n".join(["", "| code | what happened | what to do |", "|---|---|---|", *rows, ""])
 
 
 def outputs() -> str:
@@ -338,6 +345,8 @@ def main() -> None:
         *api_pages(),
     ):
         write_if_changed(DOCS / f"{name}.md", MARK + page)
+    page = DOCS / "runs.md"
+    write_if_changed(page, filled(page.read_text(encoding="utf-8"), "codes", codes()))
     page = DOCS / "stages" / "report.md"
     write_if_changed(page, filled(page.read_text(encoding="utf-8"), "limits", outlier_limits()))
     page = DOCS / "stages" / "fuse.md"

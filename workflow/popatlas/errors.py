@@ -7,11 +7,21 @@ from collections.abc import Iterable
 
 
 class PopatlasError(Exception):
-    """Base of all errors that popatlas raises on purpose; shown without a traceback."""
+    """Base of all errors that popatlas raises on purpose; shown without a traceback.
+
+    Attributes
+    ----------
+    code : str
+        What a job that ends with it failed for, see `popatlas.reasons`.
+    """
+
+    code = "input"
 
 
 class ConfigError(PopatlasError):
     """The configuration is wrong or contradicts itself."""
+
+    code = "setup"
 
 
 class InputError(PopatlasError):
@@ -47,8 +57,16 @@ class InputError(PopatlasError):
         super().__init__(f"{text}. Remedy: {remedy}" if remedy else text)
 
 
+class GateError(InputError):
+    """A registration that passed the gate in no attempt."""
+
+    code = "gate"
+
+
 class SetupError(InputError):
     """What is installed, downloaded or configured is at fault, and no image: for every scan it would be the same."""
+
+    code = "setup"
 
 
 class PackageError(SetupError):

@@ -11,6 +11,7 @@ from popatlas.cohort.ledger import (
     RETRY_MARK,
     failed_scans,
     forget_failures,
+    forget_some,
     incomplete,
     left_out,
     read_failures,
@@ -65,7 +66,7 @@ def states(ledger, name):
 def test_states_and_reasons(tmp_path):
     finish(tmp_path, "01", *STAGES[1:])
     finish(tmp_path, "02", "preprocess")
-    record(tmp_path, "register", f"{key('02')}_register", message="gate failed\ntwice", remedy="look")
+    record(tmp_path, "register", f"{key('02')}_register", code="gate", message="gate failed\ntwice", remedy="look")
     finish(tmp_path, "03", "preprocess")
     index = pd.concat([index_of("01", "02", "03"), index_of("04", state="excluded"), index_of("05", state="unavailable")])
     ledger = settle(tmp_path, index, OUTPUTS)
@@ -78,7 +79,8 @@ def test_states_and_reasons(tmp_path):
     assert row["reason"] == "gate failed twice; remedy: look"
     assert row["log"] == f"logs/register/{key('02')}_register.log"
     assert set(ledger.loc[ledger["reason"].str.startswith("waits for"), "reason"]) == {"waits for register"}
-    assert read_failures(tmp_path).to_dict("records") == [{"scan": key("02"), "stage": "register", "reason": row["reason"]}]
+    told = {"scan": key("02"), "stage": "register", "code": "gate", "reason": row["reason"]}
+    assert read_failures(tmp_path).to_dict("records") == [told]
     assert members(index, ledger)[0]["scan"].tolist() == [key("01")]
     assert left_out(ledger).set_index("scan")["state"].to_dict() == {
         key("02"): "failed", key("03"): "pending", key("04"): "excluded", key("05"): "unavailable",
@@ -184,6 +186,24 @@ def test_a_failure_counts_in_its_attempt_whatever_the_clock_says(tmp_path):
     later = 2**31
     os.utime(log.with_name(f"{log.name}.json"), (later, later))
     assert states(settle(tmp_path, index_of("01"), OUTPUTS), "01")["preprocess"] == "pending"
+
+
+def test_failures_of_some_reasons_are_forgotten_and_the_others_stay(tmp_path):
+    forget_failures(tmp_path)
+    attempt, index = read_attempt(tmp_path), index_of("01", "02", "03", "04")
+    for name, code in (("01", "oom"), ("02", "gate"), ("03", "oom")):
+        finish(tmp_path, name, "preprocess")
+        record(tmp_path, "register", f"{key(name)}_register", code=code, message="why", attempt=attempt)
+    write_text(tmp_path / "logs/preprocess" / f"{key('04')}_conform.log", "died before it had a record")
+    before = settle(tmp_path, index, OUTPUTS).set_index(["scan", "stage"])
+    assert list(before.loc[before["state"] == "failed", "code"]) == ["oom", "gate", "oom", "unknown"]
+    found = forget_some(tmp_path, ["oom", "unknown"])
+    assert list(found["scan"]) == [key("01"), key("03"), key("04")]
+    assert list(read_failures(tmp_path)["scan"]) == [key("02")]
+    assert set(read_ledger(tmp_path)["state"]) == {"ok", "failed", "pending"}
+    again = settle(tmp_path, index, OUTPUTS)
+    assert list(again.loc[again["state"] == "failed", "scan"]) == [key("02")], "and the next settling knows it too"
+    assert forget_some(tmp_path, ["disk"]).empty
 
 
 def test_files_that_only_lie_there_do_not_count(tmp_path):

@@ -15,10 +15,24 @@ from popatlas.cli.options import options_of, settle_arguments, unknown_option
 from popatlas.failures import foreseen, unforeseen
 from popatlas.surroundings import settled
 
-VERBS = ("simulate", "check", "plan", "run", "register", "apply", "fuse", "train", "weights", "status", "step")
+VERBS = (
+    "simulate",
+    "check",
+    "plan",
+    "run",
+    "register",
+    "apply",
+    "fuse",
+    "train",
+    "weights",
+    "status",
+    "logs",
+    "retry",
+    "step",
+)
 TO_SNAKEMAKE = ("plan", "run", "fuse")
-LOOKS = ("status", "weights")  # verbs that need no folder for temporary files
-GOES_ON = ("run", "fuse", "train")  # verbs that continue what was interrupted
+LOOKS = ("status", "logs", "weights")  # verbs that need no folder for temporary files
+GOES_ON = ("run", "fuse", "train", "retry")  # verbs that continue what was interrupted
 LEVELS = ("participant", "group")
 MISUSED = 2  # exit code of a command line that is not understood
 CLOSED_PIPE = 141  # exit code of a program that SIGPIPE ends

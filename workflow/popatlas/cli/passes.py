@@ -16,6 +16,7 @@ from popatlas.cli.progress import Progress
 from popatlas.cli.snake import command, environment
 from popatlas.cohort.lock import TOKEN, Lock
 from popatlas.failures import REFUSED, last_words
+from popatlas.reasons import kernel_kills
 from popatlas.study.progress import GOAL
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ RAISED = re.compile(r"[\w.]*(?:Error|Exception)\b(?! in rule)")  # the head of a
 MOST_FAILURES = 20  # that are named after a pass
 MOST_LINES = 20  # of an error that are shown
 SHELL_SAYS = re.compile(r": line \d+: +\d+ (\w[\w ]*?)(?: \(core dumped\))? {2,}")  # bash, of a process that a signal ended
-OUT_OF_MEMORY = ": by somebody, or since it needed more memory or time than there was"
+NO_MEMORY = ": out of memory, the kernel says"
+BY_SOMEBODY = ": by somebody, or since it needed more memory or time than there was"
 
 
 class Passes:
@@ -74,6 +76,7 @@ class Passes:
         self.failures: dict[tuple[str, str], str] = {}
         self.why_stopped = ""
         self.stopped_by = 0
+        self.kills = 0  # of the kernel, when a pass began
         self.inventory: Inventory | None = None  # after the last pass
 
     @property
@@ -120,6 +123,7 @@ class Passes:
         return False
 
     def _snakemake(self, target: str) -> Outcome:
+        self.kills = kernel_kills()
         line = command(self.config_file, self.args, [target], [])
         told = {TOKEN: self.lock.holder.token} | ({} if self.args.verbose else {GOAL: self.goal})
         return supervise(line, self.out_dir, environment() | told, self.lock, self.display)
@@ -157,12 +161,12 @@ class Passes:
             print(f"popatlas: ... and {len(new) - MOST_FAILURES} more failed", file=sys.stderr, flush=True)
         self.failures |= failures
 
-    @staticmethod
-    def _why(inventory: Inventory, outcome: Outcome) -> Callable[[Job], str]:
-        return lambda job: why_ended(outcome.text, job.rule, inventory.log(job), inventory.files(job))
+    def _why(self, inventory: Inventory, outcome: Outcome) -> Callable[[Job], str]:
+        killed = NO_MEMORY if kernel_kills() > self.kills else BY_SOMEBODY
+        return lambda job: why_ended(outcome.text, job.rule, inventory.log(job), inventory.files(job), killed)
 
 
-def why_ended(text: str, rule: str, log: str, outputs: Sequence[str]) -> str:
+def why_ended(text: str, rule: str, log: str, outputs: Sequence[str], killed: str = BY_SOMEBODY) -> str:
     """Return what was said of a job that failed without a record of its own; empty when nothing was.
 
     Parameters
@@ -173,10 +177,12 @@ def why_ended(text: str, rule: str, log: str, outputs: Sequence[str]) -> str:
         Rule and log of the job.
     outputs : sequence of str
         Files that it should have made.
+    killed : str
+        What is added where the shell says that it was killed.
     """
     for line in text.splitlines():
         if log in line and (found := SHELL_SAYS.search(line)):
-            return f"the job ended with '{found[1].strip()}'{OUT_OF_MEMORY if found[1].startswith('Kill') else ''}"
+            return f"the job ended with '{found[1].strip()}'{killed if found[1].startswith('Kill') else ''}"
         if line.strip().startswith("Output ") and any(f"Output {path} " in line for path in outputs):
             return line.strip()
     for block in re.split(r"\n(?=\S)", text):

@@ -37,7 +37,8 @@ def main(args: argparse.Namespace) -> int:
         return code
     print(counts.to_string())
     for row in [*out, *lacking]:
-        print(f"\n{row['state']:11} {row['scan']}  (at {row['stage']})\n  {row['reason']}")
+        place = ", ".join(part for part in (row["stage"], row["code"]) if part)
+        print(f"\n{row['state']:11} {row['scan']}  (at {place})\n  {row['reason']}")
         if row["log"]:
             print(f"  log: {args.out_dir / row['log']}")
     if lines := list(remark_lines(args.out_dir, SHOWN)):

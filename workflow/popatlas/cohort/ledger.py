@@ -1,7 +1,7 @@
 """The ledger: scan x stage -> ok, failed, excluded, unavailable or pending, with the reason.
 
 A stage is `ok` when the inventory says that all its results are made; files that only lie there do not count. A failure
-counts in the attempt in which it was recorded, whatever the clock said.
+counts in the attempt in which it was recorded, whatever the clock said. Its code says in a word why (`popatlas.reasons`).
 
 Group steps take the ledger as input and compute on `ok` only, so a broken scan costs itself and nothing else. The extra
 channels and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them stays in. So do
@@ -15,14 +15,15 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from popatlas.cohort.batches import BRAINS, MEMBERS, PREDICTIONS, read_batches
 from popatlas.errors import InputError
 from popatlas.fusion.methods import SEGMENTER
-from popatlas.images.io import read_json, read_table, table_text, write_if_changed, write_text
+from popatlas.images.io import read_json, read_table, table_text, write_if_changed, write_json, write_text
+from popatlas.reasons import INPUT, UNKNOWN, code_of_words
 from popatlas.receipts import ATTEMPT, read_attempt
 from popatlas.stages import EARLY, SIDE_STAGES, STAGES
 
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 STATES = ("ok", "failed", "excluded", "unavailable", "pending")
-COLUMNS = ["scan", "subject", "session", "stage", "state", "reason", "log"]
-FAILURE_COLUMNS = ["scan", "stage", "reason"]
+COLUMNS = ["scan", "subject", "session", "stage", "state", "code", "reason", "log"]
+LEDGER, FAILURES = "cohort/ledger.tsv", "cohort/failures.tsv"
+FAILURE_COLUMNS = ["scan", "stage", "code", "reason"]
 # Folders below logs/ whose records speak for a stage: a member that cannot be registered blocks the template
 RECORD_FOLDERS = {"register": ("register", "atlas"), "channel": ("preprocess",), "page": ("report",), "bench": ("fuse",)}
 # Logs of batches, below logs/, and their tables: what a batch failed at all its scans failed at
@@ -84,16 +86,56 @@ def settle(
     evidence = Evidence(out_dir, is_done)
     rows = [row for scan in index.to_dict("records") for row in _settle_scan(evidence, scan, outputs(scan["scan"]))]
     ledger = pd.DataFrame(rows, columns=COLUMNS)
-    write_if_changed(out_dir / "cohort" / "ledger.tsv", table_text(ledger))
+    write_if_changed(out_dir / LEDGER, table_text(ledger))
     failures = ledger.loc[ledger["state"] == "failed", FAILURE_COLUMNS]
-    write_if_changed(out_dir / "cohort" / "failures.tsv", table_text(failures))
+    write_if_changed(out_dir / FAILURES, table_text(failures))
     return ledger
 
 
 def forget_failures(out_dir: Path) -> None:
     """Let failed scans be tried again: another attempt begins, and failures recorded until now no longer count."""
-    (out_dir / "cohort" / "failures.tsv").unlink(missing_ok=True)
+    (out_dir / FAILURES).unlink(missing_ok=True)
     write_text(out_dir / ATTEMPT, secrets.token_hex(6))
+
+
+def forget_some(out_dir: Path, codes: Sequence[str]) -> pd.DataFrame:
+    """Let the scans that failed for some reasons be tried again by a run that leaves out all others that failed.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output folder, whose lock is held.
+    codes : sequence of str
+        Of `popatlas.reasons.CODES`.
+
+    Returns
+    -------
+    DataFrame
+        Rows of the ledger that have been forgotten.
+    """
+    ledger, evidence = read_ledger(out_dir), Evidence(out_dir)
+    chosen = (ledger["state"] == "failed") & ledger["code"].isin(codes)
+    for row in ledger[chosen].to_dict("records"):
+        for _, failure in evidence.failures(row["stage"], row["scan"]):
+            log = out_dir / failure.log
+            write_json(log.with_name(f"{log.name}.json"), {"state": "forgotten", "attempt": "", "subject": row["scan"]})
+    left = ledger.assign(state=ledger["state"].mask(chosen, "pending"))
+    left.loc[chosen, ["code", "reason", "log"]] = ["", "to be tried again", ""]
+    write_if_changed(out_dir / LEDGER, table_text(left))
+    failures = left.loc[left["state"] == "failed", FAILURE_COLUMNS]
+    write_if_changed(out_dir / FAILURES, table_text(failures))
+    return ledger[chosen]
+
+
+class Failure(NamedTuple):
+    """Why a job failed: its code (`popatlas.reasons`), what was said, and its log, relative to the output folder."""
+
+    code: str
+    reason: str
+    log: str
+
+
+NO_FAILURE = Failure("", "", "")
 
 
 class Evidence:
@@ -122,38 +164,42 @@ class Evidence:
             )
         return name in self.listed[1]
 
-    def find_failure(self, stage: str, scan: str) -> tuple[str, str]:
-        """Return reason and log of the newest failed record of a scan at a stage; empty when no step failed."""
-        is_channel = stage == "channel"
-        folders = RECORD_FOLDERS.get(stage, (stage,))
-        found = [entry for folder in folders for entry in self._records(folder, scan, is_channel=is_channel)]
-        found = found or list(self._batch_records(stage, scan))
-        if not found:
-            return "", ""
-        _, reason, log = max(found)
-        return reason, log
+    def find_failure(self, stage: str, scan: str) -> Failure:
+        """Return the newest failure of a scan at a stage; `NO_FAILURE` when no step failed."""
+        found = self.failures(stage, scan)
+        return max(found)[1] if found else NO_FAILURE
 
-    def _records(self, folder: str, scan: str, *, is_channel: bool) -> Iterator[tuple[int, str, str]]:
-        place, name = (self.out_dir / "logs" / folder / scan).parent, Path(scan).name
-        for pattern in (f"{name}_*.log", f"{name}_*/**/*.log") if place.is_dir() else ():
-            for log in place.glob(pattern):
-                if log.name.startswith(f"{name}{CHANNEL_LOG}") == is_channel:
-                    yield from self._failed(log)
+    def failures(self, stage: str, scan: str) -> list[tuple[int, Failure]]:
+        """Return when and why jobs of a scan failed at a stage; a batch speaks where no job of its own does."""
+        found = [entry for log in self._own_logs(stage, scan) for entry in self._failed(log)]
+        return found or [entry for log in self._batch_logs(stage, scan) for entry in self._failed(log)]
 
-    def _batch_records(self, stage: str, scan: str) -> Iterator[tuple[int, str, str]]:
+    def logs(self, stage: str, scan: str) -> list[Path]:
+        """Return the logs of a scan at a stage, also those of batches that it was in."""
+        return [*self._own_logs(stage, scan), *self._batch_logs(stage, scan)]
+
+    def _own_logs(self, stage: str, scan: str) -> Iterator[Path]:
+        name = Path(scan).name
+        for folder in RECORD_FOLDERS.get(stage, (stage,)):
+            place = (self.out_dir / "logs" / folder / scan).parent
+            for pattern in (f"{name}_*.log", f"{name}_*/**/*.log") if place.is_dir() else ():
+                for log in place.glob(pattern):
+                    if log.name.startswith(f"{name}{CHANNEL_LOG}") == (stage == "channel"):
+                        yield log
+
+    def _batch_logs(self, stage: str, scan: str) -> Iterator[Path]:
         for table, pattern in BATCH_LOGS.get(stage, {}).items():
             if scan in self.batches[table]:
-                for log in (self.out_dir / "logs").glob(pattern.format(batch=self.batches[table][scan])):
-                    yield from self._failed(log)
+                yield from (self.out_dir / "logs").glob(pattern.format(batch=self.batches[table][scan]))
 
-    def _failed(self, log: Path) -> Iterator[tuple[int, str, str]]:
-        """Yield time, reason and log of a job that failed in this attempt."""
-        reason, stamp = self.reason(log)
-        if reason:
-            yield stamp, reason, str(log.relative_to(self.out_dir))
+    def _failed(self, log: Path) -> Iterator[tuple[int, Failure]]:
+        """Yield when and why a job failed in this attempt."""
+        failure, stamp = self.failure(log)
+        if failure.reason:
+            yield stamp, failure
 
-    def reason(self, log: Path) -> tuple[str, int]:
-        """Return why a job failed in this attempt, empty when it did not, and when.
+    def failure(self, log: Path) -> tuple[Failure, int]:
+        """Return why a job failed in this attempt, `NO_FAILURE` when it did not, and when.
 
         A job without a record died before its step began; the time of its log tells whether that was in this attempt.
         """
@@ -164,51 +210,57 @@ class Evidence:
         except (InputError, AttributeError):
             path, record, attempt = log, {"state": "running"}, None
         if record.get("state") not in ("failed", "running") or not path.is_file():
-            return "", 0
+            return NO_FAILURE, 0
         if attempt != self.attempt if attempt is not None else path.stat().st_mtime_ns < self.since:
-            return "", 0
+            return NO_FAILURE, 0
         remedy = f"; remedy: {record['remedy']}" if record.get("remedy") else ""
-        reason = f"{record.get('message', '')}{remedy}" if record["state"] == "failed" else KILLED
-        return " ".join(reason.split()), path.stat().st_mtime_ns
+        reason = " ".join(f"{record.get('message', '')}{remedy}".split()) if record["state"] == "failed" else KILLED
+        code = str(record.get("code") or (code_of_words(reason) if reason != KILLED else UNKNOWN))
+        return Failure(code, reason, str(log.relative_to(self.out_dir))), path.stat().st_mtime_ns
 
 
 def _settle_scan(
     evidence: Evidence, scan: Mapping[Hashable, str], stage_outputs: Mapping[str, Sequence[str]]
 ) -> list[dict[str, str]]:
-    def row(stage: str, state: str, reason: str = "", log: str = "") -> dict[str, str]:
+    def row(stage: str, state: str, reason: str = "", code: str = "", log: str = "") -> dict[str, str]:
         keys = {"scan": scan["scan"], "subject": scan["subject"], "session": scan["session"]}
-        return {**keys, "stage": stage, "state": state, "reason": reason, "log": log}
+        return {**keys, "stage": stage, "state": state, "code": code, "reason": reason, "log": log}
 
-    rows = [row("index", scan["state"], scan["reason"])]
+    def stopped(stage: str) -> dict[str, str]:
+        failure = evidence.find_failure(stage, scan["scan"])
+        if not failure.reason:
+            return row(stage, "pending", "not run yet")
+        return row(stage, "failed", failure.reason, failure.code, failure.log)
+
+    unusable = (scan["state"], scan["reason"], INPUT if scan["state"] == "unavailable" else "")
+    rows = [row("index", *unusable)]
     waits_for, blocked = "", False
     for stage in STAGES[1:]:
         if scan.get("role") == "atlas" and stage in NOT_FOR_ATLASES:
             continue
         if scan["state"] != "ok":
-            rows.append(row(stage, scan["state"], scan["reason"]))
+            rows.append(row(stage, *unusable))
         elif not blocked and evidence.is_done(scan["scan"], stage, stage_outputs[stage]):
             rows.append(row(stage, "ok"))
         elif waits_for:
             rows.append(row(stage, "pending", f"waits for {waits_for}"))
         else:
             waits_for = stage
-            reason, log = evidence.find_failure(stage, scan["scan"])
-            blocked = bool(reason)
-            rows.append(row(stage, "failed" if reason else "pending", reason or "not run yet", log))
+            rows.append(stopped(stage))
+            blocked = rows[-1]["state"] == "failed"
     found = {entry["stage"]: entry["state"] for entry in rows}
     for stage, needed in SIDE_STAGES.items():
         patterns = _side_outputs(scan, stage, stage_outputs.get(stage, ()))
         if not patterns:
             continue
         if scan["state"] != "ok":
-            rows.append(row(stage, scan["state"], scan["reason"]))
+            rows.append(row(stage, *unusable))
         elif found[needed] != "ok":
             rows.append(row(stage, "pending", f"waits for {needed}"))
         elif evidence.is_done(scan["scan"], stage, patterns):
             rows.append(row(stage, "ok"))
         else:
-            reason, log = evidence.find_failure(stage, scan["scan"])
-            rows.append(row(stage, "failed" if reason else "pending", reason or "not run yet", log))
+            rows.append(stopped(stage))
     return rows
 
 
@@ -226,14 +278,16 @@ def _side_outputs(scan: Mapping[Hashable, str], stage: str, patterns: Sequence[s
 
 def read_failure(out_dir: Path, log: str) -> tuple[str, str]:
     """Return why the job of a log failed in this attempt, and the log; empty when it did not."""
-    reason, _ = Evidence(out_dir).reason(out_dir / log)
-    return (reason, log) if reason else ("", "")
+    failure, _ = Evidence(out_dir).failure(out_dir / log)
+    return failure.reason, failure.log
 
 
 def read_failures(out_dir: Path) -> pd.DataFrame:
     """Return what failed at the last settling (scan, stage, reason)."""
-    path = out_dir / "cohort" / "failures.tsv"
-    return read_table(path, dtype=str) if path.is_file() else pd.DataFrame(columns=FAILURE_COLUMNS)
+    path = out_dir / FAILURES
+    if not path.is_file():
+        return pd.DataFrame(columns=FAILURE_COLUMNS)
+    return read_table(path, dtype=str).reindex(columns=FAILURE_COLUMNS, fill_value="")
 
 
 def failed_scans(out_dir: Path) -> dict[str, set[str]]:
@@ -258,10 +312,10 @@ def read_ledger(out_dir: Path) -> pd.DataFrame:
     InputError
         When nothing has been run in `out_dir` yet.
     """
-    path = out_dir / "cohort" / "ledger.tsv"
+    path = out_dir / LEDGER
     if not path.is_file():
         raise InputError("there is no ledger", file=path, remedy="start with `popatlas run BIDS_DIR OUT_DIR`")
-    return read_table(path, dtype=str).fillna("")
+    return read_table(path, dtype=str).fillna("").reindex(columns=COLUMNS, fill_value="")
 
 
 def summary(ledger: pd.DataFrame) -> pd.DataFrame:

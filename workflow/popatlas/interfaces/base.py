@@ -33,6 +33,7 @@ import popatlas
 from popatlas.diskspace import out_of_space
 from popatlas.errors import InputError, PopatlasError
 from popatlas.images.io import sha256, write_json
+from popatlas.reasons import code_of
 from popatlas.receipts import Receipt, read_attempt
 
 RECORDED_PACKAGES = ("antspyx", "deepbet", "nibabel", "nipype", "numpy", "SimpleITK", "scipy", "torch")
@@ -91,7 +92,7 @@ class PopatlasInterface(BaseInterface):
             remedy = getattr(error, "remedy", None)
             expected = isinstance(error, PopatlasError)
             message = str(getattr(error, "message", None) or error) if expected else f"{type(error).__name__}: {error}"
-            failure = {"message": message, "remedy": remedy or "see the log", "notes": self.notes}
+            failure = {"code": code_of(raised), "message": message, "remedy": remedy or "see the log", "notes": self.notes}
             self._record_failure({"state": "failed", "started": _iso(started), **failure})
             if error is raised:
                 raise

@@ -12,7 +12,7 @@ from nipype.interfaces.base import Directory, File, isdefined, traits
 
 from popatlas.config.attempts import resolve_fallback, with_weights
 from popatlas.config.load import default_config, default_content, load_config
-from popatlas.errors import InputError
+from popatlas.errors import GateError, InputError
 from popatlas.images.antspy import deterministic_ants
 from popatlas.images.io import atomic_path, write_json
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
@@ -160,7 +160,7 @@ class RegisterImages(PopatlasInterface):
         named = {"file": self.inputs.in_moving, "subject": self.inputs.subject}
         if judged:
             said = "; ".join([*judged[-1]["reasons"], *judged[-1].get("notes", [])])
-            return InputError(f"registration gate failed: {said}", remedy=REMEDY, **named)
+            return GateError(f"registration gate failed: {said}", remedy=REMEDY, **named)
         reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in rows)
         remedy = "correct what the errors name, or choose another register.engine"
         return InputError(f"every attempt at the registration raised an error: {reasons}", remedy=remedy, **named)

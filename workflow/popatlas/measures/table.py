@@ -82,14 +82,15 @@ def members(index: pd.DataFrame, ledger: pd.DataFrame, stage: str = "measure") -
     inside : DataFrame
         Columns scan, subject, session.
     outside : DataFrame
-        Columns scan, subject, session, stage, state, reason: the first stage at fault.
+        Columns scan, subject, session, stage, state, reason and, where the ledger has it, code: the first stage at fault.
     """
     cohort = index[index["role"] != "atlas"] if "role" in index.columns else index
     cohort = cohort[["scan", "subject", "session"]].fillna({"session": ""}).astype(str)
     rows = ledger.assign(session=ledger["session"].fillna("").astype(str), subject=ledger["subject"].astype(str))
     bad = rows["state"].isin(OUT_STATES) | ((rows["stage"] == stage) & (rows["state"] == "pending"))
     bad &= ~rows["stage"].isin(list(SIDE_STAGES))
-    first = rows[bad].drop_duplicates(["subject", "session"])[["subject", "session", "stage", "state", "reason"]]
+    kept = [name for name in ("subject", "session", "stage", "state", "reason", "code") if name in rows]
+    first = rows[bad].drop_duplicates(["subject", "session"])[kept]
     joined = cohort.merge(first, on=["subject", "session"], how="left")
     out = joined["state"].notna()
     return joined.loc[~out, ["scan", "subject", "session"]].reset_index(drop=True), joined[out].reset_index(drop=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from popatlas.config.sections import Config
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, write_json
+from popatlas.reasons import CODES, code_of_words
 from popatlas.receipts import read_attempt
 from popatlas.study.inventory import Inventory
 from popatlas.study.joblist import Job
 from popatlas.study.study import Study
 
-REMEDY = "see its log; give it more memory or time if it needs that, and run again"
-SILENT = "it ended without its results and without a word: killed, out of memory or out of time"
+SILENT = "it ended without its results and without a word"
 
 
 def take_stock(config: Config, out_dir: Path) -> Inventory | None:
@@ -56,8 +56,10 @@ def leave_records(inventory: Inventory, left: Sequence[str], why: Callable[[Job]
             record = {}
         if record.get("state") == "failed" and record.get("attempt", "") == attempt:
             continue
-        message = f"{job.rule}: {why(job) or SILENT}"
-        write_json(path, {"state": "failed", "attempt": attempt, "subject": job.scan, "message": message, "remedy": REMEDY})
+        said = why(job)
+        code = code_of_words(said)
+        told = {"code": code, "message": f"{job.rule}: {said or SILENT}", "remedy": CODES[code][1]}
+        write_json(path, {"state": "failed", "attempt": attempt, "subject": job.scan, **told})
     return ready
 
 
@@ -74,7 +76,7 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
     Returns
     -------
     dict
-        Scan and stage of each failure to its reason.
+        Scan and stage of each failure to its reason and code.
     """
     from popatlas.cohort.freeze import read_label_atlases
     from popatlas.cohort.ledger import settle
@@ -95,4 +97,4 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
     said = [(scan, stage, line) for scan, stage in done for line in whole.said(scan, stage)]
     write_remarks(out_dir, said, {scan: study.template.gate(scan) for scan, stage in done if stage == "register"})
     rows = ledger[ledger["state"] == "failed"].to_dict("records")
-    return {(str(row["scan"]), str(row["stage"])): str(row["reason"]) for row in rows}
+    return {(str(row["scan"]), str(row["stage"])): f"{row['reason']} [{row['code']}]" for row in rows}
