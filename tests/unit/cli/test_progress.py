@@ -5,6 +5,7 @@ import logging
 import os
 import pty
 import sys
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from popatlas.cli import display
 from popatlas.cli.display import Everything, Lines, Notes, Standing, display_of, duration, in_words
 from popatlas.cli.process import BEGAN, Kept
 from popatlas.cli.progress import Progress, Row
+from popatlas.cohort.journal import Begun, Journal, Writer
 from popatlas.cohort.outputs import RULES
 from popatlas.images.io import write_json, write_text
 from popatlas.receipts import ATTEMPT
@@ -160,15 +162,18 @@ def test_every_rule_has_a_stage():
     assert unit_of("extract_brains", {"batch": "1"}, "job") == ""
 
 
-def test_what_snakemake_logs_of_jobs_is_told(capsys):
+def test_what_snakemake_logs_of_jobs_is_told_and_written_down(capsys, tmp_path):
     """The executor of Slurm logs numbers alone when it starts jobs."""
 
     def job(number, rule, wildcards, log):
         return SimpleNamespace(jobid=number, rule=SimpleNamespace(name=rule), wildcards_dict=wildcards, log=log)
 
     jobs = [job(3, "register_to_template", {"scan": SCANS[0]}, ["a.log"]), job(9, "all", {}, [])]
-    names = SimpleNamespace(name=lambda rule, **names: f"{rule}-{names}")
-    listener = JobListener(SimpleNamespace(jobs=names), lambda: jobs)
+    jobs += [job(4, "extract_brains", {"batch": "1"}, ["b.log"]), job(5, "average_template", {"iteration": "1"}, ["c.log"])]
+    conformed = {f"conformed {scan}": SimpleNamespace(scan=scan) for scan in SCANS[:2]}
+    batch = {"extract_brains": SimpleNamespace(needs=tuple(conformed), scan="")}
+    names = SimpleNamespace(name=lambda rule, **names: rule, jobs=conformed | batch)
+    listener = JobListener(SimpleNamespace(jobs=names), lambda: jobs, Writer(tmp_path))
 
     def log(event, **found):
         record = logging.LogRecord("snakemake", logging.INFO, "", 0, "", (), None)
@@ -182,11 +187,17 @@ def test_what_snakemake_logs_of_jobs_is_told(capsys):
     log("job_error", jobid=3, rule_name="register_to_template", log=["a.log (check)"])
     log("job_finished", job_id=3)
     log("progress", done=1, total=2)
+    log("job_started", jobs=[4, 5])
+    journal = Journal.read(tmp_path)
+    assert journal.failed == {(SCANS[0], "register"): "a.log"}
+    batch, average = journal.running.values()
+    assert batch == Begun(tuple(SCANS[:2]), "preprocess", "", False, "extract_brains", "b.log")
+    assert average == Begun((), "group", "atlas", False, "average_template", "c.log")
     found = [json.loads(line.removeprefix(MARK)) for line in capsys.readouterr().err.splitlines()]
     assert found[0] == {"began": True}
-    assert [entry["state"] for entry in found[1:]] == ["begun", "failed", "done"]
+    assert [entry["state"] for entry in found[1:]] == ["begun", "failed", "done", "begun", "begun"]
     place = {"job": 3, "stage": "register", "unit": SCANS[0], "rule": "register_to_template", "log": "a.log"}
-    assert all(entry == place | {"state": entry["state"]} for entry in found[1:])
+    assert all(entry == place | {"state": entry["state"]} for entry in found[1:4])
 
 
 # What is shown
@@ -246,8 +257,12 @@ def test_on_a_terminal_a_line_stands_for_each_stage(run, monkeypatch, columns):
             shown.tick()
             print("popatlas: sub-2 failed", file=sys.stdout)
             shown.tick()
-    seen = os.read(outer, 100_000).decode()
+    seen = b""
+    with suppress(OSError):  # the other end is closed: all has been read
+        while part := os.read(outer, 100_000):
+            seen += part
     os.close(outer)
+    seen = seen.decode()
     assert "1 of 4 done" in seen and "1 running, 2 to go" in seen
     assert "popatlas: sub-2 failed" in seen and "\x1b[" in seen
 

@@ -140,10 +140,10 @@ def test_a_run_ends_with_results_names_and_code_3(out, monkeypatch, capsys):
 
 def test_status_shows_them_and_ends_with_code_3(out, capsys):
     settled_files(out)
-    assert status.main(argparse.Namespace(out_dir=out, json=False)) == 3
+    assert status.main(argparse.Namespace(out_dir=out, json=False, watch=False)) == 3
     printed = capsys.readouterr().out
     assert f"failed      {key('02')}  (at channel)\n  the T2w is empty" in printed
-    assert status.main(argparse.Namespace(out_dir=out, json=True)) == 3
+    assert status.main(argparse.Namespace(out_dir=out, json=True, watch=False)) == 3
     found = json.loads(capsys.readouterr().out)
     assert [row["stage"] for row in found["incomplete"]] == ["channel", "page"]
     assert [row["scan"] for row in found["left_out"]] == [key("05")]

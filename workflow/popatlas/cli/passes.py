@@ -130,6 +130,7 @@ class Passes:
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:
         """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""
+        from popatlas.cohort.journal import end_journal
         from popatlas.cohort.ledger import read_failure
         from popatlas.study.books import leave_records, settle_study, take_stock
 
@@ -143,6 +144,7 @@ class Passes:
             reason, log = read_failure(self.out_dir, inventory.log(group[0]))
             self.why_stopped = f"{group[0].rule} failed: {reason} (log: {log})"
         self._name_failures(settle_study(inventory, self.settled))
+        end_journal(self.out_dir)
         self.display.progress.settle(self.failed)
         return self._left(inventory, left)
 

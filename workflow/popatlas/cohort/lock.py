@@ -176,6 +176,38 @@ def acquire(out_dir: Path, *, force: bool = False) -> Lock:
         path.unlink(missing_ok=True)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What the lock of an output folder tells to somebody who only looks.
+
+    Attributes
+    ----------
+    found : bool
+        There is a lock: a run works there, or has died there.
+    alive : bool
+        It works. Of a run on another machine, it gave a sign of life in the last minutes.
+    words : str
+        Process, host, since when.
+    """
+
+    found: bool = False
+    alive: bool = False
+    words: str = ""
+
+
+def look(out_dir: Path) -> Look:
+    """Look at the lock of an output folder, and change nothing."""
+    path = out_dir / NAME
+    found = _read(path)
+    if found is None:
+        return Look(found=path.exists())
+    if found.is_here:
+        alive = found.is_running or bool(found.alive_helpers)
+    else:
+        alive = path.exists() and time.time() - path.stat().st_mtime < 10 * BEAT
+    return Look(True, alive, _words(path, found))
+
+
 def take_over(out_dir: Path) -> None:
     """Make sure that a Snakemake which is about to run jobs holds the lock, or was started by the run that does."""
     out_dir.mkdir(parents=True, exist_ok=True)

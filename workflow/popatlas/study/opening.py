@@ -112,7 +112,7 @@ def begin(
             print(f"popatlas: {line}", file=sys.stderr)
         clear(inventory, target)
         study.digests.write()
-        tell_progress(inventory, jobs)
+        tell_progress(inventory, jobs, target)
         return with_inventory(study, inventory)
     view = silent_view_of(Path(config.out_dir))
     folder = view.__enter__()

@@ -10,11 +10,15 @@ import json
 import logging
 import os
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from popatlas.cohort.journal import BEGUN, BETWEEN, DONE, FAILED, GROUP, HEAD, LEFT, Writer
+from popatlas.stages import SIDE_STAGES
 
 if TYPE_CHECKING:  # who hears needs none of it
     from popatlas.settings import Content
@@ -43,6 +47,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules}
 BY_JOB = ("atlas", "train", "report")  # stages whose jobs are counted, where others count scans
+NOTED = {"job_started": BEGUN, "job_finished": DONE, "job_error": FAILED}
 EVENTS = {"job_started": "begun", "job_finished": "done", "job_error": "failed"}
 
 
@@ -54,15 +59,52 @@ def unit_of(rule: str, wildcards: Mapping[str, str], name: str) -> str:
     return name if stage in BY_JOB else ""
 
 
-def tell_progress(inventory: Inventory, jobs: Callable[[], Iterable[Any]]) -> None:
-    """Tell what is left to do, and from now on what becomes of it, when somebody listens; see `JobListener`."""
-    goal = os.environ.get(GOAL)
-    if not goal:
-        return
+def tell_progress(inventory: Inventory, jobs: Callable[[], Iterable[Any]], target: str = "all") -> None:
+    """Write down what is left to do, and from now on what becomes of it; tell it too when somebody listens.
+
+    Parameters
+    ----------
+    inventory : Inventory
+        Of the study.
+    jobs : callable
+        Returns the jobs of Snakemake's graph, once there is one.
+    target : str
+        Part of the pipeline that this Snakemake is for, which is not all that a run is for.
+    """
     from snakemake.logging import logger
 
-    _tell({"plan": plan(inventory, goal), "scans": _scan_counts(inventory)})
-    logger.addHandler(JobListener(inventory, jobs))
+    goal = os.environ.get(GOAL)
+    found = plan(inventory, goal or target)
+    writer = Writer(inventory.study.out_dir)
+    with suppress(OSError):  # the run itself tells of a full disk
+        writer.begin(journal_head(inventory, goal or target, found))
+    if goal:
+        _tell({"plan": found, "scans": _scan_counts(inventory)})
+    logger.addHandler(JobListener(inventory, jobs, writer, is_heard=bool(goal)))
+
+
+def journal_head(inventory: Inventory, goal: str, found: Content) -> Iterator[tuple[object, ...]]:
+    """Yield the first lines of a journal (`popatlas.cohort.live`): what is left to do of each scan, and of the groups.
+
+    Parameters
+    ----------
+    inventory : Inventory
+        Of the study.
+    goal : str
+        Part of the pipeline that the run is for.
+    found : dict
+        From `plan`.
+    """
+    yield HEAD, time.time(), goal
+    jobs = inventory.jobs
+    for stage in BY_JOB:
+        left = found[stage]["jobs"] + sum(found[stage]["left"].values())
+        if left:
+            yield GROUP, stage, found[stage]["done"], left
+    for name in jobs.needed(jobs.wanted(goal), inventory.made):
+        job = jobs.jobs[name]
+        if job.scan and job.is_kept:
+            yield LEFT, job.scan, job.stage, 1
 
 
 def plan(inventory: Inventory, goal: str) -> Content:
@@ -119,23 +161,48 @@ class JobListener(logging.Handler):
     jobs : callable
         Returns the jobs of Snakemake's graph, once there is one. Not each executor logs which job it starts: that of Slurm
         leaves it at the numbers.
+    writer : Writer
+        Of the journal.
+    is_heard : bool
+        Somebody listens on stderr.
     """
 
-    def __init__(self, inventory: Inventory, jobs: Callable[[], Iterable[Any]]) -> None:
+    def __init__(
+        self, inventory: Inventory, jobs: Callable[[], Iterable[Any]], writer: Writer, *, is_heard: bool = True
+    ) -> None:
         super().__init__()
-        self.name_of, self.jobs = inventory.jobs.name, jobs
+        self.listed, self.jobs, self.writer, self.is_heard = inventory.jobs, jobs, writer, is_heard
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell of a job that begins, ends or fails; of all else that is logged nothing."""
         found: dict[str, Any] = record.__dict__
         event = str(found.get("event") or "")
         if event == "run_info":
-            _tell({"began": True})
+            self._say({"began": True})
         elif event in EVENTS:
             numbers = found["jobs"] if "jobs" in found else [found.get("jobid", found.get("job_id"))]
             for number in numbers:
                 if number in self.places:
-                    _tell({"job": number, "state": EVENTS[event], **self.places[number]})
+                    told = {key: self.places[number][key] for key in ("stage", "unit", "rule", "log")}
+                    self._say({"job": number, "state": EVENTS[event], **told})
+                    self._note(event, number)
+
+    def _say(self, content: Content) -> None:
+        if self.is_heard:
+            _tell(content)
+
+    def _note(self, event: str, number: object) -> None:
+        """Write an event into the journal, so that others can look and nothing is lost when the run is killed."""
+        from popatlas.cohort.outputs import RULES
+
+        place, key = self.places[number], f"{os.getpid()}.{number}"
+        made = RULES[place["rule"]]
+        group = place["stage"] if place["stage"] in BY_JOB and made.stage not in SIDE_STAGES else ""
+        row: tuple[object, ...] = (NOTED[event], f"{time.time():.1f}", key)
+        if NOTED[event] == BEGUN:
+            row += (place["scans"], made.stage, group, int(made.kept), place["name"], place["log"])
+        with suppress(OSError):
+            self.writer.add(*row)
 
     @cached_property
     def places(self) -> dict[Any, dict[str, str]]:
@@ -144,8 +211,16 @@ class JobListener(logging.Handler):
 
     def _place(self, job: Any) -> dict[str, str]:
         rule, wildcards = job.rule.name, {str(key): str(value) for key, value in job.wildcards_dict.items()}
-        unit = unit_of(rule, wildcards, self.name_of(rule, **wildcards))
-        return {"stage": STAGE_OF[rule], "unit": unit, "rule": rule, "log": str(next(iter(job.log), ""))}
+        name, log = self.listed.name(rule, **wildcards), str(next(iter(job.log), ""))
+        place = {"stage": STAGE_OF[rule], "unit": unit_of(rule, wildcards, name), "rule": rule, "log": log}
+        return place | {"scans": BETWEEN.join(self._scans(name, wildcards)), "name": name}
+
+    def _scans(self, name: str, wildcards: Mapping[str, str]) -> list[str]:
+        """Return the scans of a job: its own, or those of a batch."""
+        if "scan" in wildcards:
+            return [wildcards["scan"]]
+        needs = self.listed.jobs[name].needs if "batch" in wildcards and name in self.listed.jobs else ()
+        return list(dict.fromkeys(job.scan for need in needs if (job := self.listed.jobs.get(need)) and job.scan))
 
 
 def _tell(content: Content) -> None:
