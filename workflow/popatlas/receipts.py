@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from popatlas.errors import InputError
-from popatlas.images.io import PathLike, read_json, sha256, write_json
+from popatlas.images.io import PathLike, sha256, write_json
 from popatlas.settings import Content
 
 FOLDER = "cohort/receipts"
@@ -74,15 +73,15 @@ class Receipt:
     def read(cls, path: PathLike) -> Receipt | None:
         """Return a receipt; None when there is none, or what lies there is not one."""
         try:
-            content = read_json(path)
-            found = cls(**content)
+            with open(path, encoding="utf-8") as stream:  # noqa: PTH123  # a study has hundreds of thousands of them
+                found = cls(**json.load(stream))
             good = isinstance(found.made_of, str) and all(
                 isinstance(part, dict) for part in (found.inputs, found.outputs, found.facts)
             )
             if not good or not all(_is_made(entry) for entry in found.outputs.values()):
                 return None
             return replace(found, outputs={file: (size, digest) for file, (size, digest) in found.outputs.items()})
-        except (InputError, TypeError):
+        except (OSError, ValueError, RecursionError, TypeError):
             return None
 
 

@@ -127,8 +127,13 @@ def judged(path: str, found: Inspection, rules: Rules, suffix: str) -> Candidate
 
 def entities_of(path: str, *, keep_session: bool = False) -> dict[str, str]:
     """Return the entities in the name of an image, without subject and (unless kept) session."""
+    return dict(_entities(path.rpartition("/")[2], keep_session=keep_session))
+
+
+@lru_cache(maxsize=1 << 16)
+def _entities(name: str, *, keep_session: bool) -> dict[str, str]:
     ignored = {"sub", "datatype", "suffix", "ext"} | (set() if keep_session else {"ses"})
-    return {key: value for key, value in _parsed(Path(path).name).items() if key not in ignored}
+    return {key: value for key, value in _parsed(name).items() if key not in ignored}
 
 
 @lru_cache(maxsize=1 << 16)

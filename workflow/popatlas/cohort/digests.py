@@ -30,6 +30,7 @@ class Digests:
 
     def __init__(self, out_dir: Path) -> None:
         self.out_dir = out_dir
+        self._folder = f"{out_dir}/"
         self.known: dict[str, tuple[Stamp, str]] = {}
         self.is_changed = False
         path = out_dir / TABLE
@@ -42,13 +43,16 @@ class Digests:
 
     def stamp(self, path: str) -> Stamp | None:
         """Return the stamp of a file; None where there is none."""
-        found = stamp_of(self.out_dir / path)
+        found = stamp_of(path if path.startswith("/") else self._folder + path)  # without Path: there are a million of them
         return None if found == NO_FILE else found
 
-    def of(self, path: str | Path) -> str:
-        """Return the SHA-256 of a file; `MISSING` where it is not there or cannot be read."""
+    def of(self, path: str | Path, stamp: Stamp | None = None) -> str:
+        """Return the SHA-256 of a file; `MISSING` where it is not there or cannot be read.
+
+        `stamp` is its stamp, where that has just been looked at.
+        """
         key = str(path)
-        stamp = self.stamp(key)
+        stamp = stamp or self.stamp(key)
         if stamp is None:
             return MISSING
         known = self.known.get(key)

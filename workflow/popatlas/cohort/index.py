@@ -106,10 +106,7 @@ def _read_bids(root: Path, config: Config) -> tuple[list[ScanRow], Listing]:
             file=sys.stderr,
         )
     rules = read_rules(config.cohort, tree.images["path"])
-    rows = [
-        _scan_row(str(subject), str(session), group, root, rules, tree)
-        for (subject, session), group in tree.images.groupby(["sub", "ses"], sort=True)
-    ]
+    rows = [_scan_row(*place, files, root, rules, tree) for place, files in sorted(_by_scan(tree).items())]
     _require_filtered(rows, rules)
     seen = {(row["subject"], row["session"]) for row in rows}
     rows += [_unavailable(*hidden) for hidden in hidden_folders(root, folders) if hidden[:2] not in seen]
@@ -121,17 +118,26 @@ def _read_bids(root: Path, config: Config) -> tuple[list[ScanRow], Listing]:
     return rows, listing
 
 
-def _scan_row(subject: str, session: str, files: pd.DataFrame, root: Path, rules: Rules, tree: Tree) -> ScanRow:
+def _by_scan(tree: Tree) -> dict[tuple[str, str], dict[str, list[str]]]:
+    """Return subject and session to suffix to images."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    images = tree.images
+    for subject, session, suffix, path in zip(images["sub"], images["ses"], images["suffix"], images["path"], strict=True):
+        found.setdefault((str(subject), str(session)), {}).setdefault(str(suffix), []).append(path)
+    return found
+
+
+def _scan_row(subject: str, session: str, files: Mapping[str, list[str]], root: Path, rules: Rules, tree: Tree) -> ScanRow:
     """Return the row of a scan with all images that pass the filters; which one is taken is known once they are open."""
     name, visit = f"sub-{subject}", f"ses-{session}" if session else ""
     images: dict[str, list[str]] = {}
     filtered: dict[str, dict[str, str]] = {}
-    for suffix, group in files.groupby("suffix"):
-        for path in sorted(group["path"]):
-            if why := rules.why_not(path, str(suffix)):
-                filtered.setdefault(str(suffix), {})[str(root / path)] = why
+    for suffix, paths in sorted(files.items()):
+        for path in sorted(paths):
+            if why := rules.why_not(path, suffix):
+                filtered.setdefault(suffix, {})[str(root / path)] = why
             else:
-                images.setdefault(str(suffix), []).append(str(root / path))
+                images.setdefault(suffix, []).append(str(root / path))
     left = filtered.get("T1w", {})
     if not images.get("T1w") and not left:
         return _unavailable(name, visit, "missing", tree.instead(name, visit))
