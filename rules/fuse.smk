@@ -113,7 +113,9 @@ rule tabulate_trust:
     input:
         unpack(
             study.jobs.asks(
-                "tabulate_trust", tables=study.fuse.scan_atlas_weights(), gates=study.fuse.atlas_weights_gates()
+                "tabulate_trust",
+                tables=study.jobs.waits_for(study.fuse.scan_atlas_weights()),
+                gates=study.jobs.waits_for(study.fuse.atlas_weights_gates()),
             )
         ),
     output:

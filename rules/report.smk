@@ -35,7 +35,7 @@ rule write_report:
                 ledger="cohort/ledger.tsv",
                 metrics="group/metrics.parquet",
                 fusion=[*study.fuse.atlas_weights_tables(), *study.bench.shown],
-                thumbnails=study.report.thumbnails,
+                thumbnails=study.jobs.waits_for(study.report.thumbnails),
                 template=f"tpl-{label}/template_description.json",
             )
         ),

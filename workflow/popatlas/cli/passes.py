@@ -6,18 +6,20 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from popatlas.cli.display import Display, Lines
-from popatlas.cli.process import BEGAN, Outcome, supervise
+from popatlas.cli.process import BEGAN, Outcome, goes_on, joined, supervise
 from popatlas.cli.progress import Progress
-from popatlas.cli.snake import command, environment
+from popatlas.cli.snake import command, environment, slots
 from popatlas.cohort.lock import TOKEN, Lock
 from popatlas.failures import REFUSED, last_words
 from popatlas.reasons import kernel_kills
 from popatlas.study.progress import GOAL
+from popatlas.study.shards import Request, forget_shards, read_shards, request
 
 if TYPE_CHECKING:
     from popatlas.config.sections import Config
@@ -123,9 +125,20 @@ class Passes:
         return False
 
     def _snakemake(self, target: str) -> Outcome:
+        """Run Snakemake on a pass, shard by shard where it is parted (`popatlas.study.shards`)."""
         self.kills = kernel_kills()
+        forget_shards(self.out_dir)
+        first = request(slots(self.args), self.args.shards)
+        outcome, number = self._shard(target, first), 1
+        while goes_on(outcome) and number < (count := len(read_shards(self.out_dir))):
+            if self.args.verbose:
+                print(f"popatlas: pass '{target}', shard {number + 1} of {count}", flush=True)
+            outcome, number = joined(outcome, self._shard(target, replace(first, number=number))), number + 1
+        return outcome
+
+    def _shard(self, target: str, shard: Request) -> Outcome:
         line = command(self.config_file, self.args, [target], [])
-        told = {TOKEN: self.lock.holder.token} | ({} if self.args.verbose else {GOAL: self.goal})
+        told = {TOKEN: self.lock.holder.token} | ({} if self.args.verbose else {GOAL: self.goal}) | shard.variable()
         return supervise(line, self.out_dir, environment() | told, self.lock, self.display)
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:

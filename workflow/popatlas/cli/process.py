@@ -53,6 +53,20 @@ class Outcome:
     text: str
 
 
+def goes_on(outcome: Outcome) -> bool:
+    """Tell whether a pass may go on after one of its shards: jobs may have failed, but nothing stopped it."""
+    return not outcome.stopped_by and outcome.code >= 0 and (not outcome.code or BEGAN in outcome.text)
+
+
+def joined(one: Outcome, other: Outcome) -> Outcome:
+    """Return how two shards of a pass ended, together."""
+    if not goes_on(other):
+        return other
+    lines = f"{one.text}{other.text}".splitlines(keepends=True)
+    text = f"{BEGAN}\n{''.join(lines[-KEPT_LINES:])}" if BEGAN in f"{one.text}{other.text}" else "".join(lines[-KEPT_LINES:])
+    return Outcome(one.code or other.code, 0, text)
+
+
 class Audience(Protocol):
     """Who follows a command."""
 

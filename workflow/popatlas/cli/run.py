@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from popatlas.cli.arguments import Subparsers
+from popatlas.cli.arguments import Subparsers, positive
 
 if TYPE_CHECKING:
     from popatlas.config.sections import Config
@@ -56,6 +56,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of verbs that run passes."""
     parser.add_argument("--no-retry", action="store_true", help="leave out scans that failed before, do not try again")
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's log instead of a line for each stage")
+    parser.add_argument(
+        "--shards", type=positive, metavar="N",
+        help="give Snakemake the scans in N parts, one after another (default: in parts of some hundred above 1000 scans)",
+    )  # fmt: skip
     parser.add_argument(
         "--force-unlock", action="store_true", help="take the output folder from a run that is dead or on another machine"
     )

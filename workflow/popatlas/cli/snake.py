@@ -183,6 +183,19 @@ def is_cluster(args: argparse.Namespace) -> bool:
     return executor not in (None, "local", "dryrun", "touch")
 
 
+def slots(args: argparse.Namespace) -> int:
+    """Return how many jobs run at a time: cores here, submitted jobs on a cluster (`jobs` of the profile or an option)."""
+    if not is_cluster(args):
+        return int(args.cores)
+    files = sorted(profile_folder(args.profile).glob("*.yaml"))
+    found = [re.match(r"jobs: *(\d+)", line) for file in files for line in file.read_text().splitlines()]
+    number = next((line[1] for line in found if line), "")
+    for name, value in pairwise([*args.snakemake, ""]):
+        if name in ("-j", "--jobs") or name.startswith("--jobs="):
+            number = name.partition("=")[2] or value
+    return int(number) if number.isdigit() else int(args.cores)
+
+
 def profile_folder(name: str) -> Path:
     """Return the folder of a shipped profile, or the user's own."""
     for folder in (workflow_root() / "profiles" / name, Path(name)):

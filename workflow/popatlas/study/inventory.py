@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_json
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.registration.gate import judge_again
-from popatlas.study.joblist import BATCHES, Job, JobList
+from popatlas.study.joblist import BATCHES, Job, JobList, neighbours
+from popatlas.study.jobs import TRAINED
 from popatlas.study.study import Study
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
@@ -48,6 +49,9 @@ class Inventory:
     ----------
     study : Study
         The study; its `digests` remember what has been read.
+    only : collection of str, optional
+        Names of the jobs that are judged, with what they need (`neighbours`); the others count as not made. All when left
+        out.
 
     Attributes
     ----------
@@ -59,9 +63,10 @@ class Inventory:
         Names of the jobs whose results are as they should be.
     """
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, only: Collection[str] | None = None) -> None:
         self.study, self.jobs = study, JobList(study)
-        self.receipts = {name: Receipt.read(self.receipt_path(name)) for name in self.jobs.jobs}
+        folder, judged = f"{study.out_dir / FOLDER}/", self._judged(only)
+        self.receipts = {name: Receipt.read(f"{folder}{name}.json") if name in judged else None for name in self.jobs.jobs}
         self.bad_files: dict[str, list[str]] = {}
         self.ahead: list[
             str
@@ -82,6 +87,13 @@ class Inventory:
             if job.rule in SHARED:
                 self.verdicts[name] = self._judge_shared(job)
         self.made = frozenset(name for name, verdict in self.verdicts.items() if verdict == MADE)
+
+    def _judged(self, only: Collection[str] | None) -> Collection[str]:
+        jobs = self.jobs.jobs
+        if only is None:
+            return jobs
+        trained = (name for name, job in jobs.items() if job.rule in TRAINED)
+        return {*neighbours(jobs, only), *trained}
 
     def force(self, names: set[str]) -> None:
         """Have jobs, and what is made from them, made again though they are made."""
@@ -202,7 +214,7 @@ class Inventory:
                 self.ahead.append(path)
             if stamp is None:
                 lost.append(path)
-            elif stamp[0] != size or digests.of(path) != digest:
+            elif stamp[0] != size or digests.of(path, stamp) != digest:
                 broken.append(path)
         return lost, broken
 

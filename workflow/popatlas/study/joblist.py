@@ -7,7 +7,7 @@ that have failed too, for the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from popatlas.cohort.outputs import RULES
@@ -56,6 +56,18 @@ class Job:
     def is_kept(self) -> bool:
         """Tell whether it makes results of its own."""
         return RULES[self.rule].kept
+
+
+def neighbours(jobs: Mapping[str, Job], names: Iterable[str]) -> set[str]:
+    """Return some jobs, what they need at first hand and, where that is temporary, what it needs in turn."""
+    found, stack = set(names), list(names)
+    while stack:
+        name = stack.pop()
+        for need in jobs[name].needs if name in jobs else ():
+            if need not in found:
+                found.add(need)
+                stack += [need] * (need in jobs and not jobs[need].is_kept)
+    return found
 
 
 class JobList:

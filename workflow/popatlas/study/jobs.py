@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from popatlas.cohort.outputs import RULES, fill, made_files
@@ -37,6 +37,8 @@ class Jobs:
         Names of the jobs that are made; the jobs that Snakemake starts know of none.
     to_make : dict
         Files that each part of the pipeline still has to make.
+    unmade : frozenset of str
+        Files of all jobs that are not made.
     """
 
     config: Config
@@ -45,6 +47,7 @@ class Jobs:
     made_of: MadeOf = field(repr=False)
     made: frozenset[str] = field(default=frozenset(), repr=False)
     to_make: Mapping[str, list[str]] = field(default_factory=dict, repr=False)
+    unmade: frozenset[str] = field(default=frozenset(), repr=False)
 
     def names(self, rule: str) -> dict[str, str]:
         """Return the names that the patterns of a rule are filled in with."""
@@ -70,6 +73,13 @@ class Jobs:
     def targets(self, part: str) -> list[str]:
         """Return the files that a part of the pipeline still has to make, and the index, which is there."""
         return ["cohort/index.parquet", *self.to_make.get(part, [])]
+
+    def waits_for(self, files: Iterable[str]) -> Callable[[Wildcards], list[str]]:
+        """Return the input function of files that a job waits for and finds by itself: those that are still to be made.
+
+        The others would only make the graph larger, by tens of thousands for a group table.
+        """
+        return lambda wildcards: [path for path in files if path in self.unmade]
 
     def proof(self, rule: str) -> Callable[[Wildcards], str]:
         """Return the function of a job's options that make it leave a receipt."""

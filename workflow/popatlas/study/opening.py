@@ -18,12 +18,14 @@ from popatlas.cohort.plan import describe_changes, read_index
 from popatlas.cohort.space import check_space
 from popatlas.cohort.view import hide, silent_view_of, speaking_of
 from popatlas.config.load import load_config, make_absolute
+from popatlas.config.sections import Config
 from popatlas.errors import ConfigError
 from popatlas.study.inventory import Inventory
 from popatlas.study.orphans import take_away_orphans
 from popatlas.study.prepare import simulate_if_missing
-from popatlas.study.progress import tell_progress
+from popatlas.study.progress import listen, tell_progress
 from popatlas.study.rules import PARTS
+from popatlas.study.shards import Request, read_shards, split, targets, write_shards
 from popatlas.study.study import Study, open_study
 
 # options of Snakemake with which it runs no job
@@ -90,7 +92,9 @@ def begin(
         return open_study(source, main=False)
     target = next((part for part in (*PARTS, "all") if part in arguments), "all")
     config = make_absolute(load_config(source))
-    looks = only_looks(arguments)
+    looks, asked = only_looks(arguments), Request.given()
+    if asked is not None and asked.number and not looks:
+        return begin_shard(config, target, asked.number, jobs)
     if not looks:
         simulate_if_missing(config)
     check_places(config, make=not looks)
@@ -113,7 +117,11 @@ def begin(
         clear(inventory, target)
         study.digests.write()
         tell_progress(inventory, jobs, target)
-        return with_inventory(study, inventory)
+        shards = split(inventory, target, asked) if asked is not None else []
+        if len(shards) < 2:
+            return with_inventory(study, inventory)
+        write_shards(out_dir, shards)
+        return with_inventory(study, inventory, {target: targets(inventory, target, shards[0])})
     view = silent_view_of(Path(config.out_dir))
     folder = view.__enter__()
     atexit.register(view.__exit__, None, None, None)
@@ -130,6 +138,17 @@ def begin(
     return with_inventory(study, inventory)
 
 
+def begin_shard(config: Config, target: str, number: int, jobs: Callable[[], Iterable[Any]]) -> Study:
+    """Open the study for a shard of a pass that has begun: the tables are up to date, and what is old is taken away."""
+    out_dir = Path(config.out_dir)
+    take_over(out_dir)
+    names = read_shards(out_dir)[number]
+    study = Study.read(config, out_dir)
+    inventory = Inventory(study, names)
+    listen(inventory, jobs)
+    return with_inventory(study, inventory, {target: targets(inventory, target, names)})
+
+
 def clear(inventory: Inventory, target: str) -> None:
     """Take away what a part of the pipeline makes anew and, before the group results, what nothing asks for any more."""
     inventory.clear(target)
@@ -137,11 +156,23 @@ def clear(inventory: Inventory, target: str) -> None:
         take_away_orphans(inventory)
 
 
-def with_inventory(study: Study, inventory: Inventory) -> Study:
-    """Return a study that knows what is made and what each part of the pipeline still has to make."""
-    made, jobs = inventory.made, inventory.jobs
+def with_inventory(study: Study, inventory: Inventory, shards: Mapping[str, Sequence[str]] | None = None) -> Study:
+    """Return a study that knows what is made and what each part of the pipeline still has to make.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    inventory : Inventory
+        Its jobs.
+    shards : mapping, optional
+        Part of the pipeline to the names of the jobs that it has to make, where they are not all that are left.
+    """
+    made, jobs, given = inventory.made, inventory.jobs, shards or {}
+    left = {name: inventory.files(job) for name, job in jobs.jobs.items() if name not in made}
     to_make = {
-        part: [path for name in jobs.wanted(part) if name not in made for path in inventory.files(jobs.jobs[name])]
+        part: [path for name in (given[part] if part in given else jobs.wanted(part)) for path in left.get(name, ())]
         for part in (*PARTS, "all")
     }
-    return replace(study, jobs=replace(study.jobs, made=made, to_make=to_make))
+    unmade = frozenset(path for paths in left.values() for path in paths)
+    return replace(study, jobs=replace(study.jobs, made=made, to_make=to_make, unmade=unmade))

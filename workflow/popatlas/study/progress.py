@@ -71,16 +71,21 @@ def tell_progress(inventory: Inventory, jobs: Callable[[], Iterable[Any]], targe
     target : str
         Part of the pipeline that this Snakemake is for, which is not all that a run is for.
     """
-    from snakemake.logging import logger
-
     goal = os.environ.get(GOAL)
     found = plan(inventory, goal or target)
-    writer = Writer(inventory.study.out_dir)
     with suppress(OSError):  # the run itself tells of a full disk
-        writer.begin(journal_head(inventory, goal or target, found))
+        Writer(inventory.study.out_dir).begin(journal_head(inventory, goal or target, found))
     if goal:
         _tell({"plan": found, "scans": _scan_counts(inventory)})
-    logger.addHandler(JobListener(inventory, jobs, writer, is_heard=bool(goal)))
+    listen(inventory, jobs)
+
+
+def listen(inventory: Inventory, jobs: Callable[[], Iterable[Any]]) -> None:
+    """Write down from now on what becomes of the jobs, below what the journal holds, and tell it when somebody listens."""
+    from snakemake.logging import logger
+
+    writer = Writer(inventory.study.out_dir)
+    logger.addHandler(JobListener(inventory, jobs, writer, is_heard=bool(os.environ.get(GOAL))))
 
 
 def journal_head(inventory: Inventory, goal: str, found: Content) -> Iterator[tuple[object, ...]]:
