@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from popatlas.measures.dictionary import COLUMNS
 from popatlas.measures.overlap import overlap
+from popatlas.measures.summary import summarise
 from popatlas.measures.surface import label_surface_distances, surface_distances
-from popatlas.measures.table import summarise
 from popatlas.measures.volumes import volumes
 
 SHAPE = (5, 6, 4)

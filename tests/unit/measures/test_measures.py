@@ -20,9 +20,11 @@ from popatlas.measures.landmarks import landmark_errors, read_landmarks, target_
 from popatlas.measures.metrics import METRICS
 from popatlas.measures.names import find_names, read_names
 from popatlas.measures.overlap import dice, overlap
+from popatlas.measures.pieces import read_scan_tables
 from popatlas.measures.scan import ScanFiles, measure_scan, split_scan
 from popatlas.measures.similarity import similarity
-from popatlas.measures.table import age_effect, members, read_scan_tables, summarise, tabulate
+from popatlas.measures.summary import summarise
+from popatlas.measures.table import age_effect, members, tabulate
 from popatlas.measures.volumes import volumes
 from popatlas.measures.wide import wide_volumes
 from popatlas.resources import schema_path

@@ -16,7 +16,7 @@ from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface, place
 if TYPE_CHECKING:
     import pandas as pd
 
-    from popatlas.measures.table import GroupTables
+    from popatlas.measures.table import Group
 
 # keys are text also where every value looks like a number or is empty
 KEY_KINDS = dict.fromkeys(["scan", "subject", "session", "participant_id", "stage", "state", "reason"], str)
@@ -108,40 +108,41 @@ class TabulateCohort(PopatlasInterface):
     input_spec = TabulateCohortInputSpec
 
     def _execute(self) -> None:
-        from popatlas.measures.names import read_names
-        from popatlas.measures.table import scan_table, tabulate
+        from popatlas.measures.table import gather, scan_table
 
         inputs, derivatives = self.inputs, Path(self.inputs.derivatives)
         index = _read(inputs.in_index)
-        tables = tabulate(
+        group = gather(
             derivatives,
             index,
             _read(inputs.in_ledger),
             _participants(inputs.in_participants) if isdefined(inputs.in_participants) else None,
             [Path(file) for file in inputs.in_extra] if isdefined(inputs.in_extra) else [],
-            read_names(Path(inputs.in_names)) if isdefined(inputs.in_names) else None,
             _atlases(inputs.in_atlases, index["scan"]) if isdefined(inputs.in_atlases) else None,
         )
-        self.notes = {"scans_in": tables.members["n_in"], "scans_out": tables.members["n_out"]}
-        self.also_read = [scan_table(derivatives, scan) for scan in tables.members["in"]]
-        self._write(tables)
+        self.notes = {"scans_in": group.members["n_in"], "scans_out": group.members["n_out"]}
+        self.also_read = [scan_table(derivatives, scan) for scan in group.members["in"]]
+        self._write(group)
 
-    def _write(self, tables: GroupTables) -> None:
+    def _write(self, group: Group) -> None:
         from popatlas.measures.dictionary import SUMMARY_COLUMN_TEXT, described, metrics_columns, volume_columns
-        from popatlas.measures.wide import with_missing, with_numbers
+        from popatlas.measures.names import read_names
+        from popatlas.measures.pieces import write_pieces
+        from popatlas.measures.wide import with_missing
 
-        inputs, told = self.inputs, tables.participant_columns
-        write_table(with_numbers(tables.metrics, told["metrics"]), inputs.out_parquet)
-        write_table(with_missing(tables.metrics), inputs.out_tsv)
-        write_json(inputs.out_dictionary, metrics_columns(tables.metrics.columns))
-        write_table(with_missing(tables.volumes), inputs.out_volumes)
-        write_table(with_missing(tables.summary), inputs.out_summary)
+        inputs, pieces = self.inputs, group.pieces
+        columns = write_pieces(pieces, Path(inputs.out_parquet), Path(inputs.out_tsv))
+        write_json(inputs.out_dictionary, metrics_columns(columns))
+        names = read_names(Path(inputs.in_names)) if isdefined(inputs.in_names) else None
+        volumes = pieces.volumes.table(pieces.scans, pieces.participants, names)
+        write_table(with_missing(volumes), inputs.out_volumes)
+        write_table(with_missing(pieces.spread.table()), inputs.out_summary)
         if isdefined(inputs.out_volumes_dictionary):
-            write_json(inputs.out_volumes_dictionary, volume_columns(tables.volumes.columns, tables.volume_columns))
+            write_json(inputs.out_volumes_dictionary, volume_columns(volumes.columns, pieces.volumes.columns(names)))
         if isdefined(inputs.out_summary_dictionary):
             write_json(inputs.out_summary_dictionary, described(SUMMARY_COLUMN_TEXT))
         made = {"made_of": inputs.made_of, "made_from": {place(file): sha256(file) for file in self.also_read}}
-        write_json(inputs.out_members, tables.members | made)
+        write_json(inputs.out_members, group.members | made)
 
 
 class ScoreTruthInputSpec(_CohortInputSpec):

@@ -26,6 +26,7 @@ from popatlas.transforms.resample import Step
 
 RAS_TO_LPS = np.array([-1.0, -1.0, 1.0])
 AXES = ["x", "y", "z"]
+LANDMARKS = tuple(f"landmark_{axis}" for axis in AXES)  # metrics: where a landmark lies
 
 
 def read_landmarks(path: Path, subject: str | None = None) -> pd.DataFrame:
@@ -109,7 +110,7 @@ def landmark_errors(table: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Rows of the same columns with metric ``landmark_error`` (mm); empty when fewer than two scans have a landmark.
     """
-    coordinates = [f"landmark_{axis}" for axis in AXES]
+    coordinates = list(LANDMARKS)
     rows = table[table["metric"].isin(coordinates)]
     if rows.empty:
         return table.iloc[:0]

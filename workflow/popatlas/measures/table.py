@@ -13,20 +13,13 @@ from typing import TypedDict
 
 import pandas as pd
 
-from popatlas.errors import InputError
-from popatlas.images.io import read_table
-from popatlas.measures.dictionary import ATLASES, BRAIN, COLUMNS, GROUP_COLUMN_TEXT, KEYS
-from popatlas.measures.landmarks import landmark_errors
-from popatlas.measures.metrics import METRICS
-from popatlas.measures.sessions import COORDINATES as OF_AFFINES
-from popatlas.measures.sessions import session_distances
-from popatlas.measures.wide import WHO, volume_names, wide_volumes, with_participants
+from popatlas.measures.dictionary import ATLASES
+from popatlas.measures.pieces import Pieces
+from popatlas.measures.wide import WHO
 from popatlas.renamed import COLUMNS as OLD_COLUMNS
-from popatlas.renamed import with_columns_of_today
 from popatlas.stages import SIDE_STAGES
 
 OUT_STATES = ("failed", "excluded", "unavailable")
-COORDINATES = ("landmark_x", "landmark_y", "landmark_z", *OF_AFFINES)
 
 
 # `in` is a word of Python: scans in the tables, scans left out with stage, state and reason, and how many
@@ -56,13 +49,6 @@ class GroupTables:
     summary: pd.DataFrame
     members: MembersFile
     volume_columns: Mapping[str, tuple[str, str]]
-
-    @property
-    def participant_columns(self) -> dict[str, list[str]]:
-        """The columns that come from the participants, of `metrics` and of `volumes`."""
-        own = {"metrics": [*COLUMNS, *GROUP_COLUMN_TEXT], "volumes": [*WHO, *GROUP_COLUMN_TEXT, *self.volume_columns]}
-        tables = {"metrics": self.metrics, "volumes": self.volumes}
-        return {name: [str(column) for column in table if column not in own[name]] for name, table in tables.items()}
 
 
 def members(index: pd.DataFrame, ledger: pd.DataFrame, stage: str = "measure") -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -101,27 +87,6 @@ def scan_table(derivatives: Path, scan: str) -> Path:
     return derivatives / f"{scan}_desc-metrics_table.tsv"
 
 
-def read_scan_tables(tables: Iterable[Path]) -> pd.DataFrame:
-    """Read and stack the tidy tables of scans; keys are text, absent sessions are empty text.
-
-    Tables of earlier versions, which called the participant otherwise, are taken too.
-    """
-    kinds = dict.fromkeys([*KEYS, *OLD_COLUMNS, "metric", "unit"], str)
-    frames = []
-    for table in tables:
-        frame = with_columns_of_today(read_table(table, dtype=kinds))
-        missing = [column for column in COLUMNS if column not in frame.columns]
-        if missing:
-            raise InputError(f"columns {missing} are missing", file=table, remedy="delete the file and run again")
-        if len(frame):
-            frames.append(frame)
-    stacked = pd.concat(frames, ignore_index=True)[COLUMNS] if frames else pd.DataFrame(columns=COLUMNS)
-    texts = [column for column in COLUMNS if column != "value"]
-    stacked[texts] = stacked[texts].fillna("").astype(str)
-    stacked["value"] = stacked["value"].astype(float)
-    return stacked
-
-
 def tabulate(
     derivatives: Path,
     index: pd.DataFrame,
@@ -153,13 +118,36 @@ def tabulate(
     GroupTables
         A scan that the ledger lets in but that has no table is out, with that reason.
     """
+    group = gather(derivatives, index, ledger, participants, extra, atlases)
+    metrics = pd.concat([piece for piece in group.pieces if len(piece)] or list(group.pieces), ignore_index=True)
+    volumes = group.pieces.volumes
+    return GroupTables(
+        metrics, volumes.table(group.pieces.scans, participants, names), group.pieces.spread.table(), group.members,
+        volumes.columns(names),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Group:
+    """Who is in the tables of a group, and the pieces of these."""
+
+    members: MembersFile
+    pieces: Pieces
+
+
+def gather(
+    derivatives: Path,
+    index: pd.DataFrame,
+    ledger: pd.DataFrame,
+    participants: pd.DataFrame | None = None,
+    extra: Iterable[Path] = (),
+    atlases: Mapping[str, int] | None = None,
+) -> Group:
+    """Return the group, whose tables are not yet read; see `tabulate`."""
     inside, outside = members(index, ledger)
     there = inside["scan"].map(lambda scan: scan_table(derivatives, scan).exists()).astype(bool)
     lost = inside[~there].assign(stage="measure", state="pending", reason="no metric table")
     inside, outside = inside[there].reset_index(drop=True), pd.concat([outside, lost], ignore_index=True)
-    metrics = read_scan_tables([*(scan_table(derivatives, scan) for scan in inside["scan"]), *extra])
-    more = [rows for rows in (landmark_errors(metrics), session_distances(metrics)) if len(rows)]
-    metrics = pd.concat([metrics, *more], ignore_index=True) if more else metrics
     who: MembersFile = {
         "n_in": len(inside),
         "n_out": len(outside),
@@ -169,30 +157,8 @@ def tabulate(
     scans = inside.rename(columns=OLD_COLUMNS)[WHO]
     if atlases:
         scans = scans.assign(**{ATLASES: inside["scan"].map(atlases).astype("Int64")})
-    joined = with_participants(metrics.merge(scans, on=WHO, how="left") if atlases else metrics, participants)
-    volumes = wide_volumes(metrics, scans, participants, names)
-    return GroupTables(joined, volumes, summarise(metrics), who, volume_names(metrics, names))
-
-
-def summarise(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and spread over scans by template, method and metric.
-
-    Values are averaged over labels within a scan first, so that every scan counts once. Coordinates and
-    volumes of single labels are left out: their mean over labels has no meaning.
-    """
-    single = metrics["metric"].isin(COORDINATES) | ((metrics["metric"] == "volume") & (metrics["label"] != BRAIN))
-    rows = metrics[~single]
-    keys = ["template", "method", "metric", "unit"]
-    columns = [*keys, "scans", "mean", "sd", "minimum", "maximum"]
-    if rows.empty:
-        return pd.DataFrame(columns=columns)
-    per_scan = rows.groupby([*keys, *WHO], sort=False)["value"].mean().dropna()
-    groups = per_scan.groupby(level=keys)
-    table = groups.agg(scans="size", mean="mean", sd="std", minimum="min", maximum="max").reset_index()
-    order = {name: place for place, name in enumerate(METRICS)}
-    return table.sort_values(
-        ["template", "method", "metric"], key=lambda c: c.map(order) if c.name == "metric" else c, ignore_index=True
-    )[columns]
+    tables = [scan_table(derivatives, scan) for scan in inside["scan"]]
+    return Group(who, Pieces(tables, list(extra), scans, participants))
 
 
 def age_effect(volumes: pd.DataFrame, column: str, age: str = "age") -> dict[str, float]:

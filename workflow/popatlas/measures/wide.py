@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from popatlas.images.tables import column_of
+from popatlas.images.tables import column_of, number_of
 from popatlas.measures.dictionary import ATLASES
 from popatlas.measures.names import column_names
 
@@ -41,26 +41,54 @@ def wide_volumes(
         Labels that a scan lacks are missing values. Names of labels are made safe, see
         :func:`popatlas.measures.names.column_names`.
     """
-    columns = volume_names(metrics, names)
-    table = with_participants(scans, participants, [*WHO, *columns])
-    if not columns:
-        return table
-    volumes = metrics[metrics["metric"] == "volume"]
-    name = {what: column for column, what in columns.items()}
-    keys = pd.Series(list(zip(volumes["method"], volumes["label"], strict=True)), index=volumes.index)
-    wide = volumes.pivot_table(
-        index=WHO, columns=keys.map(name).rename("column"), values="value", aggfunc="first", sort=False
-    )
-    return table.merge(wide.reset_index(), on=WHO, how="left")
+    volumes = Volumes()
+    volumes.add(metrics)
+    return volumes.table(scans, participants, names)
+
+
+class Volumes:
+    """Volumes of all scans, gathered piece by piece: a column for each method and label, in the order of the rows."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], int] = {}
+        self._pieces: list[pd.DataFrame] = []
+
+    def add(self, metrics: pd.DataFrame) -> None:
+        """Add the rows of some scans."""
+        rows = metrics[metrics["metric"] == "volume"]
+        if rows.empty:
+            return
+        pairs = zip(rows["method"].astype(str), rows["label"].astype(str), strict=True)
+        codes = pd.Series([self.found.setdefault(pair, len(self.found)) for pair in pairs], index=rows.index, name="column")
+        self._pieces.append(rows.pivot_table(index=WHO, columns=codes, values="value", aggfunc="first", sort=False))
+
+    def columns(self, names: Mapping[int, str] | None = None) -> dict[str, tuple[str, str]]:
+        """Return the columns to method and label."""
+        numbers = {name: number for number, name in (names or {}).items()}
+        safe = column_names([*numbers, *(label for _, label in self.found)], numbers)
+        return {f"{method}_{safe[label]}": (method, label) for method, label in self.found}
+
+    def table(
+        self, scans: pd.DataFrame, participants: pd.DataFrame | None = None, names: Mapping[int, str] | None = None
+    ) -> pd.DataFrame:
+        """Return one row per scan, see `wide_volumes`."""
+        columns = self.columns(names)
+        table = with_participants(scans, participants, [*WHO, *columns])
+        if not columns:
+            return table
+        wide = pd.concat(self._pieces)
+        if wide.index.has_duplicates:
+            wide = wide.groupby(level=WHO, sort=False).first()
+        codes = [code for code in self.found.values() if code in wide]
+        wide = wide.reindex(columns=codes).set_axis([list(columns)[code] for code in codes], axis=1)
+        return table.merge(wide.reset_index(), on=WHO, how="left")
 
 
 def volume_names(metrics: pd.DataFrame, names: Mapping[int, str] | None = None) -> dict[str, tuple[str, str]]:
     """Return the columns of volumes, in the order of the rows, to method and label."""
-    rows = metrics.loc[metrics["metric"] == "volume", ["method", "label"]].drop_duplicates()
-    pairs = [(str(method), str(label)) for method, label in rows.itertuples(index=False)]
-    numbers = {name: number for number, name in (names or {}).items()}
-    safe = column_names([*numbers, *(label for _, label in pairs)], numbers)
-    return {f"{method}_{safe[label]}": (method, label) for method, label in pairs}
+    volumes = Volumes()
+    volumes.add(metrics)
+    return volumes.columns(names)
 
 
 def with_participants(
@@ -101,15 +129,28 @@ def with_participants(
     return table.merge(told[~told.duplicated(own, keep=False)], on=own, how="left")
 
 
+def number_columns(table: pd.DataFrame, columns: Iterable[str]) -> list[str]:
+    """Return those of some columns of text that hold numbers and nothing else, codes (007) left aside."""
+    found = []
+    for name in columns:
+        column = column_of(pd.Series(table[name].dropna().unique(), dtype=object))
+        if column.kind == "numbers" and not column.is_code:
+            found.append(name)
+    return found
+
+
 def with_numbers(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     """Return a table with those of some columns of text as numbers that hold nothing else, codes (007) left aside."""
+    return as_numbers(table, number_columns(table, columns))
+
+
+def as_numbers(table: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Return a table with some columns of text as numbers; what is none is missing."""
     found = table.copy()
     for name in columns:
-        cells = pd.Series(table[name].dropna().unique(), dtype=object)
-        column = column_of(cells)
-        if column.kind == "numbers" and not column.is_code:
-            numbers = column.numbers.astype(float)
-            found[name] = table[name].map(dict(zip(cells, numbers, strict=True))).astype(float)
+        cells = table[name].dropna().unique()
+        numbers = pd.Series([number_of(str(cell)) for cell in cells], dtype="Float64").astype(float)
+        found[name] = table[name].map(dict(zip(cells, numbers, strict=True))).astype(float)
     return found
 
 
