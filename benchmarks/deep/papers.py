@@ -22,7 +22,8 @@ class System:
     trained_as : str
         Another system whose weights it uses; "" for its own.
     rate : float
-        Learning rate of the short training; a cascade, whose outputs are 20 voxels each, takes a lower one.
+        Learning rate of the short training; lower where a step moves much: a cascade gives out 20 voxels, and LabelReg adds
+        the displacements of five levels.
     """
 
     recipe: str
@@ -45,10 +46,13 @@ SYSTEMS: Mapping[str, System] = {
     "dual-prnet-plus": System("dual-prnet-plus"),
     "vtn": System("rcn", _cascades(1), rate=2e-4),
     "vtn, twice": System("rcn", repeats=2, trained_as="vtn"),
-    "rcn": System("rcn", _cascades(3), rate=2e-4),
+    "rcn": System("rcn", _cascades(3), rate=4e-4),
     "rcn, twice each": System("rcn", repeats=2, trained_as="rcn"),
     "masked-fcn": System("masked-fcn"),
-    "labelreg": System("labelreg", {"network": {"options": {"norm": "instance"}}}),  # batches of one pair
+    # batches of one pair, whose steps see several structures instead of several pairs
+    "labelreg": System(
+        "labelreg", {"network": {"options": {"norm": "instance"}}, "loss": {"labels": {"count": 16}}}, rate=3e-5
+    ),
     "bounding-boxes": System("bounding-boxes"),
     "brain-t1w": System("brain-t1w"),
 }

@@ -53,7 +53,7 @@ class TrainingRow(TissueScores):
 
 
 class SystemRow(TypedDict):
-    """A training of a paper's network: steps, CPU seconds of one and of all, whether it learnt, and its file."""
+    """A training of a paper's network: steps, CPU seconds of one and of all, whether it beat no registration, its file."""
 
     steps: int
     step_s: float
