@@ -1,7 +1,7 @@
 """Deep registration against optimisation, on subjects that no network of ours has seen.
 
     python -m benchmarks.deep --data IXI_BIDS --out FOLDER [--cohort FOLDER] [--checkpoints FOLDER]
-        [--parts pairs front systems contrast slices pediatric pipeline] [--quick] [--json FILE]
+        [--parts pairs front fine systems contrast slices pediatric pipeline] [--quick] [--json FILE]
 
 * pairs: 8 ordered pairs of the 8 held-out subjects, each with the next one (`--pairs 16`: and the one after). One affine
   for each pair, shared by all engines; the parcellation scores them. Networks of the zoo, alone and with steps of the
@@ -10,6 +10,7 @@
 * contrast: the same pairs, the fixed image as it is, inverted, and like T2 (`benchmarks.deep.contrast`): the networks,
   and the instance engine with LNCC (squared, and signed) and with MIND-SSC.
 * front: overlap against smoothness, the instance engine, greedy and the network at several (`benchmarks.deep.front`).
+* fine: the pairs with voxels of 1 mm (doubled): the engine, the network with refinement, greedy (`benchmarks.deep.fine`).
 * systems: the networks of papers, each trained by its recipe for `--budget` CPU seconds (`benchmarks.deep.systems`), on the
   same pairs beside the affine, the instance engine and the shipped network.
 * slices: the 2D network on axial slices at the same five heights of MNI152.
@@ -36,7 +37,9 @@ from benchmarks.common import RESULTS, Bar, add_to_results, parser, report
 from benchmarks.deep.bars import DEFAULT, contrast_bars, contrast_table, network_rows, pair_bars, pairs_table
 from benchmarks.deep.cohort import prepare
 from benchmarks.deep.contrast import CONTRASTS
-from benchmarks.deep.engines import FRONT, OTHER_CONTRAST, PAPERS, SAME_CONTRAST, SLICES, T1W
+from benchmarks.deep.engines import FINE, FRONT, OTHER_CONTRAST, PAPERS, SAME_CONTRAST, SLICES, T1W
+from benchmarks.deep.fine import TITLE as FINE_TITLE
+from benchmarks.deep.fine import doubled_cases, fine_bars, fine_table
 from benchmarks.deep.front import SHOWN, draw_front, front_bars, front_table
 from benchmarks.deep.front import TITLE as FRONT_TITLE
 from benchmarks.deep.pairs import Prepared, cases
@@ -51,7 +54,7 @@ from benchmarks.deep.systems import TITLE as SYSTEMS_TITLE
 from benchmarks.deep.systems import add_all, systems_table, train_all
 from popatlas.images.io import read_json
 
-PARTS = ("pairs", "front", "systems", "contrast", "slices", "pediatric", "pipeline")
+PARTS = ("pairs", "front", "fine", "systems", "contrast", "slices", "pediatric", "pipeline")
 PAIRS, QUICK_PAIRS = 8, 2
 STEPS, QUICK_STEPS = 600, 20
 BUDGET, QUICK_BUDGET = 180.0, 10.0  # CPU seconds
@@ -63,6 +66,7 @@ TITLES = (
     PAIRS_TITLE,
     NETWORKS_TITLE,
     FRONT_TITLE,
+    FINE_TITLE,
     SYSTEMS_TITLE,
     CONTRAST_TITLE,
     SLICES_TITLE,
@@ -120,6 +124,11 @@ def tables_of(args: argparse.Namespace, digests: dict[str, str]) -> tuple[dict[s
         draw_front(front, args.out / "front.png")
         if not args.quick:
             draw_front(front)
+    if "fine" in args.parts:
+        prepared = doubled_cases(t1w_pairs(args), args.out / "cases")
+        rows = run_rows(args.out, prepared, chosen(FINE, args, digests), digests)
+        fine = tables[FINE_TITLE] = fine_table(rows)
+        bars, kept = bars + fine_bars(fine), kept + rows
     if "systems" in args.parts:
         tables[SYSTEMS_TITLE], rows = run_systems(args, digests)
         kept = kept + [row for row in rows if row["engine"] in PAPERS]

@@ -36,10 +36,11 @@ def _refinements() -> dict[int, Preset]:
 REFINEMENTS = _refinements()
 
 
-def load_network(weights: str, refine: Preset | None = None, repeats: int = 0) -> Run:
+def load_network(weights: str, refine: Preset | None = None, repeats: int = 0, spacing: float = SPACING) -> Run:
     """Return a network of the zoo; `refine` is a preset of the network engine, whose refinement goes on from its field.
 
-    `repeats` is how often each network of a recursive cascade is applied, 0 as it was trained.
+    `repeats` is how often each network of a recursive cascade is applied, 0 as it was trained; `spacing` the voxels of the
+    pairs in mm.
     """
     import torch
 
@@ -59,7 +60,7 @@ def load_network(weights: str, refine: Preset | None = None, repeats: int = 0) -
     set_repeats(net, repeats, entry)
 
     def run(fixed: Array, moving: Array) -> Callable[[], Fields]:
-        grid = Grid(fixed.shape, np.diag([*[-SPACING] * 2, *[SPACING] * (fixed.ndim - 2), 1.0]))
+        grid = Grid(fixed.shape, np.diag([*[-spacing] * 2, *[spacing] * (fixed.ndim - 2), 1.0]))
         scans = [Scan(torch.from_numpy(image)[None, None], grid) for image in (fixed, moving)]
         pair = conform_pair(scans[0], scans[1], np.eye(fixed.ndim + 1), entry.input)
         found = predict(net, [pair])[0]
@@ -140,6 +141,24 @@ FRONT: dict[str, Engine] = {  # one engine at other smoothnesses than its defaul
         for width in (1.2, 2.4, 3.0)
     },
 }
+FINE_MM = 1.0
+LONGER: Mapping[str, Preset] = {  # one level more at the start, for voxels of half the size
+    "instance": {"shrink": (8, 4, 2, 1), "iterations": (100, 100, 60, 16), "field_shrink": (1, 1, 1, 1)},
+    "network": {"shrink": (2, 1), "iterations": (10, 4), "field_shrink": (1, 1)},
+}
+FINE: dict[str, Engine] = {  # of pairs with voxels of 1 mm
+    "instance-longer": Engine("instance", load_instance, {"preset": "default", **LONGER["instance"]}),
+    "network-longer": Engine(
+        "network + refinement",
+        load_network,
+        {"weights": T1W, "refine": {**REFINEMENTS[10], **LONGER["network"]}, "spacing": FINE_MM},
+    ),
+    "instance-short": Engine("instance as for 2 mm", load_instance, {"preset": "default"}),
+    "network-short": Engine(
+        "network as for 2 mm", load_network, {"weights": T1W, "refine": REFINEMENTS[10], "spacing": FINE_MM}
+    ),
+    "greedy": PEERS["greedy"],
+}
 PAPERS: dict[str, Engine] = {PREFIX + name: paper(name) for name in SYSTEMS}
-ENGINES = SAME_CONTRAST | OTHER_CONTRAST | PARTS | FRONT | PAPERS
+ENGINES = SAME_CONTRAST | OTHER_CONTRAST | PARTS | FRONT | FINE | PAPERS
 TABLE = __name__

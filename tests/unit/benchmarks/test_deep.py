@@ -14,6 +14,7 @@ from benchmarks.deep.bars import contrast_bars, contrast_table, network_rows, pa
 from benchmarks.deep.cohort import CHOOSERS, HELD_OUT
 from benchmarks.deep.contrast import CONTRASTS, CSF, GM, TISSUES, WM, other_contrast, tissues
 from benchmarks.deep.engines import ENGINES, IMPORTED, REFINEMENTS, T1W
+from benchmarks.deep.fine import doubled
 from benchmarks.deep.front import front_bars, front_table
 from benchmarks.deep.pairs import Prepared, brain, held_out_pairs
 from benchmarks.deep.pediatric import pediatric_table, pediatric_tests
@@ -22,7 +23,7 @@ from benchmarks.deep.plot import draw
 from benchmarks.deep.scores import CONTRAST_TITLE, PAIRS_TITLE, SLICES_TITLE, scores_of
 from benchmarks.deep.slices import label_dice
 from benchmarks.registration.cases import Case
-from benchmarks.registration.scores import volume_error
+from benchmarks.registration.scores import score, volume_error
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json
@@ -58,6 +59,24 @@ def test_each_held_out_subject_is_fixed_twice_and_moving_twice_and_nobody_else_i
         assert sorted(names) == sorted(2 * HELD_OUT)
     assert all(fixed.subject != moving.subject for fixed, moving in pairs)
     assert {fixed.subject for fixed, _ in pairs[:8]} == set(HELD_OUT)  # what imported networks run on
+
+
+def test_a_pair_of_twice_the_resolution_is_the_same_pair():
+    rng = np.random.default_rng(0)
+    labels = np.zeros((20, 18, 16), np.int16)
+    labels[4:15, 5:13, 3:12] = rng.integers(1, 4, (11, 8, 9))
+    ramp = np.where(labels > 0, np.indices(labels.shape)[0] + 1.0, 0).astype(np.float32)
+    shifted = np.array([[1.0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    case = Case(ramp, ramp, labels, labels, shifted, 2.0, np.zeros(0, np.float32))
+    fine = doubled(case)
+    assert fine.spacing == 1 and fine.fixed.shape == (40, 36, 32)
+    assert all((fine.fixed_labels == label).sum() == 8 * (labels == label).sum() for label in (1, 2, 3))
+    assert np.array_equal(fine.fixed > 0, fine.fixed_labels > 0)
+    inner = fine.fixed[12:26, 14:22, 10:20]  # a ramp stays one, half as steep
+    np.testing.assert_allclose(np.diff(inner, axis=0), 0.5, atol=1e-5)
+    zero = [np.zeros((3, *image.shape), np.float32) for image in (case.fixed, fine.fixed)]
+    dice = [score(one, field, None)["dice"] for one, field in zip((case, fine), zero, strict=True)]
+    assert dice[0] < 1 and dice[0] == pytest.approx(dice[1])
 
 
 def test_a_held_out_subject_that_was_trained_on_is_refused():
