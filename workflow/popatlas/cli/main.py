@@ -28,6 +28,7 @@ VERBS = (
     "status",
     "logs",
     "retry",
+    "withdraw",
     "step",
 )
 TO_SNAKEMAKE = ("plan", "run", "fuse")

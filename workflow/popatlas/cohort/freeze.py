@@ -19,11 +19,12 @@ from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
 from popatlas.config.attempts import registration_settings
 from popatlas.config.sections import Config
-from popatlas.errors import ConfigError, first_few
-from popatlas.images.io import mask_beside, read_table, sha256, table_text, write_if_changed
+from popatlas.errors import ConfigError, InputError, first_few
+from popatlas.images.io import mask_beside, read_json, read_table, sha256, table_text, write_if_changed
 from popatlas.settings import Content
 
 MEMBER_COLUMNS = COLUMNS
+ALIASES = "cohort/template-versions.json"
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
 
 
@@ -188,7 +189,17 @@ def template_version(members: pd.DataFrame, config: Config) -> str:
         "presets": used,
         "atlas": {key: value for key, value in config.content["atlas"].items() if key != "members"},
     }
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    computed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    return read_aliases(Path(config.out_dir)).get(computed, computed)
+
+
+def read_aliases(out_dir: Path) -> dict[str, str]:
+    """Return versions of templates, as computed, to what they are called: a member that withdrew has lost its name."""
+    try:
+        found = read_json(out_dir / ALIASES)
+    except InputError:
+        return {}
+    return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}
 
 
 def preprocess_settings(config: Config) -> Content:

@@ -16,7 +16,7 @@ from popatlas.cohort.inspect import Inspection, in_threads, inspect_image, stamp
 from popatlas.cohort.opened import COLUMNS, Opened, former_inspections, say_choices
 from popatlas.cohort.participants import Listing, describe_scans, read_listing
 from popatlas.cohort.pathtable import read_atlas_table, read_path_table
-from popatlas.cohort.select import selection_reasons, subject_name
+from popatlas.cohort.select import read_withdrawn, selection_reasons, subject_name
 from popatlas.cohort.tree import Tree, read_tree
 from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_table, table_text, write_if_changed, write_table
@@ -63,6 +63,8 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
             "Remedy: remove them, and name the image wanted in the table"
         )
     rows, listing = _read_table_of_paths(source, config) if source.is_file() else _read_bids(source, config)
+    withdrawn = read_withdrawn(out_dir)
+    rows = [row for row in rows if row["subject"] not in withdrawn]
     index = pd.DataFrame([*rows, *external_atlases(config)], columns=[*COLUMNS[:10], "images", "filtered"])
     people, notes = describe_scans(index[index["role"] == "cohort"], listing)
     reasons, said = selection_reasons(people, config.cohort)

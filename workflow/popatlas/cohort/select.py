@@ -5,20 +5,29 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from popatlas.config.sections import Cohort
 from popatlas.errors import ConfigError, first_few
+from popatlas.images.io import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+WITHDRAWN = "cohort/withdrawn.tsv"  # who has withdrawn the consent, see `popatlas.cohort.withdraw`
 NAMES = ("participant_id", "scan", "subject", "session")  # columns that are text, whatever they look like
 
 
 def subject_name(name: str) -> str:
     """Return a subject's name with its `sub-` prefix."""
     return name if name.startswith("sub-") else f"sub-{name}"
+
+
+def read_withdrawn(out_dir: Path) -> set[str]:
+    """Return the subjects that have withdrawn their consent."""
+    path = out_dir / WITHDRAWN
+    return set(read_table(path, dtype=str)["subject"]) if path.is_file() else set()
 
 
 def parse_labels(texts: Iterable[str]) -> list[str]:
