@@ -33,6 +33,19 @@ def report(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def long_report(report):
+    """The same scans as on the page of the cohort, as those of a cohort that is too large for a page."""
+    from popatlas.report.cohort import write_report
+
+    out, page = report.parent, report.parent / "long" / "index.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("popatlas.report.scans.MOST_ROWS", 3)
+        patch.setattr("popatlas.report.scans.FIRST_ROWS", 2)
+        write_report(out, out / "cohort/ledger.tsv", TEMPLATE, METHODS, 50, out / "cohort/config.yaml", page)
+    return page
+
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if not (CHROMIUM and DRIVER):
         if os.environ.get("CI") == "true":
@@ -122,6 +135,67 @@ def test_the_filter_hides_rows_and_cards(browser, report):
     search.send_keys("\b")
     browser.find_element("css selector", "[data-show=outlier]").click()
     assert column(browser, 0) == ["sub-03"]
+
+
+# the table by each of its columns, twice by the first, and what three searches leave
+WALK = """
+    const rows = () => [...document.querySelectorAll("#table tbody tr:not([hidden]):not([aria-hidden])")];
+    const texts = () => rows().map((row) => [...row.cells].map((cell) => cell.innerText.trim()));
+    const headings = [...document.querySelectorAll("#table thead th")], found = [texts()];
+    for (const heading of [headings[0], ...headings]) {
+      heading.querySelector("button")?.click();
+      found.push(texts(), headings.map((other) => other.getAttribute("aria-sort")));
+    }
+    const search = document.getElementById("filter");
+    for (const words of ["gate failed", "outlier", "sub-03"]) {
+      search.value = words;
+      search.dispatchEvent(new Event("input"));
+      found.push(document.getElementById("shown").textContent, texts());
+    }
+    return [found, rows().map((row) => row.querySelector("a")?.getAttribute("href").split("/").pop())];
+"""
+
+
+def test_a_long_table_shows_sorts_and_filters_what_a_short_one_does(browser, report, long_report):
+    from selenium.webdriver.support.select import Select
+
+    found = []
+    for page in (report / "index.html", long_report):
+        show(browser, page)
+        found.append(browser.execute_script(WALK))
+    assert found[0] == found[1]
+    assert found[0][1] == ["sub-03.html"]
+    assert len(found[0][0][0]) == 8
+    show(browser, long_report)
+    Select(browser.find_element("css selector", "select[data-scan=sub-03]")).select_by_visible_text("check")
+    show(browser, long_report)
+    assert browser.find_element("css selector", "select[data-scan=sub-03]").get_property("value") == "check"
+
+
+def test_a_page_of_ten_thousand_scans_is_quick(browser, long_report):
+    """The rows of the file are repeated: the page holds some tens of them, and sorts all in less than half a second."""
+    script = long_report.with_name("scans.js")
+    kept = script.read_text()
+    repeat = "popatlasRows.rows = Array.from({length: 10000}, (_, n) => ["
+    many = "`sub-${n}`, ...popatlasRows.rows[n % popatlasRows.rows.length].slice(1)]);"
+    try:
+        script.write_text(f"{kept}{repeat}{many}")
+        show(browser, long_report)
+        assert browser.find_element("id", "shown").text == "10000 of 10000 scans"
+        assert len(browser.find_elements("css selector", "#table tbody tr")) < 100
+        timed = """
+            const before = performance.now();
+            document.querySelectorAll("#table thead th")[arguments[0]].querySelector("button").click();
+            document.body.offsetHeight;
+            return performance.now() - before;
+        """
+        assert max(browser.execute_script(timed, number) for number in (0, 3, 7)) < 500
+        browser.execute_script("document.querySelector('#scans .box').scrollTop = 1e9")
+        browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        last = browser.find_elements("css selector", "#table tbody tr:not([aria-hidden])")[-1]
+        assert last.get_attribute("aria-rowindex") == "10001"
+    finally:
+        script.write_text(kept)
 
 
 def test_structures_sort_and_filter_on_the_page_of_the_bench(browser, report):

@@ -15,7 +15,7 @@ import pandas as pd
 
 import popatlas
 from popatlas.cohort.freeze import atlases_for, read_label_atlases
-from popatlas.cohort.ledger import incomplete, left_out, summary
+from popatlas.cohort.ledger import COLUMNS, incomplete, left_out, summary
 from popatlas.cohort.participants import ages_of, read_people
 from popatlas.cohort.remarks import read_remarks
 from popatlas.config.sections import Config
@@ -28,7 +28,7 @@ from popatlas.report.atlas_weights import atlas_weights_section
 from popatlas.report.fusion import BENCH_SUMMARY, bench_section, is_of_today
 from popatlas.report.limits import CHANCE, FEWEST
 from popatlas.report.methods import Counts, write_methods
-from popatlas.report.outliers import OUTLIER, Measure, far_scans, key_measures, limits, outlier_scores, scan_names
+from popatlas.report.outliers import Measure, far_scans, key_measures, limits, outlier_scores, scan_names
 from popatlas.report.pages import (
     SUBJECTS,
     link,
@@ -44,50 +44,13 @@ from popatlas.report.pages import (
 )
 from popatlas.report.panels import ScanImages, draw_template
 from popatlas.report.plots import Line, Scatter, Strip, line, scatter, strip
+from popatlas.report.scans import MOST_OUT, ORDER, Row, is_long, shown, write_scans
 from popatlas.report.subject import draw_subject
 from popatlas.settings import Content
 
-# place in the list, before the score: what needs a look first
-ORDER = {"failed": 0, "ok": 1, "pending": 2, "unavailable": 3, "excluded": 4}
 PACKAGES = ("popatlas", "snakemake", "antspyx", "deepbet", "SimpleITK", "nipype", "nibabel", "numpy", "torch")
 EXTERNAL = "atlases/"
 FEWEST_FOR_AGE = 5
-
-
-@dataclass(frozen=True)
-class Row:
-    """A scan in table and montage."""
-
-    scan: str
-    name: str
-    state: str
-    stage: str
-    reason: str
-    remedy: str
-    log: str
-    page: str
-    picture: str
-    score: float
-    measure: str
-    values: list[float]
-    registered: str
-    atlases: int
-
-    @property
-    def odd(self) -> bool:
-        """Whether the scan is an outlier."""
-        return self.state == "ok" and self.score > OUTLIER
-
-    @property
-    def rank(self) -> float:
-        """What the column of scores is sorted by."""
-        return {"ok": self.score, "failed": 1e9}.get(self.state, -float(ORDER[self.state]))
-
-    @property
-    def words(self) -> str:
-        """What the filter searches."""
-        flag = "outlier" if self.odd else ""
-        return f"{self.name} {self.state} {self.stage} {self.reason} {self.measure} {self.registered} {flag}".lower()
 
 
 @dataclass(frozen=True)
@@ -108,7 +71,7 @@ class Cohort:
     @classmethod
     def read(cls, out_dir: Path, ledger: Path, label: str, methods: Sequence[str], config: Path | None) -> Cohort:
         """Read ledger, metrics and QC numbers."""
-        rows = read_table(ledger, dtype=str).fillna("")
+        rows = read_table(ledger, dtype=str).fillna("").reindex(columns=COLUMNS, fill_value="")
         rows = rows[~rows["scan"].str.startswith(EXTERNAL)] if len(rows) else rows
         stopped = {
             str(row["scan"]): {str(key): str(value) for key, value in row.items()}
@@ -195,6 +158,7 @@ def write_report(
     text = write_methods(cohort.config, count(cohort, rows, description), methods, versions(cohort))
     write_text(page.parent / "methods.bib", text.bibtex)
     names = [row.name for row in rows if row.page]
+    write_scans(rows, cohort.measures, page.with_name("scans.js"))
     write_if_changed(out_dir / SUBJECTS / "order.js", f"window.popatlasScans = {json.dumps(names)};\n")
     pages = [rows[start : start + per_page] for start in range(0, len(rows), per_page)] or [[]]
     paths = [page, *(page.with_name(f"page-{number}.html") for number in range(2, len(pages) + 1))]
@@ -237,12 +201,14 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
     convergence = optional_table(cohort.out_dir / f"tpl-{cohort.label}" / f"tpl-{cohort.label}_desc-convergence_table.tsv")
     picture = draw_template(ScanImages(cohort.out_dir, "", cohort.label), page.parent / "figures")
     return {
-        "rows": rows,
+        "rows": shown(rows),
+        "is_long": is_long(rows),
         "drawn": {row.name: row.page for row in rows if row.page},
         "measures": cohort.measures,
         "included": sum(row.state == "ok" for row in rows),
         "odd": sum(row.odd for row in rows),
         "out": [row for row in rows if row.state != "ok"],
+        "most_out": MOST_OUT,
         "atlases": len(cohort.atlases),
         "fewer": [row for row in rows if row.state == "ok" and row.atlases < len(cohort.atlases)],
         "registered": Counter(row.registered for row in rows if row.registered).most_common(),

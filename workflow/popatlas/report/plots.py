@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 320, 120
 MARGIN = 14
 # height of a lane, and where its axis begins and ends
 LANE, LANE_ENDS = 30, (96, 548)
-# Above this many scans only the far ones are drawn as dots; the rest is the box
+# Above this many scans only the far ones are drawn as dots, the rest is the box; of two variables so many are drawn
 MOST_DOTS = 600
 MOST_NAMES = 4
 # Up to this many scans the dots are large
@@ -214,7 +214,9 @@ def scatter(
     """Lay out two variables of the scans with the line `intercept + slope * x`."""
     x, y = (np.array([pair[axis] for pair in points.values()]) for axis in (0, 1))
     across, up = Axis.over(x, 52, 2 * WIDTH - 20), Axis.over(y, 2 * HEIGHT - 40, 12)
-    dots = [Dot(across.at(a), up.at(b), scan, f"{x_title} {a:.3g}, {b:.3g} ml") for scan, (a, b) in points.items()]
+    drawn = list(points.items())[:: -(-len(points) // MOST_DOTS)]
+    dots = [Dot(across.at(a), up.at(b), scan, f"{x_title} {a:.3g}, {b:.3g} ml") for scan, (a, b) in drawn]
+    text += f" Drawn are {len(dots)} of them." if len(dots) < len(points) else ""
     ends = (float(x.min()), float(x.max()))
     fit = (across.at(ends[0]), up.at(intercept + slope * ends[0]), across.at(ends[1]), up.at(intercept + slope * ends[1]))
     return Scatter(title, x_title, text, dots, fit, across.ticks(), up.ticks())
