@@ -29,6 +29,7 @@ VERBS = (
     "logs",
     "retry",
     "withdraw",
+    "crate",
     "step",
 )
 TO_SNAKEMAKE = ("plan", "run", "fuse")

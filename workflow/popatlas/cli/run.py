@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from popatlas.cli.arguments import Subparsers, positive
 
 if TYPE_CHECKING:
+    from popatlas.cli.passes import Passes
     from popatlas.config.sections import Config
 
 # parts of the pipeline (popatlas.study.rules.PARTS) that lead to each goal of a run
@@ -124,18 +125,15 @@ def run_passes(
     """
     import yaml
 
-    from popatlas.cli.display import display_of, duration
-    from popatlas.cli.notes import closing_notes, mixed_versions, next_commands, opening_notes
-    from popatlas.cli.passes import FINISHED, STOPPED, Passes
-    from popatlas.cli.progress import Progress
-    from popatlas.cli.snake import check_folders, demo_plan, dry_run, forget_notes, is_cluster, is_quiet, snakemake_log
+    from popatlas.cli.notes import opening_notes
+    from popatlas.cli.passes import FINISHED, Passes
+    from popatlas.cli.snake import check_folders, demo_plan, dry_run, forget_notes
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
+    from popatlas.cohort.runrecords import recorded
     from popatlas.images.io import write_if_changed
     from popatlas.study.opening import only_looks
-    from popatlas.study.orphans import kept_results
 
-    started = time.monotonic()
     out_dir, is_dry = Path(config.out_dir), only_looks(args.snakemake)
     if is_dry and (demo := demo_plan(config)):
         print(demo)
@@ -151,24 +149,37 @@ def run_passes(
             forget_failures(out_dir)
         forget_notes(out_dir)
         write_if_changed(config_file, yaml.safe_dump(config.content, sort_keys=False))
-        progress = Progress(out_dir if is_cluster(args) else None)
-        with display_of(progress, verbose=args.verbose, quiet=is_quiet(args.snakemake)) as shown:
-            passes = Passes(args, config_file, config, settled or config, lock, shown)
-            code = passes.run(targets)
-        spent = duration(time.monotonic() - started)
-        if code in (STOPPED, *range(128, 192)):
-            print(f"\npopatlas: stopped after {spent}: {passes.why_stopped}")
-            print(f"  Logs: {out_dir / 'logs'}; state of each scan: popatlas status {out_dir}")
-            if log := snakemake_log(out_dir):
-                print(f"  Snakemake's log: {log}")
-            return code
-        print(f"\npopatlas: finished after {spent}")
-        if passes.inventory:
-            said += mixed_versions(passes.inventory.versions())
-            said += kept_results(passes.inventory) if targets[-1] == "all" else []
-        code = closing_notes(config, results, passes.failures, said, passes.inventory)
-        if commands := list(next_commands(out_dir, args.line, code, targets[-1])):
-            print("Next", *commands, sep="\n")
-        return code
+        with recorded(out_dir, args.line, config_file) as ends:
+            return ends(_followed(Passes(args, config_file, config, settled or config, lock), targets, results, said))
     finally:
         lock.release()
+
+
+def _followed(passes: Passes, targets: Sequence[str], results: Results, said: list[str]) -> int:
+    """Run passes, show how far they are, and say how they ended; return the exit code."""
+    from popatlas.cli.display import display_of, duration
+    from popatlas.cli.notes import closing_notes, mixed_versions, next_commands
+    from popatlas.cli.passes import STOPPED
+    from popatlas.cli.progress import Progress
+    from popatlas.cli.snake import is_cluster, is_quiet, snakemake_log
+    from popatlas.study.orphans import kept_results
+
+    started, args, out_dir = time.monotonic(), passes.args, passes.out_dir
+    progress = Progress(out_dir if is_cluster(args) else None)
+    with display_of(progress, verbose=args.verbose, quiet=is_quiet(args.snakemake)) as passes.display:
+        code = passes.run(targets)
+    spent = duration(time.monotonic() - started)
+    if code in (STOPPED, *range(128, 192)):
+        print(f"\npopatlas: stopped after {spent}: {passes.why_stopped}")
+        print(f"  Logs: {out_dir / 'logs'}; state of each scan: popatlas status {out_dir}")
+        if log := snakemake_log(out_dir):
+            print(f"  Snakemake's log: {log}")
+        return code
+    print(f"\npopatlas: finished after {spent}")
+    if passes.inventory:
+        said += mixed_versions(passes.inventory.versions())
+        said += kept_results(passes.inventory) if targets[-1] == "all" else []
+    code = closing_notes(passes.config, results, passes.failures, said, passes.inventory)
+    if commands := list(next_commands(out_dir, args.line, code, targets[-1])):
+        print("Next", *commands, sep="\n")
+    return code

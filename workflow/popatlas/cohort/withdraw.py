@@ -23,6 +23,7 @@ import yaml
 from popatlas.cohort.freeze import ALIASES, read_aliases, template_version
 from popatlas.cohort.ledger import FAILURES, LEDGER
 from popatlas.cohort.members import MemberList
+from popatlas.cohort.runrecords import CRATE, rename_words
 from popatlas.cohort.select import WITHDRAWN, read_withdrawn
 from popatlas.config.load import load_config
 from popatlas.config.sections import Config
@@ -38,7 +39,7 @@ ROWS = (
     "cohort/label-files.tsv",
 )  # fmt: skip
 # results of all scans, with their receipts: the next run makes them again
-GROUP = ("group", "report/index.html", f"{FOLDER}/group", ".snakemake")
+GROUP = ("group", "report/index.html", f"{FOLDER}/group", CRATE, ".snakemake")
 CONFIGS = ("config.yaml", "cohort/config.yaml")
 IMAGES = (".nii.gz", ".nii", ".mat", ".png")  # their names alone can tell of a subject
 NETWORKS = "cohort/*-targets.tsv", "cohort/*-scans.tsv"
@@ -138,6 +139,7 @@ class Withdrawal:
             _remove(path)
         for name in (*self._group_files(), *GROUP):
             _remove(self.out_dir / name)
+        rename_words(self.out_dir, self.subject.removeprefix("sub-"), self.pseudonym.removeprefix("sub-"))
         replaced: dict[str, tuple[int, str]] = {}
         digests: dict[str, str] = {}
         for path in self.texts:
