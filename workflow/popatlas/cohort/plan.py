@@ -91,6 +91,9 @@ def format_plan(jobs: Mapping[str, int], changes: Changes, reasons: Sequence[str
     ]
     lines += [f"  left out  {scan}: {reason}" for scan, reason in changes.left_out]
     lines += [f"  gone      {scan}" for scan in changes.removed]
+    lines += [f"  replaced  {scan}: another image than before" for scan in changes.changed]
+    if changes.added and len(changes.added) < changes.usable:
+        lines.append(f"  new       {_names(changes.added)}")
     lines += list(reasons)
     if not jobs:
         return "\n".join([*lines, "jobs:  none, everything is up to date"])
