@@ -32,8 +32,8 @@ def add_parser(subparsers: Subparsers) -> None:
         description="Index the dataset, compare it and the settings with the last run, and show the jobs that "
         "`popatlas run` would start, with core-hours, GPU-hours and disk. OUT_DIR stays as it is: nothing is drawn, frozen "
         "or noted. The options of a run are taken, so that only the verb of its command line has to change. Exit code 3: a "
-        "scan that was asked for has neither a result nor a job, for its image cannot be used or, with --no-retry, it failed "
-        "before.",
+        "scan that was asked for has neither a result nor a job, for its image cannot be used or, with --no-retry, it has "
+        "failed before.",
     )
     add_study_arguments(parser)
     add_run_arguments(parser)
