@@ -1,0 +1,1 @@
+"""How popatlas copes with large cohorts: time and memory of each command, and a simulated run."""

@@ -1,0 +1,79 @@
+"""The benchmark of large cohorts on a tiny one, and what its simulator must keep to."""
+
+import json
+
+import pytest
+from benchmarks.scale import simulate
+from benchmarks.scale.__main__ import growth, main
+from benchmarks.scale.cohort import make_cohort
+from benchmarks.scale.measure import Row
+from benchmarks.scale.simulate import Machine, Simulation
+
+from popatlas.config.load import load_config
+from popatlas.study.inventory import Inventory
+from popatlas.study.study import open_study
+
+
+@pytest.fixture(scope="module")
+def inventory(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scale")
+    make_cohort(folder / "bids", 12)
+    config = load_config({"atlas": {"members": 4}}, bids_dir=str(folder / "bids"), out_dir=str(folder / "out"))
+    return Inventory(open_study(config.content, main=True))
+
+
+@pytest.fixture(scope="module")
+def wanted(inventory):
+    return inventory.jobs.needed(inventory.jobs.wanted("all"), frozenset())
+
+
+def simulated(inventory, slots, *, killed=0.0, start=0.0, poll=0.0, submit=0.0, seed=0, monkeypatch=None):
+    monkeypatch.setattr(simulate, "KILLED", killed)
+    inventory.made = frozenset()
+    simulation = Simulation(inventory, Machine(slots, start, poll, submit), seed)
+    return simulation, simulation.run()
+
+
+def test_one_slot_takes_all_the_work_and_many_no_less_than_the_longest_chain(inventory, wanted, monkeypatch):
+    one, found = simulated(inventory, 1, monkeypatch=monkeypatch)
+    assert found["jobs"] == len(wanted) == len(one.made)
+    assert one.now - one.controller == pytest.approx(one.books.work)
+    many, _ = simulated(inventory, 1000, monkeypatch=monkeypatch)
+    assert many.books.work / 1000 < many.now < one.now / 5
+    assert many.now > 0.7 * many.critical(), "times are drawn"
+    slow, _ = simulated(inventory, 1, start=2.0, monkeypatch=monkeypatch)
+    assert slow.now - one.now == pytest.approx(2.0 * len(wanted))
+    submitting, _ = simulated(inventory, 1000, submit=1.0, monkeypatch=monkeypatch)
+    assert submitting.now > len(wanted), "no job starts before it is submitted"
+
+
+def test_what_is_killed_is_tried_again_and_costs_its_scan_and_nothing_else(inventory, wanted, monkeypatch):
+    template = inventory.jobs.name("publish_template")
+    runs = (simulated(inventory, 4, killed=0.1, seed=seed, monkeypatch=monkeypatch) for seed in range(99))
+    run, found = next((run, found) for run, found in runs if run.failed and template in run.made)
+    assert run.books.lost > 0 and found["lost work, %"] > 0
+    assert found["jobs"] > len(run.made)
+    assert run.made | run.failed >= {name for name in wanted if inventory.jobs.jobs[name].scan}
+    hurt = {inventory.jobs.jobs[name].scan for name in run.failed} - {""}
+    whole = {job.scan for job in inventory.jobs.jobs.values()} - {""} - hurt
+    assert whole
+    assert all(name in run.made for name in wanted if inventory.jobs.jobs[name].scan in whole)
+
+
+def test_growth_is_the_power_of_the_number_of_subjects():
+    (row,) = growth([Row(n, "plan", 1.0, n**1.5, 100.0) for n in (100, 1000, 10000)])
+    assert (row["from"], row["to"]) == (1000, 10000)
+    assert (row["cpu_s"], row["MB"]) == (pytest.approx(1.5), pytest.approx(0.0))
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs_on_a_tiny_cohort(tmp_path):
+    file = tmp_path / "scale.json"
+    main(["--quick", "--subjects", "4", "--out", str(tmp_path), "--json", str(file)])
+    found = json.loads(file.read_text())["rows"]
+    assert [row["what"] for row in found["Commands"]] == [
+        "check", "plan of a new study", "first job of a new study", "plan of a finished study", "status", "tables", "pages",
+        "first job of two subjects more",
+    ]  # fmt: skip
+    assert all(row["seconds"] > 0 and row["MB"] > 50 for row in found["Commands"])
+    assert [row["slots"] for row in found["Simulated runs"]] == [1, 16, 256]
