@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,18 @@ from popatlas.study.shards import FEWEST, Request, read_shards
 MEMBERS = 200  # of the template
 TICK = 0.05
 PATIENCE, GRACE = 1800.0, 60.0  # for a command, and for its end when it is stopped
+
+
+# a small process between: the memory of a process counts what its parent had when it was made
+LAUNCHER = """
+import json, os, signal, sys
+pid = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+signal.signal(signal.SIGUSR1, lambda *_: os.kill(pid, signal.SIGKILL))
+_, status, usage = os.wait4(pid, 0)
+found = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss
+open(sys.argv[1], "w").write(json.dumps(found))
+"""
 
 
 @dataclass(frozen=True)
@@ -62,26 +75,23 @@ def cost_of(line: Sequence[object], mark: Path | None = None, **variables: str) 
     **variables : str
         Environment, beside that of this process.
     """
-    before = time.monotonic()
-    seconds, known = 0.0, 0
-    with tempfile.TemporaryFile("w+") as said:
-        words = [str(word) for word in line]
-        process = subprocess.Popen(words, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=said)
-        while not known:
+    before, seconds, words = time.monotonic(), 0.0, [str(word) for word in line]
+    with tempfile.TemporaryFile("w+") as said, tempfile.NamedTemporaryFile("r") as told:
+        started = [sys.executable, "-ISc", LAUNCHER, told.name, *words]
+        process = subprocess.Popen(started, env=os.environ | variables, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            time.sleep(TICK)
             if not seconds and mark is not None and mark.exists():
                 seconds = time.monotonic() - before
                 process.send_signal(signal.SIGTERM)
             if time.monotonic() - before > (seconds + GRACE if seconds else PATIENCE):
-                process.kill()
-            known, status, usage = os.wait4(process.pid, os.WNOHANG)
-            time.sleep(TICK)
+                process.send_signal(signal.SIGUSR1)
+        code, cpu, kilobytes = json.loads(told.read())
         said.seek(0)
         last = said.read()[-4000:]
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if not (seconds if mark is not None else process.returncode in (0, 3)):
-        raise RuntimeError(f"{' '.join(map(str, line))} ended with {process.returncode}\n{last}")
-    seconds = seconds or time.monotonic() - before
-    return Cost(round(seconds, 2), round(usage.ru_utime + usage.ru_stime, 2), round(usage.ru_maxrss / 1024))
+    if not (seconds if mark is not None else code in (0, 3)):
+        raise RuntimeError(f"{' '.join(words)} ended with {code}\n{last}")
+    return Cost(round(seconds or time.monotonic() - before, 2), round(cpu, 2), round(kilobytes / 1024))
 
 
 class Measured:

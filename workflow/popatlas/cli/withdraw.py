@@ -36,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def main(args: argparse.Namespace) -> int:
     """Show what is there of a subject and, when that is confirmed, remove it."""
     from popatlas.cohort.lock import acquire
+    from popatlas.cohort.seen import forget
     from popatlas.cohort.select import read_withdrawn
     from popatlas.cohort.withdraw import Withdrawal
     from popatlas.errors import InputError
@@ -54,6 +55,7 @@ def main(args: argparse.Namespace) -> int:
         if not found.is_anywhere and subject not in read_withdrawn(args.out_dir):
             raise _nothing(subject)
         found.carry_out()
+        forget()
         left = Withdrawal.of(args.out_dir, subject)
     finally:
         lock.release()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import pandas as pd
 
+from popatlas.cohort import seen
 from popatlas.cohort.choice import Rules, filter_words, read_rules
 from popatlas.cohort.folders import hidden_folders, subject_folders
 from popatlas.cohort.inspect import Inspection, in_threads, inspect_image, stamp_of
@@ -73,7 +74,7 @@ def index_cohort(config: Config, out_dir: Path) -> pd.DataFrame:
     left_out = index["scan"].isin(reasons)
     index.loc[left_out, "state"] = "excluded"
     index.loc[left_out, "reason"] = index.loc[left_out, "scan"].map(reasons)
-    index = _open_images(index, config.cohort, read_former(out_dir))
+    index = _open_images(index, config.cohort, read_former(out_dir), source)
     index = index.sort_values("scan", ignore_index=True)
     _write(index, people, source, out_dir / "cohort")
     return index
@@ -224,15 +225,19 @@ def read_former(out_dir: Path) -> pd.DataFrame:
     return pd.DataFrame(columns=list(COLUMNS)) if set(COLUMNS) - set(table) else table
 
 
-def _open_images(index: pd.DataFrame, options: Cohort, former: pd.DataFrame) -> pd.DataFrame:
+def _open_images(index: pd.DataFrame, options: Cohort, former: pd.DataFrame, source: Path) -> pd.DataFrame:
     """Open all images of the selected scans and of their channels, and take one of each kind that can be used."""
     known = former_inspections(former, options)
     rows = [{str(key): value for key, value in row.items()} for row in index.to_dict("records")]
     paths = dict.fromkeys(path for row in rows if row["state"] == "ok" for group in row["images"].values() for path in group)
     stamps = {path: stamp_of(path) for path in paths}
-    fresh = [path for path in paths if (path, *stamps[path]) not in known]
-    opened = dict(zip(fresh, in_threads(lambda path: inspect_image(path, options), fresh, "images"), strict=True))
+    unknown = {path: stamps[path] for path in paths if (path, *stamps[path]) not in known}
+    opened = seen.recall(source, unknown, options)
+    fresh = [path for path in unknown if path not in opened]
+    opened |= zip(fresh, in_threads(lambda path: inspect_image(path, options), fresh, "images"), strict=True)
     found = {path: opened[path] if path in opened else known[path, *stamps[path]] for path in paths}
+    if len(fresh) >= seen.FEWEST:
+        seen.remember(source, found, stamps)
     usable = former[former["state"] == "ok"]
     before = dict(zip(usable["scan"], usable["t1w"], strict=True))
     pictures = Opened(found, stamps, before, read_rules(options, paths))

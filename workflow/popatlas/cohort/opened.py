@@ -152,13 +152,13 @@ def former_inspections(former: pd.DataFrame, options: Cohort) -> dict[Key, Inspe
     for text in former["inspected"]:
         for path, (*stamp, facts) in json.loads(text).items():
             # an index of before may lack a time: its files are opened again
-            if len(stamp) == len(NO_FILE) and set(facts) == FACTS and _holds(inspection := Inspection(**facts), options):
+            if len(stamp) == len(NO_FILE) and set(facts) == FACTS and holds(inspection := Inspection(**facts), options):
                 size, modified, changed = stamp
                 found[path, size, modified, changed] = inspection
     return found
 
 
-def _holds(found: Inspection, options: Cohort) -> bool:
+def holds(found: Inspection, options: Cohort) -> bool:
     """Tell whether a finding holds under the present limits, which may have been changed since."""
     if found.code in ("shape", "spacing"):
         return not _within(found, options)
