@@ -152,6 +152,8 @@ def test_changed_settings_are_said_before_and_after(tmp_path, capsys):
     assert any("fuse.labels: derivatives/mine/{scan}.nii.gz -> derivatives/truth" in line for line in lines)
     assert any("preprocess.resolution_mm: 1.0 -> 2.0" in line for line in lines)
     assert opening_notes(before, tmp_path / "config.yaml") == []
+    steps = load_config({**before.content, "fuse": {**before.content["fuse"], "dataparams": {"batch": 2}}})
+    assert opening_notes(steps, tmp_path / "config.yaml")[1] == "  fuse.dataparams.batch: 1 -> 2"  # of a training
     (tmp_path / "config.yaml").write_text("[" * 100_000)  # deeper than Python goes
     assert opening_notes(before, tmp_path / "config.yaml") == []
     assert opening_notes(after, tmp_path / "none.yaml") == []

@@ -159,6 +159,17 @@ def test_evening_out_damps_changes_of_volume_and_leaves_shears_and_rotations(ops
     torch.testing.assert_close(field[0, 0], (k * x).sin())  # in a new field
 
 
+@pytest.mark.parametrize("ops", [TensorOps(), CompiledOps()], ids=["torch", "compiled"])
+def test_an_inverse_does_not_depend_on_the_other_fields_of_a_batch(ops: TensorOps) -> None:
+    """They need different numbers of iterations."""
+    weak, strong = (
+        amount * torch.tensor(np.stack([noise((12, 14, 16), seed, 3.0) for seed in range(3)])[None]) for amount in (4, 12)
+    )
+    both = ops.invert(torch.cat([weak, strong]).float())
+    for row, one in enumerate((weak, strong)):
+        torch.testing.assert_close(both[row : row + 1], ops.invert(one.float()), atol=1e-6, rtol=0)
+
+
 def test_least_determinants_are_those_of_torch_and_see_what_central_differences_miss() -> None:
 
     field = torch.from_numpy(noise((3, *SHAPE), 4))[None] * 0.4

@@ -21,8 +21,11 @@ NAMED = 5
 NOT_AGAIN = ("--no-retry", "--force-unlock")  # options that the next run does not need
 REASONS = 3  # of failures at a stage that are told
 SHOWN = 60  # characters of a value
-# keys that say where something lies or how fast it is computed
-NOT_SAID = ("out_dir", "gpu", "gpus", "batch", "minutes")
+# keys that say where something lies or how fast it is computed; those of networks that are trained (`batch`) change results
+NOT_SAID = (
+    "out_dir", "preprocess.brain.gpu", "preprocess.brain.batch", "register.gpu", "register.network.batch",
+    "fuse.dataparams.gpu", "fuse.segmenter.gpu", "train.gpus", "train.minutes",
+)  # fmt: skip
 MEASURED_WITH = ("reference", "landmarks")  # keys of `measure` that are patterns of files
 COARSER = 1.3  # a grid whose voxels are so much wider than those of the images is said aloud
 
@@ -50,7 +53,7 @@ def changes(before: Mapping[str, object], after: Mapping[str, object], prefix: s
     """Yield a line for each setting that two configurations do not share."""
     for key in dict.fromkeys([*before, *after]):
         one, other = before.get(key), after.get(key)
-        if one == other or key in NOT_SAID:
+        if one == other or f"{prefix}{key}" in NOT_SAID:
             continue
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from changes(one, other, f"{prefix}{key}.")

@@ -216,12 +216,15 @@ class TensorOps:
         for it.
         """
         inverse = -field
+        moves = torch.ones(len(field), dtype=torch.bool, device=field.device)  # whatever others need
         for _ in range(ITERATIONS):
             error = self.compose(inverse, field)
-            inverse = inverse - error
-            if float(error.square().flatten(1).mean(1).max().sqrt()) < tolerance:
+            inverse = torch.where(moves.reshape(-1, *[1] * (field.ndim - 1)), inverse - error, inverse)
+            moves &= error.square().flatten(1).mean(1).sqrt() >= tolerance
+            if not moves.any():
                 break
-        if float(error.abs().amax()) <= LARGEST_REST:  # it was already before the last correction
+        rest = error.abs().flatten(1).amax(1)
+        if float(rest.max()) <= LARGEST_REST:  # it was already before the last correction
             return inverse
         return self._mended(inverse, field, self.compose(inverse, field).abs().flatten(1).amax(1) > LARGEST_REST)
 
