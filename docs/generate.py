@@ -23,6 +23,8 @@ sys.path.insert(0, str(ROOT))
 from architecture import api_pages, filled, layer_table, picture, rule_table  # noqa: E402
 from benchmarks.common import RESULTS, table_markdown, to_markdown  # noqa: E402
 from cards import model_card  # noqa: E402
+from containers import FILES as CONTAINERS  # noqa: E402
+from containers import container_text  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
 from measured import cost_table, metrics_page, recordings_page  # noqa: E402
 from presets import with_presets  # noqa: E402
@@ -322,6 +324,8 @@ def main() -> None:
     write_if_changed(shipped, with_presets(shipped.read_text(encoding="utf-8")))
     for kind in KINDS:
         write_if_changed(ROOT / "envs" / f"{kind}.yaml", environment_text(kind))
+    for name in CONTAINERS:
+        write_if_changed(ROOT / name, container_text(name))
     for name in SCHEMAS:
         write_if_changed(schema_path(name), schema_text(name))
     for name, page in (

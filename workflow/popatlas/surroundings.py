@@ -32,6 +32,7 @@ CHOSEN = (
 BELOW_HOME = {"XDG_CACHE_HOME": ".cache", "XDG_CONFIG_HOME": ".config"}
 NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")  # where getpass looks for the user before it asks /etc/passwd
 PLAIN = re.compile(r"[\w./+@%=~-]+")  # a path that every program takes
+PRIVATE = ".popatlas-tmp-"  # beginning of the name of a folder for temporary files in a user's folder; gone at the end
 BLOCK = 4096  # bytes that must fit: an empty file can be made on a full disk
 
 
@@ -144,7 +145,7 @@ def _temporary(found: Mapping[str, str], places: Iterable[Path], made: list[Path
     for place in places:
         with suppress(OSError):
             place.mkdir(parents=True, exist_ok=True)
-            made.append(Path(tempfile.mkdtemp(prefix=".popatlas-tmp-", dir=place.absolute())))
+            made.append(Path(tempfile.mkdtemp(prefix=PRIVATE, dir=place.absolute())))
             return made[-1], f"no usual folder for temporary files can be written: {made[-1]} is used, for this time only"
     return None, f"no folder for temporary files can be written: {'; '.join(dict.fromkeys(tried))}"
 

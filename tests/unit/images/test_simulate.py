@@ -18,6 +18,7 @@ from popatlas.images.deformation import jacobian_determinant, read_displacement
 from popatlas.images.io import read_json, read_table
 from popatlas.images.phantom import head_model, label_table, lateral_ventricles
 from popatlas.images.simulate import TRUTH, mni_grid, reorient, simulate_cohort
+from popatlas.surroundings import PRIVATE
 
 VOXEL = 4.0  # tests draw coarse images; the truth does not depend on the voxel size
 FORWARD, BACK = "_from-MNI152_to-T1w_mode-points_xfm.nii.gz", "_from-T1w_to-MNI152_mode-points_xfm.nii.gz"
@@ -165,6 +166,13 @@ def test_an_interrupted_subject_is_drawn_again(cohort: Path, tmp_path: Path) -> 
     image.unlink()
     assert len(simulate_cohort(folder, 3, 7, voxel_size=VOXEL)) == 3
     assert image.is_file()
+
+
+def test_a_folder_that_holds_only_its_own_temporary_files_is_empty(tmp_path: Path) -> None:
+    """Where no usual folder can be written, as in a container, temporary files are below the result."""
+    (tmp_path / f"{PRIVATE}1").mkdir()
+    simulate_cohort(tmp_path, 1, 7, voxel_size=8.0)
+    assert (tmp_path / "dataset_description.json").is_file()
 
 
 def test_foreign_folders_and_other_options_are_refused(cohort: Path, tmp_path: Path) -> None:

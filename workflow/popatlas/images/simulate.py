@@ -37,6 +37,7 @@ from popatlas.images.io import (
 )
 from popatlas.images.phantom import head_model, label_table, landmark_table, lateral_ventricles
 from popatlas.settings import Content
+from popatlas.surroundings import PRIVATE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +143,7 @@ def _open(out_dir: Path, options: Options, subjects: int, first: int) -> Content
                 remedy="give the same options to add subjects, or another folder",
             )
         return record
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+    if out_dir.exists() and (not out_dir.is_dir() or any(not path.name.startswith(PRIVATE) for path in out_dir.iterdir())):
         raise InputError(
             "the folder is not empty and was not made by `popatlas simulate`",
             file=out_dir,

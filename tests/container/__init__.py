@@ -1,0 +1,1 @@
+"""The steps of the container files, in a clean root."""
