@@ -6,6 +6,7 @@ in it, for it differs between mounts of one folder. A file that is only moved or
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -31,15 +32,21 @@ class Digests:
     def __init__(self, out_dir: Path) -> None:
         self.out_dir = out_dir
         self._folder = f"{out_dir}/"
-        self.known: dict[str, tuple[Stamp, str]] = {}
         self.is_changed = False
-        path = out_dir / TABLE
+
+    @cached_property
+    def known(self) -> dict[str, tuple[Stamp, str]]:
+        """Stamp and digest of each file; read when it is first asked for, which few jobs do."""
+        path = self.out_dir / TABLE
         if path.is_file():
             try:
-                rows = read_table(path)[COLUMNS].to_numpy().tolist()
-                self.known = {str(name): (_stamp(*numbers), str(digest)) for name, *numbers, digest in rows}
+                table = read_table(path)[COLUMNS].astype(dict.fromkeys(COLUMNS[1:4], "int64"))
+                columns = (table[name].tolist() for name in COLUMNS)
+                return {str(name): ((size, modified, changed), str(digest)) for name, size, modified, changed, digest
+                        in zip(*columns, strict=True)}  # fmt: skip
             except (InputError, KeyError, ValueError, TypeError):  # it only saves time: files are read again
                 self.is_changed = True
+        return {}
 
     def stamp(self, path: str) -> Stamp | None:
         """Return the stamp of a file; None where there is none."""
@@ -76,7 +83,3 @@ class Digests:
             rows = [(path, *stamp, digest) for path, (stamp, digest) in sorted(self.known.items())]
             write_table(pd.DataFrame(rows, columns=COLUMNS), self.out_dir / TABLE)
             self.is_changed = False
-
-
-def _stamp(size: float, modified: float, changed: float) -> Stamp:
-    return int(size), int(modified), int(changed)

@@ -82,5 +82,9 @@ class Scans:
 
 def _channel_digests(channels: Mapping[str, Mapping[str, str]], index: pd.DataFrame) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of the image of each channel of each scan."""
-    found = {scan: inspected_digests(text) for scan, text in zip(index["scan"], index["inspected"], strict=True)}
-    return {scan: {channel: found[scan][path] for channel, path in named.items()} for scan, named in channels.items()}
+    texts = zip(index["scan"], index["inspected"], strict=True)
+    found = {scan: inspected_digests(text) for scan, text in texts if channels[scan]}
+    return {
+        scan: {channel: found[scan][path] for channel, path in named.items()} if named else {}
+        for scan, named in channels.items()
+    }
