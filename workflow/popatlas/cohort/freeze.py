@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -319,5 +320,6 @@ def atlases_for(scan: str, atlases: Sequence[str]) -> list[str]:
     return [atlas for atlas in atlases if _owner(atlas) != _owner(scan)]
 
 
+@lru_cache(maxsize=1 << 16)
 def _owner(scan: str) -> str:
     return scan.partition("/anat/")[0].partition("/ses-")[0]

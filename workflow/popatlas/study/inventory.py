@@ -67,6 +67,7 @@ class Inventory:
         self.study, self.jobs = study, JobList(study)
         folder, judged = f"{study.out_dir / FOLDER}/", self._judged(only)
         self.receipts = {name: Receipt.read(f"{folder}{name}.json") if name in judged else None for name in self.jobs.jobs}
+        self._patterns: dict[str, list[str]] = {}
         self.bad_files: dict[str, list[str]] = {}
         self.ahead: list[
             str
@@ -136,8 +137,9 @@ class Inventory:
 
     def files(self, job: Job) -> list[str]:
         """Return the files that the rule of a job declares."""
-        names = self.study.jobs.names(job.rule) | job.wildcards
-        return [fill(pattern, names) for pattern in made_files(self.study.config, job.rule).values()]
+        if job.rule not in self._patterns:
+            self._patterns[job.rule] = list(self.study.jobs.outputs(job.rule).values())
+        return [fill(pattern, job.wildcards) for pattern in self._patterns[job.rule]]
 
     def log(self, job: Job) -> str:
         """Return the log of a job."""

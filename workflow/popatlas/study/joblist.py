@@ -129,13 +129,14 @@ class JobList:
 
         A batch that is repeated for one of its scans tells nothing of the others.
         """
+        stack, found = list(names), set[str]()
+        if not stack:
+            return found
         readers: dict[str, list[str]] = {}
         for name, job in self.jobs.items():
             for need in job.needs:
                 if need in self.jobs and self.jobs[need].rule not in BATCHES:
                     readers.setdefault(need, []).append(name)
-        found: set[str] = set()
-        stack = list(names)
         while stack:
             for reader in readers.get(stack.pop(), ()):
                 if reader not in found:

@@ -48,6 +48,7 @@ class Jobs:
     made: frozenset[str] = field(default=frozenset(), repr=False)
     to_make: Mapping[str, list[str]] = field(default_factory=dict, repr=False)
     unmade: frozenset[str] = field(default=frozenset(), repr=False)
+    _patterns: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def names(self, rule: str) -> dict[str, str]:
         """Return the names that the patterns of a rule are filled in with."""
@@ -64,7 +65,10 @@ class Jobs:
 
     def name(self, rule: str, wildcards: Mapping[str, str]) -> str:
         """Return the name of a job, which its receipt has too."""
-        return fill(RULES[rule].job, self.names(rule) | dict(wildcards))
+        pattern = self._patterns.get(rule)
+        if pattern is None:
+            pattern = self._patterns.setdefault(rule, fill(RULES[rule].job, self.names(rule)))
+        return fill(pattern, wildcards)
 
     def is_left(self, rule: str) -> bool:
         """Tell whether a training is wanted and not made; once it is, its network is an input and no rule makes it."""

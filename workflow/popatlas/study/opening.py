@@ -146,7 +146,7 @@ def begin_shard(config: Config, target: str, number: int, jobs: Callable[[], Ite
     study = Study.read(config, out_dir)
     inventory = Inventory(study, names)
     listen(inventory, jobs)
-    return with_inventory(study, inventory, {target: targets(inventory, target, names)})
+    return with_inventory(study, inventory, {target: targets(inventory, target, names)}, names)
 
 
 def clear(inventory: Inventory, target: str) -> None:
@@ -156,7 +156,12 @@ def clear(inventory: Inventory, target: str) -> None:
         take_away_orphans(inventory)
 
 
-def with_inventory(study: Study, inventory: Inventory, shards: Mapping[str, Sequence[str]] | None = None) -> Study:
+def with_inventory(
+    study: Study,
+    inventory: Inventory,
+    shards: Mapping[str, Sequence[str]] | None = None,
+    names: Iterable[str] | None = None,
+) -> Study:
     """Return a study that knows what is made and what each part of the pipeline still has to make.
 
     Parameters
@@ -167,9 +172,12 @@ def with_inventory(study: Study, inventory: Inventory, shards: Mapping[str, Sequ
         Its jobs.
     shards : mapping, optional
         Part of the pipeline to the names of the jobs that it has to make, where they are not all that are left.
+    names : iterable of str, optional
+        Jobs that are looked at; all when left out.
     """
     made, jobs, given = inventory.made, inventory.jobs, shards or {}
-    left = {name: inventory.files(job) for name, job in jobs.jobs.items() if name not in made}
+    looked = jobs.jobs if names is None else [name for name in names if name in jobs.jobs]
+    left = {name: inventory.files(jobs.jobs[name]) for name in looked if name not in made}
     to_make = {
         part: [path for name in (given[part] if part in given else jobs.wanted(part)) for path in left.get(name, ())]
         for part in (*PARTS, "all")
