@@ -5,6 +5,7 @@ import argparse
 import pytest
 import torch
 
+from popatlas.cli import register
 from popatlas.cli.gpu import on_gpu, with_one_gpu
 from popatlas.cli.main import parse
 from popatlas.cli.snake import study_config
@@ -70,6 +71,8 @@ def test_without_a_gpu_a_run_on_this_machine_is_refused(monkeypatch, version, wo
     monkeypatch.setattr(torch.version, "cuda", version)
     with pytest.raises(ConfigError, match=rf"--gpu: torch .*{words}.*\. Remedy: .*leave out --gpu"):
         study_config(parse(["plan", "bids", "out", "--gpu"]))
+    with pytest.raises(ConfigError, match=rf"--gpu: torch .*{words}.*\. Remedy: .*or leave out --gpu$"):
+        register.main(parse(["register", "a.nii", "b.nii", "--out", "c", "--gpu"]))
 
 
 @pytest.mark.parametrize("engine, registrations", [("instance", 0), ("network", 1)])

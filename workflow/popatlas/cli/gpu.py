@@ -12,14 +12,12 @@ if TYPE_CHECKING:
 
 BATCH = 50  # scans of a job of brain extraction, which loads the network once
 RESOURCES = ("--resources", "--res")
-CPU_BUILD = (
-    "install a build of torch for your CUDA (the selector of pytorch.org has the command), or leave out --gpu; on a cluster "
-    "give --profile slurm"
-)
+CPU_BUILD = "install a build of torch for your CUDA (the selector of pytorch.org has the command), or leave out --gpu"
 NO_DEVICE = (
     "look at `nvidia-smi` and at CUDA_VISIBLE_DEVICES; in a container pass the GPU on (docker --gpus all, apptainer --nv); "
-    "or leave out --gpu. On a cluster give --profile slurm"
+    "or leave out --gpu"
 )
+ON_CLUSTER = "; on a cluster give --profile slurm"
 
 
 def gpu_profile(name: str) -> str:
@@ -50,7 +48,7 @@ def on_gpu(config: Config, args: argparse.Namespace, *, on_cluster: bool) -> Con
     from popatlas.config.load import changed
 
     if not on_cluster:
-        require_cuda()
+        require_cuda(ON_CLUSTER)
         args.snakemake = with_one_gpu(args.snakemake, max(1, config.train.gpus))
     return changed(config, gpu_keys(config, registrations=not on_cluster or config.register.engine != "instance"))
 
@@ -81,12 +79,12 @@ def with_one_gpu(options: list[str], gpus: int) -> list[str]:
     return [*options, "--resources", f"gpu={gpus}"]
 
 
-def require_cuda() -> None:
-    """Raise ConfigError where torch sees no GPU, with what to do."""
+def require_cuda(otherwise: str = "") -> None:
+    """Raise ConfigError where torch sees no GPU, with what to do, and what may be done instead."""
     import torch
 
     if torch.cuda.is_available():
         return
     is_cpu_build = torch.version.cuda is None
     why = f"torch {torch.__version__} is a build for the CPU" if is_cpu_build else "torch sees no CUDA device"
-    raise ConfigError(f"--gpu: {why}. Remedy: {CPU_BUILD if is_cpu_build else NO_DEVICE}")
+    raise ConfigError(f"--gpu: {why}. Remedy: {CPU_BUILD if is_cpu_build else NO_DEVICE}{otherwise}")

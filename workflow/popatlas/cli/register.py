@@ -70,7 +70,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--resolution", type=_millimetres, metavar="MM", help="voxels to work with (default: as many as FIXED has)"
     )
     how.add_argument("--force", action="store_true", help="write transforms also of what the gate refuses")
-    how.add_argument("--gpu", type=count, nargs="?", const=1, default=0, help="use a GPU")
+    how.add_argument("--gpu", type=count, nargs="?", const=1, default=0, help="use a GPU; refused where there is none")
     how.add_argument("--threads", type=positive, default=1, help="CPU threads (1)")
 
 
@@ -89,6 +89,10 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.images.antspy import spare_ants
     from popatlas.interfaces.base import limit_threads
 
+    if args.gpu:
+        from popatlas.cli.gpu import require_cuda
+
+        require_cuda()
     limit_threads(args.threads)
     spare_ants()
     from popatlas.pairwise.extract import with_brains
