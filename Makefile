@@ -27,7 +27,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"popatlas needs Python 3.11 to 3.13, found {v[0]}.{v[1]}. Remedy: make PYTHON=python3.12")'
 	@echo "popatlas: creating $(VENV) (about 2 GB, a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
+	@# one line of the lock goes against the metadata of its package (constraints.txt): pip takes it without its dependencies
+	@grep -v '^snakemake-executor-plugin-slurm==' requirements.lock | \
+		$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --requirement /dev/stdin
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps --requirement requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@# pip would compile on one core; a file that does not compile, such as a template, is none of ours
 	@$(BIN)/python -m compileall -q -j $(CORES) $(VENV)/lib >/dev/null 2>&1 || true
@@ -71,6 +74,7 @@ pictures: venv ## pictures of the README from the demo's report
 lock: ## write requirements.lock from a fresh environment
 	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet --constraint constraints.txt '.[dev,docs]'
+	$(VENV)-lock/bin/pip install --quiet --no-deps $$(sed -n 's/^# without its dependencies: //p' constraints.txt)
 	$(VENV)-lock/bin/pip freeze --exclude popatlas | sed 's/+cpu$$//' > requirements.lock
 	rm -rf $(VENV)-lock
 

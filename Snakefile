@@ -4,6 +4,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
+from popatlas.cluster.guard import guard_slurm
 from popatlas.study.opening import begin
 from popatlas.study.rules import LABELLED_BY, PARTS, SETTINGS, WILDCARDS, growing
 from popatlas.failures import stopping
@@ -12,6 +13,7 @@ from popatlas.paths import path_prefix
 min_version("9.19")
 
 
+guard_slurm()
 # The main process indexes the cohort and takes stock of what is made; the jobs read the tables that it wrote.
 with stopping():
     study = begin(config, sys.argv, main=workflow.is_main_process, jobs=lambda: workflow.dag.jobs)

@@ -4,7 +4,8 @@
 set -euo pipefail
 state=${1:-/tmp/popatlas-slurm}
 host=$(hostname -s)
-cpus=$(nproc)
+# one more than there are, for a run that itself is a job: it waits most of the time
+cpus=$(($(env -u OMP_NUM_THREADS nproc) + 1))
 memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
 
 if ! command -v slurmctld >/dev/null; then
@@ -27,6 +28,7 @@ SlurmdSpoolDir=$state/spool
 StateSaveLocation=$state/state
 SlurmctldLogFile=$state/slurmctld.log
 SlurmdLogFile=$state/slurmd.log
+SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 GresTypes=gpu

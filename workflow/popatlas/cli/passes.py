@@ -139,7 +139,7 @@ class Passes:
     def _shard(self, target: str, shard: Request) -> Outcome:
         line = command(self.config_file, self.args, [target], [])
         told = {TOKEN: self.lock.holder.token} | ({} if self.args.verbose else {GOAL: self.goal}) | shard.variable()
-        return supervise(line, self.out_dir, environment() | told, self.lock, self.display)
+        return supervise(line, self.out_dir, environment(self.args) | told, self.lock, self.display)
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:
         """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from popatlas.cli.arguments import given_path, positive
 from popatlas.cli.options import add_bids_app_options, check_known, options_of
+from popatlas.cluster.environment import without_outer_job
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
 from popatlas.surroundings import QUIET
@@ -173,14 +174,19 @@ def is_quiet(options: Sequence[str]) -> bool:
 
 
 def is_cluster(args: argparse.Namespace) -> bool:
-    """Tell whether jobs are submitted to run elsewhere: by an executor of the profile, or of an option for Snakemake."""
+    """Tell whether jobs are submitted to run elsewhere."""
+    return executor_of(args) not in (None, "local", "dryrun", "touch")
+
+
+def executor_of(args: argparse.Namespace) -> str | None:
+    """Return the executor that the profile, or an option for Snakemake, names."""
     files = sorted(profile_folder(args.profile).glob("*.yaml"))
     lines = [re.match(r"executor: *['\"]?([\w-]+)", line) for file in files for line in file.read_text().splitlines()]
     executor = next((line[1] for line in lines if line), None)
     for name, value in pairwise([*args.snakemake, ""]):
         if name in ("-e", "--executor") or name.startswith("--executor="):
             executor = name.partition("=")[2] or value
-    return executor not in (None, "local", "dryrun", "touch")
+    return executor
 
 
 def slots(args: argparse.Namespace) -> int:
@@ -205,10 +211,11 @@ def profile_folder(name: str) -> Path:
     raise ConfigError(f"no profile '{name}'. Remedy: use one of {', '.join(known)}, or the path of a profile folder")
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of Snakemake: silent, and one thread per job unless a rule says otherwise."""
+def environment(args: argparse.Namespace) -> dict[str, str]:
+    """Return the environment of Snakemake: silent, one thread per job unless a rule says otherwise."""
+    own = without_outer_job(os.environ) if executor_of(args) == "slurm" else dict(os.environ)
     one_thread = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return QUIET | one_thread | dict(os.environ)
+    return QUIET | one_thread | own
 
 
 def forget_notes(out_dir: Path) -> None:
@@ -230,7 +237,7 @@ def dry_run(config: Config, args: argparse.Namespace, target: str) -> int:
         config_file = Path(folder) / "config.yaml"
         config_file.write_text(yaml.safe_dump(config.content, sort_keys=False), encoding="utf-8")
         line = command(config_file, args, [target], [])
-        return subprocess.run(line, cwd=folder, env=environment(), check=False).returncode
+        return subprocess.run(line, cwd=folder, env=environment(args), check=False).returncode
 
 
 def _text(path: Path | None) -> str | None:
