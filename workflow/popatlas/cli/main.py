@@ -26,6 +26,7 @@ VERBS = (
     "train",
     "weights",
     "status",
+    "doctor",
     "logs",
     "retry",
     "withdraw",
@@ -33,7 +34,7 @@ VERBS = (
     "step",
 )
 TO_SNAKEMAKE = ("plan", "run", "fuse")
-LOOKS = ("status", "logs", "weights")  # verbs that need no folder for temporary files
+LOOKS = ("status", "doctor", "logs", "weights")  # verbs that need no folder for temporary files
 GOES_ON = ("run", "fuse", "train", "retry")  # verbs that continue what was interrupted
 LEVELS = ("participant", "group")
 MISUSED = 2  # exit code of a command line that is not understood
