@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from popatlas.errors import InputError, SetupError
@@ -146,12 +147,27 @@ def read_lock(shipped: bool) -> list[Entry]:
         return []
     remedy = "install popatlas again" if shipped else "repair the file, or move it away and add the weights again"
     try:
-        content = read_yaml(path, "the lock file")
-        check_lock(content)
-        return [replace(Entry.from_plain(values), folder=weights_folder(shipped)) for values in content["weights"]]
+        return list(_entries(path, weights_folder(shipped), _stamp(path)))
     except (InputError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise SetupError(f"the lock file of the weights cannot be read: {reason}", file=path, remedy=remedy) from error
+
+
+@lru_cache(maxsize=8)
+def _entries(path: Path, folder: Path, stamp: tuple[int, ...]) -> tuple[Entry, ...]:
+    """Return the entries of a lock file as it is now; a study asks for them again and again."""
+    content = read_yaml(path, "the lock file")
+    check_lock(content)
+    return tuple(replace(Entry.from_plain(values), folder=folder) for values in content["weights"])
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what tells whether a file has changed; nothing where it cannot be looked at, which reading tells."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _is_there(path: Path) -> bool:
