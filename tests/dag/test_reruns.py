@@ -16,13 +16,14 @@ import yaml
 
 from popatlas.cohort.outputs import RULES
 from popatlas.cohort.view import silent_view_of
-from popatlas.config.load import changed, default_content, load_config, make_absolute
+from popatlas.config.load import changed, default_content, load_config, make_absolute, parse_config
 from popatlas.errors import PopatlasError
 from popatlas.images.io import write_text
 from popatlas.measures.truth import truth_files
 from popatlas.registration.gate import GATE_REVISION, LOOKED_AT
 from popatlas.resources import schema_path
 from popatlas.study.inventory import Inventory
+from popatlas.study.prepare import prepare
 from popatlas.study.progress import STAGES
 from popatlas.study.study import Study, open_study
 
@@ -38,13 +39,14 @@ BASE = {
 }
 NETWORK = {"register": {"engine": "network"}, "atlas": {"members": 3}, "fuse": {"methods": []}}
 TRAINED = BASE | {"train": {"recipe": "voxelmorph"}}
-# settings of the study on which a key is changed, where it says nothing on the usual one
-STUDIES = {
-    "register.network": NETWORK, "register.weights": NETWORK, "register.presets.network": NETWORK,
-    "register.presets.ants": {"register": {"engine": "ants"}, "atlas": {"members": 3}, "fuse": {"methods": []}},
-    "register.presets.ffd": {"register": {"engine": "ffd"}, "atlas": {"members": 3}, "fuse": {"methods": []}},
-    "train": TRAINED,
-}  # fmt: skip
+# the study on which a key is changed, where it says nothing on the usual one, and its settings
+STUDY_OF = {
+    "register.network": "network",
+    "register.weights": "network",
+    "register.presets.network": "network",
+    "train": "train",
+}
+STUDIES = {"": BASE, "network": NETWORK, "train": TRAINED}
 # what a key is changed to, where the next value that its schema takes would not do
 OTHERS = {
     "cohort.query": "age < 33", "cohort.include": ["01", "02", "03"], "cohort.exclude": ["04"], "cohort.channels": [],
@@ -52,7 +54,6 @@ OTHERS = {
     "preprocess.n4.iterations": [50, 50], "preprocess.brain.volume_ml": [800, 2300], "register.preset": "quick",
     "register.fallback": [], "register.presets.instance": {"default": {"fluid": 2.5}},
     "register.presets.network": {"default": {"repeats": 2}},
-    "register.presets.ants": {"default": {"gradient_step": 0.3}}, "register.presets.ffd": {"default": {"spacing": 6.0}},
     "register.gate.scale": [0.9, 1.1], "atlas.label": "other", "atlas.members": 2, "atlas.presets": ["fast"],
     "atlas.template": "{folder}/template.nii.gz", "fuse.methods": ["majority", "jlf", "dataparams"],
     "fuse.atlases": ["02", "04"],
@@ -67,7 +68,8 @@ LEFT_OUT = (
 )  # fmt: skip
 # keys that no table of cohort/ follows from: members, atlases, targets
 NOT_DRAWN = ("fuse.jlf.", "fuse.staple.", "fuse.similarity.", "fuse.ties", "fuse.maps", "fuse.space", "measure.", "report.")
-OTHER_ENGINES = ("greedy", "lddmm", "unigradicon")  # as those that are shown
+GATE = ("register.gate.mask_dice", "register.gate.scale")  # one stands for all limits
+OTHER_ENGINES = ("ants", "ffd", "greedy", "lddmm", "unigradicon")  # as those that are shown
 # keys that change no result: nothing may run for them
 COSMETIC = (
     "preprocess.brain.batch", "preprocess.brain.gpu", "register.network.batch", "register.gpu", "fuse.dataparams.gpu",
@@ -103,7 +105,7 @@ def keys(schema, values, prefix=""):
             yield from keys(part, values[name], f"{where}.")
         elif where == "register.presets":
             yield from ((f"{where}.{engine}", {}, {}) for engine in values[name] if engine not in OTHER_ENGINES)
-        elif where not in LEFT_OUT:
+        elif where not in LEFT_OUT and (not where.startswith("register.gate.") or where in GATE):
             yield where, part, values[name]
 
 
@@ -158,24 +160,25 @@ def finished(folder):
 
     @cache
     def study(name):
-        settings = STUDIES.get(name, BASE)
-        config = load_config(settings, bids_dir=str(folder / "bids"), out_dir=str(folder / (name or "out")))
+        config = load_config(STUDIES[name], bids_dir=str(folder / "bids"), out_dir=str(folder / (name or "out")))
         opened = open_study(config.content, main=True)
         first = needed(opened)
         for target in ("all", *(["networks"] if opened.network else [])):
             leave(opened, target, content(config.content["register"]["gate"]))
-        assert left(config.content) == Counter()
+        assert left(config) == Counter()
         return config, first
 
     return study
 
 
-def left(source, *, drawn=True):
+def left(config, *, drawn=True):
     """Return the number of jobs by rule that the next run of a study would start; `drawn` when tables may change."""
     if not drawn:
-        return needed(Study.read(make_absolute(load_config(source)), Path(source["out_dir"])))
-    with silent_view_of(Path(source["out_dir"])) as view:
-        return needed(open_study({**source, "out_dir": str(view)}, main=True))
+        return needed(Study.read(config, Path(config.out_dir)))
+    with silent_view_of(Path(config.out_dir)) as view:
+        there = parse_config(config.content | {"out_dir": str(view)})
+        prepare(there, view)
+        return needed(Study.read(there, view))
 
 
 def needed(study):
@@ -190,7 +193,7 @@ def changed_to(config, key, part, value):
     for other in [OTHERS[key]] if key in OTHERS else others(part, value):
         try:
             shown = other.format(folder=folder) if isinstance(other, str) and "{folder}" in other else other
-            return changed(config, nested(key, shown)).content, other
+            return make_absolute(changed(config, nested(key, shown))), other
         except PopatlasError:
             continue
     return None
@@ -202,7 +205,7 @@ def rows(finished):
     schema = yaml.safe_load(schema_path("config").read_text())
     found, unknown = {}, []
     for key, part, _ in keys(schema, default_content()):
-        name = next((prefix for prefix in sorted(STUDIES, reverse=True) if f"{key}.".startswith(f"{prefix}.")), "")
+        name = next((study for prefix, study in STUDY_OF.items() if f"{key}.".startswith(f"{prefix}.")), "")
         config, first = finished(name)
         value = value_of(config.content, key)
         if (other := changed_to(config, key, part, value)) is None:
