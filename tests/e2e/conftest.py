@@ -24,6 +24,8 @@ SETTINGS = {
     "atlas": {"label": "tiny", "iterations": 1, "presets": ["quick"]},
     "fuse": {"atlases": ["01", "02"]},
 }
+# what a page, a shell, Snakemake or a spreadsheet would run
+HOSTILE = ("<script>alert('x')</script>", "$(touch pwned) `touch pwned`", "{scan} {input}", "=cmd|' /C calc'!A0", "a; exit")
 GOOD, BROKEN, UNREADABLE = ("sub-01", "sub-02", "sub-03"), "sub-04", "sub-05"
 
 
@@ -60,6 +62,7 @@ def first_run(tmp_path_factory) -> tuple[Workspace, int, str]:
     work = Workspace(tmp_path_factory.mktemp("cohort"), install_wheel(tmp_path_factory.mktemp("wheel")))
     work.call("simulate", work.bids, "--subjects", "5", "--seed", "3")
     work.config.write_text(yaml.safe_dump(SETTINGS))
+    make_hostile(work.bids)
     spoil(work.bids / BROKEN / "anat" / f"{BROKEN}_T1w.nii.gz", brain=False)
     spoil(work.bids / UNREADABLE / "anat" / f"{UNREADABLE}_T1w.nii.gz", brain=True)
     result = work.popatlas("run", check=False)
@@ -70,6 +73,16 @@ def attempts(work: Workspace) -> pd.DataFrame:
     """Return the row of each registration in the group table that tells which attempt passed."""
     metrics = read_table(work.out / "group" / "metrics.parquet")
     return metrics[metrics["metric"] == "gate_passed"]
+
+
+def make_hostile(bids: Path) -> None:
+    """Let cells of participants.tsv and the name of a label be what a shell, a page or a spreadsheet would run."""
+    people = bids / "participants.tsv"
+    rows = people.read_text().splitlines()
+    cells = ["note", *HOSTILE, *[""] * len(rows)]
+    people.write_text("".join(f"{row}\t{cell}\n" for row, cell in zip(rows, cells, strict=False)))
+    names = bids / "derivatives" / "truth" / "dseg.tsv"
+    names.write_text(names.read_text().replace("\tleft insula\n", f"\t{HOSTILE[0]} {HOSTILE[1]} {HOSTILE[2]}\n"))
 
 
 def spoil(path: Path, *, brain: bool) -> None:

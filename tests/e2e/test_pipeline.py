@@ -17,7 +17,7 @@ from popatlas.resources import workflow_root
 
 from ..cohorts import popatlas
 from ..wheel import outside
-from .conftest import BROKEN, GOOD, SETTINGS, UNREADABLE
+from .conftest import BROKEN, GOOD, HOSTILE, SETTINGS, UNREADABLE
 
 pytestmark = pytest.mark.e2e
 
@@ -183,6 +183,16 @@ def test_python_of_the_docs_reads_the_results(first_run, page, tmp_path, monkeyp
         assert np.isfinite(image.dataobj).all() and "% a year" in said
     else:
         assert all(subject in said for subject in GOOD) and "ml a year" in said and "log_jacobian_sd" in said
+
+
+def test_cells_and_names_of_labels_that_would_be_run_elsewhere_are_shown_as_they_are(first_run):
+    work = first_run[0]
+    assert not list(work.root.rglob("*pwned*"))
+    pages = [path.read_text() for path in (work.out / "report").rglob("*.html")]
+    assert len(pages) >= 3 and not any("<script>alert" in page for page in pages)
+    metrics = read_table(work.out / "group" / "metrics.parquet")
+    assert set(HOSTILE[: len(GOOD)]) <= set(metrics["note"])
+    assert any(HOSTILE[0] in str(name) and "touch pwned" in str(name) for name in metrics["label"].unique())
 
 
 def test_nothing_is_left_to_do(first_run):
