@@ -1,11 +1,13 @@
 """The verbs `logs` and `retry`: the right file of a scan, and what failed for one reason alone."""
 
 import os
+from pathlib import Path
 
 import pytest
 import yaml
 
 from popatlas.cli import main as popatlas
+from popatlas.cli.retry import dataset_of
 from popatlas.cohort.ledger import forget_failures, read_failures, settle
 from popatlas.images.io import write_text
 from popatlas.receipts import read_attempt
@@ -81,6 +83,17 @@ def test_a_retry_runs_with_the_last_settings_and_without_the_others(study, capsy
     assert not (study / "popatlas.lock").exists()
     assert real(["retry", str(study), "--reason", "gate", "--later"]) == 0
     assert len(lines) == 1 and read_failures(study).empty
+
+
+def test_a_dataset_that_was_moved_with_its_results_is_found(tmp_path):
+    then = {"bids_dir": "/gone/project/bids", "out_dir": "/gone/project/derivatives/out"}
+    out = tmp_path / "derivatives" / "out"
+    out.mkdir(parents=True)
+    assert dataset_of(then, out) == Path("/gone/project/bids"), "what is refused is the path of then"
+    (tmp_path / "bids").mkdir()
+    assert dataset_of(then, out) == tmp_path / "bids"
+    here = then | {"bids_dir": str(tmp_path)}
+    assert dataset_of(here, out) == tmp_path, "the dataset of the last run goes first"
 
 
 def test_a_retry_of_nothing_is_refused(tmp_path, capsys):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from popatlas.cli.arguments import Subparsers, UsageError, given_path, positive
 
@@ -86,5 +89,28 @@ def _run(args: argparse.Namespace, config: Path) -> int:
 
     content = yaml.safe_load(config.read_text(encoding="utf-8"))
     options = ["--profile", args.profile, *([] if args.cores is None else ["--cores", str(args.cores)])]
-    line = ["run", str(content["bids_dir"]), str(args.out_dir), "--config", str(config), "--no-retry", *options]
+    line = [
+        "run",
+        str(dataset_of(content, args.out_dir)),
+        str(args.out_dir),
+        "--config",
+        str(config),
+        "--no-retry",
+        *options,
+    ]
     return popatlas([*line, *(["--verbose"] if args.verbose else [])])
+
+
+def dataset_of(content: Mapping[str, Any], out_dir: Path) -> Path:
+    """Return the dataset of the last run or, when that was moved together with the results, where it lies now.
+
+    Parameters
+    ----------
+    content : mapping
+        Settings of the last run, with the paths of then.
+    out_dir : Path
+        Output folder, where it is now.
+    """
+    given = Path(content["bids_dir"])
+    beside = Path(os.path.normpath(out_dir.absolute() / os.path.relpath(given, content["out_dir"])))
+    return beside if beside.exists() and not given.exists() else given
