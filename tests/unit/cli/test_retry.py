@@ -65,20 +65,8 @@ def test_a_retry_runs_with_the_last_settings_and_without_the_others(study, capsy
     real = popatlas.main
     monkeypatch.setattr(popatlas, "main", lambda line: lines.append(line) or 3)
     assert real(["retry", str(study), "--reason", "OOM|time", "--cores", "3"]) == 3
-    assert lines == [
-        [
-            "run",
-            "/data",
-            str(study),
-            "--config",
-            f"{study}/config.yaml",
-            "--no-retry",
-            "--profile",
-            "default",
-            "--cores",
-            "3",
-        ]
-    ]
+    given = ["run", "/data", str(study), "--config", f"{study}/config.yaml", "--no-retry", "--profile", "default"]
+    assert lines == [[*given, "--until", "all", "--cores", "3"]]
     assert list(read_failures(study)["code"]) == ["gate"]
     assert not (study / "popatlas.lock").exists()
     assert real(["retry", str(study), "--reason", "gate", "--later"]) == 0

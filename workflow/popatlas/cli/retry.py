@@ -15,6 +15,8 @@ CONFIG = "config.yaml"
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `retry`."""
+    from popatlas.cli.run import add_until
+
     parser = subparsers.add_parser(
         "retry",
         help="try again the scans that failed for some reasons",
@@ -32,6 +34,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--profile", default="default", help="as in `popatlas run`")
     parser.add_argument("--cores", type=positive, help="as in `popatlas run`")
+    add_until(parser)
     parser.add_argument("--verbose", action="store_true", help="as in `popatlas run`")
     parser.add_argument("--force-unlock", action="store_true", help="as in `popatlas run`")
 
@@ -88,7 +91,13 @@ def _run(args: argparse.Namespace, config: Path) -> int:
     from popatlas.cli.main import main as popatlas
 
     content = yaml.safe_load(config.read_text(encoding="utf-8"))
-    options = ["--profile", args.profile, *([] if args.cores is None else ["--cores", str(args.cores)])]
+    options = [
+        "--profile",
+        args.profile,
+        "--until",
+        args.until,
+        *([] if args.cores is None else ["--cores", str(args.cores)]),
+    ]
     line = [
         "run",
         str(dataset_of(content, args.out_dir)),
