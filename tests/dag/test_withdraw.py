@@ -38,6 +38,8 @@ def study(tmp_path):
     write_text(out / "report/subjects/order.js", names)
     write_text(out / "broken/20260101/sub-01/anat/sub-01_x.nii.gz", "x")
     write_text(out / ".snakemake/log/a.log", names)
+    write_text(out / ".snakemake/slurm_logs/rule_x/sub-01/1.log", names)
+    write_text(out / ".snakemake/conda/env.yaml", "installed")
     (out / "logs/crash.bin").write_bytes(b"\xff\xfe sub-01 \xff")
     return tmp_path
 
@@ -73,6 +75,7 @@ def test_nothing_of_it_stays_but_its_id_and_the_date(study, name, capsys):
     listed = (out / "cohort/withdrawn.tsv").read_text()
     assert listed.split()[:3] == ["subject", "date", subject] and len(listed.split()) == 4
     (out / "cohort/withdrawn.tsv").unlink()
+    assert [path.name for path in (out / ".snakemake").iterdir()] == ["conda"], "what was installed is no note"
     assert Withdrawal.of(out, subject).word.findall(everything(out)) == []
     assert "sub-011/anat/sub-011" in everything(out), "a longer name is another's"
     left = {"01", "sub-02", "03", "04", "011"} - {subject, subject.removeprefix("sub-")}

@@ -39,7 +39,9 @@ ROWS = (
     "cohort/label-files.tsv",
 )  # fmt: skip
 # results of all scans, with their receipts: the next run makes them again
-GROUP = ("group", "report/index.html", f"{FOLDER}/group", CRATE, ".snakemake")
+GROUP = ("group", "report/index.html", f"{FOLDER}/group", CRATE)
+# notes and logs of Snakemake go as a whole, but for the programs that it has installed
+SNAKEMAKE, PROGRAMS = ".snakemake", ("conda", "conda-archive", "singularity")
 CONFIGS = ("config.yaml", "cohort/config.yaml")
 IMAGES = (".nii.gz", ".nii", ".mat", ".png")  # their names alone can tell of a subject
 NETWORKS = "cohort/*-targets.tsv", "cohort/*-scans.tsv"
@@ -139,6 +141,9 @@ class Withdrawal:
             _remove(path)
         for name in (*self._group_files(), *GROUP):
             _remove(self.out_dir / name)
+        for path in (self.out_dir / SNAKEMAKE).glob("*"):
+            if path.name not in PROGRAMS:
+                _remove(path)
         rename_words(self.out_dir, self.subject.removeprefix("sub-"), self.pseudonym.removeprefix("sub-"))
         replaced: dict[str, tuple[int, str]] = {}
         digests: dict[str, str] = {}
@@ -236,7 +241,7 @@ def _walk(folder: Path, word: re.Pattern[str]) -> Iterator[Path]:
         path = Path(entry.path)
         if word.search(entry.name) or not entry.is_dir(follow_symlinks=False):
             yield path
-        elif entry.name != ".snakemake":
+        elif entry.name != SNAKEMAKE:
             yield from _walk(path, word)
 
 
