@@ -13,7 +13,7 @@ export ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 # a file is the unit of work, the longest come first (tests/conftest.py); one process more than there are cores, since one
-# often waits: Slurm alone sleeps five seconds before each job
+# often waits, for Slurm or a browser
 PYTEST := $(BIN)/pytest --numprocesses $$(( $(CORES) + 1 )) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help venv demo test test-fast kernels lint docs bench pictures lock clean

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from popatlas.cluster.environment import without_outer_job
+from popatlas.cluster.leftovers import RUNS, end_leftovers
 from popatlas.resources import workflow_root
 
 pytestmark = pytest.mark.slurm
@@ -88,3 +89,15 @@ def test_jobs_that_a_silent_controller_did_not_take_are_submitted_again(slurm, t
         wait_for(tmp_path, "the controller of Slurm does not answer", run)
     assert run.wait(timeout=120) == 0, (tmp_path / "printed").read_text()
     assert len(numbers_of((tmp_path / "printed").read_text())) == 1, "and none twice"
+
+
+def test_jobs_of_a_killed_run_are_ended_before_the_next(slurm, tmp_path):
+    run = start(tmp_path)
+    wait_for(tmp_path, "submitted with SLURM jobid", run, count=2)
+    run.kill()
+    run.wait()
+    assert end_leftovers(tmp_path) == 2
+    name = re.search(r"SLURM run ID: (\S+)", (tmp_path / "printed").read_text())[1]
+    line = ["squeue", "-h", "--format=%i", "--name", name]
+    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == ""
+    assert not (tmp_path / RUNS).exists() and end_leftovers(tmp_path) == 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,9 +129,11 @@ def run_passes(
     from popatlas.cli.notes import opening_notes
     from popatlas.cli.passes import FINISHED, Passes
     from popatlas.cli.snake import check_folders, demo_plan, dry_run, forget_notes
+    from popatlas.cluster.leftovers import end_leftovers
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
     from popatlas.cohort.runrecords import recorded
+    from popatlas.errors import InputError
     from popatlas.images.io import write_if_changed
     from popatlas.study.opening import only_looks
 
@@ -143,6 +146,7 @@ def run_passes(
         return dry_run(config, args, targets[-1])
     lock = acquire(out_dir, force=args.force_unlock)
     try:
+        end_leftovers(out_dir)
         config_file = out_dir / name
         said = opening_notes(config, config_file)
         if not args.no_retry:
@@ -150,7 +154,10 @@ def run_passes(
         forget_notes(out_dir)
         write_if_changed(config_file, yaml.safe_dump(config.content, sort_keys=False))
         with recorded(out_dir, args.line, config_file) as ends:
-            return ends(_followed(Passes(args, config_file, config, settled or config, lock), targets, results, said))
+            code = ends(_followed(Passes(args, config_file, config, settled or config, lock), targets, results, said))
+        with suppress(InputError):  # of a Snakemake that could not end them; the next run asks again
+            end_leftovers(out_dir)
+        return code
     finally:
         lock.release()
 

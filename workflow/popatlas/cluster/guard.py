@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from popatlas.cluster.leftovers import note_run
+
 PLUGIN = "snakemake_executor_plugin_slurm"
 # what sbatch says when it is to be tried again
 AWAY = re.compile(
@@ -123,6 +125,8 @@ def guard(plugin: Any, executor: Any) -> None:
 
     def is_submitted(self: Any, info: Any) -> None:
         books = _books(self)
+        if not books.numbers:
+            note_run(self.run_uuid)
         books.queue.add(str(info.external_jobid))
         books.numbers.add(str(info.external_jobid))
         submitted(self, info)
