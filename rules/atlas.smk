@@ -67,8 +67,9 @@ rule initialise_template:
         runtime=60,
     params:
         proof=study.jobs.proof("initialise_template"),
+        images=study.atlas.first_list,
     shell:
-        "popatlas step InitialiseTemplate --in_images {input.images:q} --out_template {output.template:q} --out_mask"
+        "popatlas step InitialiseTemplate --in_images @{params.images:q} --out_template {output.template:q} --out_mask"
         " {output.mask:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 
@@ -119,11 +120,11 @@ rule average_template:
         runtime=120,
     params:
         proof=study.jobs.proof("average_template"),
+        members=study.atlas.average_options,
         shape=f"--shape_step {study.config.atlas.shape_step} --sharpen {study.config.atlas.sharpen}",
     shell:
         "popatlas step AverageTemplate --iteration {wildcards.iteration} --in_template {input.template:q} --in_mask"
-        " {input.mask:q} --in_images {input.images:q} --in_masks {input.masks:q} --in_affines {input.affines:q}"
-        " --in_warps {input.warps:q} {params.shape} --out_template {output.template:q} --out_mask {output.mask:q}"
+        " {input.mask:q} {params.members} {params.shape} --out_template {output.template:q} --out_mask {output.mask:q}"
         " --out_row {output.row:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
 

@@ -91,7 +91,7 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
             )
         return frozen
     candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
-    chosen = _choose(candidates, config.atlas.members, "atlas.members", index, out_dir)
+    chosen = _choose(candidates, _wanted_members(config, len(candidates)), "atlas.members", index, out_dir)
     if len(chosen) < 2:
         excluded = int((index["state"] == "excluded").sum())
         chosen_out = f" ({excluded} are left out: --participant-label, --query or cohort in the configuration)" * bool(
@@ -104,6 +104,19 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
     members = chosen.sort_values("scan")[MEMBER_COLUMNS]
     listed.write(members, request)
     return members
+
+
+def _wanted_members(config: Config, count: int) -> int | str | Sequence[str]:
+    """Return how many members are wanted, or which: of a large cohort not all, unless they are asked for by number."""
+    wanted, most = config.atlas.members, config.atlas.most_members
+    if wanted != "all" or count <= most:
+        return wanted
+    print(
+        f"popatlas: the template is built from {most} of {count} scans, drawn evenly (atlas.most_members); for more set "
+        "atlas.members to a number",
+        file=sys.stderr,
+    )
+    return most
 
 
 def _require_same_images(frozen: pd.DataFrame, index: pd.DataFrame, path: Path) -> None:
@@ -188,7 +201,7 @@ def template_version(members: pd.DataFrame, config: Config) -> str:
         "members": sorted(zip(members["scan"], members["sha256"], strict=True)),
         "preprocess": preprocess_settings(config),
         "presets": used,
-        "atlas": {key: value for key, value in config.content["atlas"].items() if key != "members"},
+        "atlas": {key: value for key, value in config.content["atlas"].items() if key not in ("members", "most_members")},
     }
     computed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return read_aliases(Path(config.out_dir)).get(computed, computed)

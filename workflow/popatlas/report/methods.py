@@ -158,10 +158,12 @@ def _template(config: Config, counts: Counts) -> Iterator[str]:
     if atlas.template is not None:
         yield "An existing template was used."
         return
+    is_drawn = isinstance(atlas.members, int) or (atlas.members == "all" and counts.members == atlas.most_members)
+    drawn = ", drawn evenly from the cohort" * is_drawn
     yield (
-        f"An unbiased template was built from {_several(counts.members, 'scan')}: after rigid alignment to the pose of the "
-        f"ICBM 152 average [@fonov2011], each of {_several(atlas.iterations, 'iteration')} registered all members to the "
-        "current template, averaged the registered images, and deformed the average by the inverse of the mean "
+        f"An unbiased template was built from {_several(counts.members, 'scan')}{drawn}: after rigid alignment to the pose "
+        f"of the ICBM 152 average [@fonov2011], each of {_several(atlas.iterations, 'iteration')} registered all members to "
+        "the current template, averaged the registered images, and deformed the average by the inverse of the mean "
         f"transform [@joshi2004, @avants2010] (step {atlas.shape_step:g})."
     )
     presets = [iteration_preset(config, number) for number in range(1, atlas.iterations + 1)]

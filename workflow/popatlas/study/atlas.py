@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from popatlas.config.attempts import iteration_preset
 from popatlas.config.sections import Config
@@ -14,6 +15,15 @@ from popatlas.study.preprocess import BRAIN, MASK
 from popatlas.study.register import prediction_option
 from popatlas.study.rules import SETTINGS, Files, Given, Wildcards
 from popatlas.study.template import Template
+
+# what an average reads of each member, and how these files end
+AVERAGED = {"images": "T1w.nii.gz", "masks": "mask.nii.gz", "affines": "xfm.mat", "warps": "xfm.nii.gz"}
+
+
+class Iteration(NamedTuple):
+    """The wildcard of a job that is of an iteration alone."""
+
+    iteration: str
 
 
 @dataclass(frozen=True)
@@ -64,13 +74,39 @@ class Atlas:
         template, mask = self._made(int(wildcards.iteration) - 1)
         return {"fixed": template, "fixed_mask": mask}
 
-    def averaged(self, wildcards: Wildcards) -> dict[str, Files]:
+    def averaged(self, wildcards: Wildcards | Iteration) -> dict[str, Files]:
         """Return what the average of an iteration reads: the template before, and what there is of each member."""
         template, mask = self._made(int(wildcards.iteration) - 1)
         folder = self._folder(int(wildcards.iteration))
-        ends = {"images": "T1w.nii.gz", "masks": "mask.nii.gz", "affines": "xfm.mat", "warps": "xfm.nii.gz"}
-        moved = {name: self.member_files(f"{folder}/{{scan}}_{end}") for name, end in ends.items()}
+        moved = {name: self.member_files(f"{folder}/{{scan}}_{end}") for name, end in AVERAGED.items()}
         return {"template": template, "mask": mask, **moved}
+
+    def _listed_files(self) -> dict[str, list[str]]:
+        """Return the lists of files of all members that an average reads, by the name of the list."""
+        if self.config.atlas.template is not None:
+            return {}
+        found = {self._list(0, "images"): self.member_files(f"{self._folder(0)}/{{scan}}_T1w.nii.gz")}
+        for number in range(1, self.config.atlas.iterations + 1):
+            files = self.averaged(Iteration(str(number)))
+            found |= {self._list(number, name): list(files[name]) for name in AVERAGED}
+        return found
+
+    def _list(self, iteration: int, name: str) -> str:
+        return f"cohort/atlas/{self.template.label}-{self.template.version}/iter-{iteration}-{name}.txt"
+
+    def listed(self) -> dict[str, list[str]]:
+        """Return the lines of these lists: the files of many members are too many for a command line."""
+        return {path: lines for path, lines in self._listed_files().items() if lines}
+
+    @property
+    def first_list(self) -> str:
+        """List of the members in the pose of the reference."""
+        return self._list(0, "images")
+
+    def average_options(self, wildcards: Wildcards) -> str:
+        """Return AverageTemplate's options for the members of an iteration."""
+        number = int(wildcards.iteration)
+        return " ".join(f"--in_{name} @{self._list(number, name)}" for name in AVERAGED)
 
     # Predictions while the template is built
 

@@ -44,6 +44,16 @@ class Bench:
         stems = [f"{scan}_desc-{method}" for scan in self.scans for method in self.fuse.methods]
         return [f"{stem}_{kind}.nii.gz" for stem in stems for kind in kinds]
 
+    def listed(self) -> dict[str, list[str]]:
+        """Return the lines of the lists of these atlases and their labels, where there are any."""
+        found = dict(zip(self.lists, (self.references, self.scans), strict=True)) if self.files else {}
+        return {path: lines for path, lines in found.items() if lines}
+
+    @property
+    def lists(self) -> tuple[str, str]:
+        """Lists of the own labels of the atlases, and of their names: many are too many for a command line."""
+        return "cohort/bench-references.txt", "cohort/bench-scans.txt"
+
     @property
     def shown(self) -> list[str]:
         """Results that the report shows: none when no run asks for the bench, or there are no two subjects or no methods."""

@@ -142,7 +142,13 @@ class Study:
 
     def write_lists(self) -> None:
         """Write the lists of files that jobs read: those of a large cohort are too many for a command line."""
-        lists = self.fuse.listed() | self.train.listed() | (self.network.listed() if self.network else {})
+        lists = (
+            self.fuse.listed()
+            | self.atlas.listed()
+            | self.bench.listed()
+            | self.train.listed()
+            | (self.network.listed() if self.network else {})
+        )
         for path, lines in lists.items():
             write_if_changed(self.out_dir / path, "".join(f"{line}\n" for line in lines))
 
