@@ -6,9 +6,10 @@ from snakemake.utils import min_version
 
 from popatlas.cluster.guard import guard_slurm
 from popatlas.study.opening import begin
-from popatlas.study.rules import LABELLED_BY, PARTS, SETTINGS, WILDCARDS, growing
+from popatlas.study.rules import LABELLED_BY, PARTS, SETTINGS, TRAINED_METHODS, WILDCARDS, growing
 from popatlas.failures import stopping
 from popatlas.paths import path_prefix
+from popatlas.study.together import prepares_together
 
 min_version("9.19")
 
@@ -29,10 +30,12 @@ wildcard_constraints:
 
 
 include: "rules/index.smk"
+include: "rules/prepare.smk"
 include: "rules/preprocess.smk"
 include: "rules/register.smk"
 include: "rules/atlas.smk"
 include: "rules/fuse.smk"
+include: "rules/fuse_trained.smk"
 include: "rules/native.smk"
 include: "rules/train.smk"
 include: "rules/train_registration.smk"

@@ -70,20 +70,21 @@ def api_pages() -> Iterator[tuple[str, str]]:
 
 def rule_table() -> str:
     """Return the table of all rules: the step of each, and what it does."""
-    rows = [f"| `{name}` | {step_of(step)} | {meaning} |" for name, step, meaning in rules()]
+    rows = [f"| `{name}` | {', '.join(map(step_of, steps))} | {meaning} |" for name, steps, meaning in rules()]
     return "\n".join(["| rule | step | what it does |", "|---|---|---|", *rows]) + "\n"
 
 
-def rules() -> Iterator[tuple[str, str, str]]:
-    """Yield name, step and first line of each rule that makes something, as the Snakefile includes them."""
-    steps: dict[str, str] = {}
+def rules() -> Iterator[tuple[str, list[str], str]]:
+    """Yield name, steps and first line of each rule that makes something, as the Snakefile includes them."""
+    steps: dict[str, list[str]] = {}
     included = re.findall(r'include: "(.+)"', (ROOT / "Snakefile").read_text(encoding="utf-8"))
     for place in included:
         text = (ROOT / place).read_text(encoding="utf-8")
         for match in re.finditer(RULE, text):
             name, parent = match["name"] or match["heir"], match["parent"]
-            found = re.search(r"popatlas step (\w+)", match["body"])
-            steps[name] = found[1] if found else steps.get(parent, "")
+            found = re.findall(r"(?:popatlas step|--then|--also) (\w+)", match["body"])
+            found += ["FuseLabels"] if "study.fuse.steps" in match["body"] else []
+            steps[name] = found or steps.get(parent, [])
             if steps[name]:
                 meaning = re.search(r'"""(.+?)"""', match["body"], re.DOTALL)
                 yield name, steps[name], escape(" ".join((meaning[1] if meaning else "").split()))

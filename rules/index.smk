@@ -4,7 +4,11 @@
 rule settle_ledger:
     """Write what became of each scan at each stage; the group rules read it."""
     input:
-        unpack(study.jobs.asks("settle_ledger", tables=study.jobs.waits_for(study.measure.tables), index="cohort/index.parquet")),
+        unpack(
+            study.jobs.asks(
+                "settle_ledger", tables=study.jobs.waits_for(study.measure.tables), index="cohort/index.parquet"
+            )
+        ),
     output:
         **study.jobs.outputs("settle_ledger"),
     log:

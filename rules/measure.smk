@@ -1,9 +1,9 @@
-rule measure_scan:
-    """Measure a scan: volumes, overlap with reference labels, Jacobian, similarity, landmarks."""
+rule measure_and_draw:
+    """Measure a scan (volumes, overlap, Jacobian, similarity, landmarks), then draw its figures and its page."""
     input:
         unpack(
             study.jobs.asks(
-                "measure_scan",
+                "measure_and_draw",
                 study.measure.registered,
                 mask="{scan}_desc-brain_mask.nii.gz",
                 brain="{scan}_desc-brain_T1w.nii.gz",
@@ -12,9 +12,9 @@ rule measure_scan:
             )
         ),
     output:
-        **study.jobs.outputs("measure_scan"),
+        **study.jobs.outputs_together("measure_and_draw"),
     log:
-        study.jobs.log("measure_scan"),
+        study.jobs.log("measure_and_draw"),
     benchmark:
         "benchmarks/measure/{scan}_measure.tsv"
     conda:
@@ -23,7 +23,11 @@ rule measure_scan:
         mem_mb=growing(2500),
         runtime=60,
     params:
-        proof=study.jobs.proof("measure_scan"),
+        measured=study.jobs.proof_together("measure_scan"),
+        drawn=study.jobs.proof_together("draw_subject"),
+        label=label,
+        page=study.report.page,
+        methods=study.report.method_option,
         template=study.template.column,
         labels=study.fuse.label_options,
         references=study.measure.reference_options,
@@ -35,7 +39,10 @@ rule measure_scan:
         " {params.references} --in_names {input.names:q} --in_template_brain {input.template:q} --in_template_mask"
         " {input.template_mask:q} --in_warped {input.warped:q} --in_log_jacobian {input.logjacobian:q} --in_affine"
         " {input.affine:q} --in_inverse_warp {input.inverse_warp:q} --in_gate {input.gate:q} --surface {params.surface}"
-        " --min_voxels {params.min_voxels} --out_table {output.table:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
+        " --min_voxels {params.min_voxels} --out_table {output.table:q} {params.measured}"
+        " --then DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
+        " --template_label {params.label} {params.methods} --out_page {params.page:q} --out_thumbnail"
+        " {output.thumbnail:q} {params.drawn} > {log:q} 2>&1"
 
 
 rule score_truth:
@@ -114,12 +121,11 @@ rule bench_fusion:
         runtime=240,
     params:
         proof=study.jobs.proof("bench_fusion"),
-        references=study.bench.references,
-        scans=study.bench.scans,
+        lists=study.bench.lists,
         methods=study.fuse.methods,
         min_voxels=study.config.measure.min_voxels,
     shell:
-        "popatlas step BenchFusion --threads {threads} --in_references {params.references:q} --scans {params.scans:q}"
+        "popatlas step BenchFusion --threads {threads} --in_references @{params.lists[0]} --scans @{params.lists[1]}"
         " --methods {params.methods} --derivatives . --in_names {input.names:q} --min_voxels {params.min_voxels}"
         " --out_table {output.table:q} --out_tsv {output.tsv:q} --out_summary {output.summary:q} --out_page"
         " {output.page:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -1,55 +1,28 @@
-brain = study.config.preprocess.brain
+if not prepares_together(study.config):
 
-
-rule conform_image:
-    """Correct the bias field (N4), reorient to RAS, resample to the isotropic grid."""
-    output:
-        **study.jobs.outputs("conform_image"),
-    log:
-        study.jobs.log("conform_image"),
-    benchmark:
-        "benchmarks/preprocess/{scan}_conform.tsv"
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=growing(2000),
-        runtime=30,
-    params:
-        proof=study.jobs.proof("conform_image"),
-        raw=study.preprocess.raw_image,
-        n4=study.preprocess.n4,
-        resolution=study.config.preprocess.resolution_mm,
-        denoise=study.config.preprocess.denoise,
-    shell:
-        "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {params.raw:q}"
-        " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise} --out_file"
-        " {output.image:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
-
-
-if brain.method == "template":
-
-    rule extract_brain_by_template:
-        """Find the brain by registering the MNI152 brain to the head (ANTs)."""
-        input:
-            unpack(study.jobs.asks("extract_brain_by_template", image="{scan}_desc-preproc_T1w.nii.gz")),
+    rule conform_image:
+        """Correct the bias field (N4), reorient to RAS, resample to the isotropic grid."""
         output:
-            **study.jobs.outputs("extract_brain_by_template"),
+            **study.jobs.outputs("conform_image"),
         log:
-            study.jobs.log("extract_brain_by_template"),
+            study.jobs.log("conform_image"),
         benchmark:
-            "benchmarks/preprocess/{scan}_brain.tsv"
+            "benchmarks/preprocess/{scan}_conform.tsv"
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(3000),
-            runtime=60,
+            mem_mb=growing(2000),
+            runtime=30,
         params:
-            proof=study.jobs.proof("extract_brain_by_template"),
+            proof=study.jobs.proof("conform_image"),
+            raw=study.preprocess.raw_image,
+            n4=study.preprocess.n4,
+            resolution=study.config.preprocess.resolution_mm,
+            denoise=study.config.preprocess.denoise,
         shell:
-            "popatlas step ExtractBrainTemplate --subject {wildcards.scan:q} --threads {threads} --in_file"
-            " {input.image:q} --out_mask {output.mask:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
-
-else:
+            "popatlas step CorrectAndConform --subject {wildcards.scan:q} --threads {threads} --in_file {params.raw:q}"
+            " --resolution_mm {params.resolution} --n4 {params.n4:q} --denoise {params.denoise} --out_file"
+            " {output.image:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
     rule extract_brains:
         """Find the brains of one batch of scans with one loaded network (or take the foreground: method none)."""
@@ -80,34 +53,33 @@ else:
             " --in_files {input.images:q} --scans {params.scans:q} --out_masks {params.masks:q} --out_batch_record"
             " {output.batch_record:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
-
-rule normalise_brain:
-    """Check the brain mask, publish it, and scale the brain's intensities."""
-    input:
-        unpack(
-            study.jobs.asks(
-                "normalise_brain", image="{scan}_desc-preproc_T1w.nii.gz", found=study.preprocess.brain_evidence
-            )
-        ),
-    output:
-        **study.jobs.outputs("normalise_brain"),
-    log:
-        study.jobs.log("normalise_brain"),
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=growing(1500),
-        runtime=10,
-    params:
-        proof=study.jobs.proof("normalise_brain"),
-        mask=study.preprocess.raw_mask("{scan}"),
-        method=study.config.preprocess.intensity,
-        volume=brain.volume_ml,
-    shell:
-        "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask"
-        " {params.mask:q} --in_batch_record {input.found:q} --method {params.method} --volume_ml {params.volume}"
-        " --out_brain {output.brain:q} --out_mask {output.mask:q} --out_qc {output.quality:q} {params.proof} --record {log:q}.json >"
-        " {log:q} 2>&1"
+    rule normalise_brain:
+        """Check the brain mask, publish it, and scale the brain's intensities."""
+        input:
+            unpack(
+                study.jobs.asks(
+                    "normalise_brain", image="{scan}_desc-preproc_T1w.nii.gz", found=study.preprocess.brain_evidence
+                )
+            ),
+        output:
+            **study.jobs.outputs("normalise_brain"),
+        log:
+            study.jobs.log("normalise_brain"),
+        conda:
+            "../envs/cpu.yaml"
+        resources:
+            mem_mb=growing(1500),
+            runtime=10,
+        params:
+            proof=study.jobs.proof("normalise_brain"),
+            mask=study.preprocess.raw_mask("{scan}"),
+            method=study.config.preprocess.intensity,
+            volume=brain.volume_ml,
+        shell:
+            "popatlas step NormaliseBrain --subject {wildcards.scan:q} --in_file {input.image:q} --in_mask"
+            " {params.mask:q} --in_batch_record {input.found:q} --method {params.method} --volume_ml {params.volume}"
+            " --out_brain {output.brain:q} --out_mask {output.mask:q} --out_qc {output.quality:q} {params.proof} --record {log:q}.json >"
+            " {log:q} 2>&1"
 
 
 rule align_channel:

@@ -1,31 +1,3 @@
-rule draw_subject:
-    """Draw the figures and the page of a scan."""
-    input:
-        unpack(
-            study.jobs.asks(
-                "draw_subject", table="{scan}_desc-metrics_table.tsv", template=f"tpl-{label}/tpl-{label}_T1w.nii.gz"
-            )
-        ),
-    output:
-        **study.jobs.outputs("draw_subject"),
-    log:
-        study.jobs.log("draw_subject"),
-    conda:
-        "../envs/cpu.yaml"
-    resources:
-        mem_mb=growing(1500),
-        runtime=20,
-    params:
-        proof=study.jobs.proof("draw_subject"),
-        label=label,
-        page=study.report.page,
-        methods=study.report.method_option,
-    shell:
-        "popatlas step DrawSubject --subject {wildcards.scan:q} --scan {wildcards.scan:q} --out_dir ."
-        " --template_label {params.label} {params.methods} --out_page {params.page:q} --out_thumbnail"
-        " {output.thumbnail:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
-
-
 rule write_report:
     """Write the cohort page: template, convergence, montage, sortable table, who is out and why."""
     input:

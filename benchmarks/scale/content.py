@@ -82,14 +82,21 @@ def write(path: str, content: bytes) -> list[object]:
 
 
 def step(options: Sequence[str], judged: Mapping[str, object], attempt: str) -> None:
-    """Do what a step does for the workflow: leave outputs, record and receipt, by its command line."""
+    """Do what steps do for the workflow: leave outputs, record and receipt of each, by their command line."""
     given: dict[str, list[str]] = {}
-    for word in options:
-        if word.startswith("--") and word[2:3].isalpha():
+    for word in (*options, "--then"):
+        if word in ("--then", "--also"):
+            _leave(given, judged, attempt)
+            given, name = {}, "step"
+            given[name] = []
+        elif word.startswith("--") and word[2:3].isalpha():
             name = word[2:]
             given[name] = []
         else:
             given[name].append(word)
+
+
+def _leave(given: Mapping[str, list[str]], judged: Mapping[str, object], attempt: str) -> None:
     made = {}
     for name, paths in given.items():
         for path in paths if name.startswith("out_") and name != "out_dir" else ():

@@ -20,9 +20,9 @@ from popatlas.study.shards import Request, request, split
 
 # seconds of the jobs on real heads on a grid of 1 mm, by rule; what is not here takes OTHER
 SECONDS = {
-    "conform_image": 40.0, "extract_brains": 12.0, "extract_brain_by_template": 60.0, "normalise_brain": 4.0,
-    "align_channel": 15.0, "align_to_reference": 10.0, "register_member": 25.0, "register_to_template": 46.0,
-    "propagate_labels": 10.0, "fuse_labels": 15.0, "measure_scan": 15.0, "draw_subject": 8.0, "average_template": 60.0,
+    "prepare_scan": 56.0, "conform_image": 40.0, "extract_brains": 12.0, "normalise_brain": 4.0, "align_channel": 15.0,
+    "align_to_reference": 10.0, "register_member": 25.0, "register_to_template": 46.0, "propagate_labels": 10.0,
+    "fuse_scan": 55.0, "fuse_labels": 15.0, "measure_and_draw": 23.0, "average_template": 60.0,
 }  # fmt: skip
 OTHER, SPREAD = 10.0, 0.3  # seconds; standard deviation of the logarithm
 KILLED, ATTEMPTS = 0.01, 2  # share of the attempts that are killed: out of memory, lost nodes
@@ -86,17 +86,19 @@ class Simulation:
         self.books, self.now, self.controller = Books(), 0.0, 0.0
         self.failed: set[str] = set()
         self.made: set[str] = set()
+        self.jobs, self.runs = _run_together(inventory)
 
     def run(self) -> dict[str, float]:
         """Return what the run took."""
         scans = len(self.inventory.jobs.scans)
         asked: Request = request(self.place.slots, None)
         for target in PASSES:
-            self.inventory.made = frozenset(self.made)
+            self.inventory.made = frozenset(name for name, run in self.runs.items() if run in self.made)
             self._control(OPEN + OPEN_SCAN * scans)
             for number, names in enumerate(split(self.inventory, target, asked)):
-                self._control(GRAPH_JOB * len(names) + (OPEN if number else 0.0))
-                self._shard([self.inventory.jobs.jobs[name] for name in names])
+                runs = dict.fromkeys(self.runs[name] for name in names)
+                self._control(GRAPH_JOB * len(runs) + (OPEN if number else 0.0))
+                self._shard([self.jobs[run] for run in runs])
             self._control(SETTLE_SCAN * scans)
         ideal = max(self.books.work / self.place.slots, self.critical())
         return {
@@ -113,7 +115,7 @@ class Simulation:
 
     def critical(self) -> float:
         """Return the mean seconds of the longest chain of jobs that need each other."""
-        jobs, ends = self.inventory.jobs.jobs, dict[str, float]()
+        jobs, ends = self.jobs, dict[str, float]()
         for start in jobs:
             stack = [start]
             while stack:
@@ -174,6 +176,22 @@ class Simulation:
         else:
             self.books.work += seconds
         return begin + self.place.start + seconds, is_killed
+
+
+def _run_together(inventory: Inventory) -> tuple[dict[str, Job], dict[str, str]]:
+    """Return the jobs of Snakemake, each of which may run several of the study, and the one that runs each of these."""
+    steps: dict[str, list[Job]] = {}
+    runs: dict[str, str] = {}
+    for name, job in inventory.jobs.jobs.items():
+        rule, wildcards = inventory.rule_of(job)
+        runs[name] = name if rule == job.rule else f"{rule}/{wildcards['scan']}"
+        steps.setdefault(runs[name], []).append(job)
+    found: dict[str, Job] = {}
+    for run, jobs in steps.items():
+        rule, wildcards = inventory.rule_of(jobs[0])
+        needs = {runs[need] for job in jobs for need in job.needs if need in runs} - {run}
+        found[run] = Job(run, rule, wildcards, jobs[0].scan, tuple(sorted(needs)))
+    return found, runs
 
 
 def _graph(

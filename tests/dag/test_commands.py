@@ -51,5 +51,5 @@ def test_what_lacks_a_channel_or_its_page_stays_in_everything_else(tmp_path):
     rows = ["sub-01/anat/sub-01\tchannel\tempty", "sub-03/anat/sub-03\tpage\tno space"]
     (tmp_path / "out/cohort/failures.tsv").write_text("\n".join(["scan\tstage\treason", *rows]) + "\n")
     jobs = plan(tmp_path, {})
-    assert jobs["measure_scan"] == jobs["register_to_template"] == 3
-    assert (jobs["align_channel"], jobs["draw_subject"], jobs["write_report"]) == (1, 2, 1)
+    assert jobs["measure_and_draw"] == jobs["register_to_template"] == 3
+    assert (jobs["align_channel"], jobs["write_report"]) == (1, 1)

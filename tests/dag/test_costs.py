@@ -56,7 +56,7 @@ def test_a_first_run_is_told_from_measured_rates(cohort):
     jobs, hours, gpus = found.stages["register"]
     assert (jobs, gpus) == (4, 0)
     assert hours == pytest.approx(4 * (START + RATES["register_to_template"] * factor) / 3600)
-    fused = 4 * (1.5 * (2 * START + (RATES["propagate_labels"] + RATES["fuse_labels"]) * factor))
+    fused = 4 * (START + 1.5 * RATES["fuse_labels"] * factor)
     assert found.stages["fuse"][1] == pytest.approx(fused / 3600), "an atlas does not serve itself: 1.5 on average"
     assert (found.before, found.is_own) == (0, False) and found.after > 0
 
@@ -67,14 +67,14 @@ def test_rates_agree_with_the_cost_of_a_subject_that_was_measured():
     measured = {row["grid_mm"]: row["cpu_s"] for row in cost_of}
     once = (
         "conform_image",
-        "extract_brains",
+        "extract_brain",
         "normalise_brain",
         "align_to_reference",
         "register_to_template",
         "measure_scan",
     )
     seconds = sum(RATES[rule] for rule in (*once, "draw_subject")) + 3 * RATES["register_member"] + RATES["average_template"]
-    seconds += 2 * RATES["propagate_labels"] + 3 * 2 * RATES["fuse_labels"]
+    seconds += 3 * 2 * RATES["fuse_labels"]
     assert seconds == pytest.approx(measured[2], rel=0.3)
     assert seconds * (0.61 + 0.39 * 8) == pytest.approx(measured[1], rel=0.3)
 

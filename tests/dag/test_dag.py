@@ -45,9 +45,7 @@ def cohort(tmp_path):
 def test_jobs_of_the_whole_pipeline(cohort):
     jobs = plan(cohort, {"atlas": {"members": 4, "iterations": 2}, "fuse": {"atlases": 3}})
     assert jobs == {
-        "conform_image": 6,
-        "extract_brains": 6,
-        "normalise_brain": 6,
+        "prepare_scan": 6,
         "make_reference": 1,
         "align_to_reference": 4,
         "initialise_template": 1,
@@ -55,10 +53,8 @@ def test_jobs_of_the_whole_pipeline(cohort):
         "average_template": 2,
         "publish_template": 1,
         "register_to_template": 6,
-        "propagate_labels": 6,
-        "fuse_labels": 18,
-        "measure_scan": 6,
-        "draw_subject": 6,
+        "fuse_scan": 6,
+        "measure_and_draw": 6,
         "settle_ledger": 1,
         "tabulate_cohort": 1,
         "tabulate_trust": 1,
@@ -77,14 +73,14 @@ def test_an_existing_template_needs_no_iterations(cohort):
     jobs = plan(cohort, {"atlas": {"template": str(template)}, "fuse": {"methods": []}})
     assert jobs["publish_template"] == 1
     assert jobs["register_to_template"] == 6
-    assert not {"register_member", "average_template", "fuse_labels", "propagate_labels"} & set(jobs)
+    assert not {"register_member", "average_template", "fuse_scan"} & set(jobs)
 
 
 def test_without_labels_nothing_is_fused(tmp_path):
     noise_cohort(tmp_path / "bids", NAMES, labels=False)
     jobs = plan(tmp_path, {})
-    assert not {"fuse_labels", "propagate_labels"} & set(jobs)
-    assert jobs["measure_scan"] == 6
+    assert not {"fuse_scan"} & set(jobs)
+    assert jobs["measure_and_draw"] == 6
 
 
 def test_an_external_labelled_set_is_registered_but_not_measured(cohort):
@@ -97,12 +93,12 @@ def test_an_external_labelled_set_is_registered_but_not_measured(cohort):
     opened(cohort, settings)
     jobs = plan(cohort, settings)
     assert jobs["register_to_template"] == 8
-    assert jobs["measure_scan"] == jobs["fuse_labels"] == 6
+    assert jobs["measure_and_draw"] == jobs["fuse_scan"] == 6
     assert len(read_table(cohort / "out" / "cohort" / "atlas-popatlas.tsv")) == 6
 
 
 def test_template_method_and_batches_change_brain_extraction(cohort):
-    assert plan(cohort, {"preprocess": {"brain": {"method": "template"}}})["extract_brain_by_template"] == 6
+    assert plan(cohort, {"preprocess": {"brain": {"method": "template"}}})["prepare_scan"] == 6
     assert plan(cohort, {"preprocess": {"brain": {"batch": 4}}})["extract_brains"] == 2
 
 
@@ -127,7 +123,7 @@ def test_extra_channels_are_aligned(cohort):
 def test_one_unreadable_image_does_not_stop_the_plan(cohort):
     (cohort / "bids/sub-03/anat/sub-03_T1w.nii.gz").write_bytes(b"broken")
     (cohort / "bids/sub-04/anat/sub-04_T1w.nii.gz").write_bytes(b"")
-    assert plan(cohort, {})["measure_scan"] == 4
+    assert plan(cohort, {})["measure_and_draw"] == 4
     opened(cohort, {})
     index = read_table(cohort / "out" / "cohort" / "index.parquet").set_index("subject")
     assert index.loc["sub-03", "state"] == index.loc["sub-04", "state"] == "unavailable"
@@ -182,7 +178,7 @@ def test_a_dry_run_forgets_no_failure_and_settles_nothing(cohort):
     (cohort / "out" / "cohort" / "failures.tsv").write_text("scan\tstage\treason\nsub-02/anat/sub-02\tregister\tgate\n")
     before = tree(cohort)
     result = popatlas("run", cohort / "bids", cohort / "out", "--cores", "1", "-n")
-    assert re.search(r"^measure_scan +5$", result.stdout + result.stderr, re.M)
+    assert re.search(r"^measure_and_draw +5$", result.stdout + result.stderr, re.M)
     assert tree(cohort) == before
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import yaml
 
-from popatlas.fusion.methods import MAPS, METHODS
+from popatlas.fusion.methods import MAPS
 from popatlas.images.io import read_json, read_table, write_text
 from popatlas.receipts import Receipt
 from popatlas.study.inventory import Inventory
@@ -84,7 +84,8 @@ def targets(folder, name="trust"):
 def test_data_parameters_are_trained_once_on_the_drawn_targets(cohort):
     jobs = plan(cohort, TRAINED)
     assert (jobs["train_trust"], jobs["train_segmenter"], jobs["segment_scan"]) == (1, 1, 6)
-    assert (jobs["propagate_labels"], jobs["fuse_labels"], jobs["tabulate_trust"]) == (6, 12, 1)
+    assert (jobs["propagate_labels"], jobs["fuse_labels"], jobs["fuse_scan"]) == (6, 6, 6)
+    assert jobs["tabulate_trust"] == 1
     assert "bench_fusion" not in jobs
     study = opened(cohort, TRAINED)
     tables, gates = ((cohort / "out" / name).read_text().split() for name in study.fuse.atlas_weights_lists())
@@ -103,9 +104,9 @@ def test_new_and_failed_scans_neither_train_again_nor_change_the_targets(cohort)
     add(cohort, "sub-07", "sub-08")
     jobs = plan(cohort, TRAINED)
     assert not {"train_trust", "train_segmenter", "register_member", "publish_template"} & set(jobs)
-    per_scan = ("conform_image", "register_to_template", "propagate_labels", "segment_scan", "measure_scan")
+    per_scan = ("prepare_scan", "register_to_template", "propagate_labels", "fuse_scan", "segment_scan", "measure_and_draw")
     assert [jobs[name] for name in per_scan] == [2] * len(per_scan)
-    assert (jobs["fuse_labels"], jobs["tabulate_trust"]) == (4, 1)
+    assert (jobs["fuse_labels"], jobs["tabulate_trust"]) == (2, 1)
     opened(cohort, TRAINED)
     fail(cohort, read_table(cohort / "out/cohort/trust-targets.tsv")["scan"][1])
     opened(cohort, TRAINED)
@@ -138,7 +139,7 @@ def test_segmentations_of_new_scans_need_no_registration(cohort):
     add(cohort, "sub-07")
     jobs, _ = dry(cohort, ["run"], "--until", "segmentations")
     del jobs["segmentations"]
-    assert jobs == dict.fromkeys(("conform_image", "extract_brain_by_template", "normalise_brain", "segment_scan"), 1)
+    assert jobs == dict.fromkeys(("prepare_scan", "segment_scan"), 1)
 
 
 def test_segmentations_without_a_segmenter_are_refused(cohort):
@@ -231,15 +232,15 @@ def test_the_gpu_profile_asks_a_gpu_for_what_has_a_network(cohort):
         asked[rule, method if rule == "fuse_labels" else ""] = ("gpu=1" in resources, "slurm_partition=gpu" in resources)
     networks = {("train_trust", ""), ("train_segmenter", ""), ("segment_scan", ""), ("fuse_labels", "dataparams")}
     assert {key for key, found in asked.items() if found == (True, True)} == networks
-    assert asked["fuse_labels", "majority"] == asked["propagate_labels", ""] == (False, False)
+    assert asked["fuse_scan", ""] == asked["propagate_labels", ""] == (False, False)
 
 
 def test_external_atlases_label_each_other_in_the_bench(cohort):
     settings = external(cohort)
     settings["fuse"]["bench"] = True
     jobs = plan(cohort, settings)
-    assert (jobs["fuse_labels"], jobs["propagate_labels"], jobs["bench_fusion"]) == (8, 8, 1)
-    assert (jobs["measure_scan"], jobs["tabulate_trust"]) == (6, 1)
+    assert (jobs["fuse_scan"], jobs["bench_fusion"]) == (8, 1) and "propagate_labels" not in jobs
+    assert (jobs["measure_and_draw"], jobs["tabulate_trust"]) == (6, 1)
     study = opened(cohort, settings)
     assert study.bench.scans == ["atlases/sub-a/anat/sub-a", "atlases/sub-b/anat/sub-b"]
     assert [path.rsplit("/", 1)[-1] for path in study.bench.references] == ["a_dseg.nii.gz", "b_dseg.nii.gz"]
@@ -247,17 +248,17 @@ def test_external_atlases_label_each_other_in_the_bench(cohort):
     row = "atlases/sub-a/anat/sub-a\tbench\tmemory\n"
     write_text(cohort / "out/cohort/failures.tsv", f"scan\tstage\treason\n{row}")
     jobs = plan(cohort, settings)
-    assert (jobs["fuse_labels"], jobs["register_to_template"], jobs["bench_fusion"]) == (7, 8, 1)
+    assert (jobs["fuse_scan"], jobs["register_to_template"], jobs["bench_fusion"]) == (7, 8, 1)
 
 
 def test_the_bench_verb_computes_what_the_atlases_need(cohort):
     (cohort / "config.yaml").write_text(yaml.safe_dump(external(cohort)))
     jobs, text = dry(cohort, ["fuse", "bench"], "--methods", "majority", "local", "-p", "--verbose")
-    assert (jobs["fuse_labels"], jobs["propagate_labels"], jobs["bench_fusion"]) == (4, 2, 1)
-    assert not {"measure_scan", "write_report", "train_trust"} & set(jobs)
+    assert (jobs["fuse_scan"], jobs["bench_fusion"]) == (2, 1)
+    assert not {"measure_and_draw", "write_report", "train_trust"} & set(jobs)
     (line,) = re.findall(r"popatlas step BenchFusion .*", text)
     assert "--methods majority local --derivatives ." in line
     jobs, _ = dry(cohort, ["fuse", "bench"])
     # without ANTs' variant of joint label fusion, and with the candidates that data parameters are learned from
-    assert jobs["fuse_labels"] == 2 * (len(METHODS) - 1)
+    assert jobs["fuse_scan"] == jobs["fuse_labels"] == 2
     assert (jobs["train_trust"], jobs["propagate_labels"]) == (1, 8)

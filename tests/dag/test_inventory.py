@@ -97,7 +97,7 @@ def test_every_result_that_is_lost_is_made_again_by_its_own_job(cohort):
         (cohort / "out" / path).unlink()
         found = {rule_: verdict for (rule_, _), verdict in left(Inventory(inventory.study)).items()}
         # candidates are temporary: they are made for the labels that need them; made results downstream stay
-        assert found == {rule: LOST} | ({"propagate_labels": LOST} if rule == "fuse_labels" else {}), path
+        assert found == {rule: LOST}, path
         (cohort / "out" / path).write_bytes(kept)
     assert {rule for rule, made in RULES.items() if made.kept} - set(DELIVERABLES.values()) == {
         "train_trust", "train_segmenter", "segment_scan", "train_registration", "score_truth", "bench_fusion",
@@ -125,7 +125,7 @@ def test_what_is_not_what_was_made_is_set_aside_and_said(cohort, capsys):
 def test_settings_and_labels_make_what_follows_from_them_out_of_date_and_nothing_else(cohort):
     found = left(stock(cohort, changed(jlf={"beta": 3.0})))
     assert {rule for rule, _ in found} == {
-        "propagate_labels", "fuse_labels", "measure_scan", "draw_subject", "settle_ledger", "tabulate_cohort",
+        "fuse_labels", "measure_scan", "draw_subject", "settle_ledger", "tabulate_cohort",
         "tabulate_trust", "write_report",
     }  # fmt: skip
     inventory = stock(cohort, changed(jlf={"beta": 3.0}))
@@ -280,7 +280,7 @@ def test_a_plan_tells_what_is_tried_again_and_why_results_are_made_anew(cohort):
     fail(cohort, SCAN, stage="fuse")
     (cohort / "out" / "sub-04/anat/sub-04_desc-metrics_table.tsv").unlink()
     text = popatlas("plan", cohort / "bids", cohort / "out", "--config", cohort / "config.yaml").stdout
-    assert "made again, for it was made and is gone: 1 measure_scan" in text
+    assert "made again, for it was made and is gone: 1 measure_scan" in text and "measure_and_draw" in text
     assert "1 scan(s) failed before: a run tries them again (not with --no-retry), 1 jobs in all" in text
 
 

@@ -140,7 +140,7 @@ def test_weights_and_schedule_count_but_neither_gpus_nor_batches_nor_their_name(
     assert members(cohort) == {1: tuple(SCANS[:4]), 2: tuple(SCANS[4:])}
     add(cohort, "sub-00", "sub-07")
     jobs = plan(cohort, NETWORK)
-    assert (jobs["predict_deformations"], jobs["register_to_template"], jobs["conform_image"]) == (1, 2, 2)
+    assert (jobs["predict_deformations"], jobs["register_to_template"], jobs["prepare_scan"]) == (1, 2, 2)
     opened(cohort, NETWORK)
     assert members(cohort) == {1: tuple(SCANS[:4]), 2: tuple(SCANS[4:]), 3: ("sub-00/anat/sub-00", "sub-07/anat/sub-07")}
     # other weights under the same name make another template, and new predictions to it

@@ -68,17 +68,17 @@ def test_nothing_is_trained_unless_a_run_asks_for_networks(cohort):
 
 def test_a_training_registers_and_labels_its_scans_and_no_others(cohort):
     jobs, _ = networks(cohort, asking())
-    wanted = ("register_to_template", "propagate_labels", "fuse_labels")
+    wanted = ("register_to_template", "fuse_scan")
     # the atlases are registered too: 4 scans and at most 2 atlases
-    assert [jobs[name] for name in wanted[1:]] == [4, 4]
+    assert jobs["fuse_scan"] == 4
     assert {name: jobs[name] for name in RULES} == dict.fromkeys(RULES, 1)
-    assert not {"measure_scan", "write_report"} & set(jobs)
+    assert not {"measure_and_draw", "write_report"} & set(jobs)
     jobs, _ = networks(cohort, asking(labels="reference"))
     assert (jobs["register_to_template"], jobs["train_registration"]) == (4, 1)
     assert not set(wanted[1:]) & set(jobs)
     unaligned = {"grid": {"affine_first": False}, "loss": {"labels": {"weight": 0.0}}}
     jobs, _ = networks(cohort, asking(labels=None, changes=unaligned))
-    assert (jobs["normalise_brain"], jobs["train_registration"]) == (4, 1)
+    assert (jobs["prepare_scan"], jobs["train_registration"]) == (4, 1)
     assert not {*wanted, "register_member"} & set(jobs)
 
 

@@ -25,7 +25,7 @@ def test_files_with_the_same_size_and_time_are_not_taken_for_the_same(cohort):
     stock(cohort).study.digests.write()
     replace_quietly(cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz")
     found = left(stock(cohort))
-    assert found["measure_scan", "sub-03/anat/sub-03"] == found["propagate_labels", SCAN] == OUTDATED
+    assert found["measure_scan", "sub-03/anat/sub-03"] == found["fuse_labels", SCAN] == OUTDATED
     replace_quietly(cohort / f"bids/{SCAN}_T1w.nii.gz")
     found = left(stock(cohort))
     assert found["conform_image", SCAN] == OUTDATED

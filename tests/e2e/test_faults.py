@@ -1,5 +1,6 @@
 """A finished study that is moved, damaged, changed and interrupted: it is repaired, or it says what is missing."""
 
+import re
 import shutil
 import threading
 import time
@@ -66,7 +67,11 @@ def test_what_is_lost_or_damaged_is_made_again_and_nothing_else(moved):
     contents = {path for path in after if after[path][0] != before.get(path, ("",))[0]}
     assert contents == set(), "the same again, to the byte"
     assert {*lost, garbage} <= changed
-    assert all(path.startswith(("sub-01/", "sub-02/", "group/")) or "desc-jlf_" in path for path in changed), changed
+    # labels by the other methods come from the same job, which keeps them: they are dated anew, no more
+    fused = re.compile("_desc-(?:jlf|majority|staple)_")
+    assert all(path.startswith(("sub-01/", "sub-02/", "group/")) or fused.search(path) for path in changed), changed
+    kept = (moved.out / f"logs/jobs/{scan(3)}_fuse_scan.log").read_text().splitlines()
+    assert sorted(kept) == ["FuseLabels: kept", "FuseLabels: kept", "FuseLabels: ok"]
     assert not list(moved.out.rglob(".tmp-*"))
 
 
@@ -82,7 +87,7 @@ def test_a_job_that_is_killed_costs_its_scan_and_no_old_value_stays(moved):
     }
     moved.config.write_text(yaml.safe_dump(settings))
     stop = threading.Event()
-    killer = threading.Thread(target=kill_step, args=(moved.out, "PropagateLabels", stop))
+    killer = threading.Thread(target=kill_step, args=(moved.out, "FuseLabels", stop))
     killer.start()
     result = moved.popatlas("run", "--no-retry", check=False)
     stop.set()

@@ -81,12 +81,12 @@ def test_a_run_tells_how_far_it_is_and_ends_with_what_came_out(first_run):
     work, _, printed = first_run
     for line in ("index: 4 of 5 done, 1 cannot be used", "preprocess: 3 of 4 done, 1 failed", "fuse: 3 of 3 done"):
         assert line in printed.splitlines()
-    assert "Finished jobid" not in printed and "rule conform_image" not in printed
+    assert "Finished jobid" not in printed and "rule prepare_scan" not in printed
     _, _, end = printed.partition("popatlas: finished after ")
     assert "3 of 5 scan(s) came through" in end and f"QC page  {work.out / 'report/index.html'}" in end
     assert f"failed at preprocess: {BROKEN}\n" in end and f"could not be used: {UNREADABLE}: " in end
     assert f"popatlas status {work.out}" in end and f"popatlas run {work.bids} {work.out} --config" in end
-    assert any("rule conform_image:" in log.read_text() for log in (work.out / ".snakemake/log").glob("*.log"))
+    assert any("rule prepare_scan:" in log.read_text() for log in (work.out / ".snakemake/log").glob("*.log"))
 
 
 def test_every_promised_file_is_there(first_run):
@@ -132,8 +132,8 @@ def test_the_truth_is_found_again(first_run):
 def test_leave_one_out_an_atlas_is_not_its_own_reference(first_run):
     work = first_run[0]
     for subject in ("sub-01", "sub-02"):
-        log = (work.out / "logs" / "fuse" / f"{scan(subject)}_propagate.log").read_text()
-        brains = re.search(r"--in_brains (.*?) --in_warps", log)[1].split()
+        log = (work.out / "logs" / "fuse" / f"{scan(subject)}_jlf.log").read_text()
+        brains = (work.out / re.search(r"--in_brains @(\S+) --in_warps", log)[1]).read_text().split()
         other = "sub-02" if subject == "sub-01" else "sub-01"
         assert [Path(brain).name for brain in brains] == [f"{Path(scan(other)).name}_desc-brain_T1w.nii.gz"]
 
@@ -227,8 +227,7 @@ def test_two_more_subjects_run_only_their_jobs_against_the_frozen_template(first
     work.call("simulate", work.bids, "--subjects", "2", "--first", "6", "--seed", "3")
     plan = work.popatlas("plan", check=False).stdout
     jobs = {name: int(count) for name, count in re.findall(r"^  ([a-z_]+) +(\d+)$", plan, re.M)}
-    per_scan = ("conform_image", "extract_brains", "normalise_brain", "register_to_template", "propagate_labels")
-    expected = dict.fromkeys((*per_scan, "measure_scan", "draw_subject"), 2) | {"fuse_labels": 6}
+    expected = dict.fromkeys(("prepare_scan", "register_to_template", "fuse_scan", "measure_and_draw"), 2)
     group = dict.fromkeys(("settle_ledger", "tabulate_cohort", "tabulate_trust", "score_truth", "write_report"), 1)
     assert jobs == expected | group
 

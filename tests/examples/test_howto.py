@@ -44,8 +44,8 @@ def test_own_atlases_are_found_with_their_names(tmp_path, monkeypatch):
     jobs = dict(
         re.findall(r"^  ([a-z_]+) +(\d+)$", popatlas("plan", "BIDS_DIR", "OUT_DIR", "--config", "my.yaml").stdout, re.M)
     )
-    assert jobs["conform_image"] == jobs["register_to_template"] == "5", "atlases are preprocessed and registered too"
-    assert (jobs["propagate_labels"], jobs["fuse_labels"]) == ("2", "4")
+    assert jobs["prepare_scan"] == jobs["register_to_template"] == "5", "atlases are preprocessed and registered too"
+    assert jobs["fuse_scan"] == "2"
     assert read_names(tmp_path / "atlases/dseg.tsv")[17] == "Left Hippocampus"
     assert not (tmp_path / "OUT_DIR").exists()
 

@@ -107,7 +107,7 @@ def test_jobs_that_ended_without_a_word_get_a_record_of_this_attempt(tmp_path):
 def run(tmp_path, monkeypatch, outcomes, needed=lambda target: []):
     """Run passes whose Snakemake ends in the given ways, one after another; return the run and its code."""
     config = load_config({"out_dir": str(tmp_path)})
-    inventory = SimpleNamespace(needed=needed, jobs=SimpleNamespace(jobs={}))
+    inventory = SimpleNamespace(needed=needed, jobs=SimpleNamespace(jobs={}), clear_unfinished=lambda names: None)
     monkeypatch.setattr(books, "take_stock", lambda config, out_dir: inventory)
     monkeypatch.setattr(books, "leave_records", lambda *arguments: [])
     monkeypatch.setattr(books, "settle_study", lambda *arguments: {})

@@ -172,7 +172,9 @@ def test_what_snakemake_logs_of_jobs_is_told_and_written_down(capsys, tmp_path):
     jobs += [job(4, "extract_brains", {"batch": "1"}, ["b.log"]), job(5, "average_template", {"iteration": "1"}, ["c.log"])]
     conformed = {f"conformed {scan}": SimpleNamespace(scan=scan) for scan in SCANS[:2]}
     batch = {"extract_brains": SimpleNamespace(needs=tuple(conformed), scan="")}
-    names = SimpleNamespace(name=lambda rule, **names: rule, jobs=conformed | batch)
+    names = SimpleNamespace(
+        name=lambda rule, **names: rule, jobs=conformed | batch, run_by=lambda rule, names: [(rule, names)]
+    )
     listener = JobListener(SimpleNamespace(jobs=names), lambda: jobs, Writer(tmp_path))
 
     def log(event, **found):

@@ -133,12 +133,13 @@ def test_an_iteration_of_the_template_starts_from_the_one_before():
     assert part.options(Found(), SimpleNamespace()) == "--label mni --version 0badcafe"
 
 
-def test_a_brain_mask_is_there_when_its_batch_or_its_own_file_is(tmp_path):
+def test_a_brain_mask_is_there_when_its_batch_is_and_found_as_the_method_says(tmp_path):
     batches = Batches(tmp_path, "{scan}", {OTHER}, {OTHER: 3}, {3: (OTHER,)})
-    found = {
-        method: Preprocess(load_config({"preprocess": {"brain": {"method": method}}}), {}, {}, batches).brain_evidence(
-            Found(scan=OTHER)
-        )
-        for method in ("none", "template")
-    }
-    assert found == {"none": "work/brain/none/batch-3.json", "template": f"work/brain/template/{OTHER}_mask.nii.gz"}
+    brains = {method: load_config({"preprocess": {"brain": {"method": method}}}) for method in ("none", "template")}
+    found = {method: Preprocess(config, {}, {}, batches) for method, config in brains.items()}
+    assert found["none"].brain_evidence(Found(scan=OTHER)) == "work/brain/none/batch-3.json"
+    masks = {method: part.extraction(Found(scan=OTHER)).split("--out_mask")[1] for method, part in found.items()}
+    assert masks["template"] == f" work/brain/template/{OTHER}_mask.nii.gz"
+    assert masks["none"].startswith(
+        f"s work/brain/none/{OTHER}_mask.nii.gz --out_batch_record work/brain/none/{OTHER}_found"
+    )

@@ -153,6 +153,7 @@ class Passes:
             return []
         left = inventory.needed(target)
         unexplained = leave_records(inventory, left, self._why(inventory, outcome)) if outcome.code else []
+        inventory.clear_unfinished(left)
         if group := [job for job in unexplained if not job.scan and job.stage == "group"]:
             reason, log = read_failure(self.out_dir, inventory.log(group[0]))
             self.why_stopped = f"{group[0].rule} failed: {reason} (log: {log})"
@@ -178,7 +179,9 @@ class Passes:
 
     def _why(self, inventory: Inventory, outcome: Outcome) -> Callable[[Job], str]:
         killed = NO_MEMORY if kernel_kills() > self.kills else BY_SOMEBODY
-        return lambda job: why_ended(outcome.text, job.rule, inventory.log(job), inventory.files(job), killed)
+        return lambda job: why_ended(
+            outcome.text, inventory.rule_of(job)[0], inventory.snake_log(job), inventory.files(job), killed
+        )
 
 
 def why_ended(text: str, rule: str, log: str, outputs: Sequence[str], killed: str = BY_SOMEBODY) -> str:

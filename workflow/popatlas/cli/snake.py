@@ -162,7 +162,8 @@ def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str],
         *("--cores", str(args.cores)),
         *("--workflow-profile", str(profile_folder(args.profile))),
         # what is done is in our receipts, and the folder is locked by us: Snakemake keeps no notes of its own
-        *("--keep-going", "--nolock", "--drop-metadata"),
+        # of several steps in a job one may fail; what the others made stays, and each takes away what it leaves unfinished
+        *("--keep-going", "--nolock", "--drop-metadata", "--keep-incomplete"),
         *options,
         *args.snakemake,
     ]
@@ -220,7 +221,7 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
 
 def forget_notes(out_dir: Path) -> None:
     """Remove what Snakemake noted about the output folder; the receipts tell what is done."""
-    for name in ("metadata", "incomplete", "locks", "iocache"):
+    for name in ("metadata", "incomplete", "locks", "iocache", "backup"):
         shutil.rmtree(out_dir / ".snakemake" / name, ignore_errors=True)
 
 

@@ -9,10 +9,12 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from popatlas.cli.arguments import Subparsers
+from popatlas.cli.together import ALSO, THEN, Part, run_all, split
 from popatlas.errors import InputError
 from popatlas.failures import foreseen
 from popatlas.images.antspy import spare_ants
@@ -21,6 +23,7 @@ from popatlas.renamed import step_of_today, with_options_of_today
 
 if TYPE_CHECKING:
     from popatlas.interfaces.base import PopatlasInterface
+    from popatlas.settings import Content
 
 Converter = Callable[[str], object]  # of an option
 
@@ -34,26 +37,39 @@ def add_parser(subparsers: Subparsers) -> None:
 def main(args: argparse.Namespace) -> int:
     """Run the step named on the command line; 1 when it fails."""
     if args.name in (None, "-h", "--help"):
-        print("usage: popatlas step NAME [--trait value ...]\n\nsteps:\n  " + "\n  ".join(STEPS))
+        line = f"popatlas step NAME [--trait value ...] [{THEN} NAME ... | {ALSO} NAME ...]"
+        print(f"usage: {line}\n\nsteps:\n  " + "\n  ".join(STEPS))
         return 0
-    name = step_of_today(args.name)
-    if name not in STEPS:
-        print(f"popatlas: no step is called '{name}'. Steps: {', '.join(STEPS)}", file=sys.stderr)
-        return 2
+    parts = [replace(part, name=step_of_today(part.name)) for part in split(args.name, args.options)]
+    for part in parts:
+        if part.name not in STEPS:
+            print(f"popatlas: no step is called '{part.name}'. Steps: {', '.join(STEPS)}", file=sys.stderr)
+            return 2
     socket.has_ipv6 = False  # urllib3, which nilearn imports, would open a socket to find out
     spare_ants()
-    interface = load_interface(name)
-    inputs = parse_traits(interface, args.options)
-    print(command_line(name, args.options), flush=True)
+    if len(parts) > 1:
+        return run_all(parts, _inputs, _run, lambda part: command_line(part.name, part.options))
+    inputs = _inputs(parts[0])
+    print(command_line(parts[0].name, parts[0].options), flush=True)
+    if told := _run(parts[0], inputs):
+        print(f"popatlas step {parts[0].name} failed: {told}", file=sys.stderr)
+    return int(bool(told))
+
+
+def _inputs(part: Part) -> Content:
+    return parse_traits(load_interface(part.name), list(part.options))
+
+
+def _run(part: Part, inputs: Content) -> str:
+    """Run a step and return why it failed, empty when it did not; what is not foreseen is raised."""
     try:
-        interface(**inputs).run()
+        load_interface(part.name)(**inputs).run()
     except Exception as error:
         told = refused(error) or foreseen(error)
         if told is None:
             raise
-        print(f"popatlas step {name} failed: {told}", file=sys.stderr)
-        return 1
-    return 0
+        return str(told)
+    return ""
 
 
 def command_line(name: str, options: Sequence[str]) -> str:
@@ -70,7 +86,7 @@ def refused(error: Exception) -> InputError | None:
     return InputError(" ".join(str(error).split()), remedy="correct the option; see the step with --help")
 
 
-def parse_traits(interface: type[PopatlasInterface], options: list[str]) -> dict[str, object]:
+def parse_traits(interface: type[PopatlasInterface], options: list[str]) -> Content:
     """Turn command-line options into trait values.
 
     Parameters

@@ -143,9 +143,7 @@ RULES: dict[str, Made] = {
     "conform_image": Made(
         "preprocess", "logs/preprocess/{scan}_conform.log", {"image": "{scan}_desc-preproc_T1w.nii.gz"}, kept=True
     ),
-    "extract_brain_by_template": Made(
-        "preprocess", "logs/preprocess/{scan}_brain.log", {"mask": "{brains}/{scan}_mask.nii.gz"}
-    ),
+    "extract_brain": Made("preprocess", "logs/preprocess/{scan}_brain.log", {"mask": "{brains}/{scan}_mask.nii.gz"}),
     "extract_brains": Made("preprocess", "logs/batches/brain-{batch}.log", {"batch_record": "{brains}/batch-{batch}.json"}),
     "normalise_brain": Made("preprocess", "logs/preprocess/{scan}_normalise.log", BRAIN, kept=True),
     "align_channel": Made("channel", "logs/preprocess/{scan}_channel-{channel}.log", CHANNEL, kept=True, proof=("image",)),

@@ -63,6 +63,42 @@ def read_candidates(
         raise InputError(error.message, file=error.file or labels, subject=subject, remedy=error.remedy) from error
 
 
+def make_candidates(
+    target: PathLike,
+    labels: npt.NDArray[np.int32],
+    images: npt.NDArray[np.float32],
+    names: Sequence[str] = (),
+    subject: str | None = None,
+) -> Candidates:
+    """Return the candidates of one target from labels and images on its grid, as `read_candidates` reads them from files.
+
+    Parameters
+    ----------
+    target : path-like
+        Image to label.
+    labels, images : ndarray
+        Of each atlas (n_candidates, x, y, z).
+    names : sequence of str
+        Names of the candidates.
+    subject : str, optional
+        Named in messages.
+
+    Returns
+    -------
+    Candidates
+
+    Raises
+    ------
+    InputError
+        What Candidates refuses.
+    """
+    try:
+        data, spacing = np.asarray(load_image(target).dataobj), Grid.from_file(target).spacing
+        return Candidates(labels, data, images, spacing, tuple(names), subject)
+    except InputError as error:
+        raise InputError(error.message, file=error.file or target, subject=subject, remedy=error.remedy) from error
+
+
 def read_pair(image: PathLike, labels: PathLike, subject: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Read an image and its labels; InputError when their grids differ."""
     _check_grid(Grid.from_file(image), Grid.from_file(labels), "image", labels, subject)

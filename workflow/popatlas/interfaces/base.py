@@ -14,6 +14,7 @@ import resource
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,6 +95,9 @@ class PopatlasInterface(BaseInterface):
             message = str(getattr(error, "message", None) or error) if expected else f"{type(error).__name__}: {error}"
             failure = {"code": code_of(raised), "message": message, "remedy": remedy or "see the log", "notes": self.notes}
             self._record_failure({"state": "failed", "started": _iso(started), **failure})
+            for path in self._output_files(lists=False) if receipt is not None else ():
+                if path.is_file():  # the workflow keeps what lies there, for another step of the job may have made it
+                    path.unlink()
             if error is raised:
                 raise
             raise error from raised
@@ -257,4 +261,12 @@ def _describe(value: object) -> object:
     path = Path(value) if isinstance(value, str | os.PathLike) else None
     if path is None or not path.is_file():
         return value
-    return {"file": str(path), "bytes": path.stat().st_size, "sha256": sha256(path)}
+    status = path.stat()
+    digest = _digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return {"file": str(path), "bytes": status.st_size, "sha256": digest}
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(path: str, size: int, mtime_ns: int, ctime_ns: int) -> str:
+    """Return the SHA-256 of a file; steps of one process read the same ones."""
+    return sha256(path)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import File, Str, isdefined, traits
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from popatlas.fusion.candidates import Candidates
+    from popatlas.fusion.propagate import LabelInterpolator
     from popatlas.fusion.result import Fusion
 
 VOTING = ("votes", "network_weight")  # of the section dataparams: what the consensus takes, beside gate_quality
 
 
-class PropagateLabelsInputSpec(PopatlasInputSpec):
-    """Inputs of PropagateLabels."""
+class _AtlasesInputSpec(PopatlasInputSpec):
+    """Inputs of steps that bring atlases onto the grid of a target."""
 
     in_target = File(exists=True, mandatory=True, desc="image that defines the grid of the target")
     in_dsegs = traits.List(File(exists=True), mandatory=True, desc="label image of each atlas")
@@ -38,6 +39,11 @@ class PropagateLabelsInputSpec(PopatlasInputSpec):
     in_target_affine = File(exists=True, desc="affine of the target to the template; leave out for direct registrations")
     in_target_inverse_warp = File(exists=True, desc="inverse warp of the target, template to T1w; goes with the affine")
     interpolator = traits.Enum("nearestNeighbor", "genericLabel", usedefault=True, desc="interpolation of labels")
+
+
+class PropagateLabelsInputSpec(_AtlasesInputSpec):
+    """Inputs of PropagateLabels."""
+
     out_labels = File(mandatory=True, desc="candidate labels, 4D int32, volume i is atlas i")
     out_images = File(mandatory=True, desc="candidate images, 4D float32, volume i is atlas i")
 
@@ -48,43 +54,67 @@ class PropagateLabels(PopatlasInterface):
     input_spec = PropagateLabelsInputSpec
 
     def _execute(self) -> None:
-        from popatlas.fusion.propagate import chain, propagate
+        labels, images = _propagated(self.inputs)
+        affine = load_image(self.inputs.in_target).affine
+        save_image(np.moveaxis(labels, 0, -1), affine, self.inputs.out_labels, np.int32)
+        save_image(np.moveaxis(images, 0, -1), affine, self.inputs.out_images, np.float32)
 
-        inputs = self.inputs
-        target, subject = Path(inputs.in_target), inputs.subject or None
-        if isdefined(inputs.in_target_affine) != isdefined(inputs.in_target_inverse_warp):
-            raise InputError(
-                "the affine of the target was given without its inverse warp, or the other way round",
-                file=target,
-                subject=subject,
-                remedy="give both to go through the template, none for direct registrations",
-            )
-        if len(inputs.in_warps) != len(inputs.in_affines):
-            raise InputError(
-                f"{len(inputs.in_warps)} warps and {len(inputs.in_affines)} affines",
-                subject=subject,
-                remedy="give one of each for every atlas",
-            )
-        through = [
-            Path(value) if isdefined(value) else None for value in (inputs.in_target_affine, inputs.in_target_inverse_warp)
-        ]
-        chains = [
-            chain(Path(warp), Path(affine), *through)
-            for warp, affine in zip(inputs.in_warps, inputs.in_affines, strict=True)
-        ]
-        dsegs, brains = [Path(file) for file in inputs.in_dsegs], [Path(file) for file in inputs.in_brains]
-        labels, images = propagate(target, dsegs, brains, chains, inputs.interpolator, subject, forms=True)
-        affine = load_image(target).affine
-        save_image(np.moveaxis(labels, 0, -1), affine, inputs.out_labels, np.int32)
-        save_image(np.moveaxis(images, 0, -1), affine, inputs.out_images, np.float32)
+
+def _propagated(inputs: Any) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Return labels and images of all atlases on the grid of the target; those of the last target are remembered."""
+    subject, target = inputs.subject or None, Path(inputs.in_target)
+    through = [
+        Path(value) if isdefined(value) else None for value in (inputs.in_target_affine, inputs.in_target_inverse_warp)
+    ]
+    if (through[0] is None) != (through[1] is None):
+        raise InputError(
+            "the affine of the target was given without its inverse warp, or the other way round",
+            file=target,
+            subject=subject,
+            remedy="give both to go through the template, none for direct registrations",
+        )
+    if len(inputs.in_warps) != len(inputs.in_affines):
+        raise InputError(
+            f"{len(inputs.in_warps)} warps and {len(inputs.in_affines)} affines",
+            subject=subject,
+            remedy="give one of each for every atlas",
+        )
+    names = (inputs.in_dsegs, inputs.in_brains, inputs.in_warps, inputs.in_affines)
+    files = tuple(tuple(Path(file) for file in given) for given in names)
+    return _on_target(target, files, tuple(through), str(inputs.interpolator), subject)
+
+
+@lru_cache(maxsize=1)
+def _on_target(
+    target: Path,
+    atlases: tuple[tuple[Path, ...], ...],
+    through: tuple[Path | None, ...],
+    interpolator: LabelInterpolator,
+    subject: str | None,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    from popatlas.fusion.propagate import chain, propagate
+
+    dsegs, brains, warps, affines = atlases
+    chains = [chain(warp, affine, *through) for warp, affine in zip(warps, affines, strict=True)]
+    labels, images = propagate(target, dsegs, brains, chains, interpolator, subject, forms=True)
+    for found in (labels, images):
+        found.setflags(write=False)
+    return labels, images
 
 
 class FuseLabelsInputSpec(PopatlasInputSpec):
     """Inputs of FuseLabels."""
 
     method = traits.Enum(*METHODS, mandatory=True, desc="fusion method")
-    in_labels = File(exists=True, mandatory=True, desc="candidate labels, 4D")
+    in_labels = File(exists=True, desc="candidate labels, 4D; made of the atlases where left out")
     in_images = File(exists=True, desc="candidate images, 4D; most methods and a selection need them")
+    in_dsegs = traits.List(File(exists=True), desc="in place of in_labels: label image of each atlas")
+    in_brains = traits.List(File(exists=True), desc="brain image of each atlas; these as for PropagateLabels")
+    in_warps = traits.List(File(exists=True), desc="forward warp of each atlas (to template or target)")
+    in_affines = traits.List(File(exists=True), desc="forward affine of each atlas")
+    in_target_affine = File(exists=True, desc="affine of the target to the template; leave out for direct registrations")
+    in_target_inverse_warp = File(exists=True, desc="inverse warp of the target, template to T1w; goes with the affine")
+    interpolator = traits.Enum("nearestNeighbor", "genericLabel", usedefault=True, desc="interpolation of labels")
     in_target = File(
         exists=True, desc="brain of the target, intensities comparable with the candidates; goes with the images"
     )
@@ -125,7 +155,7 @@ class FuseLabels(PopatlasInterface):
             options = self._options() | {"select": self._settings().get("select", 0)}
             found, parameters = fuse(candidates, method=inputs.method, **options), None
         self.notes |= {"left_out": []} | found.notes
-        affine = load_image(inputs.in_labels, np.int32).affine
+        affine = load_image(inputs.in_target if isdefined(inputs.in_dsegs) else inputs.in_labels).affine
         save_image(found.dseg, affine, inputs.out_file, np.int32)
         for name in MAPS:
             file = getattr(inputs, f"out_{name}")
@@ -137,6 +167,10 @@ class FuseLabels(PopatlasInterface):
                 inputs.out_atlas_weights,
             )
 
+    def _source(self) -> str | None:
+        """Return the file that a message about the candidates names."""
+        return next((file for file in (self.inputs.in_labels, self.inputs.in_target) if isdefined(file)), None)
+
     def _settings(self) -> Content:
         return self.inputs.settings if isdefined(self.inputs.settings) else {}
 
@@ -147,14 +181,23 @@ class FuseLabels(PopatlasInterface):
         return given_options(self.inputs.method, settings) | ties
 
     def _candidates(self) -> Candidates:
-        from popatlas.fusion.candidate_files import read_candidates
+        from popatlas.fusion.candidate_files import make_candidates, read_candidates
 
         inputs, method = self.inputs, METHODS[self.inputs.method]
+        names = tuple(inputs.names) if isdefined(inputs.names) else ()
+        if isdefined(inputs.in_dsegs) and isdefined(inputs.in_target):
+            return make_candidates(inputs.in_target, *_propagated(inputs), names, inputs.subject or None)
+        if not isdefined(inputs.in_labels):
+            raise InputError(
+                "there are no candidates",
+                subject=inputs.subject,
+                remedy="give in_labels, or target, label images, brains, warps and affines of the atlases",
+            )
         needed = method.needs_images or bool(self._settings().get("select", 0))
         if needed and not (isdefined(inputs.in_images) and isdefined(inputs.in_target)):
             raise InputError(
                 f"{method.title if method.needs_images else 'atlas selection'} needs the candidate images and the target",
-                file=inputs.in_labels,
+                file=self._source(),
                 subject=inputs.subject,
                 remedy="give in_images and in_target",
             )
@@ -162,7 +205,7 @@ class FuseLabels(PopatlasInterface):
             inputs.in_labels,
             inputs.in_target if isdefined(inputs.in_target) else None,
             inputs.in_images if needed else None,
-            inputs.names if isdefined(inputs.names) else (),
+            names,
             inputs.subject or None,
         )
 
@@ -174,7 +217,7 @@ class FuseLabels(PopatlasInterface):
         if not isdefined(inputs.in_network):
             remedy = "train it with TrainDataParameters and give in_network"
             message = "data-parameter consensus needs a trained network"
-            raise InputError(message, file=inputs.in_labels, subject=inputs.subject, remedy=remedy)
+            raise InputError(message, file=self._source(), subject=inputs.subject, remedy=remedy)
         trained, known = load_trained(inputs.in_network), isdefined(inputs.in_parameters)
         own = settings.get("dataparams", {})
         device = torch_device(self)
@@ -201,5 +244,5 @@ class FuseLabels(PopatlasInterface):
             return None
         if len(inputs.in_gates) != len(candidates.labels):
             message = f"{len(inputs.in_gates)} gates for {len(candidates.labels)} candidates"
-            raise InputError(message, file=inputs.in_labels, subject=inputs.subject, remedy="give the gate of each atlas")
+            raise InputError(message, file=self._source(), subject=inputs.subject, remedy="give the gate of each atlas")
         return np.array([gate_quality(file, inputs.subject) for file in inputs.in_gates])

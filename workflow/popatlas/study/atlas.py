@@ -92,7 +92,7 @@ class Atlas:
         return found
 
     def _list(self, iteration: int, name: str) -> str:
-        return f"cohort/atlas/{self.template.label}-{self.template.version}/iter-{iteration}-{name}.txt"
+        return f"cohort/members-{self.template.label}-{self.template.version}-{iteration}-{name}.txt"
 
     def listed(self) -> dict[str, list[str]]:
         """Return the lines of these lists: the files of many members are too many for a command line."""

@@ -60,6 +60,7 @@ def leave_records(inventory: Inventory, left: Sequence[str], why: Callable[[Job]
         code = code_of_words(said)
         told = {"code": code, "message": f"{job.rule}: {said or SILENT}", "remedy": CODES[code][1]}
         write_json(path, {"state": "failed", "attempt": attempt, "subject": job.scan, **told})
+        (out_dir / inventory.log(job)).touch()  # a step that had not begun has none, and the ledger goes by logs
     return ready
 
 

@@ -26,14 +26,15 @@ from popatlas.study.progress import STAGES
 # CPU seconds of a job on real heads with a grid of 2 mm, start-up of the program not counted (benchmarks/results/cohort_ixi,
 # and for what is not in it the engine's or the network's own benchmark); those of `PER_ATLAS` are for each atlas
 RATES: dict[str, float] = {
-    "conform_image": 5.4, "extract_brain_by_template": 40.0, "extract_brains": 3.9, "normalise_brain": 0.1,
+    "conform_image": 5.4, "extract_brain": 3.9, "extract_brains": 3.9, "normalise_brain": 0.1,
     "align_channel": 6.0, "predict_deformations": 6.0, "predict_members": 6.0, "register_to_template": 9.4,
     "register_atlas_to_target": 9.4, "make_reference": 1.0, "align_to_reference": 3.7, "initialise_template": 0.2,
-    "register_member": 7.4, "average_template": 3.2, "publish_template": 0.3, "propagate_labels": 1.0, "fuse_labels": 1.5,
+    "register_member": 7.4, "average_template": 3.2, "publish_template": 0.3, "propagate_labels": 1.0, "fuse_labels": 1.8,
     "labels_to_native": 1.0, "segment_scan": 3.0, "train_trust": 1800.0, "train_segmenter": 1800.0,
     "train_registration": 36000.0, "measure_scan": 3.8, "draw_subject": 2.2, "write_report": 1.3,
 }  # fmt: skip
 PER_ATLAS = ("propagate_labels", "fuse_labels")
+BY_TEMPLATE = 40.0  # of `extract_brain`, where a template finds the brain
 OTHERS = 0.5  # CPU seconds of a rule that is not in the table
 START = 0.9  # CPU seconds until a job begins (benchmarks/startup.py)
 HEAD = 1.3  # millions of voxels of a real head on a grid of 2 mm
@@ -54,7 +55,7 @@ HOUR, GIGA, MEGA = 3600.0, 1e9, 1e6
 
 @dataclass(frozen=True)
 class Rate:
-    """What a job of a rule takes.
+    """What a step of a rule takes, once its program has started.
 
     Attributes
     ----------
@@ -117,13 +118,17 @@ def cost(inventory: Inventory, names: Iterable[str], index: pd.DataFrame, before
     rates = _rates(inventory, {jobs[name].rule for name in needed}, factors)
     stage_of = {rule: stage for stage, rules in STAGES.items() for rule in rules}
     found: dict[str, tuple[int, float, float]] = {}
+    begun: set[tuple[str, ...]] = set()
     for name in needed:
         job = jobs[name]
+        rule, wildcards = inventory.rule_of(job)
+        is_first = not begun >= {run := (rule, *wildcards.values())}  # of the steps that one job runs
+        begun.add(run)
         rate, stage = rates[job.rule], stage_of[job.rule]
         count, cores, gpus = found.get(stage, (0, 0.0, 0.0))
         share = 1.0 if rate.is_own else _units(inventory, job)
-        wall = rate.wall * share / HOUR
-        found[stage] = (count + 1, cores + rate.cpu * share / HOUR, gpus + wall * _gpus(config, job.rule))
+        cpu, wall = ((START * is_first + seconds * share) / HOUR for seconds in (rate.cpu, rate.wall))
+        found[stage] = (count + is_first, cores + cpu, gpus + wall * _gpus(config, job.rule))
     stages = {stage: found[stage] for stage in STAGES if stage in found}
     return Cost(stages, *_bytes(inventory, needed, voxels, voxels / then), all(rate.is_own for rate in rates.values()))
 
@@ -155,9 +160,10 @@ def _rates(inventory: Inventory, rules: set[str], factors: tuple[float, float]) 
         records = [record for name in _spread(names[rule]) if (record := _record(inventory, name))]
         if records:
             cpu, wall = (fmean(float(record[key]) for record in records) for key in ("cpu_seconds", "seconds"))
-            found[rule] = Rate(START + cpu * recorded, START + wall * recorded, is_own=True)
+            found[rule] = Rate(cpu * recorded, wall * recorded, is_own=True)
         else:
-            seconds = START + RATES.get(rule, OTHERS) * shipped
+            by_template = rule == "extract_brain" and inventory.study.config.preprocess.brain.method == "template"
+            seconds = (BY_TEMPLATE if by_template else RATES.get(rule, OTHERS)) * shipped
             found[rule] = Rate(seconds, seconds, is_own=False)
     return found
 

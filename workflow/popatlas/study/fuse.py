@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from popatlas.cohort.outputs import ATLAS_WEIGHTS
+from popatlas.cohort.outputs import ATLAS_WEIGHTS, fill
 from popatlas.cohort.targets import Training, fusion_settings
 from popatlas.config.sections import Config
-from popatlas.fusion.methods import MAPS, SEGMENTER
-from popatlas.study.rules import Files, Given, Wildcards
+from popatlas.fusion.methods import MAPS, METHODS, SEGMENTER
+from popatlas.study.rules import Files, Given, Together, Wildcards
 from popatlas.study.template import Template
+
+ATLAS_LISTS = "cohort/fuse"  # how the names of the lists of labelled atlases begin
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,16 @@ class Fuse:
         return list(self.config.fuse.methods) if self.atlases else []
 
     @property
+    def trained_methods(self) -> list[str]:
+        """Those for which something is trained first."""
+        return [method for method in self.methods if METHODS[method].trained]
+
+    @property
+    def untrained_methods(self) -> list[str]:
+        """The others."""
+        return [method for method in self.methods if not METHODS[method].trained]
+
+    @property
     def all_methods(self) -> list[str]:
         """Everything that labels a scan: the segmenter where there is one, and the fusion methods."""
         # the report draws the last one
@@ -67,26 +79,72 @@ class Fuse:
         """Return the names of a target's candidates, in their order."""
         return self.atlases_for(wildcards.scan)
 
+    def fused_inputs(self, wildcards: Wildcards) -> dict[str, Files]:
+        """Return what the fusion of a target reads: its transforms, and brains and transforms of its atlases."""
+        return {
+            **self.target_transforms(wildcards),
+            "brains": self.atlas_brains(wildcards),
+            "warps": self.atlas_warps(wildcards),
+            "affines": self.atlas_affines(wildcards),
+        }
+
+    def _atlas_files(self, scan: str, atlases: list[str]) -> dict[str, list[str]]:
+        """Return the options of the steps for the atlases of a target."""
+        stems = self._atlas_stems(scan, atlases)
+        return {
+            "names": atlases,
+            "in_dsegs": [self.atlases[atlas] for atlas in atlases],
+            "in_brains": [f"{atlas}_desc-brain_T1w.nii.gz" for atlas in atlases],
+            "in_warps": [f"{stem}-warp_xfm.nii.gz" for stem in stems],
+            "in_affines": [f"{stem}-affine_xfm.mat" for stem in stems],
+        }
+
+    def _without(self, scan: str) -> str:
+        """Return the name of the lists of a target's atlases: all, or all but those of a subject."""
+        atlases = self.atlases_for(scan)
+        return "all" if len(atlases) == len(self.atlases) else f"without-{scan.split('/anat/')[0].split('/')[0]}"
+
+    def atlas_options(self, wildcards: Wildcards) -> str:
+        """Return FuseLabels' options for a target's atlases; those that are the same for many targets are in lists."""
+        scan = wildcards.scan
+        files = self._atlas_files(scan, self.atlases_for(scan))
+        if self.config.fuse.through == "direct":
+            given = " ".join(f"--{name} {shlex.join(values)}" for name, values in files.items())
+        else:
+            given = " ".join(f"--{name} @{ATLAS_LISTS}-{self._without(scan)}-{name}.txt" for name in files)
+        return f"{given} {self.target_options(wildcards)}"
+
+    def _atlas_lists(self) -> dict[str, list[str]]:
+        """Return the lines of the lists of atlases."""
+        if self.config.fuse.through == "direct" or not self.methods:
+            return {}
+        groups = {self._without(scan): scan for scan in (*self.own, *self.atlases)}
+        return {
+            f"{ATLAS_LISTS}-{group}-{name}.txt": lines
+            for group, scan in groups.items()
+            for name, lines in self._atlas_files(scan, self.atlases_for(scan)).items()
+        }
+
     def atlas_labels(self, wildcards: Wildcards) -> list[str]:
         """Return the label images of a target's atlases."""
         return [self.atlases[atlas] for atlas in self.atlases_for(wildcards.scan)]
 
     def atlas_brains(self, wildcards: Wildcards) -> list[str]:
         """Return the brain images of a target's atlases."""
-        return [f"{atlas}_desc-brain_T1w.nii.gz" for atlas in self.atlases_for(wildcards.scan)]
+        return self._atlas_files(wildcards.scan, self.atlases_for(wildcards.scan))["in_brains"]
 
     def atlas_warps(self, wildcards: Wildcards) -> list[str]:
         """Return the forward warps of a target's atlases, to the template or straight to the target."""
-        return [f"{stem}-warp_xfm.nii.gz" for stem in self._atlas_stems(wildcards.scan)]
+        return self._atlas_files(wildcards.scan, self.atlases_for(wildcards.scan))["in_warps"]
 
     def atlas_affines(self, wildcards: Wildcards) -> list[str]:
         """Return the forward affines of a target's atlases."""
-        return [f"{stem}-affine_xfm.mat" for stem in self._atlas_stems(wildcards.scan)]
+        return self._atlas_files(wildcards.scan, self.atlases_for(wildcards.scan))["in_affines"]
 
-    def _atlas_stems(self, scan: str) -> list[str]:
+    def _atlas_stems(self, scan: str, atlases: list[str]) -> list[str]:
         if self.config.fuse.through == "direct":
-            return [f"work/pairs/{scan}/from/{atlas}_desc" for atlas in self.atlases_for(scan)]
-        return [f"{atlas}_from-T1w_to-{self.template.label}_mode-image_desc" for atlas in self.atlases_for(scan)]
+            return [f"work/pairs/{scan}/from/{atlas}_desc" for atlas in atlases]
+        return [f"{atlas}_from-T1w_to-{self.template.label}_mode-image_desc" for atlas in atlases]
 
     def target_transforms(self, wildcards: Wildcards) -> dict[str, str]:
         """Return the target's own transforms when labels go through the template, nothing when they go directly."""
@@ -124,6 +182,25 @@ class Fuse:
             return ""
         options = f"--in_network {shlex.quote(input.network)} --in_parameters {shlex.quote(input.parameters)}"
         return f"{options} --in_gates {shlex.join(input.gates)}" if hasattr(input, "gates") else options
+
+    def steps(self, jobs: Together) -> Callable[[Wildcards, int], str]:
+        """Return the function of the steps of a job that fuses the labels of a scan by each method that is not trained."""
+
+        def options(wildcards: Wildcards, threads: int) -> str:
+            scan, found = wildcards.scan, []
+            for rule, names in jobs.run_by("fuse_scan", {"scan": scan}):
+                made = {name: fill(path, names) for name, path in jobs.outputs(rule).items()}
+                files = {"file": made.pop("dseg"), "atlas_weights": made.pop("trust"), **made}
+                outputs = " ".join(f"--out_{name} {shlex.quote(path)}" for name, path in files.items())
+                settings = json.dumps(fusion_settings(self.config, names["method"]))
+                found.append(
+                    f"FuseLabels --subject {shlex.quote(scan)} --threads {threads} --method {names['method']}"
+                    f" --in_target {shlex.quote(f'{scan}_desc-brain_T1w.nii.gz')} {self.atlas_options(wildcards)}"
+                    f" --settings {shlex.quote(settings)} {outputs} {jobs.proof_of(rule, names)}"
+                )
+            return " --also ".join(found)
+
+        return options
 
     def settings(self, wildcards: Wildcards) -> str:
         """Return the settings that a method depends on, as JSON."""
@@ -178,4 +255,4 @@ class Fuse:
     def listed(self) -> dict[str, list[str]]:
         """Return the lines of those lists, of those that have any."""
         found = dict(zip(self.atlas_weights_lists(), (self.scan_atlas_weights(), self.atlas_weights_gates()), strict=True))
-        return {path: lines for path, lines in found.items() if lines}
+        return {path: lines for path, lines in (found | self._atlas_lists()).items() if lines}

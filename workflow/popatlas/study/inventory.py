@@ -22,6 +22,7 @@ from popatlas.registration.gate import judge_again
 from popatlas.study.joblist import BATCHES, Job, JobList, neighbours
 from popatlas.study.jobs import TRAINED
 from popatlas.study.study import Study
+from popatlas.study.together import rule_of
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
 REFUSED, FORCED = "refused", "forced"
@@ -132,8 +133,14 @@ class Inventory:
 
     def count(self, target: str) -> dict[str, int]:
         """Return the number of jobs of each rule that a part of the pipeline needs to run, in the order of the pipeline."""
-        found = Counter(self.jobs.jobs[name].rule for name in self.needed(target))
-        return {rule: found[rule] for rule in RULES if found[rule]}
+        order = {rule: number for number, rule in enumerate(RULES)}
+        needed = sorted((self.jobs.jobs[name] for name in self.needed(target)), key=lambda job: order[job.rule])
+        run = dict.fromkeys((rule, tuple(names.items())) for rule, names in map(self.rule_of, needed))
+        return dict(Counter(rule for rule, _ in run))
+
+    def rule_of(self, job: Job) -> tuple[str, dict[str, str]]:
+        """Return the rule of Snakemake that runs a job, and its wildcards."""
+        return rule_of(self.study.config, job.rule, job.wildcards)
 
     def files(self, job: Job) -> list[str]:
         """Return the files that the rule of a job declares."""
@@ -144,6 +151,11 @@ class Inventory:
     def log(self, job: Job) -> str:
         """Return the log of a job."""
         return fill(RULES[job.rule].log, job.wildcards)
+
+    def snake_log(self, job: Job) -> str:
+        """Return the log of the job of Snakemake that runs a job."""
+        rule, wildcards = self.rule_of(job)
+        return fill(self.study.jobs.log(rule), wildcards)
 
     def is_done(self, scan: str, stage: str) -> bool:
         """Tell whether all results of a scan at a stage of the ledger are made."""
@@ -245,6 +257,13 @@ class Inventory:
         for folder in folders:
             for left in folder.glob(".tmp-*"):
                 left.unlink(missing_ok=True)
+
+    def clear_unfinished(self, names: Iterable[str]) -> None:
+        """Take away what jobs that were not made have left: they were killed, and it may not be whole."""
+        for name in names:
+            if self.verdicts[name] == NEVER and self.jobs.jobs[name].rule not in (*SHARED, *BATCHES):
+                for path in self.files(self.jobs.jobs[name]):
+                    (self.study.out_dir / path).unlink(missing_ok=True)
 
     def explain(self, target: str) -> Iterator[str]:
         """Yield a line for each kind of reason why finished results are made again."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from popatlas.cohort.outputs import RULES
+from popatlas.cohort.outputs import RULES, fill
 from popatlas.cohort.training import NetworkTraining
-from popatlas.fusion.methods import SEGMENTER
+from popatlas.fusion.methods import METHODS, SEGMENTER
 from popatlas.study.study import Study
+from popatlas.study.together import jobs_of, prepares_together
 
 # rules of batches: their scans have receipts of their own, so that only what has to be is made again
 BATCHES = ("extract_brains", "predict_deformations", "predict_members")
@@ -84,6 +85,15 @@ class JobList:
     def name(self, rule: str, **wildcards: str) -> str:
         """Return the name of a job."""
         return self.study.jobs.name(rule, wildcards)
+
+    def run_by(self, rule: str, wildcards: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+        """Return rule and wildcards of the jobs that a job of Snakemake runs."""
+        return jobs_of(self.study.config, rule, wildcards)
+
+    @staticmethod
+    def log(rule: str, wildcards: Mapping[str, str]) -> str:
+        """Return the log of a job."""
+        return fill(RULES[rule].log, wildcards)
 
     def wanted(self, target: str) -> list[str]:
         """Return the names of the jobs that a part of the pipeline (`popatlas.study.rules.PARTS`) asks for."""
@@ -160,18 +170,18 @@ class JobList:
         return self.name("normalise_brain", scan=scan)
 
     def _preprocessing(self) -> Iterator[Listed]:
-        study, by_template = self.study, self.study.config.preprocess.brain.method == "template"
+        study, alone = self.study, prepares_together(self.study.config)
         for scan in study.scans.images:
             conformed = self.name("conform_image", scan=scan)
             yield "conform_image", {"scan": scan}, []
-            if by_template:
-                yield "extract_brain_by_template", {"scan": scan}, [conformed]
-                mask = self.name("extract_brain_by_template", scan=scan)
+            if alone:
+                yield "extract_brain", {"scan": scan}, [conformed]
+                mask = self.name("extract_brain", scan=scan)
             else:
                 mask = self.name("extract_brains", batch=str(study.preprocess.batches.of.get(scan, 0)))
             yield "normalise_brain", {"scan": scan}, [conformed, mask]
         batches = study.preprocess.batches
-        for number in () if by_template else sorted({batches.of[scan] for scan in study.scans.images if scan in batches.of}):
+        for number in () if alone else sorted({batches.of[scan] for scan in study.scans.images if scan in batches.of}):
             scans = [scan for scan in batches.scans(number) if scan in batches.alive]
             yield "extract_brains", {"batch": str(number)}, [self.name("conform_image", scan=scan) for scan in scans]
         for scan in self.scans:
@@ -226,15 +236,20 @@ class JobList:
             if not atlases:
                 continue
             needs = [self._brain(scan), *(self._brain(atlas) for atlas in atlases)]
+            learned = any(METHODS[method].trained for method in study.fuse.methods)
             for atlas in atlases if direct else ():
                 yield "register_atlas_to_target", {"scan": scan, "atlas": atlas}, [self._brain(scan), self._brain(atlas)]
                 needs.append(self.name("register_atlas_to_target", scan=scan, atlas=atlas))
             if not direct:
                 needs += [self.name("register_to_template", scan=one) for one in (scan, *atlases)]
-            yield "propagate_labels", {"scan": scan}, needs
+            if learned:
+                yield "propagate_labels", {"scan": scan}, needs
             for method in study.fuse.methods:
-                trained = [self.name("train_trust")] if method == "dataparams" else []
-                yield "fuse_labels", {"scan": scan, "method": method}, [self.name("propagate_labels", scan=scan), *trained]
+                if METHODS[method].trained:
+                    needs_learned = [self.name("propagate_labels", scan=scan), self.name("train_trust")]
+                    yield "fuse_labels", {"scan": scan, "method": method}, needs_learned
+                else:
+                    yield "fuse_labels", {"scan": scan, "method": method}, needs
 
     def _networks(self) -> Iterator[Listed]:
         study = self.study

@@ -11,6 +11,7 @@ from popatlas.config.sections import Config
 from popatlas.receipts import FOLDER
 from popatlas.study.madeof import MadeOf
 from popatlas.study.rules import Files, Named, Wildcards
+from popatlas.study.together import LOG, TOGETHER, jobs_of
 
 # rules that are there only where something is trained, and fill in names of their own
 TRAINED = ("train_trust", "train_segmenter", "write_training_table", "train_registration")
@@ -39,6 +40,8 @@ class Jobs:
         Files that each part of the pipeline still has to make.
     unmade : frozenset of str
         Files of all jobs that are not made.
+    left : frozenset of str, optional
+        Names of the jobs that are needed and not made; the jobs that Snakemake starts know of none.
     """
 
     config: Config
@@ -48,6 +51,7 @@ class Jobs:
     made: frozenset[str] = field(default=frozenset(), repr=False)
     to_make: Mapping[str, list[str]] = field(default_factory=dict, repr=False)
     unmade: frozenset[str] = field(default=frozenset(), repr=False)
+    left: frozenset[str] | None = field(default=None, repr=False)
     _patterns: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def names(self, rule: str) -> dict[str, str]:
@@ -58,10 +62,21 @@ class Jobs:
         """Return output name to pattern of a rule."""
         return {name: fill(pattern, self.names(rule)) for name, pattern in made_files(self.config, rule).items()}
 
+    def outputs_together(self, row: str) -> dict[str, object]:
+        """Return the kept outputs of the steps of a row of `TOGETHER`; none is removed before its job, which may keep it."""
+        from snakemake.ioflags import update
+
+        found: dict[str, object] = {}
+        for rule, wildcards in jobs_of(self.config, row, {}):
+            if RULES[rule].kept:
+                names = {key: f"{key}_{wildcards['method']}" if "method" in wildcards else key for key in self.outputs(rule)}
+                found |= {names[key]: update(fill(path, wildcards)) for key, path in self.outputs(rule).items()}
+        return found
+
     @staticmethod
     def log(rule: str) -> str:
-        """Return the pattern of the log of a rule."""
-        return RULES[rule].log
+        """Return the pattern of the log of a rule of Snakemake."""
+        return LOG.replace("{rule}", rule) if rule in TOGETHER else RULES[rule].log
 
     def name(self, rule: str, wildcards: Mapping[str, str]) -> str:
         """Return the name of a job, which its receipt has too."""
@@ -95,6 +110,31 @@ class Jobs:
 
         return options
 
+    def proof_together(self, rule: str) -> Callable[[Wildcards], str]:
+        """Return the function of the options that make a step of a row of `TOGETHER` leave its receipt and its record."""
+
+        def options(wildcards: Wildcards) -> str:
+            return self.proof_of(rule, {str(key): str(value) for key, value in wildcards.items()})
+
+        return options
+
+    def proof_of(self, rule: str, wildcards: Mapping[str, str]) -> str:
+        """Return these options of a job."""
+        receipt, record = f"{FOLDER}/{self.name(rule, wildcards)}.json", f"{fill(RULES[rule].log, wildcards)}.json"
+        made_of = self.made_of(rule, **wildcards)
+        return f"--made_of {made_of} --receipt {shlex.quote(receipt)} --record {shlex.quote(record)}"
+
+    def run_by(self, rule: str, wildcards: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+        """Return rule and wildcards of the jobs that a job of Snakemake runs."""
+        return jobs_of(self.config, rule, wildcards)
+
+    def is_asked(self, rule: str, wildcards: Mapping[str, str]) -> bool:
+        """Tell whether a job of Snakemake has something to make."""
+        jobs = [self.name(one, names) for one, names in jobs_of(self.config, rule, wildcards)]
+        if rule in TOGETHER:
+            return self.left is None or any(name in self.left for name in jobs)
+        return jobs[0] not in self.made
+
     def asks(
         self, rule: str, *functions: Named, **inputs: Files | Callable[[Wildcards], Files]
     ) -> Callable[[Wildcards], dict[str, Files]]:
@@ -103,7 +143,7 @@ class Jobs:
         Parameters
         ----------
         rule : str
-            The rule.
+            The rule of Snakemake.
         *functions : callable
             Return more inputs by name.
         **inputs
@@ -112,7 +152,7 @@ class Jobs:
 
         def asked(wildcards: Wildcards) -> dict[str, Files]:
             names = {str(key): str(value) for key, value in wildcards.items()}
-            if self.name(rule, names) in self.made:
+            if not self.is_asked(rule, names):
                 return {}
             found = {key: value(wildcards) if callable(value) else value for key, value in inputs.items()}
             found = {key: fill(value, names) if isinstance(value, str) else value for key, value in found.items()}

@@ -100,7 +100,7 @@ class MadeOf:
         finder = [FINDER] if brain["method"] == "deepbet" else []
         return [self("conform_image", scan=scan), {key: brain[key] for key in used}, *finder]
 
-    def extract_brain_by_template(self, scan: str) -> object:
+    def extract_brain(self, scan: str) -> object:
         """Return what the raw brain mask of a scan is made of."""
         return self.raw_mask(scan)
 

@@ -58,7 +58,11 @@ def forced(arguments: Sequence[str], inventory: Inventory) -> set[str]:
     for place in (number for number, argument in enumerate(arguments) if argument in ("--forcerun", "-R")):
         named |= set(takewhile(lambda argument: not argument.startswith("-"), arguments[place + 1 :]))
     jobs = inventory.jobs.jobs
-    return {name for name in inventory.made if jobs[name].rule in named or named & set(inventory.files(jobs[name]))}
+    return {
+        name
+        for name in inventory.made
+        if {jobs[name].rule, inventory.rule_of(jobs[name])[0]} & named or named & set(inventory.files(jobs[name]))
+    }
 
 
 def begin(
@@ -183,4 +187,6 @@ def with_inventory(
         for part in (*PARTS, "all")
     }
     unmade = frozenset(path for paths in left.values() for path in paths)
-    return replace(study, jobs=replace(study.jobs, made=made, to_make=to_make, unmade=unmade))
+    wanted = {name for part in (*PARTS, "all") for name in (given[part] if part in given else jobs.wanted(part))}
+    needed = frozenset(jobs.needed(wanted, made))
+    return replace(study, jobs=replace(study.jobs, made=made, to_make=to_make, unmade=unmade, left=needed))

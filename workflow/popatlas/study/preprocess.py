@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -76,6 +77,23 @@ class Preprocess:
 
     def brain_evidence(self, wildcards: Wildcards) -> str:
         """Return the file that tells that the raw mask of a scan has been made."""
-        if self.config.preprocess.brain.method == "template":
-            return self.raw_mask(wildcards.scan)
         return f"{self.brain_folder}/batch-{self.batches.of[wildcards.scan]}.json"
+
+    def brain_record(self, wildcards: Wildcards) -> str:
+        """Return the record of a scan whose brain is found in a job of its own, which says why a mask is missing."""
+        return f"{self.brain_folder}/{wildcards.scan}_found.json"
+
+    def extraction(self, wildcards: Wildcards) -> str:
+        """Return the step that finds the brain of one scan, with its options but for those that each step has."""
+        brain, image, mask = (
+            self.config.preprocess.brain,
+            CONFORMED.format(scan=wildcards.scan),
+            self.raw_mask(wildcards.scan),
+        )
+        if brain.method == "template":
+            return f"ExtractBrainTemplate --in_file {shlex.quote(image)} --out_mask {shlex.quote(mask)}"
+        return (
+            f"ExtractBrain --method {brain.method} --threshold {brain.threshold} --dilate {brain.dilate} "
+            f" --in_files {shlex.quote(image)} --scans {shlex.quote(wildcards.scan)} --out_masks {shlex.quote(mask)}"
+            f" --out_batch_record {shlex.quote(self.brain_record(wildcards))}"
+        )

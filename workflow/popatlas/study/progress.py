@@ -31,7 +31,7 @@ GOAL = (
 )
 # stages as a user sees them, in the order of the pipeline, and the rules of each
 STAGES: dict[str, tuple[str, ...]] = {
-    "preprocess": ("conform_image", "extract_brain_by_template", "extract_brains", "normalise_brain", "align_channel"),
+    "preprocess": ("conform_image", "extract_brain", "extract_brains", "normalise_brain", "align_channel"),
     "atlas": (
         *("make_reference", "align_to_reference", "initialise_template", "predict_members", "register_member"),
         *("average_template", "publish_template"),
@@ -176,7 +176,8 @@ class JobListener(logging.Handler):
         self, inventory: Inventory, jobs: Callable[[], Iterable[Any]], writer: Writer, *, is_heard: bool = True
     ) -> None:
         super().__init__()
-        self.listed, self.jobs, self.writer, self.is_heard = inventory.jobs, jobs, writer, is_heard
+        self.inventory, self.jobs, self.writer, self.is_heard = inventory, jobs, writer, is_heard
+        self.listed = inventory.jobs
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell of a job that begins, ends or fails; of all else that is logged nothing."""
@@ -187,21 +188,28 @@ class JobListener(logging.Handler):
         elif event in EVENTS:
             numbers = found["jobs"] if "jobs" in found else [found.get("jobid", found.get("job_id"))]
             for number in numbers:
-                if number in self.places:
-                    told = {key: self.places[number][key] for key in ("stage", "unit", "rule", "log")}
-                    self._say({"job": number, "state": EVENTS[event], **told})
-                    self._note(event, number)
+                for place, happened in self._happened(event, number):
+                    told = {key: place[key] for key in ("stage", "unit", "rule", "log")}
+                    self._say({"job": place["key"], "state": EVENTS[happened], **told})
+                    self._note(happened, place)
+
+    def _happened(self, event: str, number: object) -> list[tuple[dict[str, Any], str]]:
+        """Return what became of each step of a job; where one has failed, the first that did comes last: it says why."""
+        places = self.places.get(number, [])
+        if event != "job_error" or len(places) == 1:
+            return [(place, event) for place in places]
+        found = [(place, self.inventory.receipt_path(place["name"]).is_file()) for place in reversed(places)]
+        return [(place, "job_finished" if is_made else event) for place, is_made in found]
 
     def _say(self, content: Content) -> None:
         if self.is_heard:
             _tell(content)
 
-    def _note(self, event: str, number: object) -> None:
+    def _note(self, event: str, place: Mapping[str, Any]) -> None:
         """Write an event into the journal, so that others can look and nothing is lost when the run is killed."""
         from popatlas.cohort.outputs import RULES
 
-        place, key = self.places[number], f"{os.getpid()}.{number}"
-        made = RULES[place["rule"]]
+        made, key = RULES[place["rule"]], f"{os.getpid()}.{place['key']}"
         group = place["stage"] if place["stage"] in BY_JOB and made.stage not in SIDE_STAGES else ""
         row: tuple[object, ...] = (NOTED[event], f"{time.time():.1f}", key)
         if NOTED[event] == BEGUN:
@@ -210,14 +218,24 @@ class JobListener(logging.Handler):
             self.writer.add(*row)
 
     @cached_property
-    def places(self) -> dict[Any, dict[str, str]]:
-        """Stage, unit, rule and log of each job by the number that Snakemake gave it."""
-        return {job.jobid: self._place(job) for job in self.jobs() if job.rule.name in STAGE_OF}
+    def places(self) -> dict[Any, list[dict[str, Any]]]:
+        """Key, stage, unit, rule and log of the steps of each job by the number that Snakemake gave it."""
+        return {job.jobid: self._places(job) for job in self.jobs()}
 
-    def _place(self, job: Any) -> dict[str, str]:
-        rule, wildcards = job.rule.name, {str(key): str(value) for key, value in job.wildcards_dict.items()}
-        name, log = self.listed.name(rule, **wildcards), str(next(iter(job.log), ""))
-        place = {"stage": STAGE_OF[rule], "unit": unit_of(rule, wildcards, name), "rule": rule, "log": log}
+    def _places(self, job: Any) -> list[dict[str, Any]]:
+        named = {str(key): str(value) for key, value in job.wildcards_dict.items()}
+        steps = [step for step in self.listed.run_by(job.rule.name, named) if step[0] in STAGE_OF]
+        if len(steps) == 1:
+            return [self._place(job.jobid, *steps[0], str(next(iter(job.log), "")))]
+        left = [step for step in steps if self.listed.name(step[0], **step[1]) not in self.inventory.made]
+        return [
+            self._place(f"{job.jobid}-{place}", rule, names, self.listed.log(rule, names))
+            for place, (rule, names) in enumerate(left)
+        ]
+
+    def _place(self, key: object, rule: str, wildcards: Mapping[str, str], log: str) -> dict[str, Any]:
+        name = self.listed.name(rule, **wildcards)
+        place = {"key": key, "stage": STAGE_OF[rule], "unit": unit_of(rule, wildcards, name), "rule": rule, "log": log}
         return place | {"scans": BETWEEN.join(self._scans(name, wildcards)), "name": name}
 
     def _scans(self, name: str, wildcards: Mapping[str, str]) -> list[str]:

@@ -18,6 +18,7 @@ WILDCARDS = {
     "channel": r"[0-9A-Za-z]+",
     "method": "|".join(METHODS),
 }
+TRAINED_METHODS = "|".join(name for name, method in METHODS.items() if method.trained)
 LABELLED_BY = "|".join((*METHODS, SEGMENTER))  # the wildcard `method` of a rule that takes labels of the segmenter too
 # Parts of the pipeline that can be asked for by name. preprocess: brains of every scan, before the members of the template
 # are frozen. subjects: per-scan results of every scan that is not failed, excluded or unavailable. segmentations: labels by
@@ -54,6 +55,19 @@ class Resources(Protocol):
     """The resources of a job, as Snakemake gives them to the functions of a rule."""
 
     runtime: float
+
+
+class Together(Protocol):
+    """What a part of the study asks about the steps that one job of Snakemake runs (`popatlas.study.jobs.Jobs`)."""
+
+    def run_by(self, rule: str, wildcards: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
+        """Return rule and wildcards of the jobs that a job of Snakemake runs."""
+
+    def outputs(self, rule: str) -> dict[str, str]:
+        """Return output name to pattern of a rule."""
+
+    def proof_of(self, rule: str, wildcards: Mapping[str, str]) -> str:
+        """Return the options that make a step leave its receipt and its record."""
 
 
 Named = Callable[[Wildcards], Mapping[str, Files]]  # returns files by the names of the inputs of a rule
