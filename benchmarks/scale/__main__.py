@@ -28,9 +28,10 @@ COMMANDS, GROWTH, RUNS = "Commands", "Growth", "Simulated runs"
 SUBJECTS, QUICK = (100, 1000, 10000), (20,)
 SLOTS = (1, 16, 256)
 DATA = (
-    "tiny images, one a subject, 200 members of the template; steps are stubs. Other work ran beside it: seconds are those of "
-    "the clock, cpu_s those of one core. Simulated runs: jobs of real heads at 1 mm "
-    f"with drawn times, {100 * KILLED:g} % of the attempts killed"
+    "tiny images, one a subject, 200 members of the template; steps are stubs. Other work ran beside it, so that cpu_s "
+    "tells more than the seconds of the clock. Simulated runs: jobs of real heads at 1 mm with drawn times, "
+    f"{100 * KILLED:g} % of the attempts killed; the ideal has the same jobs on as many slots without failures, start-ups, "
+    "waiting and passes"
 )
 # what is measured, of how many subjects, with the most seconds or megabytes that were asked for
 BARS = (

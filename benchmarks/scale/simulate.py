@@ -79,10 +79,12 @@ class Simulation:
         Where it runs.
     seed : int
         Of the draws.
+    killed : float
+        Share of the attempts that are killed.
     """
 
-    def __init__(self, inventory: Inventory, place: Machine, seed: int = 0) -> None:
-        self.inventory, self.place, self.draw = inventory, place, random.Random(seed)
+    def __init__(self, inventory: Inventory, place: Machine, seed: int = 0, killed: float = KILLED) -> None:
+        self.inventory, self.place, self.killed, self.draw = inventory, place, killed, random.Random(seed)
         self.books, self.now, self.controller = Books(), 0.0, 0.0
         self.failed: set[str] = set()
         self.made: set[str] = set()
@@ -100,7 +102,7 @@ class Simulation:
                 self._control(GRAPH_JOB * len(runs) + (OPEN if number else 0.0))
                 self._shard([self.jobs[run] for run in runs])
             self._control(SETTLE_SCAN * scans)
-        ideal = max(self.books.work / self.place.slots, self.critical())
+        ideal = self.ideal()
         return {
             "jobs": self.books.jobs,
             "work_h": self.books.work / 3600,
@@ -113,21 +115,13 @@ class Simulation:
             "jobs given up": self.books.out,
         }
 
-    def critical(self) -> float:
-        """Return the mean seconds of the longest chain of jobs that need each other."""
-        jobs, ends = self.jobs, dict[str, float]()
-        for start in jobs:
-            stack = [start]
-            while stack:
-                name = stack[-1]
-                left = [need for need in jobs[name].needs if need in jobs and need not in ends]
-                if left:
-                    stack += left
-                    continue
-                stack.pop()
-                before = max((ends[need] for need in jobs[name].needs if need in jobs), default=0.0)
-                ends[name] = before + SECONDS.get(jobs[name].rule, OTHER)
-        return max(ends.values(), default=0.0)
+    def ideal(self) -> float:
+        """Return the seconds of the same jobs on as many slots, without failures, start-ups, waiting and passes."""
+        jobs = self.inventory.jobs
+        free = Simulation(self.inventory, Machine(self.place.slots, 0.0, 0.0, 0.0), killed=0.0)
+        names = jobs.needed(jobs.wanted(PASSES[-1]), frozenset())
+        free._shard([self.jobs[run] for run in dict.fromkeys(self.runs[name] for name in names)])
+        return free.now
 
     def _control(self, seconds: float) -> None:
         self.now += seconds
@@ -167,7 +161,7 @@ class Simulation:
 
     def _attempt(self, job: Job, begin: float) -> tuple[float, bool]:
         seconds = self.draw.lognormvariate(0.0, SPREAD) * SECONDS.get(job.rule, OTHER)
-        is_killed = self.draw.random() < KILLED
+        is_killed = self.draw.random() < self.killed
         seconds *= self.draw.random() if is_killed else 1.0
         self.books.jobs += 1
         self.books.starts += self.place.start

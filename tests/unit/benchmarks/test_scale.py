@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from benchmarks.scale import simulate
 from benchmarks.scale.__main__ import growth, main
 from benchmarks.scale.cohort import make_cohort
 from benchmarks.scale.measure import Row
@@ -29,29 +28,29 @@ def wanted(inventory):
     return list(dict.fromkeys(runs[name] for name in inventory.jobs.needed(inventory.jobs.wanted("all"), frozenset())))
 
 
-def simulated(inventory, slots, *, killed=0.0, start=0.0, poll=0.0, submit=0.0, seed=0, monkeypatch=None):
-    monkeypatch.setattr(simulate, "KILLED", killed)
+def simulated(inventory, slots, *, killed=0.0, start=0.0, poll=0.0, submit=0.0, seed=0):
     inventory.made = frozenset()
-    simulation = Simulation(inventory, Machine(slots, start, poll, submit), seed)
+    simulation = Simulation(inventory, Machine(slots, start, poll, submit), seed, killed)
     return simulation, simulation.run()
 
 
-def test_one_slot_takes_all_the_work_and_many_no_less_than_the_longest_chain(inventory, wanted, monkeypatch):
-    one, found = simulated(inventory, 1, monkeypatch=monkeypatch)
+def test_one_slot_takes_all_the_work_and_many_no_less_than_the_longest_chain(inventory, wanted):
+    one, found = simulated(inventory, 1)
     assert found["jobs"] == len(wanted) == len(one.made)
     assert one.now - one.controller == pytest.approx(one.books.work)
-    many, _ = simulated(inventory, 1000, monkeypatch=monkeypatch)
+    many, _ = simulated(inventory, 1000)
     assert many.books.work / 1000 < many.now < one.now / 4
-    assert many.now > 0.7 * many.critical(), "times are drawn"
-    slow, _ = simulated(inventory, 1, start=2.0, monkeypatch=monkeypatch)
+    assert one.ideal() == pytest.approx(one.books.work, rel=0.1)
+    assert many.ideal() < many.now - many.controller < 2 * many.ideal(), "passes wait for each other"
+    slow, _ = simulated(inventory, 1, start=2.0)
     assert slow.now - one.now == pytest.approx(2.0 * len(wanted))
-    submitting, _ = simulated(inventory, 1000, submit=1.0, monkeypatch=monkeypatch)
+    submitting, _ = simulated(inventory, 1000, submit=1.0)
     assert submitting.now > len(wanted), "no job starts before it is submitted"
 
 
-def test_what_is_killed_is_tried_again_and_costs_its_scan_and_nothing_else(inventory, wanted, monkeypatch):
+def test_what_is_killed_is_tried_again_and_costs_its_scan_and_nothing_else(inventory, wanted):
     template = inventory.jobs.name("publish_template")
-    runs = (simulated(inventory, 4, killed=0.1, seed=seed, monkeypatch=monkeypatch) for seed in range(99))
+    runs = (simulated(inventory, 4, killed=0.1, seed=seed) for seed in range(99))
     run, found = next((run, found) for run, found in runs if run.failed and template in run.made)
     assert run.books.lost > 0 and found["lost work, %"] > 0
     assert found["jobs"] > len(run.made)
