@@ -35,8 +35,8 @@ rule align_to_reference:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=growing(1500),
-        runtime=30,
+        mem_mb=growing(study.needs.memory("align_to_reference")),
+        runtime=growing(study.needs.minutes("align_to_reference")),
     params:
         proof=study.jobs.proof("align_to_reference"),
         attempt=study.atlas.attempt(1),
@@ -91,7 +91,7 @@ rule register_member:
         "../envs/gpu.yaml" if study.register.predicted_gpu else "../envs/cpu.yaml"
     resources:
         mem_mb=growing(study.register.memory()),
-        runtime=240,
+        runtime=growing(study.register.minutes()),
         gpu=study.register.predicted_gpu,
     params:
         proof=study.jobs.proof("register_member"),
@@ -116,8 +116,8 @@ rule average_template:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=growing(4000),
-        runtime=120,
+        mem_mb=growing(study.needs.memory("average_template")),
+        runtime=growing(study.needs.minutes("average_template")),
     params:
         proof=study.jobs.proof("average_template"),
         members=study.atlas.average_options,

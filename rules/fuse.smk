@@ -22,7 +22,7 @@ if study.config.fuse.through == "direct":
             "../envs/gpu.yaml" if study.register.gpu else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(study.register.memory()),
-            runtime=240,
+            runtime=growing(study.register.minutes()),
             gpu=study.register.gpu,
         params:
             proof=study.jobs.proof("register_atlas_to_target"),
@@ -51,8 +51,8 @@ if study.fuse.untrained_methods:
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(4000),
-            runtime=120,
+            mem_mb=growing(study.needs.memory("fuse_scan")),
+            runtime=growing(study.needs.minutes("fuse_scan")),
         params:
             steps=study.fuse.steps(study.jobs),
         shell:

@@ -20,8 +20,8 @@ rule measure_and_draw:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=growing(2500),
-        runtime=60,
+        mem_mb=growing(study.needs.memory("measure_and_draw")),
+        runtime=growing(study.needs.minutes("measure_and_draw")),
     params:
         measured=study.jobs.proof_together("measure_scan"),
         drawn=study.jobs.proof_together("draw_subject"),

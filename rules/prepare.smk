@@ -16,8 +16,8 @@ if prepares_together(study.config):
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(4000),
-            runtime=90,
+            mem_mb=growing(study.needs.memory("prepare_scan")),
+            runtime=growing(study.needs.minutes("prepare_scan")),
         params:
             conformed=study.jobs.proof_together("conform_image"),
             found=study.jobs.proof_together("extract_brain"),

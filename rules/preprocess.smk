@@ -11,8 +11,8 @@ if not prepares_together(study.config):
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(2000),
-            runtime=30,
+            mem_mb=growing(study.needs.memory("conform_image")),
+            runtime=growing(study.needs.minutes("conform_image")),
         params:
             proof=study.jobs.proof("conform_image"),
             raw=study.preprocess.raw_image,
@@ -37,8 +37,8 @@ if not prepares_together(study.config):
         conda:
             "../envs/gpu.yaml" if brain.gpu else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(4000),
-            runtime=60,
+            mem_mb=growing(study.needs.memory("extract_brains")),
+            runtime=growing(study.needs.minutes("extract_brains")),
             gpu=brain.gpu,
         params:
             proof=study.jobs.proof("extract_brains"),
@@ -68,8 +68,8 @@ if not prepares_together(study.config):
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(1500),
-            runtime=10,
+            mem_mb=growing(study.needs.memory("normalise_brain")),
+            runtime=growing(study.needs.minutes("normalise_brain")),
         params:
             proof=study.jobs.proof("normalise_brain"),
             mask=study.preprocess.raw_mask("{scan}"),

@@ -72,7 +72,7 @@ rule register_to_template:
         "../envs/gpu.yaml" if study.register.predicted_gpu else "../envs/cpu.yaml"
     resources:
         mem_mb=growing(study.register.memory()),
-        runtime=240,
+        runtime=growing(study.register.minutes()),
         gpu=study.register.predicted_gpu,
     params:
         proof=study.jobs.proof("register_to_template"),

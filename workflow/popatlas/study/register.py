@@ -13,6 +13,7 @@ from popatlas.cohort.targets import digest_of
 from popatlas.config.attempts import engine_weights, registration_settings
 from popatlas.config.sections import Config
 from popatlas.registration.engines.registry import ENGINES
+from popatlas.study.needs import MARGIN
 from popatlas.study.preprocess import BRAIN, MASK
 from popatlas.study.rules import Given, Wildcards
 from popatlas.study.template import Template
@@ -20,9 +21,12 @@ from popatlas.zoo.find import find_weights
 from popatlas.zoo.lock import estimate_from_lock
 
 REFERENCE_MM = (177, 213, 187)  # extent of a template that is built here, see `groupwise.template.reference_brain`
-# Megabytes of a registration at 2 mm, refinement included; bytes for each voxel of a pair that is held: images, masks and
-# their copies in the voxels of the template, images and fields in those of the network.
+# Megabytes of a registration at 2 mm by an engine of which no peak was measured; bytes for each voxel of a pair that is
+# held: images, masks and their copies in the voxels of the template, images and fields in those of the network.
 REGISTRATION, HELD = 3000, 32
+# Megabytes of the program and bytes for each voxel of the template, of the engine instance (benchmarks/cost.py)
+PROGRAM, VOXEL = 720, 275
+QUICK = ("instance", "network")  # engines that take a minute at 1 mm; the others take many
 
 
 def prediction_folder(config: Config, version: str) -> str:
@@ -49,13 +53,16 @@ def registration_memory(config: Config, pairs: int = 1) -> int:
         Pairs whose images are held at the same time. On the CPU they go through the network one by one.
     """
     weights = engine_weights(config.register, config.register.engine)
-    if weights is None:
-        return REGISTRATION
-    entry = find_weights(weights)
     own, spacing = _template(config)
+    measured = math.ceil(MARGIN * (PROGRAM + VOXEL * math.prod(own) / 1e6))
+    if config.register.engine == "instance":
+        return measured
+    if weights is None:
+        return max(REGISTRATION, measured)
+    entry = find_weights(weights)
     shape = [math.ceil(n * mm / size) for n, mm, size in zip(own, spacing, entry.input.spacing_mm, strict=True)]
     held = pairs * HELD * (math.prod(own) + math.prod(shape))
-    return REGISTRATION + math.ceil((estimate_from_lock(entry, shape) + held) / 1e6)
+    return max(REGISTRATION, measured) + math.ceil((estimate_from_lock(entry, shape) + held) / 1e6)
 
 
 def _template(config: Config) -> tuple[tuple[int, ...], tuple[float, ...]]:
@@ -129,6 +136,15 @@ class Register:
     def memory(self) -> int:
         """Return the memory of a registration, megabytes."""
         return registration_memory(self.config)
+
+    def minutes(self) -> int:
+        """Return the minutes that are asked for a registration with all its fallbacks, many times what was measured."""
+        voxels = math.prod(_template(self.config)[0]) / 1e6
+        return math.ceil((1 if self.config.register.engine in QUICK else 4) * (30 + 8 * voxels))
+
+    def template_voxels(self) -> float:
+        """Return the millions of voxels of the template."""
+        return math.prod(_template(self.config)[0]) / 1e6
 
     # Predictions
 

@@ -73,14 +73,16 @@ class Together(Protocol):
 Named = Callable[[Wildcards], Mapping[str, Files]]  # returns files by the names of the inputs of a rule
 
 
-def growing(amount: int, most: int | None = None) -> Callable[[Wildcards, int], int]:
-    """Return the function of a resource (megabytes, minutes): `amount` at the first attempt, twice at the second, ...
+def growing(amount: int | Callable[[Wildcards], int], most: int | None = None) -> Callable[[Wildcards, int], int]:
+    """Return the function of a resource (megabytes, minutes): an amount at the first attempt, twice at the second, ...
 
-    `most` times at most, for jobs that are tried again because their time was over.
+    The amount may follow from the wildcards. `most` times at most, for jobs that are tried again because their time was
+    over.
     """
 
     def resource(wildcards: Wildcards, attempt: int) -> int:
-        return amount * (attempt if most is None else min(attempt, most))
+        first = amount(wildcards) if callable(amount) else amount
+        return first * (attempt if most is None else min(attempt, most))
 
     return resource
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ class Scans:
         Those of the cohort that have failed: nothing is made for them, but what others need of them as atlases.
     outside : list
         Scan, state and reason of all of the cohort that are not alive.
+    voxels : dict
+        Scan to the millions of voxels of its T1w, and of cubic millimetres that it covers.
     unaligned, undrawn, unbenched : frozenset of str
         Those that failed at a stage that no other scan needs: an extra channel, their page, the bench.
     """
@@ -53,6 +56,7 @@ class Scans:
     unaligned: frozenset[str]
     undrawn: frozenset[str]
     unbenched: frozenset[str]
+    voxels: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, out_dir: Path) -> Scans:
@@ -77,7 +81,18 @@ class Scans:
             unaligned=frozenset(failed["channel"]),
             undrawn=frozenset(failed["page"]),
             unbenched=frozenset(failed["bench"]),
+            voxels={
+                scan: _voxels(*row)
+                for scan, *row in zip(good["scan"], good["shape"], good["spacing_mm"], strict=True)
+                if all(row)
+            },
         )
+
+
+def _voxels(shape: str, spacing_mm: str) -> tuple[float, float]:
+    """Return the millions of voxels of an image, and of cubic millimetres, from its row of the index."""
+    voxels = math.prod(int(n) for n in shape.split("x")[:3]) / 1e6
+    return voxels, voxels * math.prod(float(size) for size in spacing_mm.split("x")[:3])
 
 
 def _channel_digests(channels: Mapping[str, Mapping[str, str]], index: pd.DataFrame) -> dict[str, dict[str, str]]:

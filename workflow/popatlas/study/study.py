@@ -27,6 +27,7 @@ from popatlas.study.fuse import Fuse
 from popatlas.study.jobs import Jobs
 from popatlas.study.madeof import MadeOf
 from popatlas.study.measure import Measure
+from popatlas.study.needs import Needs
 from popatlas.study.network import Network
 from popatlas.study.prepare import prepare
 from popatlas.study.preprocess import BRAIN, CONFORMED, Preprocess
@@ -82,6 +83,8 @@ class Study:
         Checksums of files.
     jobs : Jobs
         What all rules ask about their jobs.
+    needs : Needs
+        What they ask about memory and minutes.
     """
 
     config: Config
@@ -99,6 +102,7 @@ class Study:
     report: Report
     digests: Digests = field(repr=False)
     jobs: Jobs = field(repr=False)
+    needs: Needs = field(repr=False)
 
     @classmethod
     def read(cls, config: Config, out_dir: Path) -> Study:
@@ -135,9 +139,12 @@ class Study:
             "predictions": predictions,
         }
         jobs = Jobs(config, filled, _trained(trainings, plan), made_of)
+        edge = float(config.preprocess.resolution_mm)
+        voxels = {scan: (raw, volume / edge**3) for scan, (raw, volume) in scans.voxels.items()}
+        needs = Needs(voxels, register.template_voxels(), lambda scan: len(fuse.atlases_for(scan)), jobs.run_by)
         return cls(
             config, out_dir, scans, template, preprocess, atlas, register, fuse, train, network, measure, bench, report,
-            digests, jobs,
+            digests, jobs, needs,
         )  # fmt: skip
 
     def write_lists(self) -> None:
