@@ -50,6 +50,7 @@ CHOICES = (
 )
 CONTRASTS = (
     Choice("contrasts may differ", "`similarity: auto` in a preset of `instance`", "instance-auto"),
+    Choice("the same, seconds matter", "`preset: fast` with `similarity: auto`", "instance-auto-fast"),
     Choice(
         "contrasts differ much, and the map from one to the other is not unique", "`similarity: mindssc`", "instance-mind"
     ),

@@ -111,6 +111,7 @@ OTHER_CONTRAST: dict[str, Engine] = {
     ),
     "instance-mind": Engine("instance", load_instance, {"preset": "default", **MIND}),
     "instance-auto": Engine("instance", load_instance, {"preset": "default", **AUTO}),
+    "instance-auto-fast": Engine("instance", load_instance, {"preset": "fast", **AUTO}),
     **{name: PEERS[name] for name in ("ffd-default", "ffd-accurate")},
     **{
         f"ffd-{name}": Engine("free form", load_ffd, {"preset": "default", "similarity": name, "options": {}})
