@@ -112,6 +112,6 @@ def contrast_bars(rows: Sequence[Row]) -> list[Bar]:
     table = contrast_table(rows).set_index("engine")
     if AUTO_FAST not in table.index:
         return bars
-    quick = table.loc[AUTO_FAST]
-    bars += [at_least(f"{AUTO_FAST}, Dice with {name}", float(quick[f"Dice, {name}"]), MAPPED) for name in CONTRASTS[1:]]
-    return [*bars, at_most(f"{AUTO_FAST}, CPU s", float(quick["cpu_s"]), MAPPED_S)]
+    quick = {name: value_of(table, AUTO_FAST, f"Dice, {name}") for name in CONTRASTS[1:]}
+    bars += [at_least(f"{AUTO_FAST}, Dice with {name}", dice, MAPPED) for name, dice in quick.items()]
+    return [*bars, at_most(f"{AUTO_FAST}, CPU s", value_of(table, AUTO_FAST, "cpu_s"), MAPPED_S)]
