@@ -14,6 +14,7 @@ from popatlas.cli import main as popatlas_main
 from popatlas.config.load import load_config
 from popatlas.images.io import load_image, read_json, read_table, save_image
 from popatlas.resources import workflow_root
+from popatlas.study.inventory import Inventory
 from popatlas.study.study import open_study
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
@@ -60,6 +61,23 @@ def test_jobs_of_the_whole_pipeline(cohort):
         "tabulate_trust": 1,
         "write_report": 1,
     }
+
+
+def test_a_subject_of_a_large_cohort_costs_four_jobs(cohort, capsys):
+    """Of which two here are members of the template: `all` means no more than most_members."""
+    settings = {"atlas": {"most_members": 2}}
+    study = opened(cohort, settings)
+    assert "the template is built from 2 of 6 scans" in capsys.readouterr().err
+    inventory = Inventory(study)
+    jobs = [inventory.jobs.jobs[name] for name in inventory.needed("all")]
+    runs = dict.fromkeys(
+        (rule, wildcards["scan"]) for job in jobs if job.scan for rule, wildcards in [inventory.rule_of(job)]
+    )
+    members = set(study.atlas.members)
+    found = {scan: sum(of == scan for _, of in runs) for scan in study.scans.own if scan not in members}
+    assert set(found.values()) == {4} and len(found) == 4
+    assert opened(cohort, {"atlas": {"members": 3}}).template.version != study.template.version
+    assert len(opened(cohort, {"atlas": {"most_members": 6}}).atlas.members) == 6
 
 
 def test_direct_propagation_registers_each_atlas_to_each_other_scan(cohort):
