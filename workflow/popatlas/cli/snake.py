@@ -75,7 +75,9 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         help="only these subjects (with or without sub-)",
     )  # fmt: skip
     parser.add_argument("--query", help='condition on participants.tsv, for example "age > 50"')
-    parser.add_argument("--profile", default="default", help="default, slurm, slurm-gpu, lsf, sge, pbs, or a folder of yours")
+    parser.add_argument(
+        "--profile", default="default", help="default, slurm, slurm-gpu, lsf, sge, pbs, or a folder of yours"
+    )
     parser.add_argument(
         "--gpu", action="store_true",
         help="use a GPU for networks and registrations: sets all keys that it needs; with --profile slurm, GPU nodes",
