@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from popatlas.cli.main import main
+from popatlas.cli.notes import plugin_note
 from popatlas.cluster import site
 
 SINFO = """\
@@ -85,7 +86,11 @@ def test_jobs_are_sent_where_they_will_run(cluster, tmp_path):
     assert main(["doctor", "--partition", "none"]) == 1
 
 
-def test_an_old_plugin_is_told_with_the_line_that_mends_it(monkeypatch):
+def test_an_old_plugin_is_told_with_the_line_that_mends_it(monkeypatch, capsys):
     monkeypatch.setattr(site.metadata, "version", lambda name: "2.6.1")
     found = site.plugin_finding()
     assert not found.good and found.remedy == site.FAST_LINE
+    plugin_note("slurm")
+    assert f"Remedy: {site.FAST_LINE}" in capsys.readouterr().err
+    plugin_note(None)
+    assert capsys.readouterr().err == "", "of no run on this machine"

@@ -49,6 +49,14 @@ def opening_notes(config: Config, config_file: Path) -> list[str]:
     return lines
 
 
+def plugin_note(executor: str | None) -> None:
+    """Say when jobs go to Slurm by a plugin that submits them slowly, or that is not there, and what to do."""
+    from popatlas.cluster.site import plugin_finding
+
+    if executor == "slurm" and not (found := plugin_finding()).good:
+        print(f"popatlas: {found.what}. Remedy: {found.remedy}", file=sys.stderr, flush=True)
+
+
 def changes(before: Mapping[str, object], after: Mapping[str, object], prefix: str = "") -> Iterator[str]:
     """Yield a line for each setting that two configurations do not share."""
     for key in dict.fromkeys([*before, *after]):

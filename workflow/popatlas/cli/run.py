@@ -126,9 +126,9 @@ def run_passes(
     """
     import yaml
 
-    from popatlas.cli.notes import opening_notes
+    from popatlas.cli.notes import opening_notes, plugin_note
     from popatlas.cli.passes import FINISHED, Passes
-    from popatlas.cli.snake import check_folders, demo_plan, dry_run, forget_notes
+    from popatlas.cli.snake import check_folders, demo_plan, dry_run, executor_of, forget_notes
     from popatlas.cluster.leftovers import end_leftovers
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
@@ -147,6 +147,7 @@ def run_passes(
     lock = acquire(out_dir, force=args.force_unlock)
     try:
         end_leftovers(out_dir)
+        plugin_note(executor_of(args))
         config_file = out_dir / name
         said = opening_notes(config, config_file)
         if not args.no_retry:
