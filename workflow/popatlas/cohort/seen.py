@@ -37,11 +37,13 @@ def recall(source: Path, stamps: Mapping[str, Stamp], limits: Cohort) -> dict[st
         Section of the configuration; what does not hold under it is left out.
     """
     path = _file(source)
-    if path is None or not stamps or not path.is_file():
+    if path is None or not stamps:
         return {}
     try:
+        if not path.is_file():
+            return {}
         rows = read_table(path)[["key", *FACTS]].astype(str).to_numpy().tolist()
-    except (InputError, KeyError):  # it only saves time
+    except (OSError, InputError, KeyError):  # it only saves time
         return {}
     known = {key: Inspection(**dict(zip(FACTS, facts, strict=True))) for key, *facts in rows}
     found = {image: known[key] for image, stamp in stamps.items() if (key := _key(image, stamp)) in known}
