@@ -35,11 +35,11 @@ DATA = (
 )
 # what is measured, of how many subjects, with the most seconds or megabytes that were asked for
 BARS = (
-    ("the graphs of all", 10000, "cpu_s", 300.0),
+    ("the graphs of all", 10000, "seconds", 300.0),
     ("the graphs of all", 10000, "MB", 4000.0),
-    ("status", 10000, "cpu_s", 2.0),
-    ("first job of two subjects more", 10000, "cpu_s", 60.0),
-    ("plan of a new study", 10000, "cpu_s", 60.0),
+    ("status", 10000, "seconds", 2.0),
+    ("first job of two subjects more", 10000, "seconds", 60.0),
+    ("plan of a new study", 10000, "seconds", 60.0),
     ("tables", 10000, "MB", 1000.0),
 )
 
