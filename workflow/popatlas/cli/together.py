@@ -84,7 +84,10 @@ def run_all(
 
 
 def is_made(inputs: Content) -> bool:
-    """Tell whether a step has a receipt with the fingerprint that it is given, and all its files are as that says."""
+    """Tell whether a step has a receipt with the fingerprint that it is given, and what it read and made is as that says.
+
+    A step before it in the same job may just have made other files of what it was made from.
+    """
     from popatlas.images.io import sha256
     from popatlas.receipts import Receipt
 
@@ -94,7 +97,10 @@ def is_made(inputs: Content) -> bool:
     wanted = {os.path.relpath(file) for name, value in inputs.items() if name.startswith(OUTPUT) for file in _files(value)}
     if not wanted <= {os.path.relpath(file) for file in receipt.outputs}:
         return False
-    return all(Path(file).is_file() and sha256(file) == digest for file, (_, digest) in receipt.outputs.items())
+    made = {file: digest for file, (_, digest) in receipt.outputs.items()}
+    # a dataset may have been moved since: what is no longer where it was read tells nothing
+    read = {file: digest for file, digest in receipt.inputs.items() if Path(file).is_file()}
+    return all(Path(file).is_file() and sha256(file) == digest for file, digest in (made | read).items())
 
 
 def _files(value: object) -> list[str]:
