@@ -183,26 +183,24 @@ def is_cluster(args: argparse.Namespace) -> bool:
 
 def executor_of(args: argparse.Namespace) -> str | None:
     """Return the executor that the profile, or an option for Snakemake, names."""
-    files = sorted(profile_folder(args.profile).glob("*.yaml"))
-    lines = [re.match(r"executor: *['\"]?([\w-]+)", line) for file in files for line in file.read_text().splitlines()]
-    executor = next((line[1] for line in lines if line), None)
-    for name, value in pairwise([*args.snakemake, ""]):
-        if name in ("-e", "--executor") or name.startswith("--executor="):
-            executor = name.partition("=")[2] or value
-    return executor
+    return _asked(args, "executor", r"['\"]?([\w-]+)", "-e", "--executor")
 
 
 def slots(args: argparse.Namespace) -> int:
     """Return how many jobs run at a time: cores here, submitted jobs on a cluster (`jobs` of the profile or an option)."""
-    if not is_cluster(args):
-        return int(args.cores)
+    number = _asked(args, "jobs", r"(\d+)", "-j", "--jobs") if is_cluster(args) else None
+    return int(number) if number is not None and number.isdigit() else int(args.cores)
+
+
+def _asked(args: argparse.Namespace, key: str, pattern: str, short: str, long: str) -> str | None:
+    """Return a value for Snakemake: that of an option, otherwise of a line of the profile; None without either."""
     files = sorted(profile_folder(args.profile).glob("*.yaml"))
-    found = [re.match(r"jobs: *(\d+)", line) for file in files for line in file.read_text().splitlines()]
-    number = next((line[1] for line in found if line), "")
+    lines = [re.match(f"{key}: *{pattern}", line) for file in files for line in file.read_text().splitlines()]
+    found = next((line[1] for line in lines if line), None)
     for name, value in pairwise([*args.snakemake, ""]):
-        if name in ("-j", "--jobs") or name.startswith("--jobs="):
-            number = name.partition("=")[2] or value
-    return int(number) if number.isdigit() else int(args.cores)
+        if name in (short, long) or name.startswith(f"{long}="):
+            found = name.partition("=")[2] or value
+    return found
 
 
 def profile_folder(name: str) -> Path:
