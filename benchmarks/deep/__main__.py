@@ -149,8 +149,6 @@ def tables_of(args: argparse.Namespace, digests: dict[str, str]) -> tuple[dict[s
     elif "pipeline" in args.parts:
         print(f"skipped the pipeline: there are no weights {T1W}", flush=True)
     draw(pairs, contrast, args.out / "deep.png")
-    if not args.quick:
-        draw(pairs, contrast)
     return tables, bars, kept
 
 
@@ -194,6 +192,15 @@ def main() -> None:
         tables, bars, rows = tables_of(args, digests)
     runs = all_runs(rows)
     add_to_results(report("deep", tables, bars, args, DATA, TITLES), runs=runs)
+    if not args.quick:
+        draw_committed()
+
+
+def draw_committed() -> None:
+    """Draw the picture of the committed result, whose tables a run of other parts has left as they were."""
+    rows = read_json(RESULTS / "deep.json")["rows"]
+    pairs, contrast = (pd.DataFrame(rows[title]) if title in rows else None for title in (PAIRS_TITLE, CONTRAST_TITLE))
+    draw(pairs, contrast)
 
 
 if __name__ == "__main__":
