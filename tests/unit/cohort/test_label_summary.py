@@ -1,8 +1,12 @@
 """What is said of label files: the summary and its hints, and what check tells of a template."""
 
+import re
 import shutil
 
-from popatlas.cli.check import describe_template
+import pandas as pd
+import pytest
+
+from popatlas.cli.check import describe_members, describe_template
 from popatlas.cohort.labelfiles import inspect_label_files, used_as
 from popatlas.cohort.labelsummary import labels_summary, nearest_file
 from popatlas.config.load import changed, load_config
@@ -85,3 +89,25 @@ def test_uses_are_told_apart(setup):
     assert (
         len(used_as(table, "atlas")) == 6 and used_as(table, "reference").empty and used_as(table, "atlas", good=False).empty
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "said"),
+    [
+        ({}, 200, "built from all 200 scans"),
+        (
+            {},
+            350,
+            r"built from 200 of 350 scans \(atlas.most_members\), drawn evenly over age; .*--set atlas.members=NUMBER",
+        ),
+        ({"members": 300}, 350, r"built from 300 of 350 scans \(atlas.members\)"),
+        ({"members": ["sub-01", "sub-02"]}, 350, "built from the 2 subjects of atlas.members"),
+        ({"most_members": 5}, 350, r"built from 5 of 350 scans \(atlas.most_members\)"),
+        ({}, 1, "CANNOT BE BUILT from fewer than 2 scans"),
+        ({"template": "/tpl.nii.gz"}, 350, "^$"),
+    ],
+)
+def test_check_says_who_a_template_is_built_from(settings, count, said):
+    config = load_config({"atlas": settings})
+    usable = pd.DataFrame({"role": ["cohort"] * count + ["atlas"]})
+    assert re.search(said, " ".join(describe_members(config, usable)))

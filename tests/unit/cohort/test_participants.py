@@ -344,9 +344,10 @@ def test_the_check_tells_what_each_column_holds(tmp_path, capsys):
         "score numbers, 6 value(s), 0 missing: 6 number(s) from 1 to 6",
     ]
     (tmp_path / "bids/participants.tsv").write_text("participant_id\tage\nsub-1\t3\n")
-    assert main(["check", str(tmp_path / "bids")]) == 0
+    assert main(["check", str(tmp_path / "bids"), "--set", "atlas.members=3"]) == 0
     said = capsys.readouterr()
     assert "age          numbers, 1 value(s), 5 missing: 1 number(s) from 3 to 3" in said.out
+    assert "built from 3 of 6 scans (atlas.members)" in said.out
     assert "'sub-1' is sub-01" in said.err and "5 subject(s) of the dataset have no row" in said.err
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from popatlas.config.sections import Config
 
 MOST_COLUMNS, MOST_CELLS = 30, 10  # that are described
+FEWEST_MEMBERS = 2  # of a template
 MOST_CHOICES = 20  # reasons of choices that are shown
 # measured on the demo cohort (one core): preprocessing, template, registration, fusion and measures per scan and megavoxel
 MINUTES_PER_MEGAVOXEL = 2.0
@@ -26,6 +27,8 @@ MINUTES_PER_MEGAVOXEL = 2.0
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add the verb `check`."""
+    from popatlas.cli.snake import add_settings
+
     parser = subparsers.add_parser(
         "check",
         help="check a dataset, the configuration and this machine before a run",
@@ -36,10 +39,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "bids_dir", nargs="?", type=given_path, help="BIDS dataset, or a TSV of paths (default: the config's)"
     )
     parser.add_argument("--config", type=given_path, metavar="FILE", help="your settings")
+    add_settings(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Print a report; 0 when at least one scan can be used."""
+    from popatlas.cli.snake import with_settings
     from popatlas.cohort.index import index_cohort
     from popatlas.cohort.labelfiles import inspect_label_files
     from popatlas.cohort.labelsummary import labels_summary
@@ -47,7 +52,9 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.cohort.places import check_dataset, check_files
     from popatlas.config.load import load_config
 
-    config = load_config(args.config, bids_dir=None if args.bids_dir is None else str(args.bids_dir))
+    config = with_settings(
+        load_config(args.config, bids_dir=None if args.bids_dir is None else str(args.bids_dir)), args.set
+    )
     check_dataset(Path(config.bids_dir))
     check_files(config)
     print(f"configuration  ok ({args.config or 'defaults'})")
@@ -57,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
         usable = index[index["state"] == "ok"]
         found = inspect_label_files(config, index, list(usable["scan"]), Path(folder))
         labels = labels_summary(config, index, Path(folder), named=len(found))
-    given = (*labels, *describe_template(config), *describe_machine(config, usable))
+    given = (*labels, *describe_template(config), *describe_members(config, usable), *describe_machine(config, usable))
     for line in (*describe_participants(people), *describe_cohort(index), *given):
         print(line)
     return 0 if len(usable) else 1
@@ -132,6 +139,25 @@ def describe_template(config: Config) -> list[str]:
     except InputError as error:
         return [f"template       CANNOT BE USED: {error}"]
     return [f"template       ok, {'no mask beside it' if mask is None else f'with {mask.name}'}"]
+
+
+def describe_members(config: Config, usable: pd.DataFrame) -> list[str]:
+    """Return the line about who a template would be built from; none where an existing one is used."""
+    atlas, count = config.atlas, int((usable["role"] == "cohort").sum())
+    if atlas.template is not None:
+        return []
+    if isinstance(atlas.members, tuple):
+        return [f"template       built from the {len(atlas.members)} subjects of atlas.members"]
+    if count < FEWEST_MEMBERS:
+        return [f"template       CANNOT BE BUILT from fewer than {FEWEST_MEMBERS} scans: give one (atlas.template)"]
+    wanted = atlas.most_members if atlas.members == "all" else atlas.members
+    if wanted >= count:
+        return [f"template       built from all {count} scans"]
+    how = "atlas.most_members" if atlas.members == "all" else "atlas.members"
+    return [
+        f"template       built from {wanted} of {count} scans ({how}), drawn evenly over age; by name where most have none",
+        "  for others   --set atlas.members=NUMBER, or atlas.members='[sub-01, sub-02, ...]'",
+    ]
 
 
 def _describe_choices(usable: pd.DataFrame) -> list[str]:

@@ -66,10 +66,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("out_dir", nargs="?", type=given_path, help="folder for everything that is written")
     parser.add_argument("--config", type=given_path, metavar="FILE", help="your settings; keys left out keep the defaults")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-        help="settings that go before those of the file: preprocess.resolution_mm=1",
-    )  # fmt: skip
+    add_settings(parser)
     parser.add_argument(
         "--participant-label", nargs="+", action="extend", default=[], metavar="SUB",
         help="only these subjects (with or without sub-)",
@@ -85,6 +82,14 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cores", type=positive, default=len(os.sched_getaffinity(0)), help="CPU cores (default: all)")
     add_bids_app_options(parser)
     parser.set_defaults(parser=parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for single settings."""
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        help="settings that go before those of the file: preprocess.resolution_mm=1",
+    )  # fmt: skip
 
 
 def study_config(args: argparse.Namespace) -> Config:
