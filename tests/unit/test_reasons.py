@@ -20,6 +20,7 @@ class OutOfMemoryError(RuntimeError):
     [
         (InputError("the image is empty"), "input"),
         (InputError("the prediction failed: OutOfMemoryError: CUDA out of memory"), "oom"),
+        (InputError("2 pair(s) of 9 x 9 x 9 voxels do not fit into the memory of the device"), "oom"),
         (GateError("registration gate failed: mask Dice 0.1"), "gate"),
         (ConfigError("no such key"), "setup"),
         (PackageError("ants is not installed"), "setup"),

@@ -37,6 +37,8 @@ class InputError(PopatlasError):
         The subject or scan that it belongs to.
     remedy : str, optional
         What the user can do about it.
+    code : str, optional
+        What it failed for, where another job found that out and it is not the code of the class.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class InputError(PopatlasError):
         file: str | os.PathLike[str] | None = None,
         subject: str | None = None,
         remedy: str | None = None,
+        code: str | None = None,
     ) -> None:
+        self.code = code or self.code
         self.message, self.file, self.subject, self.remedy = message, file, subject, remedy
         parts = [message.rstrip(".")]
         if file is not None:

@@ -35,7 +35,9 @@ CODES = {
 SAID = (
     (
         OOM,
-        re.compile(r"out.?of.?memory|\bOOM\b|oom.?kill|memory ended|(?:can ?not|can't|failed to) allocate", re.I),
+        re.compile(
+            r"out.?of.?memory|\bOOM\b|oom.?kill|memory ended|fit into the memory|(?:can ?not|can't|failed to) allocate", re.I
+        ),
     ),
     (TIME, re.compile(r"\bTIMEOUT\b|\bDEADLINE\b|time limit|walltime|TERM_RUNLIMIT", re.I)),
     (DISK, re.compile(r"No space left|quota exceeded|Read-only file system|Input/output error|is full", re.I)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -10,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from popatlas.errors import InputError
+from popatlas.errors import ConfigError, InputError
 from popatlas.images.io import read_json, save_image, write_json
 from popatlas.interfaces.preprocess import ExtractBrain, ExtractBrainTemplate, NormaliseBrain
 from popatlas.preprocess.brain import foreground, tidy_mask
@@ -143,6 +144,41 @@ def test_a_visible_gpu_is_used_only_when_it_was_asked_for(tmp_path: Path, networ
     save_image(ball().astype(np.float32), AFFINE, tmp_path / "head.nii.gz")
     extract(tmp_path, gpu=gpus)
     assert [load["gpu"] for load in network] == [used]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "remedy"),
+    [
+        (MemoryError("no more"), "oom", "give it more memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "disk", "free space"),
+        (ConfigError("no such weights"), "setup", "follow the remedy"),
+        (InputError("no brain was found"), "input", "repair the image"),
+        (ValueError("shapes differ"), "bug", "repair the image"),
+    ],
+)
+def test_a_scan_that_failed_in_a_batch_fails_for_the_reason_of_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, remedy: str
+) -> None:
+    def extractor(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("popatlas.preprocess.brain.deepbet_extractor", extractor)
+    save_image(ball().astype(np.float32), AFFINE, tmp_path / "head.nii.gz")
+    extract(tmp_path)
+    assert read_json(tmp_path / "receipt.json")["sub-01"]["code"] == code
+    with pytest.raises(InputError) as caught:
+        NormaliseBrain(
+            in_file=str(tmp_path / "head.nii.gz"),
+            in_mask=str(tmp_path / "mask.nii.gz"),
+            in_batch_record=str(tmp_path / "receipt.json"),
+            volume_ml=[700, 2300],
+            out_brain=str(tmp_path / "brain.nii.gz"),
+            out_mask=str(tmp_path / "m.nii.gz"),
+            out_qc=str(tmp_path / "qc.json"),
+            record=str(tmp_path / "record.json"),
+            subject="sub-01",
+        ).run()
+    assert (read_json(tmp_path / "record.json")["code"], remedy in str(caught.value)) == (code, True)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from popatlas.config.load import load_config
 from popatlas.errors import InputError
 from popatlas.images.io import load_image, read_json, save_image, sha256, write_json
 from popatlas.interfaces import load_interface
+from popatlas.reasons import code_of
 from popatlas.registration.batch import FILES, Predictor, Request
 from popatlas.registration.engines.registry import planned_attempt
 from tests.unit.registration.test_engines import GATE, QUICK
@@ -193,6 +194,8 @@ def test_a_group_that_does_not_fit_goes_one_by_one_and_then_each_error_is_its_ow
     outcomes = {request.scan: outcome for request, outcome in predictor.run(requests)}
     assert predictor.net.sizes == sizes
     errors = {scan: outcome.error for scan, outcome in outcomes.items()}
+    codes = [outcomes[scan].code for scan in (ONE, OTHER, BROKEN)]
+    assert codes == ["" if good else "oom", "" if good else "oom", "input"]
     assert list(errors) == list(SCANS) and "all voxels are equal" in errors[BROKEN]
     assert [errors[scan] == "" for scan in (ONE, OTHER)] == [good > 0] * 2
     assert len(list((cohort / "out").rglob("warp.nii.gz"))) == good
@@ -241,6 +244,16 @@ def test_a_failed_prediction_is_the_first_attempt_and_the_fallbacks_follow(cohor
     assert gate["attempts"][0]["engine"] == "network"
     (reason,) = gate["attempts"][0]["reasons"]
     assert reason.startswith("the prediction failed: image is empty: all voxels are equal")
+
+
+def test_a_scan_whose_only_attempt_failed_in_a_batch_fails_for_the_same_reason(cohort):
+    predict(cohort)
+    entries = read_json(cohort / "batch-1.json")
+    assert entries[BROKEN]["code"] == "input" and "code" not in entries[ONE]
+    write_json(cohort / "batch-1.json", {ONE: {"state": "failed", "code": "disk", "message": "the disk is gone"}})
+    with pytest.raises(InputError, match=r"every attempt.*the prediction failed: the disk is gone") as caught:
+        register(cohort, ONE)
+    assert code_of(caught.value) == "disk"
 
 
 def test_a_prediction_that_fails_the_gate_or_is_gone_has_fallbacks_too(cohort):

@@ -97,7 +97,8 @@ class PredictDeformations(PopatlasInterface):
         message = outcome.error or "predicted"
         spent = {"device": device, "seconds": outcome.seconds, "peak_mb": outcome.peak_mb}
         state = "failed" if outcome.error else "ok"
-        facts = {"state": state, "message": message, "diverged": outcome.diverged, **spent}
+        why = {"code": outcome.code} if outcome.error else {}
+        facts = {"state": state, **why, "message": message, "diverged": outcome.diverged, **spent}
         receipt = request.folder / RECEIPT
         if outcome.error:
             _remove([receipt, *request.files])

@@ -21,10 +21,12 @@ from popatlas.images.labels import read_mask
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.interfaces.register import publish
 from popatlas.preprocess import FINDER
+from popatlas.reasons import CODES, DISK, OOM, SETUP, code_of
 from popatlas.receipts import Receipt, digests_of, fingerprint, is_current
 from popatlas.settings import Content, settings_from
 
 # what to look at when no brain was found, or no plausible one
+NOT_OF_IMAGES = (OOM, DISK, SETUP)  # codes of failures of which an image is not the cause
 LOOK = "open {image} (it should show a whole T1-weighted head, with dark air round it) and the mask on it"
 
 
@@ -129,7 +131,7 @@ class ExtractBrain(PopatlasInterface):
             Receipt.of(fingerprint(settings), digests_of([image]), [mask], facts).write(receipt_of(mask))
         except Exception as error:  # one bad scan must not stop its batch: the message goes into the batch record
             mask.unlink(missing_ok=True)
-            return {"state": "failed", "message": describe(error)}
+            return {"state": "failed", "code": code_of(error), "message": describe(error)}
         return {"state": "ok", "message": f"found: {note}" if note else "found"}
 
 
@@ -226,12 +228,16 @@ class NormaliseBrain(PopatlasInterface):
                 subject=inputs.subject,
                 remedy=f"delete {record} and run again",
             )
+        code = entry.get("code")
+        look = (
+            f"{LOOK.format(image=inputs.in_file)}; then repair the image, try preprocess.brain.method template, or exclude"
+        )
         return InputError(
             f"skull stripping failed: {entry.get('message', 'no mask was written')}",
             file=inputs.in_file,
             subject=inputs.subject,
-            remedy=LOOK.format(image=inputs.in_file)
-            + "; then repair the image, try preprocess.brain.method template, or exclude the scan",
+            remedy=CODES[code][1] if code in NOT_OF_IMAGES else f"{look} the scan",
+            code=code,
         )
 
 

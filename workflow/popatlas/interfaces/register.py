@@ -163,7 +163,9 @@ class RegisterImages(PopatlasInterface):
             return GateError(f"registration gate failed: {said}", remedy=REMEDY, **named)
         reasons = "; ".join(f"{row['engine']} from {row['start']}: {row['reasons'][0]}" for row in rows)
         remedy = "correct what the errors name, or choose another register.engine"
-        return InputError(f"every attempt at the registration raised an error: {reasons}", remedy=remedy, **named)
+        codes = {row["code"] for row in rows}
+        code = codes.pop() if len(codes) == 1 else None
+        return InputError(f"every attempt at the registration raised an error: {reasons}", remedy=remedy, code=code, **named)
 
     def _attempts_and_gate(self) -> tuple[list[Content], Content]:
         """Return all attempts, as the configuration resolves them, and the limits.

@@ -16,6 +16,7 @@ from popatlas.errors import InputError
 from popatlas.failures import describe
 from popatlas.images.io import read_json
 from popatlas.networks.registration import Prediction
+from popatlas.reasons import code_of
 from popatlas.registration.engines.instance.settings import InstanceSettings
 from popatlas.registration.engines.io import write_fields
 from popatlas.registration.engines.network.core import conform, finish_pair, load_planned, predict
@@ -52,6 +53,8 @@ class Outcome:
     ----------
     error : str
         Why there are no files; empty when all went well.
+    code : str
+        The same in a word (`popatlas.reasons`).
     seconds : dict
         Of each stage: align, predict (this scan's share of its group), refine.
     diverged : bool
@@ -61,6 +64,7 @@ class Outcome:
     """
 
     error: str = ""
+    code: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     diverged: bool = False
     peak_mb: int = 0
@@ -72,7 +76,7 @@ class Outcome:
         try:
             yield
         except Exception as error:
-            self.error = describe(error)
+            self.error, self.code = describe(error), code_of(error)
         self.seconds[name] = round(time.perf_counter() - started, 3)
 
 
@@ -152,7 +156,7 @@ class Predictor:
             return {scan: one for member in group for scan, one in self._predict([member], outcomes).items()}
         for one in group:
             outcome = outcomes[one.request.scan]
-            outcome.error, outcome.seconds["predict"] = trial.error, share
+            outcome.error, outcome.code, outcome.seconds["predict"] = trial.error, trial.code, share
         return {} if trial.error else {one.request.scan: row for one, row in zip(group, found, strict=True)}
 
     def _finish(self, ready: _Ready, predicted: Prediction) -> bool:
@@ -198,7 +202,8 @@ def read_prediction(folder: Path, record: Path, scan: str) -> Registration:
     """
     entry = read_json(record).get(scan, {})
     if entry.get("state") != "ok":
-        raise InputError(f"the prediction failed: {entry.get('message', 'the batch did not have this scan')}")
+        said = entry.get("message", "the batch did not have this scan")
+        raise InputError(f"the prediction failed: {said}", code=entry.get("code"))
     affine, warp, inverse_warp = (folder / name for name in FILES)
     for file in (affine, warp, inverse_warp):
         if not file.is_file():

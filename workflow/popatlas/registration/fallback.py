@@ -10,6 +10,7 @@ from pathlib import Path
 from popatlas.diskspace import out_of_space
 from popatlas.errors import ConfigError, PopatlasError, SetupError
 from popatlas.failures import describe
+from popatlas.reasons import code_of
 from popatlas.registration.attempt import attempt_row, try_once
 from popatlas.registration.gate import Limits
 from popatlas.registration.pair import Pair
@@ -90,7 +91,7 @@ def _try(
             if not isinstance(error, PopatlasError):
                 traceback.print_exc()
             print(f"{attempt} raised an error: {describe(error)}", flush=True)
-            return attempt_row(attempt, {}, [describe(error)])
+            return attempt_row(attempt, {}, [describe(error)]) | {"code": code_of(error)}
         if outcome.reasons or outcome.made is None:
             print(f"{attempt} failed the gate: {'; '.join(outcome.reasons)}", flush=True)
             if refused is not None and outcome.made is not None:
