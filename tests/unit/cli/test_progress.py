@@ -14,10 +14,9 @@ from popatlas.cli import display
 from popatlas.cli.display import Everything, Lines, Notes, Standing, display_of, duration, in_words
 from popatlas.cli.process import BEGAN, Kept
 from popatlas.cli.progress import Progress, Row
-from popatlas.cohort.journal import Begun, Journal, Writer
+from popatlas.cohort.journal import Begun, Journal, Writer, stamp
 from popatlas.cohort.outputs import RULES
-from popatlas.images.io import write_json, write_text
-from popatlas.receipts import ATTEMPT
+from popatlas.images.io import write_json
 from popatlas.study.progress import MARK, STAGES, JobListener, plan, unit_of
 from popatlas.study.rules import PARTS
 
@@ -37,8 +36,8 @@ def told(**content):
     return f"{MARK}{json.dumps(content)}\n"
 
 
-def begun(number, stage, unit, log="", rule="any"):
-    return told(job=number, state="begun", stage=stage, unit=unit, rule=rule, log=log)
+def begun(number, stage, unit, log="", rule="any", **more):
+    return told(job=number, state="begun", stage=stage, unit=unit, rule=rule, log=log, **more)
 
 
 def ended(number, stage, unit, state="done", rule="any"):
@@ -130,12 +129,12 @@ def test_jobs_that_a_stopped_run_ended_have_not_failed(run):
 def test_a_job_in_the_queue_of_a_cluster_does_not_run_until_its_record_says_so(tmp_path):
     clock = Clock()
     progress = Progress(tmp_path, clock)
-    write_text(tmp_path / ATTEMPT, "now")
     progress.hear(planned(register={"done": 0, "left": dict.fromkeys(SCANS, 1)}))
     for number, scan in enumerate(SCANS):
         progress.hear(begun(number, "register", scan, f"logs/{number}.log"))
-    write_json(tmp_path / "logs/0.log.json", {"state": "running", "attempt": "before"})
-    write_json(tmp_path / "logs/1.log.json", {"state": "running", "attempt": "now"})
+    write_json(tmp_path / "logs/0.log.json", {"state": "running"})  # of an attempt that died
+    progress.hear(begun(0, "register", SCANS[0], "logs/0.log", stamp=stamp(tmp_path, "logs/0.log")))
+    write_json(tmp_path / "logs/1.log.json", {"state": "running"})
     progress.look()
     assert row(progress, "register").queued == 4, "it has looked a moment ago"
     clock.now += 60

@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from popatlas.cli.main import main
-from popatlas.cohort.journal import BEGUN, DONE, FAILED, GROUP, HEAD, LEFT, Writer, end_journal
+from popatlas.cohort.journal import BEGUN, DONE, FAILED, GROUP, HEAD, LEFT, QUEUES, Writer, end_journal, stamp
 from popatlas.cohort.ledger import forget_failures, read_ledger, settle
 from popatlas.cohort.live import read_state
 from popatlas.cohort.lock import NAME, acquire
@@ -36,9 +36,10 @@ def study(tmp_path):
     lock.release()
 
 
-def begin(folder, number, scans, stage, group="", kept=1):
+def begin(folder, number, scans, stage, group="", kept=1, place=0):
     job = f"{stage}/{number}"
-    Writer(folder).add(BEGUN, 100 + number, number, scans, stage, group, kept, job, f"logs/{job}.log")
+    number, log = f"7.{number}-{place}" if place else number, f"logs/{job}.log"
+    Writer(folder).add(BEGUN, 100, number, scans, stage, group, kept, job, log, stamp(folder, log))
 
 
 def end(folder, number, kind=DONE):
@@ -67,10 +68,39 @@ def test_the_first_pass_has_a_state_from_its_first_second(study):
     begin(study, 4, "", "group", "atlas")
     state = read_state(study)
     assert (state.run.alive, state.is_interrupted, state.journal.ended) == (True, False, 3)
-    assert vars(state.journal.groups["atlas"]) == {"done": 1, "left": 4, "running": 1, "failed": 0}
+    assert vars(state.journal.groups["atlas"]) == {"done": 1, "left": 4, "running": 1, "queued": 0, "failed": 0}
     assert state.summary().loc["preprocess"].to_dict() == {
-        "ok": 1, "failed": 0, "excluded": 0, "unavailable": 1, "pending": 2, "running": 0,
+        "ok": 1, "failed": 0, "excluded": 0, "unavailable": 1, "pending": 2, "running": 0, "queued": 0,
     }  # fmt: skip
+
+
+def test_on_a_cluster_a_job_runs_once_it_has_left_another_record(study, capsys):
+    Writer(study).begin([(HEAD, 100.0, "all", QUEUES), *[(LEFT, key(name), "register", 1) for name in NAMES]])
+    write_json(study / "logs/register/2.log.json", {"state": "running"})  # of an attempt that died
+    for number, name in enumerate(NAMES, 1):
+        begin(study, number, key(name), "register")
+    begin(study, 4, "", "group", "atlas")
+    assert [live(study, name)["register"] for name in NAMES] == ["queued"] * 3
+    for log in ("logs/register/2.log", "logs/group/4.log"):
+        write_json(study / f"{log}.json", {"state": "running", "since": "now"})
+    state = read_state(study)
+    assert [live(study, name)["register"] for name in NAMES] == ["queued", "running", "queued"]
+    assert (state.jobs, state.journal.groups["atlas"].running) == ((2, 2), 1)
+    assert main(["status", str(study)]) == 0
+    assert "a run works here: 2 jobs running, 2 queued" in capsys.readouterr().out
+
+
+def test_the_steps_of_a_job_are_one_job_that_runs_when_one_of_them_does(study):
+    Writer(study).begin([(HEAD, 100.0, "all", QUEUES), (LEFT, key("01"), "measure", 1), (LEFT, key("01"), "page", 1)])
+    for place, stage in enumerate(("measure", "page"), 1):
+        begin(study, 1, key("01"), stage, place=place)
+    assert read_state(study).jobs == (0, 1)
+    write_json(study / "logs/measure/1.log.json", {"state": "ok"})
+    assert read_state(study).jobs == (1, 0)
+    assert [live(study, "01")[stage] for stage in ("measure", "page")] == ["running"] * 2
+    Writer(study).add(DONE, 101, "7.1-1")
+    Writer(study).add(DONE, 101, "7.1-2")
+    assert read_state(study).jobs == (0, 0)
 
 
 def test_a_failure_is_told_with_its_reason_and_a_second_try_takes_it_back(study):

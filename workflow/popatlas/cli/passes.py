@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from popatlas.cli.display import Display, Lines
 from popatlas.cli.process import BEGAN, Outcome, goes_on, joined, supervise
 from popatlas.cli.progress import Progress
-from popatlas.cli.snake import command, environment, slots
+from popatlas.cli.snake import command, environment, is_cluster, slots
 from popatlas.cohort.lock import TOKEN, Lock
 from popatlas.failures import REFUSED, last_words
 from popatlas.reasons import kernel_kills
-from popatlas.study.progress import GOAL
+from popatlas.study.progress import GOAL, QUEUE
 from popatlas.study.shards import Request, forget_shards, read_shards, request
 
 if TYPE_CHECKING:
@@ -139,6 +139,7 @@ class Passes:
     def _shard(self, target: str, shard: Request) -> Outcome:
         line = command(self.config_file, self.args, [target], [])
         told = {TOKEN: self.lock.holder.token} | ({} if self.args.verbose else {GOAL: self.goal}) | shard.variable()
+        told |= {QUEUE: "1"} if is_cluster(self.args) else {}
         return supervise(line, self.out_dir, environment(self.args) | told, self.lock, self.display)
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:

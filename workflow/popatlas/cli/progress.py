@@ -11,7 +11,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from popatlas.errors import InputError
 from popatlas.study.progress import MARK, STAGES
 
 INDEX = "index"
@@ -53,12 +52,13 @@ class Row:
 
 @dataclass
 class Job:
-    """A job that Snakemake has started or submitted."""
+    """A job that Snakemake has started or submitted; `stamp` is that of its record before (`cohort.journal.stamp`)."""
 
     stage: str
     unit: str
     log: str
     is_begun: bool
+    stamp: int = 0
 
 
 @dataclass
@@ -102,7 +102,7 @@ class Progress:
         self.out_dir, self.clock = out_dir, clock
         self.lock = Lock()
         self.stages = {stage: Stage() for stage in STAGES}
-        self.jobs: dict[int, Job] = {}
+        self.jobs: dict[int | str, Job] = {}  # by number, or number and step
         self.dead: dict[str, int] = {}  # scan to the number of the stage that it failed at
         self.index = Row(INDEX, 0, 0)  # until something is known
         self.began = self.looked = self.counted = clock()
@@ -152,7 +152,7 @@ class Progress:
             if unit in stage.failed:  # it is tried again
                 stage.left[unit] = stage.failed.pop(unit)
                 self.dead.pop(unit, None)
-            self.jobs[told["job"]] = Job(name, unit, told["log"], self.out_dir is None)
+            self.jobs[told["job"]] = Job(name, unit, told["log"], self.out_dir is None, told.get("stamp", 0))
             return
         self.jobs.pop(told["job"], None)
         if state == "failed":
@@ -192,22 +192,17 @@ class Progress:
                     self.dead.setdefault(scan, list(STAGES).index(name))
 
     def look(self) -> None:
-        """Find out which submitted jobs have begun: each leaves a record then, wherever it runs."""
-        from popatlas.images.io import read_json
-        from popatlas.receipts import read_attempt
+        """Find out which submitted jobs have begun: each leaves another record then, wherever it runs."""
+        from popatlas.cohort.journal import job_of, stamp
 
         with self.lock:
             if self.out_dir is None or self.clock() - self.looked < LOOK:
                 return
             self.looked = self.clock()
-            waiting = [job for job in self.jobs.values() if not job.is_begun]
-        out_dir, attempt = self.out_dir, read_attempt(self.out_dir) if waiting else ""
-        for job in waiting:
-            try:
-                record = read_json(out_dir / f"{job.log}.json")
-            except InputError:
-                continue
-            job.is_begun = isinstance(record, dict) and (record.get("state"), record.get("attempt")) == ("running", attempt)
+            waiting = {number: job for number, job in self.jobs.items() if not job.is_begun}
+        begun = {job_of(str(number)) for number, job in waiting.items() if stamp(self.out_dir, job.log) != job.stamp}
+        for number, job in waiting.items():
+            job.is_begun = job_of(str(number)) in begun
 
     # What is shown
 

@@ -28,9 +28,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "status",
         help="show the state of each scan at each stage",
-        description="Show how many scans are ok, failed, excluded, unavailable, pending or running at each stage, and why. "
-        "It may be called while a run works, from any terminal, and after a run was killed. A failed channel or page leaves "
-        "the scan in the group results, and so does a registration that has to be looked at. Exit code 3: something failed.",
+        description="Show how many scans are ok, failed, excluded, unavailable, pending, running or queued (in a cluster) "
+        "at each stage, and why. It may be called while a run works, from any terminal, and after a run was killed. A "
+        "failed channel or page leaves the scan in the group results, and so does a registration that has to be looked at. "
+        "Exit code 3: something failed.",
     )
     parser.add_argument("out_dir", type=given_path, help="output folder of a run")
     parser.add_argument("--json", action="store_true", help="print JSON (workflow/schemas/status.schema.yaml)")
@@ -62,7 +63,8 @@ def shown(out_dir: Path, *, as_json: bool) -> tuple[State | None, str]:
     except InputError:
         if not (run := look(out_dir)).alive:
             raise
-        told = {"stages": {}, "jobs": {}, "run": {"state": "running", "words": run.words, "jobs_per_hour": None}}
+        working = {"state": "running", "words": run.words, "jobs_per_hour": None, "running": 0, "queued": 0}
+        told = {"stages": {}, "jobs": {}, "run": working}
         empty: dict[str, Any] = {"left_out": [], "incomplete": [], "remarks": []}
         return None, json.dumps(told | empty, indent=2) if as_json else f"the dataset is being indexed ({run.words})"
     return state, json.dumps(content(state, out_dir), indent=2) if as_json else "\n".join(lines(state, out_dir))
@@ -81,11 +83,18 @@ def content(state: State, out_dir: Path) -> dict[str, Any]:
     from popatlas.cohort.remarks import read_remarks
 
     rate = state.journal.rate() if state.run.alive else 0.0
+    running, queued = state.jobs if state.run.alive else (0, 0)
     run = "running" if state.run.alive else "interrupted" if state.is_interrupted else "none"
     return {
         "stages": state.summary().to_dict("index"),
         "jobs": {name: vars(jobs) for name, jobs in state.journal.groups.items()},
-        "run": {"state": run, "words": state.run.words, "jobs_per_hour": round(rate * 3600, 1) if rate else None},
+        "run": {
+            "state": run,
+            "words": state.run.words,
+            "jobs_per_hour": round(rate * 3600, 1) if rate else None,
+            "running": running,
+            "queued": queued,
+        },
         "left_out": left_out(state.ledger).to_dict("records"),
         "incomplete": incomplete(state.ledger).to_dict("records"),
         "remarks": read_remarks(out_dir).to_dict("records"),
@@ -111,7 +120,7 @@ def lines(state: State, out_dir: Path) -> Iterator[str]:
         yield f"\n... and {len(told) - SHOWN} more: the column state of {out_dir / 'cohort/ledger.tsv'}, or --json"
     waiting: dict[tuple[str, str, str], list[str]] = {}
     for row in out:
-        if row["state"] not in ("failed", "unavailable", "running"):
+        if row["state"] not in ("failed", "unavailable", "running", "queued"):
             waiting.setdefault((row["state"], row["stage"], row["reason"]), []).append(row["scan"])
     for (what, stage, reason), scans in waiting.items():
         more = f", ... ({len(scans)})" if len(scans) > NAMED else ""
@@ -128,13 +137,16 @@ def run_lines(state: State) -> Iterator[str]:
 
     journal = state.journal
     for name, jobs in journal.groups.items():
-        counts = {"running": jobs.running, "failed": jobs.failed, "to go": max(jobs.left - jobs.running - jobs.failed, 0)}
+        counts = {"running": jobs.running, "queued": jobs.queued, "failed": jobs.failed}
+        counts["to go"] = max(jobs.left - sum(counts.values()), 0)
         words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
         yield f"{name}: {jobs.done} of {jobs.done + jobs.left} jobs done{', ' * bool(words)}{words}"
     if state.run.alive:
         rate = journal.rate()
         speed = f"; {rate * 60:.1f} jobs/min" if rate else ""
         last = f", the last news {duration(max(time.time() - journal.last, 0))} ago" if journal.last else ""
-        yield f"\na run works here: {len(journal.running)} jobs running{speed}{last} ({state.run.words})"
+        running, queued = state.jobs
+        in_queue = f", {queued} queued" if queued else ""
+        yield f"\na run works here: {running} jobs running{in_queue}{speed}{last} ({state.run.words})"
     elif state.is_interrupted:
         yield "\nthe last run ended without a word (killed?): finished work is kept, the same command goes on"

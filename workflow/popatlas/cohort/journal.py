@@ -15,22 +15,31 @@ from pathlib import Path
 JOURNAL = "logs/journal.tsv"
 HEAD, LEFT, GROUP, BEGUN, DONE, FAILED = "run", "left", "jobs", "b", "d", "f"  # first column of its lines
 BETWEEN = " "  # scans of a batch
+QUEUES = "queues"  # in the first line: jobs that have begun may wait in the queue of a cluster
+OF_JOB = "-"  # between the number of a job and that of one of several steps that it runs
 Place = tuple[str, str]  # scan and stage of the ledger
 
 
 @dataclass
 class Jobs:
-    """How many jobs of a stage of no single scan (atlas, train, report) are done, left, running and failed."""
+    """How many jobs of a stage of no single scan (atlas, train, report) are done, left, running, queued and failed."""
 
     done: int = 0
     left: int = 0
     running: int = 0
+    queued: int = 0
     failed: int = 0
 
 
 @dataclass(frozen=True)
 class Begun:
-    """A job that has begun: of which scans and stage, of which group of jobs, whether it is kept; receipt and log."""
+    """A job that has begun: of which scans and stage, of which group of jobs, whether it is kept; receipt and log.
+
+    Attributes
+    ----------
+    stamp : int
+        Of its record, just before: another one tells that it has not only been submitted.
+    """
 
     scans: tuple[str, ...]
     stage: str
@@ -38,6 +47,20 @@ class Begun:
     kept: bool
     name: str
     log: str
+    stamp: int = 0
+
+
+def stamp(out_dir: Path, log: str) -> int:
+    """Return what changes whenever a job writes the record beside its log, which it does first of all; 0 without one."""
+    try:
+        return os.stat(f"{out_dir}/{log}.json").st_mtime_ns  # noqa: PTH116  # hundreds of jobs are looked at
+    except OSError:
+        return 0
+
+
+def job_of(number: str) -> str:
+    """Return the job of Snakemake that a number in the journal belongs to."""
+    return number.partition(OF_JOB)[0]
 
 
 @dataclass
@@ -59,7 +82,9 @@ class Journal:
     failed : dict
         Scan and stage to the log of the job that failed.
     ended : int
-        Number of jobs that have ended well.
+        Number of jobs that have ended well; the steps of one count once.
+    queues : bool
+        Jobs are submitted to a cluster.
     """
 
     goal: str = ""
@@ -70,6 +95,7 @@ class Journal:
     running: dict[str, Begun] = field(default_factory=dict)
     failed: dict[Place, str] = field(default_factory=dict)
     ended: int = 0
+    queues: bool = False
 
     @classmethod
     def read(cls, out_dir: Path) -> Journal:
@@ -91,8 +117,8 @@ class Journal:
             if kind == DONE:
                 self._end(row)
             elif kind == BEGUN:
-                _, when, number, scans, stage, group, kept, name, log = row
-                job = Begun(tuple(filter(None, scans.split(BETWEEN))), stage, group, kept == "1", name, log)
+                _, when, number, scans, stage, group, kept, name, log, *more = row
+                job = Begun(tuple(filter(None, scans.split(BETWEEN))), stage, group, kept == "1", name, log, *map(int, more))
                 self.running[number], self.last = job, float(when)
                 for scan in job.scans:
                     self.failed.pop((scan, stage), None)
@@ -107,13 +133,13 @@ class Journal:
                 self.groups[row[1]] = Jobs(int(row[2]), int(row[3]))
             elif kind == HEAD:
                 self.began = self.last = float(row[1])
-                self.goal = row[2]
+                self.goal, self.queues = row[2], QUEUES in row[3:]
         except (ValueError, IndexError, KeyError):
             return
 
     def _end(self, row: list[str]) -> None:
         job, self.last = self.running.pop(row[2]), float(row[1])
-        self.ended += 1
+        self.ended += row[2].partition(OF_JOB)[2] in ("", "0")
         self.settle(job)
 
     def settle(self, job: Begun) -> None:
@@ -123,6 +149,11 @@ class Journal:
         if job.group and job.group in self.groups:
             group = self.groups[job.group]
             group.done, group.left = group.done + 1, max(group.left - 1, 0)
+
+    def queued(self, out_dir: Path) -> set[str]:
+        """Return the numbers of what has been submitted, but has not begun to work: no step of its job has left a record."""
+        begun = {job_of(number) for number, job in self.running.items() if stamp(out_dir, job.log) != job.stamp}
+        return {number for number in self.running if job_of(number) not in begun} if self.queues else set()
 
     def rate(self) -> float:
         """Return jobs a second."""
@@ -140,7 +171,7 @@ class Writer:
     """
 
     def __init__(self, out_dir: Path) -> None:
-        self.path = out_dir / JOURNAL
+        self.out_dir, self.path = out_dir, out_dir / JOURNAL
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def begin(self, lines: Iterable[tuple[object, ...]]) -> None:

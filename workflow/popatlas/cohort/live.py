@@ -8,13 +8,13 @@ when its run died is done when it left its receipt, and to be done again when it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from popatlas.cohort.journal import Jobs, Journal, Place
+from popatlas.cohort.journal import Jobs, Journal, Place, job_of
 from popatlas.cohort.ledger import COLUMNS, LEDGER, NOT_FOR_ATLASES, STATES, Evidence, read_ledger
 from popatlas.cohort.lock import Look, look
 from popatlas.images.io import read_table
@@ -25,7 +25,7 @@ from popatlas.stages import SIDE_STAGES, STAGES
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-RUNNING = "running"
+RUNNING, QUEUED = "running", "queued"
 INTERRUPTED = "had begun when its run died; the next run goes on with it"
 
 
@@ -36,16 +36,25 @@ class State:
     Attributes
     ----------
     ledger : DataFrame
-        As `cohort/ledger.tsv`, with the state `running` besides.
+        As `cohort/ledger.tsv`, with the states `running` and `queued` (it waits in the queue of a cluster) besides.
     journal : Journal
         What has happened since the last settling.
     run : Look
         Who works in the folder, or did.
+    queued : set of str
+        Numbers in the journal of what waits in the queue of a cluster.
     """
 
     ledger: pd.DataFrame
     journal: Journal
     run: Look
+    queued: set[str] = field(default_factory=set)
+
+    @property
+    def jobs(self) -> tuple[int, int]:
+        """How many jobs run and how many are queued."""
+        queued, all_of_them = ({job_of(number) for number in found} for found in (self.queued, self.journal.running))
+        return len(all_of_them - queued), len(queued)
 
     @property
     def is_interrupted(self) -> bool:
@@ -56,7 +65,7 @@ class State:
         """Return the number of scans per stage (rows) and state (columns)."""
         counts = pd.crosstab(self.ledger["stage"], self.ledger["state"])
         stages = [*STAGES, *(stage for stage in SIDE_STAGES if stage in counts.index)]
-        found = counts.reindex(index=stages, columns=[*STATES, RUNNING], fill_value=0)
+        found = counts.reindex(index=stages, columns=[*STATES, RUNNING, QUEUED], fill_value=0)
         return found.rename_axis(index="stage", columns="state")
 
 
@@ -74,12 +83,14 @@ def read_state(out_dir: Path) -> State:
         if (out_dir / FOLDER / f"{job.name}.json").is_file():
             journal.settle(job)
             del journal.running[number]
-    for job in journal.running.values():
+    queued = journal.queued(out_dir) if run.alive else set()
+    for number, job in journal.running.items():
         if job.group and run.alive:
-            journal.groups.setdefault(job.group, Jobs()).running += 1
+            group = journal.groups.setdefault(job.group, Jobs())
+            group.running, group.queued = group.running + (number not in queued), group.queued + (number in queued)
     if not journal.goal:
-        return State(ledger, journal, run)
-    return State(_overlaid(ledger, journal, out_dir, alive=run.alive), journal, run)
+        return State(ledger, journal, run, queued)
+    return State(_overlaid(ledger, journal, out_dir, queued, alive=run.alive), journal, run, queued)
 
 
 def _base(out_dir: Path, journal: Journal) -> pd.DataFrame:
@@ -114,7 +125,7 @@ def _new_rows(scan: Mapping[Hashable, str], side: Iterable[str]) -> Iterator[lis
             yield [*keys, stage, "pending", "", "not run yet", ""]
 
 
-def _overlaid(ledger: pd.DataFrame, journal: Journal, out_dir: Path, *, alive: bool) -> pd.DataFrame:
+def _overlaid(ledger: pd.DataFrame, journal: Journal, out_dir: Path, queued: set[str], *, alive: bool) -> pd.DataFrame:
     """Lay a journal over a ledger."""
     places = {place: number for number, place in enumerate(zip(ledger["scan"], ledger["stage"], strict=True))}
     columns = {name: ledger[name].to_list() for name in ("state", "code", "reason", "log")}
@@ -127,9 +138,10 @@ def _overlaid(ledger: pd.DataFrame, journal: Journal, out_dir: Path, *, alive: b
 
     for place, count in journal.left.items():
         put(place, *(("ok",) if count <= 0 else ("pending", "not run yet")))
-    for job in journal.running.values():
+    for number, job in sorted(journal.running.items(), key=lambda item: item[0] not in queued):  # what runs comes last
         for scan in job.scans if not job.group else ():
-            put((scan, job.stage), *((RUNNING,) if alive else ("pending", INTERRUPTED)))
+            state = QUEUED if number in queued else RUNNING
+            put((scan, job.stage), *((state,) if alive else ("pending", INTERRUPTED)))
     evidence = Evidence(out_dir) if journal.failed else None
     for place, log in journal.failed.items():
         if evidence is not None:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from popatlas.cohort.journal import BEGUN, BETWEEN, DONE, FAILED, GROUP, HEAD, LEFT, Writer
+from popatlas.cohort.journal import BEGUN, BETWEEN, DONE, FAILED, GROUP, HEAD, LEFT, OF_JOB, QUEUES, Writer, stamp
 from popatlas.stages import SIDE_STAGES
 
 if TYPE_CHECKING:  # who hears needs none of it
@@ -29,6 +29,7 @@ MARK = "popatlas-progress: "  # how the lines begin
 GOAL = (
     "POPATLAS_PROGRESS"  # environment of Snakemake: the part of the pipeline that the run is for; without it nobody listens
 )
+QUEUE = "POPATLAS_QUEUE"  # environment of Snakemake: its jobs wait in the queue of a cluster before they begin
 # stages as a user sees them, in the order of the pipeline, and the rules of each
 STAGES: dict[str, tuple[str, ...]] = {
     "preprocess": ("conform_image", "extract_brain", "extract_brains", "normalise_brain", "align_channel"),
@@ -100,7 +101,7 @@ def journal_head(inventory: Inventory, goal: str, found: Content) -> Iterator[tu
     found : dict
         From `plan`.
     """
-    yield HEAD, time.time(), goal
+    yield HEAD, time.time(), goal, *([QUEUES] if os.environ.get(QUEUE) else [])
     jobs = inventory.jobs
     for stage in BY_JOB:
         left = found[stage]["jobs"] + sum(found[stage]["left"].values())
@@ -190,8 +191,11 @@ class JobListener(logging.Handler):
             for number in numbers:
                 for place, happened in self._happened(event, number):
                     told = {key: place[key] for key in ("stage", "unit", "rule", "log")}
-                    self._say({"job": place["key"], "state": EVENTS[happened], **told})
-                    self._note(happened, place)
+                    before = stamp(self.writer.out_dir, place["log"]) if event == "job_started" else 0
+                    self._say(
+                        {"job": place["key"], "state": EVENTS[happened], **told} | ({"stamp": before} if before else {})
+                    )
+                    self._note(happened, place, before)
 
     def _happened(self, event: str, number: object) -> list[tuple[dict[str, Any], str]]:
         """Return what became of each step of a job; where one has failed, the first that did comes last: it says why."""
@@ -205,7 +209,7 @@ class JobListener(logging.Handler):
         if self.is_heard:
             _tell(content)
 
-    def _note(self, event: str, place: Mapping[str, Any]) -> None:
+    def _note(self, event: str, place: Mapping[str, Any], before: int) -> None:
         """Write an event into the journal, so that others can look and nothing is lost when the run is killed."""
         from popatlas.cohort.outputs import RULES
 
@@ -213,7 +217,7 @@ class JobListener(logging.Handler):
         group = place["stage"] if place["stage"] in BY_JOB and made.stage not in SIDE_STAGES else ""
         row: tuple[object, ...] = (NOTED[event], f"{time.time():.1f}", key)
         if NOTED[event] == BEGUN:
-            row += (place["scans"], made.stage, group, int(made.kept), place["name"], place["log"])
+            row += (place["scans"], made.stage, group, int(made.kept), place["name"], place["log"], before)
         with suppress(OSError):
             self.writer.add(*row)
 
@@ -229,7 +233,7 @@ class JobListener(logging.Handler):
             return [self._place(job.jobid, *steps[0], str(next(iter(job.log), "")))]
         left = [step for step in steps if self.listed.name(step[0], **step[1]) not in self.inventory.made]
         return [
-            self._place(f"{job.jobid}-{place}", rule, names, self.listed.log(rule, names))
+            self._place(f"{job.jobid}{OF_JOB}{place}", rule, names, self.listed.log(rule, names))
             for place, (rule, names) in enumerate(left)
         ]
 
