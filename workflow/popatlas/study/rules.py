@@ -13,7 +13,7 @@ SCAN_PATTERN = r"(?:atlases/)?sub-[0-9A-Za-z]+(?:/ses-[0-9A-Za-z]+)?/anat/sub-[0
 WILDCARDS = {
     "scan": SCAN_PATTERN,
     "atlas": SCAN_PATTERN,
-    "iteration": r"[0-9]+",
+    "iteration": r"[1-9][0-9]*",  # what iteration 0 makes has rules of its own
     "batch": r"[0-9]+",
     "channel": r"[0-9A-Za-z]+",
     "method": "|".join(METHODS),
