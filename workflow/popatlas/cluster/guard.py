@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from popatlas.cluster.ends import explained
 from popatlas.cluster.leftovers import note_run
 
 PLUGIN = "snakemake_executor_plugin_slurm"
@@ -144,11 +145,14 @@ def guard(plugin: Any, executor: Any) -> None:
         self._job_submission_executor.shutdown(wait=True, cancel_futures=True)
         cancel(self)
 
+    def failing(self: Any, info: Any, msg: str | None = None, aux_logs: list[str] | None = None, **kwargs: Any) -> None:
+        failed(self, info, msg=explained(msg or "", aux_logs or []), aux_logs=aux_logs, **kwargs)
+
     plugin.query_job_status = asking
     plugin.get_min_job_age = lambda: NEVER  # squeue, where it is asked for, and never sacct instead
     executor.check_active_jobs, executor.run_job, executor.cancel = looking, submitting, cancelling
     executor._report_job_submission_threadsafe, executor._report_job_error_threadsafe = is_submitted, is_refused
-    executor.report_job_success, executor.report_job_error = _settling(succeeded), _settling(failed)
+    executor.report_job_success, executor.report_job_error = _settling(succeeded), _settling(failing)
 
 
 def _books(executor: Any) -> Books:
