@@ -121,6 +121,7 @@ def run(tmp_path, monkeypatch, outcomes, needed=lambda target: []):
     ("outcomes", "code", "words"),
     [
         ([Outcome(0, 0, BEGAN)] * 2, 0, ""),
+        ([Outcome(1, 0, BEGAN), *[Outcome(0, 0, BEGAN)] * 2], 0, ""),  # all was made when its last job failed
         ([Outcome(-9, 0, BEGAN)], 1, "Snakemake was killed by signal 9"),
         ([Outcome(0, 0, BEGAN), Outcome(-9, 0, BEGAN)], 1, "Snakemake was killed by signal 9"),
         ([Outcome(1, 15, BEGAN)], 143, "stopped by signal 15"),

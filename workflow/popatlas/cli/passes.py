@@ -32,6 +32,7 @@ RAISED = re.compile(r"[\w.]*(?:Error|Exception)\b(?! in rule)")  # the head of a
 MOST_FAILURES = 20  # that are named after a pass
 MOST_LINES = 20  # of an error that are shown
 SHELL_SAYS = re.compile(r": line \d+: +\d+ (\w[\w ]*?)(?: \(core dumped\))? {2,}")  # bash, of a process that a signal ended
+SEE_LOGS = "For further error details see"  # Snakemake's advice in a message
 NO_MEMORY = ": out of memory, the kernel says"
 BY_SOMEBODY = ": by somebody, or since it needed more memory or time than there was"
 
@@ -115,7 +116,7 @@ class Passes:
             left = self._settle(target, outcome)
             if outcome.code == 0 and not left:
                 return True
-            if before == (self.failed, left) or (outcome.code and not left and self.failed == known):
+            if before == (self.failed, left):  # a job may fail after its work is done: then the next round has nothing to do
                 self.why_stopped = self.why_stopped or _no_end(target, outcome)
                 return False
             before = (self.failed, left)
@@ -208,7 +209,7 @@ def why_ended(text: str, rule: str, log: str, outputs: Sequence[str], killed: st
         if not any(path in block for path in (log, *outputs)):
             continue
         if found := re.search(r"^ +message: (?!None)(.+)", block, re.M):
-            return found[1].strip()
+            return found[1].partition(SEE_LOGS)[0].strip(" .")
         if f"in rule {rule}" in block.split("\n", 1)[0] and "Missing" in block:
             return "files that it should make were missing when it had ended"
     return ""
