@@ -2,9 +2,11 @@
 
 import os
 import shutil
+from dataclasses import replace
 
-from popatlas.images.io import read_table, write_table
-from popatlas.study.inventory import BROKEN, OUTDATED
+from popatlas.images.io import read_table, sha256, write_table
+from popatlas.receipts import Receipt
+from popatlas.study.inventory import BROKEN, OUTDATED, REPLACED
 
 from .test_dag import opened
 from .test_fusion import leave
@@ -58,3 +60,16 @@ def test_other_rights_or_places_cost_one_reading_and_make_nothing_again(cohort, 
     monkeypatch.undo()
     write_table(read_table(table).drop(columns="ctime_ns"), table)
     assert left(stock(cohort)) == {}
+
+
+def test_what_was_made_from_an_image_that_was_put_back_since_is_made_again(cohort):
+    inventory = stock(cohort)
+    labels = cohort / "bids/derivatives/truth/sub-03/anat/sub-03_desc-truth_dseg.nii.gz"
+    for name, path in (("conform_image", cohort / f"bids/{SCAN}_T1w.nii.gz"), ("measure_scan", labels)):
+        job = next(job for job in inventory.jobs.jobs.values() if job.rule == name and path.name[:6] in job.scan)
+        receipt = Receipt.read(inventory.receipt_path(job.name))
+        for digest in (sha256(path), "of another image"):
+            replace(receipt, inputs=receipt.inputs | {str(path): digest}).write(inventory.receipt_path(job.name))
+            found = left(stock(cohort))
+            assert found.get((name, job.scan)) == (None if digest == sha256(path) else REPLACED)
+            assert not [rule for rule, _ in found if rule in ("register_to_template", "fuse_labels")]

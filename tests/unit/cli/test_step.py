@@ -48,6 +48,15 @@ class Size(Copy):
         Path(self.inputs.out_file).write_text(str(Path(self.inputs.in_file).stat().st_size))
 
 
+class Swap(Copy):
+    """Replace the input, as somebody may do while a step runs."""
+
+    def _execute(self):
+        super()._execute()
+        source = Path(self.inputs.in_file)
+        source.write_text("evil" if self.inputs.loud else source.read_text())
+
+
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "in.txt"
@@ -105,6 +114,14 @@ def test_a_failing_step_says_why_and_leaves_no_output(source, tmp_path):
     assert (content["state"], content["message"], content["remedy"]) == ("failed", "bad text", "write better")
     assert content["notes"] == {"letters": 3}  # what was found out until then: the attempts of a registration, for one
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_file_that_is_replaced_while_a_step_reads_it_leaves_no_result(source, tmp_path):
+    files = {"in_file": str(source), "out_file": str(tmp_path / "out.txt"), "receipt": str(tmp_path / "receipt.json")}
+    Swap(**files).run()  # another time, the same content
+    with pytest.raises(InputError, match=r"was replaced while it ran \(in_file\)"):
+        Swap(**files, loud=True).run()
+    assert not (tmp_path / "receipt.json").exists() and not (tmp_path / "out.txt").exists()
 
 
 def test_options_become_traits_of_their_type():

@@ -83,9 +83,10 @@ class PopatlasInterface(BaseInterface):
         self._write_record({"state": "running", "started": _iso(started)})
         try:
             self._make_folders()
+            described = self._describe_inputs()
             self._execute()
             self._check_outputs()
-            described = self._describe_inputs()
+            self._require_same(described)
             if receipt is not None:
                 self._write_receipt(receipt, described)
         except Exception as raised:
@@ -145,6 +146,14 @@ class PopatlasInterface(BaseInterface):
         for path in self._output_files():
             if path.is_file() and path.stat().st_size == 0:
                 raise InputError("the step wrote an empty file", file=path, **named)
+
+    def _require_same(self, described: dict[str, object]) -> None:
+        """Refuse results of which nobody knows what they were made from: a file that was replaced while the step ran."""
+        after = self._describe_inputs()
+        changed = [name for name in described if name.startswith("in_") and after.get(name) != described[name]]
+        if changed:
+            what = f"a file that the step reads was replaced while it ran ({', '.join(changed)})"
+            raise InputError(what, subject=self.inputs.subject, remedy="run again")
 
     def _write_receipt(self, path: Path, described: dict[str, object]) -> None:
         content = [value for name, value in described.items() if name.startswith("in_") and name not in self.not_content]
@@ -266,7 +275,7 @@ def _describe(value: object) -> object:
     return {"file": str(path), "bytes": status.st_size, "sha256": digest}
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65536)
 def _digest_of(path: str, size: int, mtime_ns: int, ctime_ns: int) -> str:
     """Return the SHA-256 of a file; steps of one process read the same ones."""
     return sha256(path)

@@ -25,12 +25,13 @@ from popatlas.study.study import Study
 from popatlas.study.together import rule_of
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
-REFUSED, FORCED = "refused", "forced"
+REPLACED, REFUSED, FORCED = "replaced", "refused", "forced"
 WORDS = {
     LOST: "was made and is gone",
     BROKEN: "is not what was made",
     OUTDATED: "was made with other settings or inputs",
     SUPERSEDED: "was made from a file that is another one now",
+    REPLACED: "was made from another file of the dataset than the one that is there",
     REFUSED: "does not pass the gate as it is now",
     FORCED: "is asked for",
 }
@@ -173,7 +174,7 @@ class Inventory:
 
     def left_behind(self) -> list[Job]:
         """Return the jobs whose kept results are of other settings or inputs, and were not asked for in this run."""
-        old = (OUTDATED, SUPERSEDED, REFUSED)
+        old = (OUTDATED, REPLACED, SUPERSEDED, REFUSED)
         return [job for name, job in self.jobs.jobs.items() if job.is_kept and self.verdicts[name] in old]
 
     def said(self, scan: str, stage: str) -> list[str]:
@@ -200,6 +201,8 @@ class Inventory:
             return NEVER
         if receipt.made_of != self.study.jobs.made_of(job.rule, **job.wildcards):
             return OUTDATED
+        if self._read_another(job, receipt):
+            return REPLACED
         lost, broken = self._compare(receipt)
         if broken:
             self.bad_files[job.name] = broken
@@ -209,6 +212,16 @@ class Inventory:
         if any(self._content.get(path, digest) != digest for path, digest in receipt.inputs.items()):
             return SUPERSEDED
         return REFUSED if job.rule in GATED and self._gate_reasons(job) else MADE
+
+    def _read_another(self, job: Job, receipt: Receipt) -> bool:
+        """Tell whether a job read other files of the dataset than the study knows: they were replaced before it did.
+
+        A dataset may have been moved: what was read at another place has to be one of the files that the job reads today.
+        """
+        inside, known = f"{self.study.out_dir}/", self.study.jobs.made_of.given(job.rule, **job.wildcards)
+        given = {path.removeprefix(inside): digest for path, digest in known.items()}
+        read = {path: digest for path, digest in receipt.inputs.items() if path in given or (given and path.startswith("/"))}
+        return any(given.get(path, digest) != digest or digest not in given.values() for path, digest in read.items())
 
     def _gate_reasons(self, job: Job) -> list[str]:
         """Return why the numbers of a registration do not pass the gate as it is now."""
@@ -243,7 +256,7 @@ class Inventory:
             os.utime(self.study.out_dir / path)
         needed = self.needed(target)
         self._set_aside([name for name in needed if name in self.bad_files])
-        stale, dead = (OUTDATED, SUPERSEDED, REFUSED), self.study.scans.dead
+        stale, dead = (OUTDATED, REPLACED, SUPERSEDED, REFUSED), self.study.scans.dead
         needed += [name for name, job in self.jobs.jobs.items() if job.scan in dead and self.verdicts[name] in stale]
         folders: set[Path] = set()
         for name in needed:

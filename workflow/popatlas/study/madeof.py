@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class MadeOf:
     report: Report
     digests: Digests
     _known: dict[tuple[str, ...], str] = field(default_factory=dict, init=False)
+    _compared: dict[str, dict[str, tuple[str, str]]] = field(default_factory=dict, init=False)
 
     def __call__(self, rule: str, **wildcards: str) -> str:
         """Return the fingerprint of a job."""
@@ -81,6 +83,30 @@ class MadeOf:
         if key not in self._known:
             self._known[key] = fingerprint(getattr(self, rule)(**wildcards))
         return self._known[key]
+
+    def given(self, rule: str, scan: str = "", **wildcards: str) -> dict[str, str]:
+        """Return the files of the dataset that a job reads, with the digests that its fingerprint follows from."""
+        if rule in ("conform_image", "labels_to_native"):
+            return {self.scans.images[scan]: self.scans.raw_digests[scan]}
+        if rule == "align_channel":
+            channel = wildcards["channel"]
+            return {self.scans.channels[scan][channel]: self.scans.channel_digests[scan][channel]}
+        if rule in ("propagate_labels", "fuse_labels"):
+            return self._atlas_labels
+        if rule == "measure_scan":
+            return dict(self._references(scan).values())
+        return {}
+
+    def _references(self, scan: str) -> dict[str, tuple[str, str]]:
+        """Return what a scan is compared with, by name: file and digest."""
+        if scan not in self._compared:
+            found = self.measure.given(scan).items()
+            self._compared[scan] = {name: (path, self.digests.of(path)) for name, path in found}
+        return self._compared[scan]
+
+    @cached_property
+    def _atlas_labels(self) -> dict[str, str]:
+        return {path: self.digests.of(path) for path in self.fuse.atlases.values()}
 
     # Preprocessing
 
@@ -208,7 +234,7 @@ class MadeOf:
         return [
             self("register_to_template", scan=scan),
             self.labels(scan),
-            {name: self.digests.of(path) for name, path in self.measure.given(scan).items()},
+            {name: digest for name, (_, digest) in self._references(scan).items()},
             self._names(),
             self.template.column,
             {key: section[key] for key in ("surface", "min_voxels")},
