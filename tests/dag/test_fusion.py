@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from argparse import Namespace
 
 import pytest
 import yaml
@@ -244,6 +245,12 @@ def test_external_atlases_label_each_other_in_the_bench(cohort):
     study = opened(cohort, settings)
     assert study.bench.scans == ["atlases/sub-a/anat/sub-a", "atlases/sub-b/anat/sub-b"]
     assert [path.rsplit("/", 1)[-1] for path in study.bench.references] == ["a_dseg.nii.gz", "b_dseg.nii.gz"]
+    # each reads the lists of the others, and never its own labels
+    for scan, other in (study.bench.scans, study.bench.scans[::-1]):
+        lists = re.findall(r"--(\S+) @(\S+)", study.fuse.atlas_options(Namespace(scan=scan)))
+        listed = {name: (cohort / "out" / path).read_text().split() for name, path in lists}
+        assert listed["names"] == [other] and listed["in_dsegs"] == [study.fuse.atlases[other]]
+        assert listed["in_brains"] == [f"{other}_desc-brain_T1w.nii.gz"]
     # one that failed there is left out of the bench alone
     row = "atlases/sub-a/anat/sub-a\tbench\tmemory\n"
     write_text(cohort / "out/cohort/failures.tsv", f"scan\tstage\treason\n{row}")

@@ -330,9 +330,10 @@ def atlases_for(scan: str, atlases: Sequence[str]) -> list[str]:
 
     An external atlas (below atlases/) is another subject than a scan of the cohort with the same name.
     """
-    return [atlas for atlas in atlases if _owner(atlas) != _owner(scan)]
+    return [atlas for atlas in atlases if owner_of(atlas) != owner_of(scan)]
 
 
 @lru_cache(maxsize=1 << 16)
-def _owner(scan: str) -> str:
+def owner_of(scan: str) -> str:
+    """Return whose scan it is: a subject, or an external atlas."""
     return scan.partition("/anat/")[0].partition("/ses-")[0]

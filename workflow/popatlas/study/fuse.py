@@ -100,9 +100,11 @@ class Fuse:
         }
 
     def _without(self, scan: str) -> str:
-        """Return the name of the lists of a target's atlases: all, or all but those of a subject."""
+        """Return the name of the lists of a target's atlases: all, or all but those of a subject or of an external atlas."""
+        from popatlas.cohort.freeze import owner_of
+
         atlases = self.atlases_for(scan)
-        return "all" if len(atlases) == len(self.atlases) else f"without-{scan.split('/anat/')[0].split('/')[0]}"
+        return "all" if len(atlases) == len(self.atlases) else f"without-{owner_of(scan).replace('/', '-')}"
 
     def atlas_options(self, wildcards: Wildcards) -> str:
         """Return FuseLabels' options for a target's atlases; those that are the same for many targets are in lists."""

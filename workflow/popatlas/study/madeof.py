@@ -92,7 +92,8 @@ class MadeOf:
             channel = wildcards["channel"]
             return {self.scans.channels[scan][channel]: self.scans.channel_digests[scan][channel]}
         if rule in ("propagate_labels", "fuse_labels"):
-            return self._atlas_labels
+            used = (self.fuse.atlases[atlas] for atlas in self.fuse.atlases_for(scan))
+            return {path: self._atlas_labels[path] for path in used}
         if rule == "measure_scan":
             return dict(self._references(scan).values())
         return {}
