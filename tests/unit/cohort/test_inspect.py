@@ -1,11 +1,13 @@
 import gzip
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from popatlas.cohort.inspect import CHECKS, inspect_image
+from popatlas.cohort import inspect
+from popatlas.cohort.inspect import CHECKS, inspect_image, stamp_of
 from popatlas.config.sections import Cohort
 
 LIMITS = Cohort(spacing_mm=(0.3, 6.0), min_shape=16)
@@ -200,3 +202,13 @@ def test_a_file_that_may_not_be_read(path, monkeypatch):
 
 def test_every_check_has_a_message_and_a_remedy():
     assert all(problem and remedy for problem, remedy in CHECKS.values())
+
+
+def test_where_times_are_seconds_a_file_that_has_just_changed_has_a_stamp_like_no_other(tmp_path, monkeypatch):
+    changed = 1_700_000_000_000_000_000
+    status = SimpleNamespace(st_size=1, st_mtime_ns=changed, st_ctime_ns=changed)
+    clock = iter(changed + 1_000_000_000 * seconds for seconds in (0, 1, 2, 3))
+    monkeypatch.setattr(inspect, "os", SimpleNamespace(stat=lambda _: status))
+    monkeypatch.setattr(inspect, "time", SimpleNamespace(time_ns=lambda: next(clock)))
+    first, second, third, fourth = (stamp_of(tmp_path) for _ in range(4))
+    assert first != second != third == fourth == (1, changed, changed) != first

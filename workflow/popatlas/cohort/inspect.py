@@ -26,6 +26,7 @@ PROGRESS_FILES, PROGRESS_SECONDS = 100, 5.0
 LARGEST = float(np.finfo(np.float32).max)  # voxels are computed with in 32 bits
 Stamp = tuple[int, int, int]
 NO_FILE: Stamp = (-1, -1, -1)
+SECOND = 1_000_000_000  # ns; some file systems count in whole ones
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -194,9 +195,16 @@ def in_threads(look: Callable[[Item], Found], items: Sequence[Item], what: str) 
 
 
 def stamp_of(path: Path | str) -> Stamp:
-    """Return size in bytes and times of modification and of change (ns) of a file; `NO_FILE` where there is none."""
+    """Return size in bytes and times of modification and of change (ns) of a file; `NO_FILE` where there is none.
+
+    Where times are whole seconds, a file that has just been changed may be changed once more without getting another time:
+    its stamp is like no other.
+    """
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
         return NO_FILE
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    now, changed = time.time_ns(), status.st_ctime_ns
+    if changed % SECOND == 0 and abs(now - changed) < 2 * SECOND:
+        changed = -now
+    return status.st_size, status.st_mtime_ns, changed
