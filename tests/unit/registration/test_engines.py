@@ -10,6 +10,7 @@ from popatlas.config.attempts import resolve_attempt
 from popatlas.config.load import default_content, load_config
 from popatlas.errors import ConfigError, InputError, PackageError, PopatlasError, SetupError
 from popatlas.groupwise.template import reference_brain
+from popatlas.images.grid import Grid
 from popatlas.images.io import load_image, read_json, save_image, sha256
 from popatlas.interfaces import load_interface
 from popatlas.registration.engines import registry
@@ -17,6 +18,8 @@ from popatlas.registration.engines.engine import Engine
 from popatlas.registration.engines.registry import planned_attempt
 from popatlas.registration.pair import load_pair
 from popatlas.transforms.affine import read_affine
+from popatlas.transforms.composed import compose_forward, compose_inverse
+from popatlas.transforms.itk import step_mm
 from tests.unit.transforms.test_displacement import field_array, read_field
 
 
@@ -126,6 +129,21 @@ def test_composed_is_warp_then_affine(registered):
     moved = point + np.array(warp[index])
     expected = matrix[:3, :3] @ moved + matrix[:3, 3] - point
     assert np.allclose(composed[index[::-1]], expected, atol=1e-2)
+
+
+def test_what_follows_from_affine_and_warps_is_made_again_to_the_byte(pair, registered, tmp_path):
+    affine, warp, back = (registered / name for name in ("affine.mat", "warp.nii.gz", "inverse_warp.nii.gz"))
+    compose_forward(affine, warp, pair / "fixed.nii.gz", tmp_path / "composed.nii.gz")
+    compose_inverse(affine, back, pair / "moving.nii.gz", tmp_path / "inverse_composed.nii.gz")
+    for name in ("composed.nii.gz", "inverse_composed.nii.gz"):
+        assert sha256(tmp_path / name) == sha256(registered / name), name
+
+
+def test_fields_are_stored_in_steps_of_a_thousandth_of_a_voxel(registered):
+    for name in ("warp", "inverse_warp", "composed", "inverse_composed"):
+        field = read_field(registered / f"{name}.nii.gz")
+        steps = field_array(field) / step_mm(Grid.from_sitk(field))
+        assert np.array_equal(steps, np.rint(steps)), name
 
 
 def test_the_same_input_gives_the_same_bytes(pair, engine, registered, tmp_path):

@@ -2,6 +2,7 @@ import ants
 import nibabel as nib
 import nitransforms
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -10,7 +11,7 @@ from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.chain import Affine, Chain, Field
-from popatlas.transforms.itk import read_displacement, write_affine, write_displacement
+from popatlas.transforms.itk import read_displacement, step_mm, write_affine, write_displacement
 from tests.unit.images.test_grid import OBLIQUE, OBLIQUE_2D, placed
 from tests.unit.transforms.test_chain import affine_between, displacement
 
@@ -48,6 +49,34 @@ def test_what_is_written_is_read_back(grid, suffix, tmp_path):
     assert np.abs(found - field.numpy()).max() < 1e-5
     assert Grid.from_file(path).same_as(grid)
     assert [item.name for item in path.parent.iterdir()] == [path.name]
+
+
+@EACH_3D
+def test_a_rounded_field_is_small_and_every_reader_sees_the_same(grid, tmp_path):
+    field = displacement(grid)
+    for name, rounded in (("whole", False), ("rounded", True)):
+        write_displacement(tmp_path / f"{name}.nii.gz", field[0], grid, rounded=rounded)
+    (whole, _), (found, read) = (read_displacement(tmp_path / f"{name}.nii.gz") for name in ("whole", "rounded"))
+    loss = np.linalg.norm((found - whole) * np.array(grid.spacing).reshape(3, 1, 1, 1), axis=0).max() / min(grid.spacing)
+    assert read.same_as(grid) and 0 < loss < 0.002, "voxels, of the shortest edge"
+    path = tmp_path / "rounded.nii.gz"
+    points = voxel_centres(grid)
+    moved = Chain((Field(torch.as_tensor(found)[None], grid),)).points(points).numpy()
+    by_nibabel = points + np.asarray(nib.load(path).dataobj)[..., 0, :].reshape(-1, 3)
+    by_nitransforms = nitransforms.nonlinear.load(str(path), fmt="itk").map(points * RAS) * RAS
+    table = pd.DataFrame(points, columns=["x", "y", "z"])
+    by_ants = ants.apply_transforms_to_points(3, table, [str(path)])[["x", "y", "z"]].to_numpy()
+    for name, theirs in {"nibabel": by_nibabel, "nitransforms": by_nitransforms, "ants": by_ants}.items():
+        assert np.abs(theirs - moved).max() < 1e-4, name
+
+
+def test_rounding_takes_half_of_the_bytes(tmp_path):
+    grid = placed((40, 40, 40), (1.0, 1.0, 1.0), (0, 0, 0), (1, 1, 1), (0, 0, 0))
+    field = displacement(grid)[0]
+    write_displacement(tmp_path / "whole.nii.gz", field, grid)
+    write_displacement(tmp_path / "rounded.nii.gz", field, grid, rounded=True)
+    assert (tmp_path / "rounded.nii.gz").stat().st_size < 0.5 * (tmp_path / "whole.nii.gz").stat().st_size
+    assert step_mm(grid) == 2.0**-9
 
 
 @EACH

@@ -200,10 +200,9 @@ class RegisterImages(PopatlasInterface):
             if isdefined(target):
                 publish(source, target)
         if isdefined(self.inputs.out_inverse_composed):
-            from popatlas.transforms.itk import write_displacement
+            from popatlas.transforms.composed import write_composed
 
-            grid = pair.scans()[1].grid
-            write_displacement(self.inputs.out_inverse_composed, made.inverse.as_field(grid).displacement[0], grid)
+            write_composed(self.inputs.out_inverse_composed, made.inverse, pair.scans()[1].grid)
         for name, image in (("out_warped", made.warped), ("out_warped_mask", made.warped_mask)):
             target = getattr(self.inputs, name)
             if isdefined(target):

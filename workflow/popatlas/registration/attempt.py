@@ -17,10 +17,10 @@ from popatlas.registration.pose import turn_of
 from popatlas.registration.types import Attempt, Made, Registration
 from popatlas.settings import Content
 from popatlas.transforms.affine import Matrix, read_affine
-from popatlas.transforms.chain import Affine, Chain, Field
+from popatlas.transforms.chain import Affine, Chain
+from popatlas.transforms.composed import read_step, write_composed
 from popatlas.transforms.displacement import write_jacobian
 from popatlas.transforms.griddistance import grid_distance_mm
-from popatlas.transforms.itk import read_displacement, write_displacement
 
 BEFORE = "affine of the attempt before"  # kept with the pair
 
@@ -125,7 +125,7 @@ def try_once(
     if reasons:
         return AttemptResult(attempt, None, metrics, reasons, notes, start, beyond_repair(metrics, limits))
     files = made or deform(pair, attempt, write_aligned(found, folder), folder, threads)  # type: ignore[arg-type]
-    result, determinant = _make(pair, files, matrix, folder)
+    result, determinant = _make(pair, files, folder)
     view = _view(pair, result) if metrics["covered"] < 1 else None
     metrics |= gate_metrics(matrix, determinant, pair.fixed_mask.numpy(), result.warped_mask.numpy(), view)
     metrics |= of_deformation(pair, result)
@@ -142,17 +142,14 @@ def _distances(pair: Pair, begin: Matrix | None, matrix: Matrix) -> dict[str, fl
     return {name: grid_distance_mm(other, matrix, grid) for name, other in others.items() if other is not None}
 
 
-def _make(pair: Pair, files: Registration, matrix: Matrix, folder: Path) -> tuple[Made, FloatArray]:
-    """Compose the transforms and apply them; return the Jacobian determinant too."""
+def _make(pair: Pair, files: Registration, folder: Path) -> tuple[Made, FloatArray]:
+    """Compose the transforms, as they are in the files, and apply them; return the Jacobian determinant too."""
     fixed, moving = pair.scans()
-    there, back = (
-        Field(torch.as_tensor(values, dtype=torch.float32)[None], grid)
-        for values, grid in map(read_displacement, (files.warp, files.inverse_warp))
-    )
-    affine = Affine(torch.as_tensor(matrix))
+    there, back = map(read_step, (files.warp, files.inverse_warp))
+    affine = Affine(torch.as_tensor(read_affine(files.affine)))
     forward, inverse = Chain((there, affine)), Chain((affine.inverse(), back))
     composed, logjacobian = folder / "composed.nii.gz", folder / "logjacobian.nii.gz"
-    write_displacement(composed, forward.as_field(fixed.grid).displacement[0], fixed.grid)
+    write_composed(composed, forward, fixed.grid)
     determinant = write_jacobian(composed, pair.fixed_file, logjacobian)
     warped = forward.apply(moving.image, moving.grid, fixed.grid)
     assert moving.mask is not None

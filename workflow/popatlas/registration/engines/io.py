@@ -40,5 +40,5 @@ def write_fields(forward: Tensor, inverse: Tensor, grid: Grid, folder: Path, *, 
     """Write the two fields of the first pair of a batch, (B, D, *shape) in voxels of the fixed grid, as ITK files."""
     paths = folder / "warp.nii.gz", folder / "inverse_warp.nii.gz"
     for path, displacement in zip(paths, (forward, inverse), strict=True):
-        write_displacement(path, displacement[0].cpu().numpy().astype(np.float32), grid)
+        write_displacement(path, displacement[0].cpu().numpy().astype(np.float32), grid, rounded=True)
     return Deformation(*paths, diverged=diverged)

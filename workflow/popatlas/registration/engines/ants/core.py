@@ -14,6 +14,7 @@ from popatlas.images.antspy import AntsImage, deterministic_ants
 from popatlas.images.io import require_whole
 from popatlas.registration.engines.ants.settings import AntsSettings
 from popatlas.registration.types import Attempt, Deformation, settings_of
+from popatlas.transforms.itk import read_displacement, write_displacement
 
 if TYPE_CHECKING:
     from popatlas.registration.pair import Pair
@@ -94,4 +95,5 @@ def deform_ants(pair: Pair, attempt: Attempt, affine: Path, folder: Path, thread
     warp, inverse_warp = Path(result["fwdtransforms"][0]), Path(result["invtransforms"][1])
     for path in (warp, inverse_warp):
         require_whole(path)
+        write_displacement(path, *read_displacement(path), rounded=True)
     return Deformation(warp=warp, inverse_warp=inverse_warp)
