@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -286,6 +287,7 @@ def test_a_plan_tells_what_is_tried_again_and_why_results_are_made_anew(cohort):
     text = popatlas("plan", cohort / "bids", cohort / "out", "--config", cohort / "config.yaml").stdout
     assert "made again, for it was made and is gone: 1 measure_scan" in text and "measure_and_draw" in text
     assert "1 scan(s) failed before: a run tries them again (not with --no-retry), 1 jobs in all" in text
+    assert re.findall(r"^  ([a-z_]+) +([0-9]+)$", text, re.M) == [("measure_and_draw", "1")], "what the run starts, no more"
 
 
 def test_a_subject_that_gets_its_first_session_is_told_by_its_image(cohort):

@@ -66,16 +66,13 @@ def main(args: argparse.Namespace) -> int:
         garbage = hide_garbage(view)
         index_file = view / "cohort" / "index.parquet"
         before = read_table(index_file) if index_file.is_file() else None
-        here = config.content | {"out_dir": str(view)}
-        inventory = Inventory(open_study(here, main=True))
+        failed = read_failures(view)["scan"].nunique()
+        if failed and not args.no_retry:
+            forget_failures(view)
+        inventory = Inventory(open_study(config.content | {"out_dir": str(view)}, main=True))
         inventory.require_members(target)
         jobs, reasons = inventory.count(target), [*garbage, *inventory.explain(target)]
         index = read_table(index_file)
-        failed, again = read_failures(view)["scan"].nunique(), 0
-        if failed and not args.no_retry:
-            forget_failures(view)
-            inventory = Inventory(open_study(here, main=True))
-            again = sum(inventory.count(target).values())
         (view / "logs").symlink_to(out_dir / "logs")  # where the records are
         costs, nothing = cost(inventory, inventory.needed(target), index, last), without_anything(index, inventory)
     said = [f"setting {line}" for line in changes(last.content, config.content)] if last else []
@@ -83,7 +80,8 @@ def main(args: argparse.Namespace) -> int:
     if failed and args.no_retry:
         print(f"{failed} scan(s) failed before and are left out (--no-retry)")
     elif failed:
-        print(f"{failed} scan(s) failed before: a run tries them again (not with --no-retry), {again} jobs in all")
+        count = sum(jobs.values())
+        print(f"{failed} scan(s) failed before: a run tries them again (not with --no-retry), {count} jobs in all")
     if costs.stages:
         print(*cost_lines(costs, out_dir), sep="\n")
     if nothing:
