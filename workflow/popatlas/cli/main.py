@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from popatlas.cli.arguments import UsageError
 from popatlas.cli.completion import SHELLS, PrintCompletion
 from popatlas.cli.options import options_of, settle_arguments, unknown_option
 from popatlas.failures import foreseen, unforeseen
+from popatlas.scratch import scratch
 from popatlas.surroundings import settled
 
 VERBS = (
@@ -102,7 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be in the language of the terminal
     try:
-        with settled(places(args), required=args.verb not in LOOKS):
+        is_step = args.verb == "step"
+        with settled(places(args), required=args.verb not in LOOKS), scratch(Path()) if is_step else nullcontext():
             code = int(import_module(f"popatlas.cli.{args.verb}").main(args))
             if sys.stdout is not None:  # closed by whoever started this
                 sys.stdout.flush()
