@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_what_is_gone_is_not_described(study: Path) -> None:
     assert read(study).dereference("group/metrics.tsv") is None
 
 
+def test_a_file_that_is_not_what_was_made_is_refused_but_for_the_ledger(study: Path) -> None:
+    (study / "cohort/ledger.tsv").write_text("scan\n")
+    Receipt.of("0", {}, ["cohort/ledger.tsv"]).write(f"{FOLDER}/group/settle_ledger.json")
+    (study / "cohort/ledger.tsv").write_text("scan\nsub-01\n")
+    write_crate(study)
+    assert read(study).dereference("cohort/ledger.tsv")["sha256"] == sha256("cohort/ledger.tsv")
+    (study / "group/metrics.tsv").write_text("dice\n0.9\n")
+    with pytest.raises(InputError, match=r"not what was made: group/metrics\.tsv"):
+        write_crate(study)
+
+
 def test_a_run_that_was_killed_has_no_end_and_a_torn_line_costs_nothing_else(study: Path) -> None:
     with (study / FILE).open("a") as stream:
         stream.write('{"run": "torn", "sta')  # killed while it wrote
@@ -108,12 +120,20 @@ def test_an_empty_folder_and_a_missing_library_are_said(study: Path, tmp_path_fa
 
 
 def test_a_label_on_a_command_line_is_called_otherwise_as_a_word_of_its_own(study: Path) -> None:
-    with recorded(study, ["run", "/bids", "out 01", "--participant-label=01", "01", "011"], study / "config.yaml") as ends:
+    words = [
+        "--participant-label=01",
+        "01",
+        "011",
+        "02,01",
+        "--set",
+        "cohort.exclude=[01, 02]",
+        "--query",
+        "participant_id != '01'",
+    ]
+    with recorded(study, ["run", "/bids", "out/01", *words], study / "config.yaml") as ends:
         ends(3)
     rename_words(study, "01", "withdrawn1")
     first, last = read_runs(study)
     assert first["command"] == "popatlas run /bids 'my out'"
-    assert (
-        last["command"] == "popatlas run /bids 'out 01' --participant-label=withdrawn1 withdrawn1 011"
-        and last["exit_code"] == 3
-    )
+    words = [word.replace("01", "withdrawn1") if word != "011" else word for word in words]
+    assert last["command"] == shlex.join(["popatlas", "run", "/bids", "out/01", *words]) and last["exit_code"] == 3

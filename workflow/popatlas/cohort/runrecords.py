@@ -69,7 +69,8 @@ def read_runs(out_dir: Path) -> list[dict[str, Any]]:
 def rename_words(out_dir: Path, word: str, other: str) -> None:
     """Replace a word of the command lines of a study, such as the label of a subject."""
     file = out_dir / FILE
-    whole = re.compile(rf"(^|=){re.escape(word)}$")
+    # alone, after an option, in a list, or quoted in a query; not in a path
+    whole = re.compile(rf"(^|[=,\[ '\"]){re.escape(word)}(?=$|[,\] '\"])")
     runs = [
         run | {"command": shlex.join(whole.sub(rf"\g<1>{other}", part) for part in shlex.split(run["command"]))}
         for run in read_runs(out_dir)

@@ -1,8 +1,8 @@
 """A study as an RO-Crate: which programs made which files from which others, when, and on which machine.
 
 The crate follows the Process Run Crate profile: each run and each step that made something is an action with its program,
-what it read and what it made. All of it comes from what the study wrote at the time (receipts, records, runs); nothing is
-opened, so that the files themselves may lie elsewhere. Written by the library rocrate.
+what it read and what it made. All of it comes from what the study wrote at the time (receipts, records, runs). A file that
+is not what was made has no place in it. Written by the library rocrate.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from popatlas.cohort.digests import Digests
+from popatlas.cohort.ledger import LEDGER
 from popatlas.cohort.runrecords import CRATE, read_runs
-from popatlas.errors import InputError, PackageError
+from popatlas.errors import InputError, PackageError, first_few
 from popatlas.images.io import read_json, write_json
 from popatlas.receipts import FOLDER, Made, Receipt
 
@@ -47,7 +49,7 @@ def write_crate(out_dir: Path, *, files: bool = False) -> Path:
     Raises
     ------
     InputError
-        When nothing was made in the folder.
+        When nothing was made in the folder, or a file is another one than was made: its checksum would be wrong.
     PackageError
         When rocrate is not installed.
     """
@@ -79,6 +81,7 @@ class Describer:
     def __init__(self, crate: ROCrate, out_dir: Path, *, files: bool) -> None:
         self.crate, self.out_dir, self.files = crate, out_dir, files
         self.made = dict(self._made())
+        self._require_made()
         self.programs: dict[str, ContextEntity] = {}
 
     def describe(self) -> None:
@@ -103,6 +106,15 @@ class Describer:
             for file, made in receipt.outputs.items() if receipt else ():
                 if self._is_told(file) and (self.out_dir / file).is_file():
                     yield file, made
+
+    def _require_made(self) -> None:
+        """Refuse files that are not what was made; those whose times are as the last run found them are not read again."""
+        digests = Digests(self.out_dir)
+        if LEDGER in self.made:  # each run brings it up to date when its job has ended
+            self.made[LEDGER] = ((self.out_dir / LEDGER).stat().st_size, digests.of(LEDGER))
+        changed = [file for file, (_, digest) in self.made.items() if digests.of(file) != digest]
+        if changed:
+            raise InputError(f"files are not what was made: {first_few(changed)}", remedy="`popatlas run` makes them again")
 
     def _is_told(self, file: str) -> bool:
         is_inside = not Path(file).is_absolute() and ".." not in Path(file).parts
