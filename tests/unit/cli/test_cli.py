@@ -63,10 +63,10 @@ def test_the_bench_changes_what_it_compares_and_nothing_else():
 
 
 def test_profiles_are_found_by_name_or_path(tmp_path):
-    for name in ("default", "lsf", "pbs", "sge", "slurm", "slurm-gpu"):
+    for name in ("aws-batch", "default", "kubernetes", "lsf", "pbs", "sge", "slurm", "slurm-gpu"):
         assert (profile_folder(name) / "profile.yaml").is_file()
     assert profile_folder(str(tmp_path)) == tmp_path
-    with pytest.raises(ConfigError, match="default, lsf, pbs, sge, slurm, slurm-gpu"):
+    with pytest.raises(ConfigError, match="aws-batch, default, kubernetes, lsf, pbs, sge, slurm, slurm-gpu"):
         profile_folder("nonsense")
 
 

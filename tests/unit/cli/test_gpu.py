@@ -82,3 +82,17 @@ def test_on_slurm_the_networks_go_to_gpu_nodes_from_anywhere(engine, registratio
     config = study_config(args)
     assert args.profile == "slurm-gpu" and args.snakemake == []
     assert (config.preprocess.brain.gpu, config.register.gpu) == (1, registrations)
+
+
+@pytest.mark.parametrize(
+    "options, batch",
+    [
+        (["--profile", "slurm-gpu"], 50),
+        (["--profile", "slurm-gpu", "--set", "preprocess.brain.batch=9"], 9),
+        (["--profile", "slurm-gpu", "--set", "preprocess.brain.method=none"], 1),
+        (["--profile", "slurm"], 1),
+        ([], 1),
+    ],
+)
+def test_a_job_on_a_gpu_node_serves_many_scans(options, batch):
+    assert study_config(parse(["run", "bids", "out", *options])).preprocess.brain.batch == batch

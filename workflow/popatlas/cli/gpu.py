@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from popatlas.errors import ConfigError
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from popatlas.config.sections import Config
 
 BATCH = 50  # scans of a job of brain extraction, which loads the network once
+WITHOUT_NETWORK = ("none", "template")  # ways to find brains
 RESOURCES = ("--resources", "--res")
 CPU_BUILD = "install a build of torch for your CUDA (the selector of pytorch.org has the command), or leave out --gpu"
 NO_DEVICE = (
@@ -51,6 +53,27 @@ def on_gpu(config: Config, args: argparse.Namespace, *, on_cluster: bool) -> Con
         require_cuda(ON_CLUSTER)
         args.snakemake = with_one_gpu(args.snakemake, max(1, config.train.gpus))
     return changed(config, gpu_keys(config, registrations=not on_cluster or config.register.engine != "instance"))
+
+
+def in_batches(config: Config, profile: Mapping[str, Any]) -> Config:
+    """Return a configuration by which a job of brain extraction serves many scans where the profile gives it a GPU.
+
+    A number of scans that is not the default stays.
+
+    Parameters
+    ----------
+    config : Config
+        Complete configuration.
+    profile : mapping
+        Keys of the profile.
+    """
+    from popatlas.config.load import changed
+
+    rules, brain = profile.get("set-resources") or {}, config.preprocess.brain
+    asks = isinstance(rules, Mapping) and (rules.get("extract_brains") or {}).get("gpu")
+    if not asks or brain.batch != 1 or brain.method in WITHOUT_NETWORK:
+        return config
+    return changed(config, {"preprocess": {"brain": {"batch": BATCH}}})
 
 
 def gpu_keys(config: Config, *, registrations: bool) -> dict[str, Any]:

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from popatlas.cli.arguments import given_path, positive
 from popatlas.cli.options import add_bids_app_options, check_known, options_of
+from popatlas.cluster.clouds import IMAGE, MODULES, VOLUMES, check_cloud
 from popatlas.cluster.environment import without_outer_job
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
@@ -73,7 +74,9 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--query", help='condition on participants.tsv, for example "age > 50"')
     parser.add_argument(
-        "--profile", default="default", help="default, slurm, slurm-gpu, lsf, sge, pbs, or a folder of yours"
+        "--profile",
+        default="default",
+        help="default, slurm, slurm-gpu, lsf, sge, pbs, kubernetes, aws-batch, or a folder of yours",
     )
     parser.add_argument(
         "--gpu", action="store_true",
@@ -113,6 +116,13 @@ def study_config(args: argparse.Namespace) -> Config:
 
         args.profile = gpu_profile(args.profile)
         config = on_gpu(config, args, on_cluster=is_cluster(args))
+    if is_cluster(args):
+        from popatlas.cli.gpu import in_batches
+
+        profile, executor = profile_of(args), str(executor_of(args))
+        config = in_batches(config, profile)
+        if executor in MODULES:
+            check_cloud(executor, profile, {"the dataset": config.bids_dir, "OUT_DIR": config.out_dir})
     if config.cohort.query:
         from popatlas.cohort.grammar import parse
 
@@ -162,8 +172,9 @@ def demo_plan(config: Config) -> str:
 
 def command(config_file: Path, args: argparse.Namespace, targets: Sequence[str], options: Sequence[str]) -> list[str]:
     """Return the command line of one Snakemake pass."""
+    program = "popatlas.cluster.shared" if executor_of(args) in MODULES else "snakemake"
     return [
-        *(sys.executable, "-m", "snakemake", *targets),
+        *(sys.executable, "-m", program, *targets),
         *("--snakefile", str(workflow_root() / "Snakefile")),
         *("--configfile", str(config_file)),
         *("--cores", str(args.cores)),
@@ -208,6 +219,23 @@ def _asked(args: argparse.Namespace, key: str, pattern: str, short: str, long: s
     return found
 
 
+def profile_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys of the profile; those that say which volumes and image jobs have may be options for Snakemake, too."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for file in sorted(profile_folder(args.profile).glob("*.yaml")):
+        found |= yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    for place, option in enumerate(args.snakemake):
+        name, given, value = option.removeprefix("--").partition("=")
+        if option.startswith("--") and name in (VOLUMES, IMAGE, "default-resources"):
+            values = (
+                [value] if given else list(takewhile(lambda word: not word.startswith("-"), args.snakemake[place + 1 :]))
+            )
+            found[name] = values[0] if name == IMAGE and values else values
+    return found
+
+
 def profile_folder(name: str) -> Path:
     """Return the folder of a shipped profile, or the user's own."""
     for folder in (workflow_root() / "profiles" / name, Path(name)):
@@ -221,7 +249,8 @@ def environment(args: argparse.Namespace) -> dict[str, str]:
     """Return the environment of Snakemake: silent, one thread per job unless a rule says otherwise."""
     own = without_outer_job(os.environ) if executor_of(args) == "slurm" else dict(os.environ)
     one_thread = {"OMP_NUM_THREADS": "1", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return QUIET | one_thread | own
+    cache = {"HOME": "/tmp", "XDG_CACHE_HOME": "/tmp/popatlas-cache"} if executor_of(args) in MODULES else {}
+    return QUIET | one_thread | cache | own
 
 
 def forget_notes(out_dir: Path) -> None:
