@@ -226,6 +226,16 @@ def test_a_failed_target_still_serves_the_others_as_an_atlas(cohort):
     assert SCAN not in stock(cohort).study.fuse.atlases
 
 
+@pytest.mark.parametrize(("stage", "stale"), [("register", {"tabulate_cohort", "write_report"}), ("page", {"write_report"})])
+def test_group_results_that_name_a_failure_are_made_again_when_its_reason_is_another(cohort, stage, stale):
+    fail(cohort, "sub-04/anat/sub-04", stage=stage)
+    leave(opened(cohort, SETTINGS), "all")
+    assert left(stock(cohort)) == {}
+    text = (cohort / "out/cohort/failures.tsv").read_text()
+    write_text(cohort / "out/cohort/failures.tsv", text.replace("memory", "gate"))
+    assert {rule for rule, _ in left(stock(cohort))} == stale
+
+
 def test_stale_labels_of_a_failed_scan_are_taken_away(cohort):
     fail(cohort, SCAN, stage="fuse")
     inventory = stock(cohort, changed(through="direct"))

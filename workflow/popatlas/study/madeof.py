@@ -283,6 +283,7 @@ class MadeOf:
         """Return what the pages of the cohort are made of."""
         weights = [self("tabulate_trust")] if self.fuse.atlas_weights_tables() else []
         bench = [self("bench_fusion")] if self.bench.shown else []
-        without = [sorted(self.scans.undrawn), sorted(self.scans.unaligned), sorted(self.scans.unbenched)]
+        failed = [sorted(self.scans.undrawn), sorted(self.scans.unaligned), sorted(self.scans.unbenched)]
+        without = [*failed, *self.scans.incomplete]
         pages = {scan: self("draw_subject", scan=scan) for scan in self.report.drawn}
         return [self("tabulate_cohort"), weights, bench, without, pages, self.template.version, science(self.config.content)]

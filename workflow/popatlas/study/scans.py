@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from popatlas.cohort.opened import inspected_digests
 from popatlas.images.io import read_table
+from popatlas.stages import SIDE_STAGES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,9 @@ class Scans:
     dead : tuple of str
         Those of the cohort that have failed: nothing is made for them, but what others need of them as atlases.
     outside : list
-        Scan, state and reason of all of the cohort that are not alive.
+        Scan, state and reason of all of the cohort that are not alive; of those that failed, as the group results tell it.
+    incomplete : list
+        Scan, stage, code and reason of what failed at a stage that no other scan needs.
     voxels : dict
         Scan to the millions of voxels of its T1w, and of cubic millimetres that it covers.
     unaligned, undrawn, unbenched : frozenset of str
@@ -53,6 +56,7 @@ class Scans:
     own: tuple[str, ...]
     dead: tuple[str, ...]
     outside: list[list[str]]
+    incomplete: list[list[str]]
     unaligned: frozenset[str]
     undrawn: frozenset[str]
     unbenched: frozenset[str]
@@ -61,12 +65,16 @@ class Scans:
     @classmethod
     def read(cls, out_dir: Path) -> Scans:
         """Read the index of an output folder and its list of failures."""
-        from popatlas.cohort.ledger import failed_atlases, failed_scans
+        from popatlas.cohort.ledger import failed_atlases, failed_scans, read_failures
 
         index, failed = read_table(out_dir / "cohort" / "index.parquet"), failed_scans(out_dir)
         good, cohort = index[index["state"] == "ok"], index[index["role"] == "cohort"]
         usable = good[~good["scan"].isin(failed[""])]
         alive = frozenset(usable["scan"])
+        out = cohort.loc[~cohort["scan"].isin(alive), ["scan", "state", "reason"]].to_numpy().tolist()
+        failures = read_failures(out_dir).fillna("")
+        beside = failures["stage"].isin(list(SIDE_STAGES))
+        why = failures[~beside].drop_duplicates("scan").set_index("scan")[["stage", "code", "reason"]]
         channels = {row["scan"]: json.loads(row["channels"] or "{}") for row in good.to_dict("records")}
         return cls(
             images=dict(zip(good["scan"], good["t1w"], strict=True)),
@@ -77,7 +85,8 @@ class Scans:
             serving=frozenset(good["scan"]) - failed_atlases(out_dir),
             own=tuple(usable.loc[usable["role"] == "cohort", "scan"]),
             dead=tuple(good.loc[~good["scan"].isin(alive) & (good["role"] == "cohort"), "scan"]),
-            outside=cohort.loc[~cohort["scan"].isin(alive), ["scan", "state", "reason"]].to_numpy().tolist(),
+            outside=[[*row, *why.loc[row[0]].tolist()] if row[0] in why.index else row for row in out],
+            incomplete=failures[beside].to_numpy().tolist(),
             unaligned=frozenset(failed["channel"]),
             undrawn=frozenset(failed["page"]),
             unbenched=frozenset(failed["bench"]),
