@@ -42,7 +42,7 @@ def test_what_can_work_is_not_refused(executor, installed):
         ({"container-image": None}, {}, "jobs need an image with popatlas. Remedy: container-image"),
         ({"container-image": "EXAMPLE/popatlas"}, {}, "jobs need an image with popatlas"),
         ({"default-resources": [], "kubernetes-persistent-volumes": []}, {}, "jobs mount no shared volume. Remedy: "),
-        ({}, {"OUT_DIR": "/home/me/out"}, r"OUT_DIR \(/home/me/out\) is on no volume that jobs mount \(/study\).* Remedy: "),
+        ({}, {"OUT_DIR": "/mine/out"}, r"OUT_DIR \(/mine/out\) is on no volume that jobs mount \(/study\).* Remedy: "),
         ({}, {"the dataset": "/study2"}, r"the dataset \(/study2\) is on no volume"),
         (
             {"default-resources": ["efs=fs-1"], "kubernetes-persistent-volumes": ["study"]}, {},
