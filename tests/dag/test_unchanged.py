@@ -73,3 +73,4 @@ def test_what_was_made_from_an_image_that_was_put_back_since_is_made_again(cohor
             found = left(stock(cohort))
             assert found.get((name, job.scan)) == (None if digest == sha256(path) else REPLACED)
             assert not [rule for rule, _ in found if rule in ("register_to_template", "fuse_labels")]
+        assert stock(cohort).replaced("all").endswith(str(path))

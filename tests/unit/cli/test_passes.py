@@ -104,10 +104,12 @@ def test_jobs_that_ended_without_a_word_get_a_record_of_this_attempt(tmp_path):
     assert read_failure(tmp_path, "logs/waits.log") == ("", "")
 
 
-def run(tmp_path, monkeypatch, outcomes, needed=lambda target: []):
+def run(tmp_path, monkeypatch, outcomes, needed=lambda target: [], replaced=""):
     """Run passes whose Snakemake ends in the given ways, one after another; return the run and its code."""
     config = load_config({"out_dir": str(tmp_path)})
-    inventory = SimpleNamespace(needed=needed, jobs=SimpleNamespace(jobs={}), clear_unfinished=lambda names: None)
+    inventory = SimpleNamespace(
+        needed=needed, jobs=SimpleNamespace(jobs={}), clear_unfinished=lambda names: None, replaced=lambda target: replaced
+    )
     monkeypatch.setattr(books, "take_stock", lambda config, out_dir: inventory)
     monkeypatch.setattr(books, "leave_records", lambda *arguments: [])
     monkeypatch.setattr(books, "settle_study", lambda *arguments: {})
@@ -141,6 +143,9 @@ def test_a_code_of_0_is_no_proof(tmp_path, monkeypatch):
     monkeypatch.setattr(Passes, "_left", lambda self, inventory, names: [job.name])
     passes, code = run(tmp_path, monkeypatch, [Outcome(0, 0, BEGAN)] * 6, lambda target: ["left"])
     assert (code, passes.why_stopped) == (1, "the pass 'preprocess' does not come to its end")
+    passes, code = run(tmp_path, monkeypatch, [Outcome(0, 0, BEGAN)] * 6, lambda target: ["left"], "/bids/a.nii")
+    assert code == 1 and "others than their size and times tell" in passes.why_stopped
+    assert "/bids/a.nii" in passes.why_stopped
 
 
 def test_changed_settings_are_said_before_and_after(tmp_path, capsys):

@@ -117,12 +117,12 @@ class Passes:
             if outcome.code == 0 and not left:
                 return True
             if before == (self.failed, left):  # a job may fail after its work is done: then the next round has nothing to do
-                self.why_stopped = self.why_stopped or _no_end(target, outcome)
+                self.why_stopped = self.why_stopped or _no_end(target, outcome, self.inventory)
                 return False
             before = (self.failed, left)
             if count := len({scan for scan, _ in self.failed - known}):
                 print(f"popatlas: {count} scan(s) failed, going on without them", flush=True)
-        self.why_stopped = self.why_stopped or _no_end(target, outcome)
+        self.why_stopped = self.why_stopped or _no_end(target, outcome, self.inventory)
         return False
 
     def _snakemake(self, target: str) -> Outcome:
@@ -223,8 +223,11 @@ def _last_error(text: str) -> str:
     return snakemake_error(text) or (lines[-1] if lines else "Snakemake could not begin")
 
 
-def _no_end(target: str, outcome: Outcome) -> str:
+def _no_end(target: str, outcome: Outcome, inventory: Inventory | None) -> str:
     """Return why a pass is given up although no scan of it failed anew."""
+    if inventory is not None and (files := inventory.replaced(target)):
+        what = f"files of the dataset are others than their size and times tell, or are replaced again and again: {files}"
+        return f"{what}. Remedy: let nobody write there, set their times anew (touch), and run again"
     said = snakemake_error(outcome.text) if outcome.code else ""
     return f"the pass '{target}' does not come to its end{': ' if said else ''}{said}"
 

@@ -177,6 +177,11 @@ class Inventory:
         old = (OUTDATED, REPLACED, SUPERSEDED, REFUSED)
         return [job for name, job in self.jobs.jobs.items() if job.is_kept and self.verdicts[name] in old]
 
+    def replaced(self, target: str) -> str:
+        """Return the files of the dataset that jobs of a part of the pipeline found to be others than the study knows."""
+        found = [self.jobs.jobs[name] for name in self.needed(target) if self.verdicts[name] == REPLACED]
+        return first_few(path for job in found for path in self.study.jobs.made_of.given(job.rule, **job.wildcards))
+
     def said(self, scan: str, stage: str) -> list[str]:
         """Return what the steps of a scan at a stage had to say although they ended well."""
         found = [self.receipts[name] for name in self._of_scan.get((scan, stage), ()) if name in self.made]
