@@ -1,13 +1,16 @@
 """The real workflow on a small cohort: a broken scan, the group results, and two scans more."""
 
+import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from popatlas.cohort.jobbook import read_book
 from popatlas.cohort.outputs import stage_outputs
 from popatlas.config.load import load_config
 from popatlas.images.io import load_image, read_json, read_table
@@ -87,6 +90,21 @@ def test_a_run_tells_how_far_it_is_and_ends_with_what_came_out(first_run):
     assert f"failed at preprocess: {BROKEN}\n" in end and f"could not be used: {UNREADABLE}: " in end
     assert f"popatlas status {work.out}" in end and f"popatlas run {work.bids} {work.out} --config" in end
     assert any("rule prepare_scan:" in log.read_text() for log in (work.out / ".snakemake/log").glob("*.log"))
+
+
+def test_what_jobs_asked_for_is_held_against_what_their_records_say(first_run):
+    work, _, printed = first_run
+    steps = Counter(step.rule for entry in read_book(work.out) for step in entry.steps)
+    assert (steps["conform_image"], steps["register_to_template"], steps["measure_scan"]) == (4, 3, 3)
+    uses = {use["rule"]: use for use in json.loads(work.call("efficiency", work.out, "--json").stdout)["rules"]}
+    assert (uses["prepare_scan"]["jobs"], uses["prepare_scan"]["failed"]) == (3, {"input": 1})
+    records = [read_json(work.out / f"logs/register/{scan(subject)}_register.log.json") for subject in GOOD]
+    assert uses["register_to_template"]["used_mb"][1] == max(record["peak_mb"] for record in records)
+    assert uses["register_to_template"]["used_minutes"][1] == max(record["seconds"] for record in records) / 60
+    assert uses["register_to_template"]["asked_mb"][1] > 0 < uses["register_to_template"]["asked_minutes"][1]
+    fused = {step["rule"]: step["count"] for step in uses["fuse_scan"]["steps"]}
+    assert fused == {"fuse_labels": 3 * len(load_config(SETTINGS).fuse.methods)}
+    assert re.search(r"\d+ jobs used \d+ % of the cores and \d+ % of the memory .*attempts that failed: 1 input", printed)
 
 
 def test_every_promised_file_is_there(first_run):

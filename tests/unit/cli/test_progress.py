@@ -14,6 +14,7 @@ from popatlas.cli import display
 from popatlas.cli.display import Everything, Lines, Notes, Standing, display_of, duration, in_words
 from popatlas.cli.process import BEGAN, Kept
 from popatlas.cli.progress import Progress, Row
+from popatlas.cohort.jobbook import KILLED, read_book
 from popatlas.cohort.journal import Begun, Journal, Writer, stamp
 from popatlas.cohort.outputs import RULES
 from popatlas.images.io import write_json
@@ -165,7 +166,8 @@ def test_what_snakemake_logs_of_jobs_is_told_and_written_down(capsys, tmp_path):
     """The executor of Slurm logs numbers alone when it starts jobs."""
 
     def job(number, rule, wildcards, log):
-        return SimpleNamespace(jobid=number, rule=SimpleNamespace(name=rule), wildcards_dict=wildcards, log=log)
+        given = {"attempt": 1, "threads": 2, "resources": {"mem_mb": 900, "runtime": 30, "gpu": 1, "tmpdir": "/x"}}
+        return SimpleNamespace(jobid=number, rule=SimpleNamespace(name=rule), wildcards_dict=wildcards, log=log, **given)
 
     jobs = [job(3, "register_to_template", {"scan": SCANS[0]}, ["a.log"]), job(9, "all", {}, [])]
     jobs += [job(4, "extract_brains", {"batch": "1"}, ["b.log"]), job(5, "average_template", {"iteration": "1"}, ["c.log"])]
@@ -189,6 +191,9 @@ def test_what_snakemake_logs_of_jobs_is_told_and_written_down(capsys, tmp_path):
     log("job_finished", job_id=3)
     log("progress", done=1, total=2)
     log("job_started", jobs=[4, 5])
+    (asked,) = read_book(tmp_path)
+    assert (asked.rule, asked.cores, asked.mem_mb, asked.minutes, asked.gpus) == ("register_to_template", 2, 900, 30, 1)
+    assert (asked.state, asked.steps) == (KILLED, ()), "it left no record"
     journal = Journal.read(tmp_path)
     assert journal.failed == {(SCANS[0], "register"): "a.log"}
     batch, average = journal.running.values()

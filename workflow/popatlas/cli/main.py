@@ -28,6 +28,7 @@ VERBS = (
     "train",
     "weights",
     "status",
+    "efficiency",
     "doctor",
     "logs",
     "retry",
@@ -36,7 +37,7 @@ VERBS = (
     "step",
 )
 TO_SNAKEMAKE = ("plan", "run", "fuse")
-LOOKS = ("status", "doctor", "logs", "weights")  # verbs that need no folder for temporary files
+LOOKS = ("status", "efficiency", "doctor", "logs", "weights")  # verbs that need no folder for temporary files
 GOES_ON = ("run", "fuse", "train", "retry")  # verbs that continue what was interrupted
 LEVELS = ("participant", "group")
 MISUSED = 2  # exit code of a command line that is not understood

@@ -166,13 +166,14 @@ def run_passes(
 def _followed(passes: Passes, targets: Sequence[str], results: Results, said: list[str]) -> int:
     """Run passes, show how far they are, and say how they ended; return the exit code."""
     from popatlas.cli.display import display_of, duration
+    from popatlas.cli.efficiency import after_run
     from popatlas.cli.notes import closing_notes, mixed_versions, next_commands
     from popatlas.cli.passes import STOPPED
     from popatlas.cli.progress import Progress
     from popatlas.cli.snake import is_cluster, is_quiet, snakemake_log
     from popatlas.study.orphans import kept_results
 
-    started, args, out_dir = time.monotonic(), passes.args, passes.out_dir
+    started, began, args, out_dir = time.monotonic(), time.time(), passes.args, passes.out_dir
     progress = Progress(out_dir if is_cluster(args) else None)
     with display_of(progress, verbose=args.verbose, quiet=is_quiet(args.snakemake)) as passes.display:
         code = passes.run(targets)
@@ -187,6 +188,7 @@ def _followed(passes: Passes, targets: Sequence[str], results: Results, said: li
     if passes.inventory:
         said += mixed_versions(passes.inventory.versions())
         said += kept_results(passes.inventory) if targets[-1] == "all" else []
+    said += after_run(out_dir, began)
     code = closing_notes(passes.config, results, passes.failures, said, passes.inventory)
     if commands := list(next_commands(out_dir, args.line, code, targets[-1])):
         print("Next", *commands, sep="\n")

@@ -95,7 +95,7 @@ class PopatlasInterface(BaseInterface):
             expected = isinstance(error, PopatlasError)
             message = str(getattr(error, "message", None) or error) if expected else f"{type(error).__name__}: {error}"
             failure = {"code": code_of(raised), "message": message, "remedy": remedy or "see the log", "notes": self.notes}
-            self._record_failure({"state": "failed", "started": _iso(started), **failure})
+            self._record_failure({"state": "failed", "started": _iso(started), **_spent(started, cpu), **failure})
             for path in self._output_files(lists=False) if receipt is not None else ():
                 if path.is_file():  # the workflow keeps what lies there, for another step of the job may have made it
                     path.unlink()
@@ -106,9 +106,7 @@ class PopatlasInterface(BaseInterface):
             {
                 "state": "ok",
                 "started": _iso(started),
-                "seconds": round(time.time() - started, 3),
-                "cpu_seconds": round(_cpu_seconds() - cpu, 3),
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+                **_spent(started, cpu),
                 "host": platform.node(),
                 "job": os.environ.get("SLURM_JOB_ID"),
                 "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
@@ -239,6 +237,12 @@ def limit_threads(threads: int) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
+
+
+def _spent(started: float, cpu: float) -> dict[str, float]:
+    """Return what a step has used since a time, and CPU seconds before it."""
+    spent = {"seconds": round(time.time() - started, 3), "cpu_seconds": round(_cpu_seconds() - cpu, 3)}
+    return spent | {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
 
 
 def _cpu_seconds() -> float:

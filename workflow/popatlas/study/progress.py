@@ -17,6 +17,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from popatlas.cohort.jobbook import Asked, JobBook
 from popatlas.cohort.journal import BEGUN, BETWEEN, DONE, FAILED, GROUP, HEAD, LEFT, OF_JOB, QUEUES, Writer, stamp
 from popatlas.stages import SIDE_STAGES
 
@@ -178,7 +179,7 @@ class JobListener(logging.Handler):
     ) -> None:
         super().__init__()
         self.inventory, self.jobs, self.writer, self.is_heard = inventory, jobs, writer, is_heard
-        self.listed = inventory.jobs
+        self.listed, self.book = inventory.jobs, JobBook(writer.out_dir)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell of a job that begins, ends or fails; of all else that is logged nothing."""
@@ -189,6 +190,8 @@ class JobListener(logging.Handler):
         elif event in EVENTS:
             numbers = found["jobs"] if "jobs" in found else [found.get("jobid", found.get("job_id"))]
             for number in numbers:
+                if event == "job_started" and number in self.places:
+                    self._begin(number)
                 for place, happened in self._happened(event, number):
                     told = {key: place[key] for key in ("stage", "unit", "rule", "log")}
                     before = stamp(self.writer.out_dir, place["log"]) if event == "job_started" else 0
@@ -196,6 +199,17 @@ class JobListener(logging.Handler):
                         {"job": place["key"], "state": EVENTS[happened], **told} | ({"stamp": before} if before else {})
                     )
                     self._note(happened, place, before)
+                if event != "job_started":
+                    self.book.end(number, good=event == "job_finished", said=str(found.get("rule_msg") or ""))
+
+    def _begin(self, number: object) -> None:
+        """Note what a job asks for."""
+        job, places = self.numbered[number], self.places[number]
+        given = {key: job.resources.get(key) for key in ("mem_mb", "runtime", "gpu")}
+        memory, minutes, gpus = (value if isinstance(value, int) else None for value in given.values())
+        scans = len({scan for place in places for scan in place["scans"].split(BETWEEN) if scan})
+        asked = Asked(job.rule.name, job.attempt, job.threads, memory, minutes, gpus or 0, max(scans, 1))
+        self.book.begin(number, asked, [(place["rule"], place["log"]) for place in places])
 
     def _happened(self, event: str, number: object) -> list[tuple[dict[str, Any], str]]:
         """Return what became of each step of a job; where one has failed, the first that did comes last: it says why."""
@@ -222,9 +236,14 @@ class JobListener(logging.Handler):
             self.writer.add(*row)
 
     @cached_property
+    def numbered(self) -> dict[Any, Any]:
+        """Jobs by the number that Snakemake gave them."""
+        return {job.jobid: job for job in self.jobs()}
+
+    @cached_property
     def places(self) -> dict[Any, list[dict[str, Any]]]:
-        """Key, stage, unit, rule and log of the steps of each job by the number that Snakemake gave it."""
-        return {job.jobid: self._places(job) for job in self.jobs()}
+        """Key, stage, unit, rule and log of the steps of each job by its number; jobs without any are left out."""
+        return {number: places for number, job in self.numbered.items() if (places := self._places(job))}
 
     def _places(self, job: Any) -> list[dict[str, Any]]:
         named = {str(key): str(value) for key, value in job.wildcards_dict.items()}
