@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from popatlas.cluster.site import Finding, Partition
 
 LACKS = 1  # exit code when something has to be done
-LEAST_FREE_GB = 5
 HELLO = "true"
 HELLO_GPU = 'test -n "$CUDA_VISIBLE_DEVICES"'
 
@@ -26,10 +24,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="tell whether this cluster can be used, and write a profile for it",
-        description="Look at Slurm: its programs, partitions, GPUs, accounting, Snakemake's plugin, and the folder for "
-        "temporary files. With --submit, send one small job to the default partition and one that asks for a GPU. With "
-        "--write, write a profile for `popatlas run --profile FOLDER`. Exit code 1: something has to be done; it says what.",
+        description="Look at room, number of files and quotas of the folders that are written to, and at Slurm: programs, "
+        "partitions, GPUs, accounting, limits of jobs, Snakemake's plugin. With --submit, send one small job to the default "
+        "partition and one that asks for a GPU. With --write, write a profile for `popatlas run --profile FOLDER`. Exit "
+        "code 1: something has to be done; it says what.",
     )
+    parser.add_argument("out_dir", nargs="?", type=given_path, help="folder for results, whose disk is looked at (this one)")
     parser.add_argument("--submit", action="store_true", help="send a small CPU job, and a GPU job where there are GPUs")
     parser.add_argument("--write", type=given_path, metavar="FOLDER", help="write FOLDER/profile.yaml for this site")
     parser.add_argument("--partition", help="of CPU jobs, for --submit and --write (the default one)")
@@ -50,10 +50,11 @@ def main(args: argparse.Namespace) -> int:
 
 def found(args: argparse.Namespace) -> Iterator[Finding]:
     """Yield what is found, in the order in which it matters."""
+    from popatlas.cluster import limits as limits_of
     from popatlas.cluster import site
     from popatlas.cluster.site import Finding
 
-    yield _temporary()
+    yield from _folders(args.out_dir or Path())
     if missing := site.missing_programs():
         remedy = "run on this machine without a profile, or call this on a login node of the cluster"
         yield Finding(False, f"no Slurm here: {', '.join(missing)} not found", remedy)
@@ -70,6 +71,8 @@ def found(args: argparse.Namespace) -> Iterator[Finding]:
     account = args.account or (bills[0] if len(bills) == 1 else None)
     if len(bills) > 1 and account is None:
         yield Finding(False, f"you have several accounts: {', '.join(bills)}", "name one: --account NAME")
+    limits, kept = limits_of.job_limits(account), _jobs_of_profile()
+    yield from limits_of.limit_findings(limits, kept, is_written=args.write is not None)
     cpu, gpu = _chosen(args, there)
     for name, wanted in (("--partition", args.partition), ("--gpu-partition", args.gpu_partition)):
         if wanted and wanted not in {one.name for one in there}:
@@ -81,18 +84,16 @@ def found(args: argparse.Namespace) -> Iterator[Finding]:
         if gpu:
             yield site.hello([*billed, f"--partition={gpu}", "--gpus=1"], HELLO_GPU)
     if args.write:
-        yield Finding(
-            True, f"wrote {_write(args.write, cpu, gpu, account)}; use it: --profile {args.write}{' --gpu' * bool(gpu)}"
-        )
+        file = _write(args.write, cpu, gpu, account, limits_of.fitting(limits, kept))
+        yield Finding(True, f"wrote {file}; use it: --profile {args.write}{' --gpu' * bool(gpu)}")
 
 
-def _temporary() -> Finding:
-    from popatlas.cluster.site import Finding
+def _folders(out_dir: Path) -> Iterator[Finding]:
+    from popatlas.cluster.limits import quotas, room
 
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free / 1e9
-    remedy = "" if free >= LEAST_FREE_GB else "set TMPDIR to a folder with more room"
-    return Finding(not remedy, f"temporary files go to {folder} ({free:.0f} GB are free)", remedy)
+    yield room(Path(tempfile.gettempdir()), "temporary files go to", "set TMPDIR to a folder with more room")
+    yield room(out_dir.absolute(), "results may go to", "free some, or give an OUT_DIR on another disk")
+    yield from quotas(out_dir)
 
 
 def _words(one: Partition) -> str:
@@ -110,14 +111,23 @@ def _chosen(args: argparse.Namespace, there: list[Partition]) -> tuple[str | Non
     return args.partition or (None if has_default else first), args.gpu_partition or gpu
 
 
-def _write(folder: Path, cpu: str | None, gpu: str | None, account: str | None) -> Path:
-    """Write the shipped profile with the names of the site."""
+def _jobs_of_profile() -> int:
+    """Return how many jobs the shipped profile keeps in the queue."""
+    from popatlas.resources import workflow_root
+
+    found = re.search(r"(?m)^jobs: (\d+)", (workflow_root() / "profiles/slurm/profile.yaml").read_text(encoding="utf-8"))
+    return int(found[1]) if found else 0
+
+
+def _write(folder: Path, cpu: str | None, gpu: str | None, account: str | None, jobs: int) -> Path:
+    """Write the shipped profile with the names of the site, and the number of jobs that it takes."""
     from popatlas.images.io import write_text
     from popatlas.resources import workflow_root
 
     text = (workflow_root() / "profiles" / ("slurm-gpu" if gpu else "slurm") / "profile.yaml").read_text(encoding="utf-8")
     named = [f"slurm_partition={cpu}"] * bool(cpu) + [f"slurm_account={account}"] * bool(account)
     text = text.replace("default-resources:\n", "default-resources:\n" + "".join(f"  - {item}\n" for item in named))
+    text = re.sub(r"(?m)^jobs: \d+", f"jobs: {jobs}", text)
     if account:
         text = re.sub(r"(?m)^# remove this line.*\nslurm-no-account: true\n", "", text)
     if gpu:
