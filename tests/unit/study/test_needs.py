@@ -17,6 +17,7 @@ MEASURED = {
 }  # fmt: skip
 CONFORMED = {10.8: 1565, 23.0: 2893}  # millions of voxels of a raw image
 REGISTERED = {2: 964, 1: 2636}
+COMPILED = 474  # of a small scan, with kernels that no job had compiled before
 FUSED = {(2, 3): 437, (2, 9): 500, (1, 3): 1468}  # grid and atlases
 
 
@@ -45,6 +46,7 @@ def test_fusion_follows_the_atlases_too():
     for (grid, atlases), took in FUSED.items():
         found = asked(needs(grid=GRIDS[grid][0], atlases=atlases), "memory", "fuse_scan")
         assert 1.1 * took < found < 2 * took
+    assert asked(needs(grid=0.16), "memory", "fuse_scan") > 1.1 * COMPILED
 
 
 def test_a_registration_follows_the_grid():

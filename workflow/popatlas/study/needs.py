@@ -1,8 +1,9 @@
 """What a job asks of a machine: memory by the voxels of its images, and minutes.
 
 `NEEDS` is the one table of rates. They are peaks of real heads on grids of 2 and of 1 mm (benchmarks/cost.py; of the bias
-correction those of raw images of 11 and of 23 million voxels), one thread each, fitted by a line. What is asked for is a
-margin above it, and grows with each attempt (`popatlas.study.rules.growing`).
+correction those of raw images of 11 and of 23 million voxels), one thread each, fitted by a line; of fusion with the kernels
+that the first job on a machine compiles. What is asked for is a margin above it, and grows with each attempt
+(`popatlas.study.rules.growing`).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ NEEDS: Mapping[str, Need] = {
     "normalise_brain": Need(150, grid=32),
     "align_to_reference": Need(720, template=95, minutes=20, minutes_grid=1.0),
     "average_template": Need(200, template=160, minutes=120),
-    "fuse_labels": Need(280, grid=95, atlas=12, minutes_atlas=0.5),
+    "fuse_labels": Need(420, grid=95, atlas=12, minutes_atlas=0.5),
     "measure_scan": Need(260, grid=75, minutes_grid=1.0),
     "draw_subject": Need(320, grid=90),
 }
