@@ -14,7 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.common import Record, parser, popatlas, report, stage_costs
+from popatlas.config.load import load_config
 from popatlas.images.io import read_json, read_table, write_text
+from popatlas.study.joblist import JobList
+from popatlas.study.study import Study
+from popatlas.study.together import rule_of
 
 COSTS, USUAL = "Cost of a subject", "Usual values"
 LABELS = "derivatives/dlmuse/{scan}_desc-dlmuse_dseg.nii.gz"
@@ -43,11 +47,21 @@ def cost(out: Path, grid: int) -> Record:
         "grid_mm": grid,
         "heads": members["n_in"],
         "cpu_s": costs["cpu_s"].sum() / members["n_in"],
-        "jobs": costs["jobs"].sum() / members["n_in"],
+        "jobs": jobs_of(out) / members["n_in"],
+        "steps": costs["jobs"].sum() / members["n_in"],
         "largest_job_mb": costs["peak_mb"].max(),
         "longest_job_s": costs["wall_s_per_job"].max(),
         "results_mb": sum(path.stat().st_size for path in files) / members["n_in"] / 1e6,
     }
+
+
+def jobs_of(out: Path) -> int:
+    """Return how many jobs of Snakemake ran the steps of a study, several of which may share one."""
+    jobs = JobList(Study.read(load_config(out / "config.yaml", out_dir=str(out)), out))
+    config = jobs.study.config
+    ran = [job for job in jobs.jobs.values() if (out / f"{jobs.log(job.rule, job.wildcards)}.json").is_file()]
+    run_by = [rule_of(config, job.rule, job.wildcards) for job in ran]
+    return len({(rule, *sorted(wildcards.items())) for rule, wildcards in run_by})
 
 
 def usual(out: Path) -> pd.DataFrame:
