@@ -1,6 +1,6 @@
-"""Large cohorts: what each command takes at 100, 1,000 and 10,000 subjects, and simulated runs of them.
+"""Large cohorts: what each command takes at 100, 1,000 and 10,000 subjects, simulated runs of them, and overhead.
 
-python -m benchmarks.scale [--subjects 100 1000 10000] [--parts commands runs] [--out FOLDER] [--quick]
+python -m benchmarks.scale [--subjects 100 1000 10000] [--parts commands runs overhead] [--out FOLDER] [--quick]
 
 The cohort has one tiny image a subject. Commands are the real ones, and so are the Snakefile, the tables and the pages; only
 `popatlas step` is a stub that leaves small files, where the science would take weeks. Without --out everything is in a
@@ -20,19 +20,23 @@ import pandas as pd
 
 from benchmarks.common import Bar, at_most, parser, report
 from benchmarks.scale.measure import Measured, Row
+from benchmarks.scale.overhead import WHOLE, overhead
 from benchmarks.scale.simulate import KILLED, Simulation, machine
 from popatlas.study.inventory import Inventory
 from popatlas.study.study import open_study
 
-COMMANDS, GROWTH, RUNS = "Commands", "Growth", "Simulated runs"
+COMMANDS, GROWTH, RUNS, OVERHEAD = "Commands", "Growth", "Simulated runs", "Overhead"
 SUBJECTS, QUICK = (100, 1000, 10000), (20,)
 SLOTS = (1, 16, 256)
+PARTS = ("commands", "runs", "overhead")
 DATA = (
     "tiny images, one a subject, 200 members of the template; steps are stubs. Other work ran beside it, so that cpu_s "
     "tells more than the seconds of the clock. Simulated runs: jobs of real heads at 1 mm with drawn times, "
     f"{100 * KILLED:g} % of the attempts killed; the ideal has the same jobs on as many slots without failures, start-ups, "
-    "waiting and passes"
+    "waiting and passes. Overhead: of real runs that add one and three subjects to a finished study of coarse heads, the "
+    "difference in CPU time, less the work of the steps; three fusion methods, the template is there"
 )
+MOST_OVERHEAD = 15.0  # CPU seconds of a subject
 # what is measured, of how many subjects, with the most seconds or megabytes that were asked for
 BARS = (
     ("the graphs of all", 10000, "seconds", 300.0),
@@ -69,6 +73,12 @@ def bars_of(commands: Sequence[Row], runs: Sequence[dict[str, float]]) -> list[B
     return found
 
 
+def bars_of_overhead(rows: Sequence[dict[str, float | str]]) -> list[Bar]:
+    """Return whether the overhead of a subject keeps to what was asked for, where it was measured."""
+    found = [float(row["per subject"]) for row in rows if row["what"] == WHOLE]
+    return [at_most("overhead of a subject, CPU s", value, MOST_OVERHEAD) for value in found]
+
+
 def simulated(measured: Measured) -> list[dict[str, float]]:
     """Return simulated runs of a cohort on machines of several sizes."""
     out_dir = measured.folder / "simulated"
@@ -84,20 +94,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, simulate, print and write."""
     options = parser(__doc__)
     options.add_argument("--subjects", type=int, nargs="+", help="sizes of the cohort (100 1000 10000)")
-    options.add_argument("--parts", nargs="+", choices=("commands", "runs"), default=["commands", "runs"])
+    options.add_argument("--parts", nargs="+", choices=PARTS, help="all but the last with --quick")
     args = options.parse_args(arguments)
+    parts = args.parts or (PARTS[:-1] if args.quick else PARTS)
     commands: list[Row] = []
     runs: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="popatlas-scale-") as temporary:
         for subjects in args.subjects or (QUICK if args.quick else SUBJECTS):
             measured = Measured(args.out or Path(temporary), subjects, args.cores)
-            if "runs" in args.parts:
+            if "runs" in parts:
                 runs += simulated(measured)
-            if "commands" in args.parts:
+            if "commands" in parts:
                 commands += measured.measure()
+        beside = overhead((args.out or Path(temporary)) / "overhead", args.cores) if "overhead" in parts else []
     rows: dict[str, Sequence[Any]] = {COMMANDS: list(map(asdict, commands)), GROWTH: growth(commands), RUNS: runs}
+    rows[OVERHEAD] = beside
     tables = {title: pd.DataFrame(found) for title, found in rows.items() if found}
-    report("scale", tables, bars_of(commands, runs), args, DATA, parts=(COMMANDS, GROWTH, RUNS))
+    bars = [*bars_of(commands, runs), *bars_of_overhead(beside)]
+    report("scale", tables, bars, args, DATA, parts=(COMMANDS, GROWTH, RUNS, OVERHEAD))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """The benchmark of large cohorts on a tiny one, and what its simulator must keep to."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from benchmarks.scale import overhead as beside
 from benchmarks.scale.__main__ import growth, main
 from benchmarks.scale.cohort import make_cohort
 from benchmarks.scale.measure import Row
+from benchmarks.scale.overhead import Spent
 from benchmarks.scale.simulate import Machine, Simulation
 
 from popatlas.config.load import load_config
@@ -65,6 +71,39 @@ def test_growth_is_the_power_of_the_number_of_subjects():
     (row,) = growth([Row(n, "plan", 1.0, n**1.5, 100.0) for n in (100, 1000, 10000)])
     assert (row["from"], row["to"]) == (1000, 10000)
     assert (row["cpu_s"], row["MB"]) == (pytest.approx(1.5), pytest.approx(0.0))
+
+
+def test_the_overhead_is_what_more_subjects_take_beside_the_work_of_their_steps(monkeypatch, tmp_path):
+    """A run takes 40 s whatever it does, a subject 10: 5 of work, 2 of starts, 2 of imports and 1 of checks."""
+    runs = iter([1, 3])
+    monkeypatch.setattr(beside, "_simulate", lambda *_: None)
+    monkeypatch.setattr(beside, "_run", lambda *_: Spent(40 + 10 * (n := next(runs)), 8 * n, 2 * n, n, 4 * n))
+    (tmp_path / "out/report").mkdir(parents=True)
+    (tmp_path / "out/report/index.html").touch()
+    rows = {row["what"].removesuffix(", CPU s"): row["per subject"] for row in beside.overhead(tmp_path, 2)}
+    assert (rows["processes that run steps"], rows["work of the steps"], rows["overhead"]) == (4, 5, 5)
+    assert [value for what, value in rows.items() if what.startswith("of it")] == [2, 1, 2]
+
+
+STEP = """
+from popatlas.interfaces.base import PopatlasInterface
+class Step(PopatlasInterface):
+    def _execute(self):
+        import colorsys
+        for _ in range(3_000_000):
+            pass
+Step().run()
+"""
+
+
+def test_a_process_of_steps_notes_the_time_of_its_parts(tmp_path):
+    folder = Path(beside.__file__).parent / "spent"
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    for line in (STEP, "import popatlas"):
+        environment = os.environ | {"PYTHONPATH": path, beside.SPENT: str(tmp_path)}
+        subprocess.run([sys.executable, "-c", line], check=True, env=environment, cwd=tmp_path)
+    (told,) = [json.loads(file.read_text()) for file in tmp_path.glob("*.json")]
+    assert told["steps"] > 0.02 > told["imports"] and told["steps"] > told["checks"]
 
 
 @pytest.mark.slow
