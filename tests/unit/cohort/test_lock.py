@@ -68,10 +68,14 @@ def test_a_dead_run_is_taken_over_and_named(tmp_path, sleeper, capsys):
     acquire(tmp_path).release()
 
 
-def test_the_last_jobs_of_a_killed_run_are_waited_for(tmp_path, capsys):
-    last = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
+@pytest.mark.parametrize("kind", ["snakemake", "step"])
+def test_the_last_jobs_of_a_killed_run_are_waited_for(tmp_path, capsys, kind):
+    program = tmp_path / "popatlas"
+    program.write_text("import time; time.sleep(1.5)")
+    last = subprocess.Popen([sys.executable, program, "step"], cwd=tmp_path if kind == "step" else None)
     helper = holder_of(last)
-    write(tmp_path, replace(Holder.here(), pid=2**22 - 1, helpers=[[helper.pid, helper.born]]))
+    helpers = [[helper.pid, helper.born]] * (kind == "snakemake")
+    write(tmp_path, replace(Holder.here(), pid=2**22 - 1, helpers=helpers))
     started = time.monotonic()
     acquire(tmp_path).release()
     last.wait()

@@ -13,6 +13,7 @@ import platform
 import secrets
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from popatlas.images.io import write_text
 
 NAME = "popatlas.lock"
 TOKEN = "POPATLAS_LOCK"  # environment of Snakemake: the lock that the run which started it holds
+PROGRAMS = ("popatlas", "popatlas.cli.main")  # how a step is called
 BEAT = 30.0  # seconds between signs of life
 PATIENCE = 0.5  # seconds between looks at a run that is ending
 
@@ -258,12 +260,24 @@ def _wait_or_refuse(path: Path, found: Holder | None) -> None:
             remedy=f"wait until it has finished, or stop it (kill {found.pid})",
         )
     waited = False
-    while helpers := found.alive_helpers:
+    while helpers := found.alive_helpers or _working_steps(path.parent):
         if not waited:
             print(f"popatlas: the run before was killed; waiting for its last jobs (process {helpers[0]})", file=sys.stderr)
         waited = True
         time.sleep(PATIENCE)
     print(f"popatlas: the run before ended without a word ({_words(path, found)}); its lock is taken over", file=sys.stderr)
+
+
+def _working_steps(out_dir: Path) -> list[int]:
+    """Return the steps that work in an output folder on this machine: they outlive a run and a Snakemake that are killed."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if "step" in (words := process.cmdline()) and any(word.endswith(PROGRAMS) for word in words[:3]):
+                found += [process.pid] * Path(process.cwd()).samefile(out_dir)
+    return found
 
 
 def _refusal(path: Path, message: str) -> InputError:
