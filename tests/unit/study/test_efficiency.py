@@ -80,6 +80,16 @@ def test_an_attempt_that_failed_has_the_code_of_its_step_or_of_what_was_said(tmp
     assert (found.state, found.code, bool(found.steps)) == (state, code, said is None)
 
 
+def test_a_job_whose_steps_ended_well_was_not_killed(tmp_path):
+    book = JobBook(tmp_path)
+    book.begin(1, JOB, FAT[:2])
+    for _, log in FAT[:2]:
+        record(tmp_path, log)
+    book.end(1, good=False, said="files that it should make were missing")
+    (found,) = read_book(tmp_path)
+    assert (found.state, found.code, book.died) == (FAILED, "unknown", {})
+
+
 def test_what_is_torn_counts_for_nothing_and_each_shard_adds_to_the_same_book(tmp_path):
     for number in range(2):  # a Snakemake for each shard
         book = JobBook(tmp_path)

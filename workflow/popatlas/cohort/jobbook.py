@@ -143,11 +143,12 @@ class JobBook:
         begun = self.open.pop(number, None)
         if begun is None:
             return
-        told = [(rule, record) for rule, log, before in begun.steps if (record := self._record(log, before))]
+        records = [self._record(log, before) for _, log, before in begun.steps]  # empty where a step did not run
+        told = [(step[0], record) for step, record in zip(begun.steps, records, strict=True) if record]
         steps = tuple(step for rule, record in told if (step := _step(rule, record)))
         device = next((str(one["notes"]["device"]) for _, one in told if "device" in (one.get("notes") or {})), "")
         entry = Entry(**asdict(begun.asked), ended=round(time.time(), 1), device=device, steps=steps)
-        entry = replace(entry, before=self._before(number, entry)) if good else self._failed(number, entry, told, said)
+        entry = replace(entry, before=self._before(number, entry)) if good else self._failed(number, entry, records, said)
         with suppress(OSError):  # a full disk, which the run itself tells of
             _add(self.out_dir / BOOK, asdict(entry))
 
@@ -155,10 +156,12 @@ class JobBook:
         had = self.died.pop(number, None)
         return OOM if had is not None and entry.peak_mb > had else ""
 
-    def _failed(self, number: object, entry: Entry, told: Sequence[tuple[str, Mapping[str, Any]]], said: str) -> Entry:
-        failed = [record for _, record in told if record.get("state") == "failed"]
+    def _failed(self, number: object, entry: Entry, steps: Sequence[Mapping[str, Any]], said: str) -> Entry:
+        failed = [record for record in steps if record.get("state") == FAILED]
         if failed:
             return replace(entry, state=FAILED, code=str(failed[0].get("code") or UNKNOWN))
+        if steps and all(record.get("state") == OK for record in steps):  # what they made was not taken
+            return replace(entry, state=FAILED, code=UNKNOWN)
         code, kills = code_of_words(said), kernel_kills()
         if code == UNKNOWN and kills > self.kills:  # on this machine
             code = OOM
