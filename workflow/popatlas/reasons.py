@@ -18,7 +18,10 @@ OOM, TIME, SIGNAL, DISK, GATE, INPUT = "oom", "time", "signal", "disk", "gate", 
 SETUP, BUG, UNKNOWN = "setup", "bug", "unknown"
 # what each code means, and what can be done before the job is tried again
 CODES = {
-    OOM: ("the job needed more memory than there was", "give it more memory (profile), or use fewer cores"),
+    OOM: (
+        "the job needed more memory than there was",
+        "give it more memory (`popatlas efficiency` tells how much), or use fewer cores",
+    ),
     TIME: ("a time limit ended the job", "raise the time in the profile (runtime)"),
     SIGNAL: ("a signal from outside ended the job, or its node was lost", "run again"),
     DISK: ("a disk or a quota is full, or a folder cannot be written", "free space or mend the folder, and run again"),
