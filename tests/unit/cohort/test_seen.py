@@ -8,6 +8,7 @@ from popatlas.cohort import index as indexing
 from popatlas.cohort import seen
 from popatlas.cohort.inspect import inspect_image
 from popatlas.config.load import load_config
+from popatlas.images.io import read_table, write_table
 
 from ...cohorts import noise_cohort, noise_image
 
@@ -68,5 +69,9 @@ def test_a_broken_file_or_a_folder_that_cannot_be_made_costs_time_only(look, tmp
     (file,) = (tmp_path / "cache" / "popatlas" / "images").iterdir()
     file.write_bytes(b"garbage")
     assert len(look("two")[0]) == 3
+    table = read_table(file)
+    write_table(table.assign(sha256=table["sha256"].where(table.index > 0, "another")), file)
+    opened, index = look("four")
+    assert len(opened) == 1 and "another" not in set(index["sha256"])
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null/cache")
     assert len(look("three")[0]) == 3

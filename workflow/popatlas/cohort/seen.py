@@ -22,6 +22,7 @@ from popatlas.images.io import read_table, write_table
 
 FEWEST = 20  # images that were opened; of fewer it is not worth a file
 FACTS = ["sha256", "shape", "spacing_mm", "orientation", "voxels"]
+CHECK = "check"  # hash of a row: what a disk or somebody has changed is not believed
 
 
 def recall(source: Path, stamps: Mapping[str, Stamp], limits: Cohort) -> dict[str, Inspection]:
@@ -42,10 +43,11 @@ def recall(source: Path, stamps: Mapping[str, Stamp], limits: Cohort) -> dict[st
     try:
         if not path.is_file():
             return {}
-        rows = read_table(path)[["key", *FACTS]].astype(str).to_numpy().tolist()
+        rows = read_table(path)[["key", *FACTS, CHECK]].astype(str).to_numpy().tolist()
     except (OSError, InputError, KeyError):  # it only saves time
         return {}
-    known = {key: Inspection(**dict(zip(FACTS, facts, strict=True))) for key, *facts in rows}
+    good = ((key, facts) for key, *facts, check in rows if check == _hash("\n".join((key, *facts))))
+    known = {key: Inspection(**dict(zip(FACTS, facts, strict=True))) for key, facts in good}
     found = {image: known[key] for image, stamp in stamps.items() if (key := _key(image, stamp)) in known}
     return {image: inspection for image, inspection in found.items() if holds(inspection, limits)}
 
@@ -56,9 +58,10 @@ def remember(source: Path, found: Mapping[str, Inspection], stamps: Mapping[str,
     good = [(image, one) for image, one in found.items() if not one.code]
     if path is None or not good:
         return
-    rows = [(_key(image, stamps[image]), *(getattr(one, name) for name in FACTS)) for image, one in good]
+    rows = [(_key(image, stamps[image]), *(str(getattr(one, name)) for name in FACTS)) for image, one in good]
+    rows = [(*row, _hash("\n".join(row))) for row in rows]
     with suppress(OSError):  # a folder that cannot be written, or a full disk
-        write_table(pd.DataFrame(rows, columns=["key", *FACTS]), path)
+        write_table(pd.DataFrame(rows, columns=["key", *FACTS, CHECK]), path)
 
 
 def forget(source: Path | None = None) -> None:
