@@ -275,7 +275,7 @@ def _describe(value: object) -> object:
     if path is None or not path.is_file():
         return value
     status = path.stat()
-    digest = _digest_of(str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    digest = _digest_of(str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     return {"file": str(path), "bytes": status.st_size, "sha256": digest}
 
 
