@@ -28,6 +28,9 @@ from ..hostility import BALLS, brains
 
 SUBJECTS = ("sub-01", "sub-02", "sub-03")
 NOTHING = "nothing runs"
+MEMORY_GROUPS = (
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), (Path("/sys/fs/cgroup"), "memory.max"),
+)  # fmt: skip
 PATIENCE = 120  # seconds until something must have happened
 
 
@@ -135,6 +138,10 @@ class Fault:
         Undoes the fault.
     is_quick : bool
         Runs always.
+    tells : str
+        Part of what the next run says.
+    reason : str
+        Code of the failure in the ledger.
     """
 
     name: str
@@ -147,6 +154,8 @@ class Fault:
     remade: tuple[str, ...] = ()
     mend: Callable[[Study], object] = field(default=lambda study: None)
     is_quick: bool = False
+    tells: str = ""
+    reason: str = ""
 
 
 # Ways to inject
@@ -187,22 +196,48 @@ def stopped(number: int) -> Callable[[Study], tuple[int, str]]:
     return inject
 
 
-def killed_job(study: Study) -> tuple[int, str]:
-    """Kill the first job of a scan that is seen, as a kernel does that has no memory left."""
+def with_step(study: Study, hurt: Callable[[psutil.Process], object]) -> tuple[int, str]:
+    """Do something to the first process of a step of a scan that is seen."""
 
-    def kill() -> bool:
+    def hit() -> bool:
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
             with suppress(psutil.Error):
                 if "CorrectAndConform" in words and "sub-02/anat/sub-02" in words and process.cwd() == str(study.out):
-                    process.kill()
+                    hurt(process)
                     return True
         return False
 
     process = subprocess.Popen(study.line(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=study.root)
-    wait(kill)
+    wait(hit)
     said = process.communicate(timeout=PATIENCE)[0]
     return process.returncode, said
+
+
+def killed_job(study: Study) -> tuple[int, str]:
+    return with_step(study, psutil.Process.kill)
+
+
+@contextmanager
+def little_memory(megabytes: int) -> Iterator[Path]:
+    """Make a control group whose processes the kernel ends when they take more memory."""
+    for root, limit in MEMORY_GROUPS:
+        folder = root / f"popatlas-test-{os.getpid()}"
+        with suppress(OSError):
+            folder.mkdir()
+            try:
+                (folder / limit).write_text(str(megabytes << 20))
+                yield folder
+            finally:
+                folder.rmdir()
+            return
+    pytest.skip("no control group can be made")
+
+
+def out_of_memory(study: Study) -> tuple[int, str]:
+    """Let the kernel end a job that takes more memory than it may."""
+    with little_memory(20) as folder:
+        return with_step(study, lambda process: (folder / "cgroup.procs").write_text(str(process.pid)))
 
 
 def killed_run(study: Study) -> tuple[int, str]:

@@ -1,7 +1,7 @@
 """Faults injected into real runs: what the user sees, the exit code, and that nothing is lost or half written.
 
 docs/faults.md is the table of these cases. Some run always; all of them with POPATLAS_FAULTS=1, or when the page is written
-(POPATLAS_WRITE_DOCS=1).
+(POPATLAS_WRITE_DOCS=1). Those on a cluster need `bash tests/slurm/start-slurm.sh --full`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import yaml
 from popatlas.images.io import read_table
 
 from ..hostility import BALLS, brains
+from . import injection_slurm as slurm
 from .injection import (
     NOTHING,
     SUBJECTS,
@@ -30,6 +31,7 @@ from .injection import (
     killed_snakemake,
     moved,
     other_settings,
+    out_of_memory,
     put_back,
     put_right,
     read_only,
@@ -51,7 +53,7 @@ HEAD = """# Faults
 What happens when something goes wrong, injected into real runs of three scans by `tests/e2e/test_injected.py`, which writes
 this table. Each case compares all results before and after: no finished result was lost or changed, no finished job was
 repeated, no result was half written, and the next run gave the same files to the byte. Inputs that cannot be used are, stage
-by stage, in [Bad input](bad-input.md).
+by stage, in [Bad input](bad-input.md). Those of a cluster are injected into a real Slurm of one node (profile `slurm`).
 
 | what is injected | what the user sees | exit code | finished work lost | half written | the next run |
 |---|---|---|---|---|---|
@@ -68,8 +70,13 @@ FAULTS = [
     Fault("NaN in an image", damaged(with_nan), 3, "could not be used: sub-04", mend=put_right),
     Fault("image of a subject missing", damaged(Path.unlink), 0, "without a T1w image: sub-04", mend=put_right),
     Fault(
-        "kill -9 of a job, as by a kernel without memory", killed_job, 3,
+        "kill -9 of a job", killed_job, 3,
         "sub-02/anat/sub-02 failed at preprocess: conform_image: the job ended with 'Killed'", GOES_ON, fresh=True,
+        reason="signal",
+    ),
+    Fault(
+        "job that the kernel ends for want of memory", out_of_memory, 3,
+        "the job ended with 'Killed': out of memory, the kernel says", GOES_ON, fresh=True, reason="oom",
     ),
     Fault(
         "kill -9 of the run", killed_run, -signal.SIGKILL, "the last run ended without a word (killed?)",
@@ -104,6 +111,35 @@ FAULTS = [
         "result cut by somebody", damaged_result, 0, "was changed or damaged since it was made; it is set aside in",
         remade=("sub-02",),
     ),
+    Fault("Slurm: `scancel` of a running job", slurm.cancelled(again=True), 0, "3 of 3 scan(s) came through", fresh=True),
+    Fault(
+        "Slurm: `scancel` of a running job, with `--retries 0`", slurm.cancelled("--retries", "0", again=False), 3,
+        "sub-02/anat/sub-02 failed at preprocess: conform_image: SLURM-job", GOES_ON, fresh=True, reason="signal",
+    ),
+    Fault("Slurm: `scontrol requeue` of a running job", slurm.requeued, 0, "3 of 3 scan(s) came through", fresh=True),
+    Fault("Slurm: job preempted by a more urgent one", slurm.preempted, 0, "3 of 3 scan(s) came through", fresh=True),
+    Fault(
+        "Slurm: jobs that the kernel ends for want of memory; the next attempt has twice as much",
+        slurm.out_of_memory(enough=True), 0, "3 of 3 scan(s) came through", fresh=True,
+    ),
+    Fault(
+        "Slurm: the same, and no attempt has enough", slurm.out_of_memory(enough=False), 1,
+        "out of memory, says its log; remedy: give it more memory (profile), or use fewer cores [oom]", GOES_ON, fresh=True,
+        reason="oom",
+    ),
+    Fault(
+        "Slurm: kill -9 of the run and of its Snakemake, with jobs in the queue", slurm.killed_controller, -signal.SIGKILL,
+        "the last run ended without a word (killed?)", "ends the jobs that are left in the queue, and goes on", fresh=True,
+        tells="job(s) of an earlier run are in Slurm's queue; they are ended",
+    ),
+    Fault(
+        "Slurm: slurmctld away for 20 s", slurm.without_slurmctld(20, most=1), 0, "the controller of Slurm answers again",
+        fresh=True,
+    ),
+    Fault(
+        "Slurm: slurmctld away for 2 minutes", slurm.without_slurmctld(120, most=2), 0,
+        "the controller of Slurm answers again", fresh=True,
+    ),
 ]  # fmt: skip
 
 
@@ -134,9 +170,12 @@ def test_nothing_finished_is_lost_and_nothing_is_half_written(fault, finished, t
         assert {path: after.get(path) for path in kept} == kept, "what was finished is as it was"
     assert study.broken() == []
     done = study.receipts() if fault.fresh else {}
+    if fault.reason:
+        assert set(read_table(study.out / "cohort" / "ledger.tsv")["code"]) == {"", fault.reason}
     fault.mend(study)
     again, told = study.run()
     assert again == fault.again, told
+    assert fault.tells in told
     assert study.broken() == []
     found = study.results()
     assert {path: found.get(path) for path in reference} == reference, "to the byte"
