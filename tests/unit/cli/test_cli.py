@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from popatlas.cli.main import CLOSED_PIPE, VERBS, build_parser, main, parse, translate_bids_app
-from popatlas.cli.snake import check_options, command, profile_folder
+from popatlas.cli.snake import check_options, command, profile_folder, study_config
 from popatlas.cohort.view import hide, view_of
 from popatlas.config.load import load_config
 from popatlas.errors import ConfigError
@@ -112,6 +112,7 @@ def test_what_only_looks_is_known(option):
         (["--directory", "elsewhere"], "give OUT_DIR"),
         (["-sSnakefile"], "that of popatlas"),
         (["--workflow-profile", "mine"], "give --profile"),
+        (["--slurm-array-jobs", "all"], "the memory of the first"),
     ],
 )
 @pytest.mark.parametrize("verb", ["run", "plan"])
@@ -121,6 +122,12 @@ def test_options_that_would_run_another_study_are_refused(verb, options, words, 
     said = capsys.readouterr().err
     assert options[0].split("=")[0] in said and words in said
     assert not (tmp_path / "out").exists()
+
+
+def test_arrays_are_refused_in_a_profile_too(tmp_path):
+    (tmp_path / "profile.yaml").write_text("executor: slurm\nslurm-array-jobs: all\n")
+    with pytest.raises(ConfigError, match="the memory of the first; leave it out"):
+        study_config(parse(["run", "bids", "out", "--profile", str(tmp_path)]))
 
 
 def test_options_about_jobs_go_on_to_snakemake():

@@ -25,6 +25,7 @@ from popatlas.surroundings import QUIET
 if TYPE_CHECKING:
     from popatlas.config.sections import Config
 
+ARRAYS = "--slurm-array-jobs"
 # options of Snakemake that say what is run and where, and how popatlas says it
 OURS = {
     "--snakefile": "the workflow is that of popatlas",
@@ -35,6 +36,7 @@ OURS = {
     "--directory": "give OUT_DIR",
     "-d": "give OUT_DIR",
     "--workflow-profile": "give --profile",
+    ARRAYS: "jobs of an array would all have the memory of the first; leave it out (docs/hpc.md)",
     "--unlock": "popatlas locks by itself; see --force-unlock",
 }
 
@@ -120,6 +122,8 @@ def study_config(args: argparse.Namespace) -> Config:
         from popatlas.cli.gpu import in_batches
 
         profile, executor = profile_of(args), str(executor_of(args))
+        if profile.get(ARRAYS.removeprefix("--")):
+            raise ConfigError(f"{ARRAYS} of the profile cannot be used here. Remedy: {OURS[ARRAYS]}")
         config = in_batches(config, profile)
         if executor in MODULES:
             check_cloud(executor, profile, {"the dataset": config.bids_dir, "OUT_DIR": config.out_dir})
