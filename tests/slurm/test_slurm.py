@@ -35,9 +35,8 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module")
-def finished(slurm, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("slurm")
+def through_slurm(folder, profile, *options):
+    """Run a small cohort on Slurm, by a run that is a job itself, as where a login node ends what runs for long."""
     popatlas("simulate", folder / "bids", "--subjects", "2", "--seed", "3")
     config = folder / "config.yaml"
     settings = SETTINGS | {
@@ -45,12 +44,16 @@ def finished(slurm, tmp_path_factory):
         "fuse": SETTINGS["fuse"] | {"methods": ["majority"]},
     }
     config.write_text(yaml.safe_dump(settings))
-    run = (*POPATLAS, "run", folder / "bids", folder / "out", "--config", config, "--profile", "slurm-gpu", *QUICK)
-    # the run is a job itself, as on clusters where a login node ends what runs for long
+    places = (folder / "bids", folder / "out", "--config", config)
+    line = shlex.join(map(str, (*POPATLAS, "run", *places, "--profile", profile, *QUICK, *options)))
     job = ["sbatch", "--wait", "--parsable", "--mem=500", f"--output={folder / 'printed'}"]
-    line = shlex.join(map(str, run))
     result = subprocess.run([*job, "--wrap", line], capture_output=True, text=True, check=False)
     return folder / "out", result, (folder / "printed").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(slurm, tmp_path_factory):
+    return through_slurm(tmp_path_factory.mktemp("slurm"), "slurm-gpu")
 
 
 def test_the_cohort_comes_through_slurm(finished):
