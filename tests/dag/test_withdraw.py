@@ -126,6 +126,13 @@ def test_raw_files_of_another_name_are_forgotten_too(study):
     assert "x17" not in everything(out)
 
 
+def test_an_external_atlas_is_named_for_the_table_of_the_user_lists_it(study, capsys):
+    write_text(study / "out/atlases/sub-04/anat/sub-04_desc-brain_mask.json", "{}")
+    assert withdraw(study, "04", "--yes") == 0
+    assert "it is still in: the table of external atlases (fuse.atlases): take it out there" in capsys.readouterr().out
+    assert not (study / "out/atlases/sub-04").exists()
+
+
 def test_what_is_not_there_or_busy_is_refused(study, capsys):
     assert withdraw(study, "77", "--yes") == 1
     assert "there is nothing of sub-77 here" in capsys.readouterr().err

@@ -119,6 +119,8 @@ class Withdrawal:
                 yield f"the template {name} (tpl-{label}/), of which it is a member"
         if self.out_dir / "cohort/label-atlases.tsv" in self.texts:
             yield "labels of other scans (*_dseg.nii.gz) that were fused from its labels: the next run makes them again"
+        if self.out_dir / "atlases" / self.subject in self.own:
+            yield "the table of external atlases (fuse.atlases): take it out there, or the next run takes it in again"
         for pattern in NETWORKS:
             for path in sorted((self.out_dir / "cohort").glob(pattern)):
                 if path in self.texts:
