@@ -71,7 +71,6 @@ def overhead(folder: Path, cores: int) -> list[dict[str, float | str]]:
     whole = (other.overhead - one.overhead) / apart
     started = whole - each["imports"] - each["checks"]
     rows = {
-        "work of the steps, CPU s": each["steps"] - each["imports"] - each["checks"],
         WHOLE: whole,
         "of it libraries that steps import, CPU s": each["imports"],
         "of it checksums and receipts of steps, CPU s": each["checks"],
