@@ -3,7 +3,7 @@
 import pytest
 
 from popatlas.config.load import load_config
-from popatlas.study.needs import MARGIN, NEEDS, STEP, Needs
+from popatlas.study.needs import MARGIN, NEEDS, SNAKEMAKE, STEP, Needs
 from popatlas.study.register import registration_memory
 from popatlas.study.together import jobs_of
 
@@ -34,7 +34,8 @@ def asked(of, kind, rule):
 def test_what_was_measured_is_asked_for_and_not_much_more(rule):
     for took, (grid, template) in zip(MEASURED[rule], GRIDS.values(), strict=True):
         found = asked(needs(grid=grid, template=template), "memory", rule)
-        assert 1.1 * took < found < 2 * took + STEP, grid
+        assert 1.1 * took < found < 2 * took + STEP + SNAKEMAKE, grid
+        assert found >= took + 0.8 * SNAKEMAKE, "on a cluster Snakemake runs within the same limit"
 
 
 def test_the_bias_correction_follows_the_raw_image():
@@ -45,7 +46,7 @@ def test_the_bias_correction_follows_the_raw_image():
 def test_fusion_follows_the_atlases_too():
     for (grid, atlases), took in FUSED.items():
         found = asked(needs(grid=GRIDS[grid][0], atlases=atlases), "memory", "fuse_scan")
-        assert 1.1 * took < found < 2 * took
+        assert 1.1 * took < found < 2 * took + SNAKEMAKE
     assert asked(needs(grid=0.16), "memory", "fuse_scan") > 1.1 * COMPILED
 
 

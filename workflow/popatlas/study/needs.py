@@ -2,8 +2,8 @@
 
 `NEEDS` is the one table of rates. They are peaks of real heads on grids of 2 and of 1 mm (benchmarks/cost.py; of the bias
 correction those of raw images of 11 and of 23 million voxels), one thread each, fitted by a line; of fusion with the kernels
-that the first job on a machine compiles. What is asked for is a margin above it, and grows with each attempt
-(`popatlas.study.rules.growing`).
+that the first job on a machine compiles. What is asked for is a margin above it, with room for Snakemake itself, and grows
+with each attempt (`popatlas.study.rules.growing`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from popatlas.study.rules import Wildcards
 
 MARGIN = 1.3  # of memory, above what was measured
+SNAKEMAKE = 250  # megabytes of what runs the step in a job of a cluster, within the same limit
 STEP = 100  # megabytes that are asked for are a multiple of it
 HEAD = (10.0, 10.0)  # millions of voxels of a scan that is not in the index: raw, and on the grid
 
@@ -105,7 +106,8 @@ class Needs:
         """Return the memory that is asked for a step of a scan."""
         raw, grid = self.voxels.get(scan, HEAD)
         found = need.base + need.raw * raw + need.grid * grid + need.template * self.template
-        return math.ceil(MARGIN * (found + need.atlas * grid * self.atlases(scan)) / STEP) * STEP
+        found += need.atlas * grid * self.atlases(scan)
+        return math.ceil(max(MARGIN * found, found + SNAKEMAKE) / STEP) * STEP
 
     def _minutes(self, need: Need, scan: str) -> float:
         raw, grid = self.voxels.get(scan, HEAD)
