@@ -26,7 +26,7 @@ from cards import model_card  # noqa: E402
 from containers import FILES as CONTAINERS  # noqa: E402
 from containers import container_text  # noqa: E402
 from environments import KINDS, environment_text  # noqa: E402
-from measured import cost_table, metrics_page, recordings_page  # noqa: E402
+from measured import cost_table, metrics_page, recordings_page, retention_lines  # noqa: E402
 from presets import with_presets  # noqa: E402
 from registries import engines, fusion_methods, networks, recipe_keys, regularisers, similarities, with_metrics  # noqa: E402
 from transforms import transforms  # noqa: E402
@@ -140,7 +140,7 @@ def outputs() -> str:
         lines += [f"| {stage} | `{pattern}` |" for pattern in patterns]
     native = " and ".join(f"`{path.replace('{method}', 'jlf')}`" for path in NATIVE_LABELS.values())
     lines += ["", f"With `fuse.space: native` also {native}, and so on for each method."]
-    lines += ["", "## Columns of the metric tables\n"]
+    lines += ["", *retention_lines(), "## Columns of the metric tables\n"]
     lines.append(
         "`{scan}_desc-metrics_table.tsv`, `group/metrics.tsv`, `group/metrics.parquet` and `group/truth.tsv`. Those of the "
         "group but `truth` also have the columns of participants.tsv, as numbers in Parquet where all cells are.\n"

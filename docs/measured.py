@@ -37,6 +37,30 @@ TRUTH = (
     *("mask_dice", "known_field_error", "known_field_error_p95", "pairwise_field_error", "template_error"),
     *("template_correlation", "truth_points"),
 )
+LARGEST = 8  # files that the table of what is kept shows
+LOSSES = {
+    "made again": "a composed field that is made again, from the one that was removed",
+    "rounded": "a field, from what it was before it was rounded: measured",
+    "rounded at most": "the same: bound",
+}
+RETENTION = """## What is kept of a scan
+
+| `retention` | what it keeps |
+|---|---|
+| `full` | all, and in `work/fuse` what trained fusion methods read: labels and images of atlases on the grid of each scan |
+| `standard` | all results under the names of these pages; default |
+| `minimal` | the same without fields that follow from others, and without what nothing reads any more |
+
+All fields are stored in steps of about a thousandth of a voxel. Two of the four of a registration follow from its affine and
+the other two (`*_desc-warp_xfm.nii.gz`): `minimal` leaves them out, and whatever needs one makes it, to the same bytes. It
+also removes images and fields of the template's members once they are averaged: a template that is lost as a whole, with
+its averages in `work/`, is then registered again.
+
+Another level starts no job, and what it leaves out does not count as lost. Going up, the next run makes the missing fields
+before it begins, without a registration. Going down, `popatlas retain OUT_DIR minimal` says how much could go, and `--yes`
+removes it, each field after it has been made a second time and compared. `popatlas plan` says both beforehand, and `popatlas
+status` how much the results take.
+"""
 RECORDINGS = {"demo": "The demo", "cohort": "A cohort, and a subject more"}
 # of the gate: metric to its key in register.gate, and which side of the limit is bad
 LIMITS = {
@@ -178,6 +202,24 @@ def _costs() -> Iterator[tuple[str, str, str]]:
             found.append((title, seconds, jobs, max(row["peak_mb"] for row in rows)))
     for title, seconds, jobs, megabytes in found:
         yield title, f"{(seconds + jobs * _start_up()) / 60:.1f}", f"{megabytes / 1000:.1f} GB"
+
+
+def retention_lines() -> Iterator[str]:
+    """Yield the section of what is kept of a scan at each level, with the bytes that were measured."""
+    tables = _tables("retention")
+    yield RETENTION
+    yield "| of a scan, MB | 2 mm | of these fields | 1 mm | of these fields |\n|---|---|---|---|---|"
+    for row in tables.get("Levels", ()):
+        numbers = (row[key] for key in ("mb_2mm", "fields_mb_2mm", "mb_1mm", "fields_mb_1mm"))
+        yield f"| `{row['level']}` | {' | '.join(f'{number:.0f}' for number in numbers)} |"
+    yield "\n| the largest files of a scan | MB at 2 mm | MB at 1 mm | in `minimal` |\n|---|---|---|---|"
+    for row in tables.get("Files of a scan", ())[:LARGEST]:
+        size = f"{row['mb_2mm']:.2f} | {row['mb_1mm']:.1f}"
+        yield f"| `{row['file'].replace('*', '{scan}')}` | {size} | {'yes' if row['minimal'] else 'no'} |"
+    yield "\n| loss | voxels, at most |\n|---|---|"
+    for row in tables.get("Loss", ()):
+        yield f"| {LOSSES[row['what']]} | {row['voxels']:.2g} |"
+    yield ""
 
 
 def _start_up() -> float:

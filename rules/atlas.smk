@@ -82,7 +82,7 @@ rule register_member:
             )
         ),
     output:
-        **study.jobs.outputs("register_member"),
+        **study.jobs.passing_outputs("register_member"),
     log:
         study.jobs.log("register_member"),
     benchmark:

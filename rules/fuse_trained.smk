@@ -15,7 +15,7 @@ if study.fuse.trained_methods:
                 )
             ),
         output:
-            **{name: temp(path) for name, path in study.jobs.outputs("propagate_labels").items()},
+            **study.jobs.passing_outputs("propagate_labels"),
         log:
             study.jobs.log("propagate_labels"),
         benchmark:

@@ -79,11 +79,12 @@ rule register_to_template:
         attempt=study.register.attempt,
         settings=SETTINGS,
         prediction=study.register.prediction_options,
+        composed=study.register.composed_options,
     shell:
         "popatlas step RegisterImages --subject {wildcards.scan:q} --threads {threads} --in_fixed {input.fixed:q}"
         " --in_fixed_mask {input.fixed_mask:q} --in_moving {input.moving:q} --in_moving_mask {input.moving_mask:q}"
         " --attempt {params.attempt:q} --settings {params.settings:q} {params.prediction} --gpu {resources.gpu} --out_affine"
-        " {output.affine:q} --out_warp {output.warp:q} --out_inverse_warp {output.inverse_warp:q} --out_composed"
-        " {output.composed:q} --out_inverse_composed {output.inverse_composed:q} --out_warped {output.warped:q}"
+        " {output.affine:q} --out_warp {output.warp:q} --out_inverse_warp {output.inverse_warp:q} {params.composed}"
+        " --out_warped {output.warped:q}"
         " --out_warped_mask {output.warped_mask:q} --out_logjacobian {output.logjacobian:q} --out_gate {output.gate:q}"
         " {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -59,7 +59,7 @@ OTHERS = {
     "fuse.atlases": ["02", "04"],
     "fuse.labels": "derivatives/other/{scan}_dseg.nii.gz", "measure.reference": "", "measure.landmarks": "",
     "measure.truth": "", "fuse.segmenter.labels": "majority", "train.changes": {"schedule": {"seed": 7}},
-    "train.recipe": "voxelmorph-diffeo", "train.labels": "jlf", "train.name": "mine",
+    "train.recipe": "voxelmorph-diffeo", "train.labels": "jlf", "train.name": "mine", "retention": "minimal",
     "fuse.dataparams.votes": "label", "register.weights": "brain-contrast",
 }  # fmt: skip
 # where something lies, and what is only drawn when there is no dataset
@@ -73,7 +73,7 @@ OTHER_ENGINES = ("ants", "ffd", "greedy", "lddmm", "unigradicon")  # as those th
 # keys that change no result: nothing may run for them
 COSMETIC = (
     "preprocess.brain.batch", "preprocess.brain.gpu", "register.network.batch", "register.gpu", "fuse.dataparams.gpu",
-    "fuse.segmenter.gpu", "train.gpus", "train.minutes",
+    "fuse.segmenter.gpu", "train.gpus", "train.minutes", "retention",
 )  # fmt: skip
 TRAINING = ("write_training_table", "train_registration", "write_report")
 # what keys of a section must leave as it is, whatever they are changed to

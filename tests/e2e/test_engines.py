@@ -40,12 +40,12 @@ def preprocessed(tmp_path_factory):
     return work
 
 
-def go_on(preprocessed, folder, register, fuse, *options):
+def go_on(preprocessed, folder, register, fuse, *options, **more):
     """Run the rest, in a copy of the study."""
     work = Workspace(folder)
     shutil.copytree(preprocessed.bids, work.bids)
     shutil.copytree(preprocessed.out, work.out)
-    settings = {"register": COMMON["register"] | register, "fuse": COMMON["fuse"] | fuse}
+    settings = {"register": COMMON["register"] | register, "fuse": COMMON["fuse"] | fuse, **more}
     work.config.write_text(yaml.safe_dump(COMMON | settings))
     before = work.digests("sub-*/anat/*_desc-preproc_T1w.nii.gz")
     result = work.popatlas("run", *options, check=False)
@@ -62,7 +62,9 @@ def trained(preprocessed, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def greedy(preprocessed, tmp_path_factory):
-    return go_on(preprocessed, tmp_path_factory.mktemp("greedy"), {"engine": "greedy", "preset": "default"}, {}, *TWO)
+    """Two scans, of which little is kept."""
+    engine = {"engine": "greedy", "preset": "default"}
+    return go_on(preprocessed, tmp_path_factory.mktemp("greedy"), engine, {}, *TWO, retention="minimal")
 
 
 @pytest.mark.parametrize(("fixture", "engine", "scans"), [("trained", "ffd", 3), ("greedy", "greedy", 2)])
@@ -74,6 +76,22 @@ def test_the_whole_pipeline_runs_with_another_engine(fixture, engine, scans, req
     means = metrics.groupby(["method", "metric"])["value"].mean()
     assert means["registration", "correlation"] > means["affine", "correlation"]
     assert means["jlf", "dice"] > 0.5
+
+
+def test_a_study_that_is_kept_small_has_no_field_that_follows_from_others_and_lacks_nothing(greedy):
+    fields = {path.name.split("_from-")[1] for path in greedy.out.glob("sub-*/anat/*_mode-image*_xfm.nii.gz")}
+    assert fields == {f"{way}_mode-image_desc-warp_xfm.nii.gz" for way in ("T1w_to-tiny", "tiny_to-T1w")}
+    members = list(greedy.out.glob("work/tpl-tiny/*/iter-1/sub-*/anat/*"))
+    assert members and {path.suffix for path in members} == {".mat", ".json"}
+    truth = read_table(greedy.out / "group" / "truth.tsv")
+    assert (truth.loc[truth["metric"] == "truth_points", "value"] > 0).all(), "the way is made where it is asked for"
+    assert "retention: minimal" in greedy.call("status", greedy.out).stdout
+    planned = greedy.popatlas("plan", *TWO).stdout
+    assert "everything is up to date" in planned and "kept:" not in planned
+    greedy.config.write_text(greedy.config.read_text().replace("retention: minimal", "retention: standard"))
+    planned = greedy.popatlas("plan", *TWO).stdout
+    assert "everything is up to date" in planned
+    assert "composed fields of 2 scan(s) are made again" in planned and "without a registration" in planned
 
 
 @pytest.fixture(scope="module")

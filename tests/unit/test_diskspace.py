@@ -133,7 +133,7 @@ def index_of(*scans, shape="100x100x100", state="ok"):
 
 
 @pytest.mark.parametrize(("out", "tmp", "message"), [
-    (1e12, 1e12, ""), (1e7, 1e12, "10 MB are free, 2 scan.s. will take 80 MB at least.*choose a folder on another disk"),
+    (1e12, 1e12, ""), (1e7, 1e12, "10 MB are free, 2 scan.s. will take 24 MB at least.*choose a folder on another disk"),
     (1e12, 1e6, "1 MB are free, one job will take 16 MB at least.*set TMPDIR"),
 ])  # fmt: skip
 def test_a_run_that_cannot_end_for_lack_of_space_is_refused(out, tmp, message, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ CASES = [
     Case("machine", "cache cannot be written", SAID, GONE, environment(XDG_CACHE_HOME=GONE), remedy=False),
     Case("machine", "TMPDIR does not exist", SAID, GONE, environment(TMPDIR=GONE), remedy=False),
     Case("machine", "nowhere to write temporary files", STOPS, "set TMPDIR", no_place_at_all),
-    Case("machine", "too little space in OUT_DIR", STOPS, "will take 25 MB", too_little_space("out")),
+    Case("machine", "too little space in OUT_DIR", STOPS, "will take 7 MB", too_little_space("out")),
     Case("machine", "too little space in TMPDIR", STOPS, "one job will take 10 MB", too_little_space("tmp")),
     Case("any step", "OUT_DIR full", FAILED, "on another disk", full_disk("out")),
     Case("any step", "TMPDIR full", FAILED, "set TMPDIR", full_disk("tmp")),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import popatlas
+from popatlas.cohort.outputs import DERIVED
 from popatlas.config.load import default_config, default_content
 from popatlas.fusion.methods import MAPS
 from popatlas.interfaces import INTERFACES, load_interface
@@ -76,9 +77,9 @@ def test_rules_hold_no_science():
 def test_every_step_and_each_file_that_it_takes_or_writes_is_used_by_a_rule():
     code = "\n".join(path.read_text() for path in [*RULE_FILES, *(PACKAGE / "study").glob("*.py")])
     code = re.sub(r'"\n\s*"', "", code)  # adjacent strings of a shell command are one
-    # target_options and map_options of popatlas.study.fuse
+    # target_options and map_options of popatlas.study.fuse, composed_options of popatlas.study.register
     code = code.replace("--in_{name} ", "--in_target_affine --in_target_inverse_warp ")
-    code = code.replace("--out_{name} ", "".join(f"--out_{name} " for name in MAPS))
+    code = code.replace("--out_{name} ", "".join(f"--out_{name} " for name in (*MAPS, *DERIVED["register_to_template"])))
     for name in INTERFACES:
         assert re.search(rf'(?:popatlas step |--then |f"){name} ', code), f"no rule runs {name}"
         files = [trait for trait in load_interface(name).input_spec().copyable_trait_names() if re.match("in_|out_", trait)]

@@ -33,6 +33,7 @@ VERBS = (
     "logs",
     "retry",
     "withdraw",
+    "retain",
     "crate",
     "step",
 )

@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> int:
     from popatlas.images.io import read_table
     from popatlas.study.costs import cost
     from popatlas.study.inventory import Inventory
+    from popatlas.study.retention import notes
     from popatlas.study.study import open_study
 
     config = study_config(args)
@@ -74,6 +75,7 @@ def main(args: argparse.Namespace) -> int:
         jobs, reasons = inventory.count(target), [*garbage, *inventory.explain(target)]
         index = read_table(index_file)
         (view / "logs").symlink_to(out_dir / "logs")  # where the records are
+        kept = notes(inventory)
         costs, nothing = cost(inventory, inventory.needed(target), index, last), without_anything(index, inventory)
     said = [f"setting {line}" for line in changes(last.content, config.content)] if last else []
     print(format_plan(jobs, cohort_changes(before, index), [*said, *reasons]))
@@ -82,6 +84,8 @@ def main(args: argparse.Namespace) -> int:
     elif failed:
         count = sum(jobs.values())
         print(f"{failed} scan(s) failed before: a run tries them again (not with --no-retry), {count} jobs in all")
+    for line in kept:
+        print(f"kept:  {line}")
     if costs.stages:
         print(*cost_lines(costs, out_dir), sep="\n")
     if nothing:

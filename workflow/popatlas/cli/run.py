@@ -172,6 +172,7 @@ def _followed(passes: Passes, targets: Sequence[str], results: Results, said: li
     from popatlas.cli.progress import Progress
     from popatlas.cli.snake import is_cluster, is_quiet, snakemake_log
     from popatlas.study.orphans import kept_results
+    from popatlas.study.retention import notes, write_sizes
 
     started, began, args, out_dir = time.monotonic(), time.time(), passes.args, passes.out_dir
     progress = Progress(out_dir if is_cluster(args) else None)
@@ -188,6 +189,8 @@ def _followed(passes: Passes, targets: Sequence[str], results: Results, said: li
     if passes.inventory:
         said += mixed_versions(passes.inventory.versions())
         said += kept_results(passes.inventory) if targets[-1] == "all" else []
+        said += notes(passes.inventory)
+        write_sizes(passes.inventory)
     said += after_run(out_dir, began)
     code = closing_notes(passes.config, results, passes.failures, said, passes.inventory)
     if commands := list(next_commands(out_dir, args.line, code, targets[-1])):

@@ -20,6 +20,7 @@ NAMED = 5  # scans that wait for the same
 INTERVAL = 5  # seconds
 CLEAR = "\x1b[H\x1b[2J"
 GROUPS = ("group/metrics.parquet", "report/index.html")
+GIGA, MEGA = 1e9, 1e6
 FAILED = 3  # exit code when something failed
 
 
@@ -68,6 +69,19 @@ def shown(out_dir: Path, *, as_json: bool) -> tuple[State | None, str]:
         empty: dict[str, Any] = {"left_out": [], "incomplete": [], "remarks": []}
         return None, json.dumps(told | empty, indent=2) if as_json else f"the dataset is being indexed ({run.words})"
     return state, json.dumps(content(state, out_dir), indent=2) if as_json else "\n".join(lines(state, out_dir))
+
+
+def kept_bytes(out_dir: Path) -> tuple[float, str] | None:
+    """Return the bytes of the results after the last run and the level of `retention`; None where no run has ended."""
+    from popatlas.cohort.ledger import KEPT
+    from popatlas.errors import InputError
+    from popatlas.images.io import read_json
+
+    try:
+        found = read_json(out_dir / KEPT)
+        return float(found["bytes"]), str(found["retention"])
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
 
 
 def is_working(out_dir: Path, state: State | None) -> bool:
@@ -125,6 +139,9 @@ def lines(state: State, out_dir: Path) -> Iterator[str]:
     for (what, stage, reason), scans in waiting.items():
         more = f", ... ({len(scans)})" if len(scans) > NAMED else ""
         yield f"\n{what:11} {', '.join(scans[:NAMED])}{more}  (at {stage})\n  {reason}"
+    if size := kept_bytes(out_dir):
+        amount = f"{size[0] / GIGA:.1f} GB" if size[0] >= GIGA else f"{size[0] / MEGA:.0f} MB"
+        yield f"\nresults take {amount} (retention: {size[1]})"
     if remarks := list(remark_lines(out_dir, SHOWN)):
         yield "\n" + "\n".join(remarks)
     groups = [name for name in GROUPS if (out_dir / name).is_file()]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 STATES = ("ok", "failed", "excluded", "unavailable", "pending")
 COLUMNS = ["scan", "subject", "session", "stage", "state", "code", "reason", "log"]
 LEDGER, FAILURES = "cohort/ledger.tsv", "cohort/failures.tsv"
+KEPT = "cohort/kept.json"  # bytes of the results after the last run, and the level of `retention`
 FAILURE_COLUMNS = ["scan", "stage", "code", "reason"]
 # Folders below logs/ whose records speak for a stage: a member that cannot be registered blocks the template
 RECORD_FOLDERS = {"register": ("register", "atlas"), "channel": ("preprocess",), "page": ("report",), "bench": ("fuse",)}

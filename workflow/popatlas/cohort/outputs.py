@@ -212,6 +212,15 @@ RULES: dict[str, Made] = {
     "bench_fusion": Made("group", "logs/group/bench_fusion.log", BENCH, kept=True),
     "write_report": Made("group", "logs/group/write_report.log", {"page": "report/index.html"}, kept=True),
 }
+# Outputs of a rule that follow from its others, to the byte (`popatlas.transforms.composed`): `retention: minimal` has none
+# of them, and what needs one makes it for itself or asks for it again
+DERIVED: dict[str, tuple[str, ...]] = {"register_to_template": ("composed", "inverse_composed")}
+# Outputs that nothing reads any more once they are used, and the levels of `retention` at which they go then
+PASSING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "propagate_labels": (("labels", "images"), ("minimal", "standard")),
+    "register_member": (("warp", "warped", "mask"), ("minimal",)),
+}
+MINIMAL = "minimal"
 PER_SCAN = ("preprocess", "register", "fuse", "measure", "channel", "page")  # stages of scans, in the ledger's order
 
 
@@ -223,10 +232,12 @@ def fill(pattern: str, names: Mapping[str, str]) -> str:
 
 
 def made_files(config: Config, rule: str) -> dict[str, str]:
-    """Return output name to pattern of a rule, with the maps of labels that the configuration wants."""
+    """Return output name to pattern of a rule: with the maps of labels, and the fields, that the configuration wants."""
+    left_out = DERIVED.get(rule, ()) if config.retention == MINIMAL else ()
+    files = {name: pattern for name, pattern in RULES[rule].files.items() if name not in left_out}
     maps = {"fuse_labels": MAPS, "segment_scan": ("probability",)}.get(rule, ()) if config.fuse.maps else ()
     method = SEGMENTER if rule == "segment_scan" else "{method}"
-    return {**RULES[rule].files, **{name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in maps}}
+    return {**files, **{name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in maps}}
 
 
 def labelling_methods(config: Config) -> tuple[str, ...]:
@@ -260,8 +271,8 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
     }
     for rule, made in RULES.items():
         if made.stage in PER_SCAN and made.kept and wanted.get(rule, True):
-            files = made_files(config, rule) if rule == "fuse_labels" else made.files
-            patterns = [fill(files[name], names) for name in made.proof or files]
+            files = made_files(config, rule) if rule in ("fuse_labels", *DERIVED) else made.files
+            patterns = [fill(files[name], names) for name in made.proof or files if name in files]
             names_of = methods.get(rule, ("",))
             found[made.stage] += [pattern.replace("{method}", method) for method in names_of for pattern in patterns]
     fused = [pattern for pattern in found["fuse"] if f"_desc-{SEGMENTER}_" not in pattern and "_space-orig_" not in pattern]

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from popatlas.config.sections import Config
 
 # float32 volumes of the isotropic grid: what a scan takes with template, fusion and reports, what its results alone take at
-# least (measured 12 with one template iteration), and what a single job writes to the folder for temporary files at least
-VOLUMES_PER_SCAN = 30
-VOLUMES_AT_LEAST = 10
+# least (measured 3.3, at `retention: minimal`), and what a single job writes to the folder for temporary files at least
+VOLUMES_PER_SCAN = 20
+VOLUMES_AT_LEAST = 3
 VOLUMES_OF_A_JOB = 4
 VOXEL_BYTES = 4
 

@@ -286,6 +286,11 @@ class Config:
         min_length=1,
     )
     out_dir: str = option("results/demo/derivatives", "Folder of everything that popatlas writes", min_length=1)
+    retention: Literal["minimal", "standard", "full"] = option(
+        "standard",
+        "What is kept of a scan: all results (standard), these without the fields that follow from others (minimal), or the "
+        "labels and images of atlases that trained methods fuse too (full)",
+    )
     simulate: Simulate = option(Simulate(), "Demo cohort, drawn only when bids_dir does not exist yet")
     cohort: Cohort = option(Cohort(), "Which scans belong to the study")
     preprocess: PreprocessSettings = option(

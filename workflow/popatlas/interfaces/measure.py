@@ -165,7 +165,7 @@ class ScoreTruth(PopatlasInterface):
     def _execute(self) -> None:
         from popatlas.measures.dictionary import metrics_columns
         from popatlas.measures.table import members
-        from popatlas.measures.truth import score_truth
+        from popatlas.measures.truth import forward_files, score_truth
         from popatlas.measures.wide import with_missing
 
         inputs = self.inputs
@@ -180,8 +180,12 @@ class ScoreTruth(PopatlasInterface):
             inputs.seed,
         )
         self.notes = {"scans": len(inside), "rows": len(table)}
-        ends = ("_desc-brain_mask.nii.gz", f"_from-T1w_to-{inputs.label}_mode-image_xfm.nii.gz")
-        self.also_read = [Path(inputs.derivatives) / f"{scan}{end}" for scan in inside["scan"] for end in ends]
+        derivatives = Path(inputs.derivatives)
+        self.also_read = [
+            file
+            for scan in inside["scan"]
+            for file in (derivatives / f"{scan}_desc-brain_mask.nii.gz", *forward_files(scan, derivatives, inputs.label))
+        ]
         write_table(with_missing(table), inputs.out_table)
         if isdefined(inputs.out_dictionary):
             write_json(inputs.out_dictionary, metrics_columns(table.columns))

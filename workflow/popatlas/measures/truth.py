@@ -14,6 +14,7 @@ Points are RAS millimetres here; displacement files are LPS millimetres.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,14 +173,14 @@ def score_truth(
         Tidy rows; values of the whole cohort have the participant ``group``. No scan with truth: no rows.
     """
     folder = derivatives / f"tpl-{label}"
-    known = [scan for scan in scans if all(path.exists() for path in _paths(scan, derivatives, truth, label))]
+    known = [scan for scan in scans if _is_known(scan, derivatives, truth, label)]
     rows = [row for scan in scans for row in _mask_row(scan, derivatives, truth)]
     if known:
         points = brain_points(read_mask(folder / f"tpl-{label}_desc-brain_mask.nii.gz").image, limit, seed)
         mapped = np.empty((len(known), len(points), 3), dtype=np.float32)
         for place, scan in enumerate(known):
-            forward, back = _paths(scan, derivatives, truth, label)
-            mapped[place] = move(read_field(back), move(read_field(forward), points))
+            back = truth / FIELD.format(scan=scan)
+            mapped[place] = move(read_field(back), move(_forward(scan, derivatives, label), points))
         # a point counts when it stays inside of the fields of all scans
         usable = np.isfinite(mapped).all(axis=(0, 2))
         points, mapped = points[usable], mapped[:, usable]
@@ -201,9 +202,30 @@ def truth_files(scans: Sequence[str]) -> list[str]:
 TruthRow = tuple[str, str, str, str, float]  # participant, session, method, metric, value
 
 
-def _paths(scan: str, derivatives: Path, truth: Path, label: str) -> tuple[Path, Path]:
-    forward = derivatives / f"{scan}_from-T1w_to-{label}_mode-image_xfm.nii.gz"
-    return forward, truth / FIELD.format(scan=scan)
+def forward_files(scan: str, derivatives: Path, label: str) -> list[Path]:
+    """Return the files of the way from the template to a scan: one field, or what it is made of where that is not kept."""
+    stem = f"{scan}_from-T1w_to-{label}_mode-image"
+    whole = derivatives / f"{stem}_xfm.nii.gz"
+    return (
+        [whole] if whole.exists() else [derivatives / f"{stem}_desc-{end}" for end in ("affine_xfm.mat", "warp_xfm.nii.gz")]
+    )
+
+
+def _is_known(scan: str, derivatives: Path, truth: Path, label: str) -> bool:
+    return all(path.exists() for path in (*forward_files(scan, derivatives, label), truth / FIELD.format(scan=scan)))
+
+
+def _forward(scan: str, derivatives: Path, label: str) -> Sampler:
+    files = forward_files(scan, derivatives, label)
+    if len(files) == 1:
+        return read_field(files[0])
+    from popatlas.transforms.composed import compose_forward
+
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "composed.nii.gz"
+        affine, warp = files
+        compose_forward(affine, warp, derivatives / f"tpl-{label}" / f"tpl-{label}_T1w.nii.gz", whole)
+        return read_field(whole)
 
 
 def _mask_row(scan: str, derivatives: Path, truth: Path) -> list[TruthRow]:

@@ -28,13 +28,15 @@ from popatlas.pairwise.scores import Structures
 from popatlas.pairwise.space import Registered, Space, read_voxels
 from popatlas.transforms.affine import read_affine
 from popatlas.transforms.chain import Affine, Chain, Field
-from popatlas.transforms.itk import read_displacement
+from popatlas.transforms.composed import read_step
 
 PLANE = 2  # axes
 INVERSE = "inverse:"  # before the name of a transform file
 LINEAR = (".mat", ".txt", ".tfm")
 TABLE, IMAGES = ".tsv", (".nii", ".nii.gz")
 LABELS = re.compile(r"(^|_)(dseg|mask|labels)\.nii(\.gz)?$")  # names of label images in BIDS, and of `popatlas register`
+# name of a composed field of a study: scan, and the ends of the way
+WHOLE = re.compile(r"(sub-[^/]+)_from-([0-9A-Za-z]+)_to-([0-9A-Za-z]+)_mode-image_xfm\.nii\.gz")
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def _registration(prefix: str) -> Way:
     affine = Affine(torch.as_tensor(read_affine(outputs.path(names.AFFINE))))
     forward, inverse = Chain((affine,)), Chain((affine.inverse(),))
     if names.WARP in record["files"]:
-        forward = Chain((_field(outputs.path(names.WARP)),)).then(forward)
-        inverse = inverse.then(Chain((_field(outputs.path(names.INVERSE_WARP)),)))
+        forward = Chain((read_step(outputs.path(names.WARP)),)).then(forward)
+        inverse = inverse.then(Chain((read_step(outputs.path(names.INVERSE_WARP)),)))
     fixed, moving = (Registered.of_record(record[side]) for side in ("fixed", "moving"))
     return Way(forward, inverse, fixed, moving, is_forced=record["verdict"] != "pass")
 
@@ -127,14 +129,24 @@ def way_of_files(transforms: Sequence[str]) -> Way:
 def _step(text: str) -> Affine | Field:
     path = Path(text.removeprefix(INVERSE))
     if not path.is_file():
-        raise InputError("the transform does not exist", file=path, remedy="check the path")
-    step = Affine(torch.as_tensor(read_affine(path))) if path.suffix in LINEAR else _field(path)
+        raise InputError("the transform does not exist", file=path, remedy=_remedy_of_missing(path))
+    step = Affine(torch.as_tensor(read_affine(path))) if path.suffix in LINEAR else read_step(path)
     return step.inverse() if text.startswith(INVERSE) else step
 
 
-def _field(path: Path) -> Field:
-    values, grid = read_displacement(path)
-    return Field(torch.as_tensor(values, dtype=torch.float32)[None], grid)
+def _remedy_of_missing(path: Path) -> str:
+    """Return what to do about a missing file; a study that is kept small has the parts of its composed fields only."""
+    way = WHOLE.fullmatch(path.name)
+    if way is None:
+        return "check the path"
+    scan, source, target = way.groups()
+    warp = path.with_name(f"{scan}_from-{source}_to-{target}_mode-image_desc-warp_xfm.nii.gz")
+    is_back = target == "T1w"
+    affine = path.with_name(f"{scan}_from-T1w_to-{source if is_back else target}_mode-image_desc-affine_xfm.mat")
+    if not (warp.is_file() and affine.is_file()):
+        return "check the path"
+    parts = f"{INVERSE}{affine} {warp}" if is_back else f"{warp} {affine}"
+    return f"it is not kept, for it follows from others: give these, --transforms {parts}, or `popatlas retain` makes it"
 
 
 def apply_to_image(source: Path, target: Space, chain: Chain, out: Path) -> None:

@@ -40,7 +40,8 @@ START = 0.9  # CPU seconds until a job begins (benchmarks/startup.py)
 HEAD = 1.3  # millions of voxels of a real head on a grid of 2 mm
 # part of the seconds that grows with the voxels: a subject takes 58 s at 2 mm and 214 at 1 mm (benchmarks/results/cost)
 GROWING = 0.39
-RESULTS_MB = 50.4  # of a scan at 2 mm (benchmarks/results/cost): at 1 mm it is 397, as the voxels
+# of a scan at 2 mm by level of `retention` (benchmarks/results/retention); they grow with the voxels
+RESULTS_MB = {"minimal": 17.3, "standard": 29.6, "full": 29.6}
 SAMPLE = 20  # records of a rule that are read
 GPU_KEYS = {
     "extract_brains": "preprocess.brain.gpu",
@@ -204,14 +205,17 @@ def _bytes(inventory: Inventory, needed: list[str], voxels: float, grown: float)
         if receipt is not None and jobs[name].is_kept:
             sizes[name] = float(sum(size for size, _ in receipt.outputs.values()))
     by_rule: dict[str, list[float]] = {}
-    for name, size in sizes.items():
-        by_rule.setdefault(jobs[name].rule, []).append(size)
+    for name in sizes:
+        outputs, unasked = inventory.receipts[name].outputs, inventory.unasked(jobs[name])  # type: ignore[union-attr]
+        by_rule.setdefault(jobs[name].rule, []).append(
+            sum(size for path, (size, _) in outputs.items() if path not in unasked)
+        )
     usual = {rule: fmean(found) * grown for rule, found in by_rule.items()}
     kept = [name for name in needed if jobs[name].is_kept]
     new = [name for name in kept if jobs[name].rule not in usual and jobs[name].scan]
-    counts = Counter(jobs[name].scan for name in new)
+    counts, megabytes = Counter(jobs[name].scan for name in new), RESULTS_MB[inventory.study.config.retention]
     whole = Counter(job.scan for job in jobs.values() if job.is_kept and job.scan)
-    shipped = sum(count / whole[scan] for scan, count in counts.items()) * RESULTS_MB * MEGA * voxels / HEAD
+    shipped = sum(count / whole[scan] for scan, count in counts.items()) * megabytes * MEGA * voxels / HEAD
     now = sum(sizes.values())
     replaced = sum(sizes.get(name, 0.0) for name in kept)
     return now, now - replaced + sum(usual.get(jobs[name].rule, 0.0) for name in kept) + shipped

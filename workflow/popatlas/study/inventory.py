@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from popatlas.cohort.garbage import set_aside, take_away
-from popatlas.cohort.outputs import RULES, fill, made_files
+from popatlas.cohort.outputs import DERIVED, RULES, fill, made_files
 from popatlas.errors import ConfigError, InputError, first_few
 from popatlas.images.io import read_json
 from popatlas.receipts import FOLDER, Receipt
@@ -63,6 +63,9 @@ class Inventory:
         Job name to one of the words above.
     made : frozenset of str
         Names of the jobs whose results are as they should be.
+    thin : dict
+        Those of them that lack outputs which follow from the others, to the paths of these: they were left out when
+        `retention` asked for less than it does today.
     """
 
     def __init__(self, study: Study, only: Collection[str] | None = None) -> None:
@@ -71,6 +74,7 @@ class Inventory:
         self.receipts = {name: Receipt.read(f"{folder}{name}.json") if name in judged else None for name in self.jobs.jobs}
         self._patterns: dict[str, list[str]] = {}
         self.bad_files: dict[str, list[str]] = {}
+        self.thin: dict[str, list[str]] = {}
         self.ahead: list[
             str
         ] = []  # files dated in the future, which Snakemake would take for newer than what is made of them
@@ -103,6 +107,12 @@ class Inventory:
         for name in names | (self.jobs.downstream(names) if names else set()):
             if self.verdicts[name] == MADE:
                 self.verdicts[name] = FORCED
+        self.made = frozenset(name for name, verdict in self.verdicts.items() if verdict == MADE)
+
+    def spoil(self, names: Iterable[str]) -> None:
+        """Have jobs made again whose results turned out to be of no use."""
+        for name in names:
+            self.verdicts[name] = LOST
         self.made = frozenset(name for name, verdict in self.verdicts.items() if verdict == MADE)
 
     def receipt_path(self, name: str) -> Path:
@@ -148,6 +158,16 @@ class Inventory:
         if job.rule not in self._patterns:
             self._patterns[job.rule] = list(self.study.jobs.outputs(job.rule).values())
         return [fill(pattern, job.wildcards) for pattern in self._patterns[job.rule]]
+
+    def derived(self, job: Job) -> dict[str, str]:
+        """Return the files of a job that follow from its others, by output name, whether the settings want them or not."""
+        names = self.study.jobs.names(job.rule) | job.wildcards if job.rule in DERIVED else {}
+        return {name: fill(RULES[job.rule].files[name], names) for name in DERIVED.get(job.rule, ())}
+
+    def unasked(self, job: Job) -> set[str]:
+        """Return those of them that the settings leave out."""
+        derived = set(self.derived(job).values())
+        return derived - set(self.files(job)) if derived else derived
 
     def log(self, job: Job) -> str:
         """Return the log of a job."""
@@ -202,13 +222,17 @@ class Inventory:
 
     def _judge(self, job: Job) -> str:
         receipt = self.receipts[job.name]
-        if receipt is None or not set(self.files(job)) <= set(receipt.outputs):
+        if receipt is None:
+            return NEVER
+        derived = self.derived(job)
+        missing = [path for path in self.files(job) if path not in receipt.outputs]
+        if not set(missing) <= set(derived.values()):
             return NEVER
         if receipt.made_of != self.study.jobs.made_of(job.rule, **job.wildcards):
             return OUTDATED
         if self._read_another(job, receipt):
             return REPLACED
-        lost, broken = self._compare(receipt)
+        lost, broken = self._compare(receipt, self.unasked(job))
         if broken:
             self.bad_files[job.name] = broken
             return BROKEN
@@ -216,6 +240,8 @@ class Inventory:
             return LOST
         if any(self._content.get(path, digest) != digest for path, digest in receipt.inputs.items()):
             return SUPERSEDED
+        if missing:
+            self.thin[job.name] = missing
         return REFUSED if job.rule in GATED and self._gate_reasons(job) else MADE
 
     def _read_another(self, job: Job, receipt: Receipt) -> bool:
@@ -237,15 +263,15 @@ class Inventory:
             return []
         return judge_again(gate, self.study.config.content["register"]["gate"]) if isinstance(gate, dict) else []
 
-    def _compare(self, receipt: Receipt) -> tuple[list[str], list[str]]:
-        """Return the files of a receipt that are gone, and those that are others now."""
+    def _compare(self, receipt: Receipt, unasked: Collection[str]) -> tuple[list[str], list[str]]:
+        """Return the files of a receipt that are gone, but for those that nobody asks for, and those that are others now."""
         digests, lost, broken = self.study.digests, [], []
         for path, (size, digest) in receipt.outputs.items():
             stamp = digests.stamp(path)
             if stamp is not None and stamp[1] > self._now:
                 self.ahead.append(path)
             if stamp is None:
-                lost.append(path)
+                lost += [path] * (path not in unasked)
             elif stamp[0] != size or digests.of(path, stamp) != digest:
                 broken.append(path)
         return lost, broken
@@ -266,7 +292,7 @@ class Inventory:
         folders: set[Path] = set()
         for name in needed:
             job, receipt = self.jobs.jobs[name], self.receipts[name]
-            files = dict.fromkeys(self.files(job))
+            files = dict.fromkeys([*self.files(job), *self.derived(job).values()])
             if receipt is not None and job.rule not in BATCHES:
                 files |= dict.fromkeys(receipt.outputs)
             for path in (f"{FOLDER}/{name}.json", *(files if job.rule not in SHARED else ())):

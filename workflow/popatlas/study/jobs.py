@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from popatlas.cohort.outputs import RULES, fill, made_files
+from popatlas.cohort.outputs import PASSING, RULES, fill, made_files
 from popatlas.config.sections import Config
 from popatlas.receipts import FOLDER
 from popatlas.study.madeof import MadeOf
@@ -61,6 +61,14 @@ class Jobs:
     def outputs(self, rule: str) -> dict[str, str]:
         """Return output name to pattern of a rule."""
         return {name: fill(pattern, self.names(rule)) for name, pattern in made_files(self.config, rule).items()}
+
+    def passing_outputs(self, rule: str) -> dict[str, str]:
+        """Return the outputs of a rule for Snakemake, which removes those that are not kept once they are used."""
+        from snakemake.io import temp
+
+        names, levels = PASSING[rule]
+        goes = names if self.config.retention in levels else ()
+        return {name: temp(path) if name in goes else path for name, path in self.outputs(rule).items()}
 
     def outputs_together(self, row: str) -> dict[str, object]:
         """Return the kept outputs of the steps of a row of `TOGETHER`; none is removed before its job, which may keep it."""

@@ -36,7 +36,7 @@ from popatlas.study.scans import Scans
 from popatlas.study.template import Template
 
 # keys of the configuration that say where or how fast something is computed, or where it lies
-EXECUTION = ("gpu", "gpus", "batch", "minutes", "bids_dir", "out_dir", "weights", "simulate", "network")
+EXECUTION = ("gpu", "gpus", "batch", "minutes", "bids_dir", "out_dir", "weights", "simulate", "network", "retention")
 
 
 def science(config: Mapping[str, Any]) -> Content:

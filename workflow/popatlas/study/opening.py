@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from popatlas.study.inventory import Inventory
 from popatlas.study.orphans import take_away_orphans
 from popatlas.study.prepare import simulate_if_missing
 from popatlas.study.progress import listen, tell_progress
+from popatlas.study.retention import make_again, missing
 from popatlas.study.rules import PARTS
 from popatlas.study.shards import Request, read_shards, split, targets, write_shards
 from popatlas.study.study import Study, open_study
 
+MEGA = 1e6
 # options of Snakemake with which it runs no job
 LOOKS = re.compile(
     "--(?:dry-?run|lint|dag|rulegraph|filegraph|d3dag|summary|detailed-summary|list|list-.*|report|archive|unlock|print-.*"
@@ -114,6 +116,7 @@ def begin(
         if after is not None:
             check_space(config, after, out_dir)
         inventory = Inventory(study)
+        complete(inventory, arguments)
         inventory.force(forced(arguments, inventory))
         inventory.require_members(target)
         for line in inventory.explain(target):
@@ -151,6 +154,28 @@ def begin_shard(config: Config, target: str, number: int, jobs: Callable[[], Ite
     inventory = Inventory(study, names)
     listen(inventory, jobs)
     return with_inventory(study, inventory, {target: targets(inventory, target, names)}, names)
+
+
+def complete(inventory: Inventory, arguments: Sequence[str]) -> None:
+    """Make the fields that an earlier level of `retention` left out; where that fails, the scan is registered again."""
+    left_out = missing(inventory)
+    if not left_out:
+        return
+    print(f"popatlas: {len(left_out)} scan(s) get fields that were left out: they follow from others", file=sys.stderr)
+    summary = make_again(left_out, cores_of(arguments))
+    print(f"popatlas: fields of {summary.scans} scan(s) are made, {summary.size / MEGA:.0f} MB", file=sys.stderr)
+    for scan, fault in summary.faults.items():
+        print(f"popatlas: {scan} is registered again, its fields cannot be made: {fault}", file=sys.stderr)
+    inventory.spoil(name for name in inventory.thin if inventory.jobs.jobs[name].scan in summary.faults)
+
+
+def cores_of(arguments: Sequence[str]) -> int:
+    """Return the cores that a command line of Snakemake names; one where it names none."""
+    for option, value in pairwise([*arguments, ""]):
+        text = value if option in ("--cores", "-c") else option.partition("=")[2] if option.startswith("--cores=") else ""
+        if text.isdecimal():
+            return max(int(text), 1)
+    return 1
 
 
 def clear(inventory: Inventory, target: str) -> None:

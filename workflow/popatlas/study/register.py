@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from popatlas.cohort.batches import Batches
+from popatlas.cohort.outputs import DERIVED, fill, made_files
 from popatlas.cohort.targets import digest_of
 from popatlas.config.attempts import engine_weights, registration_settings
 from popatlas.config.sections import Config
@@ -20,6 +21,7 @@ from popatlas.study.template import Template
 from popatlas.zoo.find import find_weights
 from popatlas.zoo.lock import estimate_from_lock
 
+REGISTRATION_RULE = "register_to_template"
 REFERENCE_MM = (177, 213, 187)  # extent of a template that is built here, see `groupwise.template.reference_brain`
 # Megabytes of a registration at 2 mm by an engine of which no peak was measured; bytes for each voxel of a pair that is
 # held: images, masks and their copies in the voxels of the template, images and fields in those of the network.
@@ -132,6 +134,14 @@ class Register:
     def predicted_gpu(self) -> int:
         """GPUs of a registration to the template, or while it is built: none when a batch has predicted it."""
         return 0 if self.predictions else self.gpu
+
+    def composed_options(self, wildcards: Wildcards) -> str:
+        """Return RegisterImages' options for the fields that follow from others, where they are kept."""
+        made = made_files(self.config, REGISTRATION_RULE)
+        names = {"label": self.template.label, "scan": wildcards.scan}
+        return " ".join(
+            f"--out_{name} {shlex.quote(fill(made[name], names))}" for name in DERIVED[REGISTRATION_RULE] if name in made
+        )
 
     def memory(self) -> int:
         """Return the memory of a registration, megabytes."""
