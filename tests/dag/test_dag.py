@@ -26,7 +26,7 @@ def plan(tmp_path, settings):
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings))
     with redirect_stdout(io.StringIO()) as said:  # in this process: there are many plans
-        line = ["plan", str(tmp_path / "bids"), str(tmp_path / "out"), "--config", str(config), "--cores", "1"]
+        line = ["plan", str(tmp_path / "bids"), str(tmp_path / "out"), "--config", str(config), "--cores", "1", "--no-retry"]
         assert popatlas_main.main(line) in (0, 3), "3: subjects without result and job"
     text = said.getvalue()
     return {name: int(count) for name, count in re.findall(r"^  ([a-z_]+) +(\d+)$", text, re.M)}
