@@ -27,12 +27,10 @@ if study.fuse.trained_methods:
             runtime=60,
         params:
             proof=study.jobs.proof("propagate_labels"),
-            dsegs=study.fuse.atlas_labels,
-            target=study.fuse.target_options,
+            atlases=study.fuse.atlas_options,
         shell:
             "popatlas step PropagateLabels --subject {wildcards.scan:q} --threads {threads} --in_target {input.target:q}"
-            " --in_dsegs {params.dsegs:q} --in_brains {input.brains:q} --in_warps {input.warps:q} --in_affines"
-            " {input.affines:q} {params.target} --out_labels {output.labels:q} --out_images {output.images:q} {params.proof} --record"
+            " {params.atlases} --out_labels {output.labels:q} --out_images {output.images:q} {params.proof} --record"
             " {log:q}.json > {log:q} 2>&1"
 
     rule fuse_labels:
@@ -69,6 +67,6 @@ if study.fuse.trained_methods:
             maps=study.fuse.map_options,
         shell:
             "popatlas step FuseLabels --subject {wildcards.scan:q} --threads {threads} --method {wildcards.method}"
-            " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q} --names"
-            " {params.names:q} --settings {params.settings:q} {params.learned} --gpu {resources.gpu} --out_file"
+            " --in_labels {input.labels:q} --in_images {input.images:q} --in_target {input.target:q}"
+            " {params.names} --settings {params.settings:q} {params.learned} --gpu {resources.gpu} --out_file"
             " {output.dseg:q} {params.maps} --out_atlas_weights {output.trust:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

@@ -42,15 +42,14 @@ if not prepares_together(study.config):
             gpu=brain.gpu,
         params:
             proof=study.jobs.proof("extract_brains"),
-            scans=study.preprocess.batch_scans,
-            masks=study.preprocess.batch_masks,
+            scans=study.preprocess.batch_options,
             threshold=brain.threshold,
             dilate=brain.dilate,
             method=brain.method,
         shell:
             "popatlas step ExtractBrain --subject batch-{wildcards.batch} --threads {threads} --method"
             " {params.method} --threshold {params.threshold} --dilate {params.dilate} --gpu {resources.gpu}"
-            " --in_files {input.images:q} --scans {params.scans:q} --out_masks {params.masks:q} --out_batch_record"
+            " {params.scans} --out_batch_record"
             " {output.batch_record:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"
 
     rule normalise_brain:

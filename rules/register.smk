@@ -22,14 +22,13 @@ if study.register.predictions:
             gpu=study.register.gpu,
         params:
             proof=study.jobs.proof("predict_deformations"),
-            scans=study.register.prediction_scans,
+            scans=study.register.prediction_list,
             attempt=study.register.attempt,
             settings=SETTINGS,
             folder=study.register.predictions,
         shell:
             "popatlas step PredictDeformations --subject batch-{wildcards.batch} --threads {threads} --in_fixed"
-            " {input.fixed:q} --in_fixed_mask {input.fixed_mask:q} --in_brains {input.brains:q} --in_masks"
-            " {input.masks:q} --scans {params.scans:q} --attempt {params.attempt:q} --settings {params.settings:q} --gpu"
+            " {input.fixed:q} --in_fixed_mask {input.fixed_mask:q} {params.scans} --attempt {params.attempt:q} --settings {params.settings:q} --gpu"
             " {resources.gpu} --out_folder {params.folder:q} --out_batch_record {output.batch_record:q} {params.proof} --record"
             " {log:q}.json > {log:q} 2>&1"
 
@@ -45,7 +44,7 @@ if study.register.predictions:
             "benchmarks/atlas/predict_iter-{iteration}_batch-{batch}.tsv"
         params:
             proof=study.jobs.proof("predict_members"),
-            scans=study.atlas.iteration_scans,
+            scans=study.atlas.iteration_list,
             attempt=study.atlas.iteration_attempt,
             settings=SETTINGS,
             folder=study.atlas.iteration_folder,

@@ -1,7 +1,12 @@
 """The commands of a run (dry runs of the real Snakefile): files that are found on the way reach the steps."""
 
+import os
 import re
+import shlex
+import subprocess
+import sys
 
+import pytest
 import yaml
 
 from popatlas.images.io import read_table, write_text
@@ -9,8 +14,24 @@ from popatlas.images.io import read_table, write_text
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
 
+# every rule whose job reads many scans: batches, candidates and networks
+MANY = {
+    "register": {"engine": "network"},
+    "preprocess": {"brain": {"batch": 6}},
+    "fuse": {
+        "through": "direct", "methods": ["jlf", "dataparams"], "bench": True,
+        "dataparams": {"gate_quality": True, "targets": 3}, "segmenter": {"enabled": True, "targets": 3},
+    },
+}  # fmt: skip
+PATHS = 10_000
+STUB = """#!{python}
+import sys
+from popatlas.manyvalues import with_values
+print(len(with_values(sys.argv[1:])))
+"""
 
-def commands(folder, settings, step):
+
+def commands(folder, settings, step=r"\w+"):
     """Return the commands of a step, as a run would start them."""
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     result = popatlas("run", folder / "bids", folder / "out", "--config", folder / "config.yaml", "-n", "-p", "--verbose")
@@ -53,3 +74,48 @@ def test_what_lacks_a_channel_or_its_page_stays_in_everything_else(tmp_path):
     jobs = plan(tmp_path, {})
     assert jobs["measure_and_draw"] == jobs["register_to_template"] == 3
     assert (jobs["align_channel"], jobs["write_report"]) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def of_many(tmp_path_factory):
+    """Return the folder of a study and the commands of all steps that read many scans, and of the others."""
+    folder = tmp_path_factory.mktemp("many")
+    noise_cohort(folder / "bids", NAMES)
+    return folder, commands(folder, MANY)
+
+
+def test_no_command_grows_with_the_cohort(of_many):
+    """Nor with the atlases: a command names its own scan and, of a pair, another one; those that are many stand in lists."""
+    found = of_many[1]
+    steps = {line.split()[2] for line in found}
+    assert steps >= {
+        *("ExtractBrain", "PredictDeformations", "PropagateLabels", "FuseLabels", "InitialiseTemplate", "AverageTemplate"),
+        *("TrainDataParameters", "TrainSegmenter", "BenchFusion", "TabulateCohort", "WriteReport"),
+    }
+    for line in found:
+        assert len(set(re.findall(r"sub-0\d", line))) <= 2, line
+
+
+@pytest.mark.parametrize(
+    ("step", "many"),
+    [
+        ("ExtractBrain", 3),
+        ("PredictDeformations", 3),
+        ("PropagateLabels", 4),
+        ("FuseLabels --subject .* --method dataparams", 2),
+    ],
+)
+def test_ten_thousand_paths_reach_a_step(of_many, tmp_path, step, many):
+    """The shell takes the command of the rule as one argument, as Snakemake gives it."""
+    line = next(line for line in of_many[1] if re.match(f"popatlas step {step}", line))
+    for listed in {word[1:].partition("::")[0] for word in shlex.split(line) if word.startswith("@")}:
+        write_text(tmp_path / listed, "".join(f"sub-{number:05d}/anat/sub-{number:05d}\n" for number in range(PATHS)))
+    stub = tmp_path / "bin" / "popatlas"
+    write_text(stub, STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+    line = line.partition(" > logs/")[0]
+    environment = os.environ | {"PATH": f"{stub.parent}:{os.environ['PATH']}"}
+    words = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert many * PATHS < int(words) < many * PATHS + 100

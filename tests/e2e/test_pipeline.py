@@ -151,7 +151,8 @@ def test_leave_one_out_an_atlas_is_not_its_own_reference(first_run):
     work = first_run[0]
     for subject in ("sub-01", "sub-02"):
         log = (work.out / "logs" / "fuse" / f"{scan(subject)}_jlf.log").read_text()
-        brains = (work.out / re.search(r"--in_brains @(\S+) --in_warps", log)[1]).read_text().split()
+        listed, pattern = re.search(r"--in_brains '?@(\S+)::(\S+?)'? --in_warps", log).groups()
+        brains = [pattern.replace("{}", atlas) for atlas in (work.out / listed).read_text().split()]
         other = "sub-02" if subject == "sub-01" else "sub-01"
         assert [Path(brain).name for brain in brains] == [f"{Path(scan(other)).name}_desc-brain_T1w.nii.gz"]
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from popatlas.cohort.batches import Batches
+from popatlas.cohort.batches import BRAINS, Batches
 from popatlas.cohort.targets import Training
 from popatlas.config.load import load_config
 from popatlas.study.atlas import Atlas
@@ -69,8 +69,11 @@ def test_a_receipt_is_called_as_its_job():
 
 def test_labels_come_from_atlases_of_other_subjects_through_the_template_or_straight():
     target = Found(scan=SCAN)
-    assert fuse().names(target) == [OTHER]
-    assert fuse().atlas_labels(target) == ["two.nii.gz"]
+    assert fuse().atlases_for(SCAN) == [OTHER]
+    lists = fuse().listed()
+    assert fuse().names(target) == "--names @cohort/lists/fuse-without-sub-1-names.txt"
+    assert lists["cohort/lists/fuse-without-sub-1-names.txt"] == [OTHER]
+    assert lists["cohort/lists/fuse-without-sub-1-dsegs.txt"] == ["two.nii.gz"]
     assert fuse().atlas_affines(target) == [f"{OTHER}_from-T1w_to-mni_mode-image_desc-affine_xfm.mat"]
     assert fuse().target_options(target) == (
         f"--in_target_affine {SCAN}_from-T1w_to-mni_mode-image_desc-affine_xfm.mat"
@@ -103,7 +106,7 @@ def test_the_segmenter_labels_scans_that_no_atlas_can():
 
 
 def test_what_is_predicted_is_taken_from_the_batch_unless_the_job_is_made(tmp_path):
-    batches = Batches(tmp_path, "{scan}", {OTHER}, {OTHER: 1}, {1: (OTHER,)})
+    batches = Batches(tmp_path, BRAINS, "{scan}", {OTHER}, {OTHER: 1}, {1: (OTHER,)})
     part = Register(load_config({}), TEMPLATE, {}, "work/network/x", batches)
     assert part.prediction_inputs(Found(scan=OTHER)) == {"batch_record": "work/network/x/batch-1.json"}
     given = SimpleNamespace(batch_record="work/network/x/batch-1.json")
@@ -134,7 +137,7 @@ def test_an_iteration_of_the_template_starts_from_the_one_before():
 
 
 def test_a_brain_mask_is_there_when_its_batch_is_and_found_as_the_method_says(tmp_path):
-    batches = Batches(tmp_path, "{scan}", {OTHER}, {OTHER: 3}, {3: (OTHER,)})
+    batches = Batches(tmp_path, BRAINS, "{scan}", {OTHER}, {OTHER: 3}, {3: (OTHER,)})
     brains = {method: load_config({"preprocess": {"brain": {"method": method}}}) for method in ("none", "template")}
     found = {method: Preprocess(config, {}, {}, batches) for method, config in brains.items()}
     assert found["none"].brain_evidence(Found(scan=OTHER)) == "work/brain/none/batch-3.json"

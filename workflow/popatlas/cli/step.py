@@ -19,6 +19,7 @@ from popatlas.errors import InputError
 from popatlas.failures import foreseen
 from popatlas.images.antspy import spare_ants
 from popatlas.interfaces import STEPS, load_interface
+from popatlas.manyvalues import with_values
 from popatlas.renamed import step_of_today, with_options_of_today
 
 if TYPE_CHECKING:
@@ -94,8 +95,8 @@ def parse_traits(interface: type[PopatlasInterface], options: list[str]) -> Cont
     interface : type
         A PopatlasInterface class.
     options : list of str
-        ``--trait value`` pairs; a list trait takes several values, a dict trait JSON, a bool trait true or false. ``@FILE``
-        stands for the lines of a file, where values are too many for a command line.
+        ``--trait value`` pairs; a list trait takes several values, a dict trait JSON, a bool trait true or false. Values
+        may stand in a file (`popatlas.manyvalues`).
 
     Returns
     -------
@@ -107,7 +108,6 @@ def parse_traits(interface: type[PopatlasInterface], options: list[str]) -> Cont
         prog=f"popatlas step {interface.__name__}",
         description=interface.__doc__,
         allow_abbrev=False,
-        fromfile_prefix_chars="@",
     )
     for name in spec.copyable_trait_names():
         trait = spec.trait(name)
@@ -120,7 +120,11 @@ def parse_traits(interface: type[PopatlasInterface], options: list[str]) -> Cont
             nargs="*" if many else None,
             help=trait.desc.replace("%", "%%") if trait.desc else None,
         )
-    return vars(parser.parse_args(with_options_of_today(options)))
+    try:
+        words = with_values(options)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    return vars(parser.parse_args(with_options_of_today(words)))
 
 
 def _kind(trait: Any) -> tuple[Converter, bool]:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from popatlas.errors import InputError
 from popatlas.images.io import read_json, read_table, table_text, write_if_changed
+from popatlas.manyvalues import FOLDER, values_in
 from popatlas.settings import Content
 
 # tables, columns scan and batch: of brain extraction, and of predicted registrations to the template and while it is built
@@ -84,6 +85,11 @@ def read_batch_members(out_dir: Path, table: str = BRAINS) -> dict[int, tuple[st
     return members
 
 
+def batch_list(table: str, number: int) -> str:
+    """Return the list of the scans of a batch, relative to the output folder."""
+    return f"{FOLDER}/{Path(table).stem}-{number}.txt"
+
+
 @dataclass(frozen=True)
 class Batches:
     """One kind of batches, as its rules see them.
@@ -92,6 +98,8 @@ class Batches:
     ----------
     out_dir : Path
         Output folder.
+    table : str
+        Table of this kind of batches, relative to it.
     reads : str
         Pattern with `{scan}` of what a batch reads of a scan, relative to it.
     alive : container of str
@@ -103,6 +111,7 @@ class Batches:
     """
 
     out_dir: Path
+    table: str
     reads: str
     alive: Container[str]
     of: Mapping[str, int] = field(repr=False)
@@ -111,7 +120,7 @@ class Batches:
     @classmethod
     def read(cls, out_dir: Path, table: str, reads: str, alive: Container[str]) -> Batches:
         """Read the batches of a table."""
-        return cls(out_dir, reads, alive, read_batches(out_dir, table), read_batch_members(out_dir, table))
+        return cls(out_dir, table, reads, alive, read_batches(out_dir, table), read_batch_members(out_dir, table))
 
     def scans(self, number: int) -> list[str]:
         """Return the scans of a batch: those that it ran with; before it has run, those that are alive."""
@@ -133,6 +142,14 @@ class Batches:
 
         files = {scan: pattern.format(scan=scan) for scan in self.scans(number)}
         return [file if self._is_live(scan, number) else ancient(before_update(file)) for scan, file in files.items()]
+
+    def named(self, number: int, pattern: str = "") -> str:
+        """Return what stands in a command for the scans of a batch, or for a file of each."""
+        return values_in(batch_list(self.table, number), pattern.replace("{scan}", "{}"))
+
+    def listed(self) -> dict[str, list[str]]:
+        """Return the lists of the scans of each batch, which its job reads."""
+        return {batch_list(self.table, number): self.scans(number) for number in self.members}
 
     def _is_live(self, scan: str, number: int) -> bool:
         return scan in self.alive and self.of.get(scan) == number

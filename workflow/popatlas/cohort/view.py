@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO, cast
 
 from popatlas.errors import PopatlasError
+from popatlas.manyvalues import FOLDER
 
 COHORT = "cohort"
 # what is Snakemake's or a run's own
@@ -20,6 +21,8 @@ NOT_SHOWN = (".snakemake", "snakemake", "logs")
 @contextmanager
 def view_of(out_dir: Path) -> Iterator[Path]:
     """Yield a temporary folder that shows OUT_DIR: the tables of ``cohort/`` are copies, all else are links.
+
+    The lists of commands are not shown: they are written anew whenever a study is opened.
 
     OUT_DIR need not exist, and nothing in it is touched. Errors and what is said on stderr name OUT_DIR.
     """
@@ -36,7 +39,7 @@ def silent_view_of(out_dir: Path) -> Iterator[Path]:
             _link(out_dir, folder, skip=(*NOT_SHOWN, COHORT))
         (folder / COHORT).mkdir(exist_ok=True)
         if (out_dir / COHORT).is_dir():
-            _link(out_dir / COHORT, folder / COHORT, copy=True)
+            _link(out_dir / COHORT, folder / COHORT, skip=(Path(FOLDER).name,), copy=True)
         yield folder
 
 

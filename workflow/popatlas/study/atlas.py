@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from popatlas.cohort.batches import MEMBERS, batch_list
 from popatlas.config.attempts import iteration_preset
 from popatlas.config.sections import Config
 from popatlas.images.io import mask_beside
+from popatlas.manyvalues import values_in
 from popatlas.study.preprocess import BRAIN, MASK
-from popatlas.study.register import prediction_option
+from popatlas.study.register import prediction_list, prediction_option
 from popatlas.study.rules import SETTINGS, Files, Given, Wildcards
 from popatlas.study.template import Template
 
@@ -96,7 +98,9 @@ class Atlas:
 
     def listed(self) -> dict[str, list[str]]:
         """Return the lines of these lists: the files of many members are too many for a command line."""
-        return {path: lines for path, lines in self._listed_files().items() if lines}
+        numbers = {self.batches[scan] for scan in self.members} if self.batches else set()
+        found = self._listed_files() | {batch_list(MEMBERS, number): self._batch(number) for number in numbers}
+        return {path: lines for path, lines in found.items() if lines}
 
     @property
     def first_list(self) -> str:
@@ -114,13 +118,17 @@ class Atlas:
         """Return the folder of the predictions to the template of the iteration before."""
         return f"{self._folder(int(wildcards.iteration))}/predictions"
 
-    def iteration_scans(self, wildcards: Wildcards) -> list[str]:
-        """Return the members of a batch."""
-        return [scan for scan in self.members if self.batches[scan] == int(wildcards.batch)]
+    def _batch(self, number: int) -> list[str]:
+        return [scan for scan in self.members if self.batches[scan] == number]
+
+    def iteration_list(self, wildcards: Wildcards) -> str:
+        """Return PredictDeformations' options for the members of a batch."""
+        named = lambda number, pattern: values_in(batch_list(MEMBERS, number), pattern.replace("{scan}", "{}"))  # noqa: E731
+        return prediction_list(int(wildcards.batch), named)
 
     def iteration_brains(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """Return the brains of the members of a batch, and their masks."""
-        scans = self.iteration_scans(wildcards)
+        scans = self._batch(int(wildcards.batch))
         return {
             "brains": [BRAIN.format(scan=scan) for scan in scans],
             "masks": [MASK.format(scan=scan) for scan in scans],

@@ -11,10 +11,11 @@ from popatlas.cohort.outputs import ATLAS_WEIGHTS, fill
 from popatlas.cohort.targets import Training, fusion_settings
 from popatlas.config.sections import Config
 from popatlas.fusion.methods import MAPS, METHODS, SEGMENTER
+from popatlas.manyvalues import FOLDER, values_in
 from popatlas.study.rules import Files, Given, Together, Wildcards
 from popatlas.study.template import Template
 
-ATLAS_LISTS = "cohort/fuse"  # how the names of the lists of labelled atlases begin
+ATLAS_LISTS = f"{FOLDER}/fuse"  # how the names of the lists of labelled atlases begin
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,6 @@ class Fuse:
 
         return atlases_for(scan, list(self.atlases))
 
-    def names(self, wildcards: Wildcards) -> list[str]:
-        """Return the names of a target's candidates, in their order."""
-        return self.atlases_for(wildcards.scan)
-
     def fused_inputs(self, wildcards: Wildcards) -> dict[str, Files]:
         """Return what the fusion of a target reads: its transforms, and brains and transforms of its atlases."""
         return {
@@ -88,65 +85,64 @@ class Fuse:
             "affines": self.atlas_affines(wildcards),
         }
 
-    def _atlas_files(self, scan: str, atlases: list[str]) -> dict[str, list[str]]:
-        """Return the options of the steps for the atlases of a target."""
-        stems = self._atlas_stems(scan, atlases)
+    def _atlas_patterns(self, scan: str) -> dict[str, str]:
+        """Return what the steps read of each atlas of a target, beside its labels, as patterns with `{}` for the atlas."""
+        direct = self.config.fuse.through == "direct"
+        pair = f"work/pairs/{scan}/from/{{}}"
+        stem = f"{pair}_desc" if direct else f"{{}}_from-T1w_to-{self.template.label}_mode-image_desc"
         return {
-            "names": atlases,
-            "in_dsegs": [self.atlases[atlas] for atlas in atlases],
-            "in_brains": [f"{atlas}_desc-brain_T1w.nii.gz" for atlas in atlases],
-            "in_warps": [f"{stem}-warp_xfm.nii.gz" for stem in stems],
-            "in_affines": [f"{stem}-affine_xfm.mat" for stem in stems],
+            "in_brains": "{}_desc-brain_T1w.nii.gz",
+            "in_warps": f"{stem}-warp_xfm.nii.gz",
+            "in_affines": f"{stem}-affine_xfm.mat",
+            "in_gates": f"{pair}_gate.json" if direct else self.template.gate("{}"),
         }
 
-    def _without(self, scan: str) -> str:
-        """Return the name of the lists of a target's atlases: all, or all but those of a subject or of an external atlas."""
+    def _atlas_list(self, scan: str, name: str) -> str:
+        """Return the list of a target's atlases, or of their labels: of all, or all but those of one owner."""
         from popatlas.cohort.freeze import owner_of
 
-        atlases = self.atlases_for(scan)
-        return "all" if len(atlases) == len(self.atlases) else f"without-{owner_of(scan).replace('/', '-')}"
+        is_all = len(self.atlases_for(scan)) == len(self.atlases)
+        group = "all" if is_all else f"without-{owner_of(scan).replace('/', '-')}"
+        return f"{ATLAS_LISTS}-{group}-{name}.txt"
+
+    def _atlas_option(self, scan: str, name: str) -> str:
+        return values_in(self._atlas_list(scan, "names"), self._atlas_patterns(scan)[name])
+
+    def names(self, wildcards: Wildcards) -> str:
+        """Return FuseLabels' option for the names of a target's candidates, in their order."""
+        return f"--names {values_in(self._atlas_list(wildcards.scan, 'names'))}"
 
     def atlas_options(self, wildcards: Wildcards) -> str:
-        """Return FuseLabels' options for a target's atlases; those that are the same for many targets are in lists."""
+        """Return the options of the steps that read the atlases of a target; they stand in lists, for they are many."""
         scan = wildcards.scan
-        files = self._atlas_files(scan, self.atlases_for(scan))
-        if self.config.fuse.through == "direct":
-            given = " ".join(f"--{name} {shlex.join(values)}" for name, values in files.items())
-        else:
-            given = " ".join(f"--{name} @{ATLAS_LISTS}-{self._without(scan)}-{name}.txt" for name in files)
-        return f"{given} {self.target_options(wildcards)}"
+        brains, warps, affines = (self._atlas_option(scan, name) for name in ("in_brains", "in_warps", "in_affines"))
+        dsegs, target = values_in(self._atlas_list(scan, "dsegs")), self.target_options(wildcards)
+        return f"--in_dsegs {dsegs} --in_brains {brains} --in_warps {warps} --in_affines {affines} {target}"
 
     def _atlas_lists(self) -> dict[str, list[str]]:
         """Return the lines of the lists of atlases."""
-        if self.config.fuse.through == "direct" or not self.methods:
-            return {}
-        groups = {self._without(scan): scan for scan in (*self.own, *self.atlases)}
-        return {
-            f"{ATLAS_LISTS}-{group}-{name}.txt": lines
-            for group, scan in groups.items()
-            for name, lines in self._atlas_files(scan, self.atlases_for(scan)).items()
-        }
+        found: dict[str, list[str]] = {}
+        for scan in (*self.own, *self.atlases) if self.methods else ():
+            if self._atlas_list(scan, "names") not in found:
+                atlases = self.atlases_for(scan)
+                found[self._atlas_list(scan, "names")] = atlases
+                found[self._atlas_list(scan, "dsegs")] = [self.atlases[atlas] for atlas in atlases]
+        return found
 
-    def atlas_labels(self, wildcards: Wildcards) -> list[str]:
-        """Return the label images of a target's atlases."""
-        return [self.atlases[atlas] for atlas in self.atlases_for(wildcards.scan)]
+    def _atlas_files(self, scan: str, name: str) -> list[str]:
+        return [self._atlas_patterns(scan)[name].replace("{}", atlas) for atlas in self.atlases_for(scan)]
 
     def atlas_brains(self, wildcards: Wildcards) -> list[str]:
         """Return the brain images of a target's atlases."""
-        return self._atlas_files(wildcards.scan, self.atlases_for(wildcards.scan))["in_brains"]
+        return self._atlas_files(wildcards.scan, "in_brains")
 
     def atlas_warps(self, wildcards: Wildcards) -> list[str]:
         """Return the forward warps of a target's atlases, to the template or straight to the target."""
-        return self._atlas_files(wildcards.scan, self.atlases_for(wildcards.scan))["in_warps"]
+        return self._atlas_files(wildcards.scan, "in_warps")
 
     def atlas_affines(self, wildcards: Wildcards) -> list[str]:
         """Return the forward affines of a target's atlases."""
-        return self._atlas_files(wildcards.scan, self.atlases_for(wildcards.scan))["in_affines"]
-
-    def _atlas_stems(self, scan: str, atlases: list[str]) -> list[str]:
-        if self.config.fuse.through == "direct":
-            return [f"work/pairs/{scan}/from/{atlas}_desc" for atlas in atlases]
-        return [f"{atlas}_from-T1w_to-{self.template.label}_mode-image_desc" for atlas in atlases]
+        return self._atlas_files(wildcards.scan, "in_affines")
 
     def target_transforms(self, wildcards: Wildcards) -> dict[str, str]:
         """Return the target's own transforms when labels go through the template, nothing when they go directly."""
@@ -170,20 +166,16 @@ class Fuse:
             return {}
         trained = self.trainings["trust"]
         found = {"network": trained.file("network.safetensors"), "parameters": trained.file("parameters.parquet")}
-        gates = self._atlas_gates(wildcards.scan) if self.config.fuse.dataparams.gate_quality else []
+        gates = self._atlas_files(wildcards.scan, "in_gates") if self.config.fuse.dataparams.gate_quality else []
         return found | ({"gates": gates} if gates else {})
-
-    def _atlas_gates(self, scan: str) -> list[str]:
-        if self.config.fuse.through == "direct":
-            return [f"work/pairs/{scan}/from/{atlas}_gate.json" for atlas in self.atlases_for(scan)]
-        return [self.template.gate(atlas) for atlas in self.atlases_for(scan)]
 
     def data_parameters_options(self, wildcards: Wildcards, input: Given) -> str:
         """Return FuseLabels' options for what `data_parameters_inputs` lists."""
         if not hasattr(input, "network"):
             return ""
         options = f"--in_network {shlex.quote(input.network)} --in_parameters {shlex.quote(input.parameters)}"
-        return f"{options} --in_gates {shlex.join(input.gates)}" if hasattr(input, "gates") else options
+        gates = f" --in_gates {self._atlas_option(wildcards.scan, 'in_gates')}" if hasattr(input, "gates") else ""
+        return f"{options}{gates}"
 
     def steps(self, jobs: Together) -> Callable[[Wildcards, int], str]:
         """Return the function of the steps of a job that fuses the labels of a scan by each method that is not trained."""
@@ -197,7 +189,8 @@ class Fuse:
                 settings = json.dumps(fusion_settings(self.config, names["method"]))
                 found.append(
                     f"FuseLabels --subject {shlex.quote(scan)} --threads {threads} --method {names['method']}"
-                    f" --in_target {shlex.quote(f'{scan}_desc-brain_T1w.nii.gz')} {self.atlas_options(wildcards)}"
+                    f" --in_target {shlex.quote(f'{scan}_desc-brain_T1w.nii.gz')} {self.names(wildcards)}"
+                    f" {self.atlas_options(wildcards)}"
                     f" --settings {shlex.quote(settings)} {outputs} {jobs.proof_of(rule, names)}"
                 )
             return " --also ".join(found)

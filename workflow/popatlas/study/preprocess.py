@@ -59,10 +59,6 @@ class Preprocess:
         """Return an extra channel of a scan."""
         return self.channels[wildcards.scan][wildcards.channel]
 
-    def batch_scans(self, wildcards: Wildcards) -> list[str]:
-        """Return the scans of a batch of brain extraction."""
-        return self.batches.scans(int(wildcards.batch))
-
     def batch_images(self, wildcards: Wildcards) -> list[str]:
         """Return the conformed images of a batch."""
         return self.batches.files(int(wildcards.batch), CONFORMED)
@@ -71,9 +67,10 @@ class Preprocess:
         """Return the brain mask of a scan as it was found; `{scan}` makes a pattern."""
         return f"{self.brain_folder}/{scan}_mask.nii.gz"
 
-    def batch_masks(self, wildcards: Wildcards) -> list[str]:
-        """Return the raw masks that a batch writes."""
-        return [self.raw_mask(scan) for scan in self.batch_scans(wildcards)]
+    def batch_options(self, wildcards: Wildcards) -> str:
+        """Return ExtractBrain's options for the scans of a batch: they, their images, and the raw masks that it writes."""
+        files = {"scans": "", "in_files": CONFORMED, "out_masks": self.raw_mask("{scan}")}
+        return " ".join(f"--{name} {self.batches.named(int(wildcards.batch), file)}" for name, file in files.items())
 
     def brain_evidence(self, wildcards: Wildcards) -> str:
         """Return the file that tells that the raw mask of a scan has been made."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,19 @@ def _template(config: Config) -> tuple[tuple[int, ...], tuple[float, ...]]:
         return tuple(math.ceil(mm / size) for mm in REFERENCE_MM), (size,) * len(REFERENCE_MM)
     header = nib.load(existing).header
     return tuple(header.get_data_shape()[:3]), tuple(float(size) for size in header.get_zooms()[:3])
+
+
+def prediction_list(number: int, named: Callable[[int, str], str]) -> str:
+    """Return PredictDeformations' options for the scans of a batch.
+
+    Parameters
+    ----------
+    number : int
+        Batch.
+    named : callable
+        Returns what stands in a command for a file of each of its scans, by its pattern.
+    """
+    return f"--scans {named(number, '')} --in_brains {named(number, BRAIN)} --in_masks {named(number, MASK)}"
 
 
 def prediction_option(folder: str, input: Given) -> str:
@@ -162,9 +175,9 @@ class Register:
         """Return the memory of a batch of predictions, megabytes."""
         return registration_memory(self.config, self.config.register.network.batch)
 
-    def prediction_scans(self, wildcards: Wildcards) -> list[str]:
-        """Return the scans of a batch of predictions."""
-        return self.batches.scans(int(wildcards.batch))
+    def prediction_list(self, wildcards: Wildcards) -> str:
+        """Return PredictDeformations' options for the scans of a batch."""
+        return prediction_list(int(wildcards.batch), self.batches.named)
 
     def prediction_brains(self, wildcards: Wildcards) -> dict[str, list[str]]:
         """Return the brains of a batch of predictions, and their masks."""

@@ -150,7 +150,9 @@ class Study:
     def write_lists(self) -> None:
         """Write the lists of files that jobs read: those of a large cohort are too many for a command line."""
         lists = (
-            self.fuse.listed()
+            self.preprocess.batches.listed()
+            | self.register.batches.listed()
+            | self.fuse.listed()
             | self.atlas.listed()
             | self.bench.listed()
             | self.train.listed()
