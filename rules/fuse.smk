@@ -39,7 +39,7 @@ if study.config.fuse.through == "direct":
 if study.fuse.untrained_methods:
 
     rule fuse_scan:
-        """Fuse the labels of the atlases on the grid of a scan by each method; tell how sure it is and what each atlas counted."""
+        """Fuse the labels of the atlases on the grid of a scan by each method, tell what each atlas counted, bring them to the raw grid."""
         input:
             unpack(study.jobs.asks("fuse_scan", study.fuse.fused_inputs, target="{scan}_desc-brain_T1w.nii.gz")),
         output:
@@ -54,7 +54,7 @@ if study.fuse.untrained_methods:
             mem_mb=growing(study.needs.memory("fuse_scan")),
             runtime=growing(study.needs.minutes("fuse_scan")),
         params:
-            steps=study.fuse.steps(study.jobs),
+            steps=study.fuse.steps(study.jobs, study.preprocess.raw_image),
         shell:
             "popatlas step {params.steps} > {log:q} 2>&1"
 

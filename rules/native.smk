@@ -1,3 +1,4 @@
+# Of a method that is not trained they are made in the job that fuses (rules/fuse.smk).
 rule labels_to_native:
     """Bring the labels of a scan to the grid of its raw image."""
     input:

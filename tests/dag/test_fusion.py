@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shlex
 from argparse import Namespace
 
 import pytest
@@ -9,6 +10,7 @@ import yaml
 
 from popatlas.fusion.methods import MAPS
 from popatlas.images.io import read_json, read_table, write_text
+from popatlas.manyvalues import with_values
 from popatlas.receipts import Receipt
 from popatlas.study.inventory import Inventory
 from popatlas.study.rules import growing
@@ -236,7 +238,7 @@ def test_the_gpu_profile_asks_a_gpu_for_what_has_a_network(cohort):
     assert asked["fuse_scan", ""] == asked["propagate_labels", ""] == (False, False)
 
 
-def test_external_atlases_label_each_other_in_the_bench(cohort):
+def test_external_atlases_label_each_other_in_the_bench(cohort, monkeypatch):
     settings = external(cohort)
     settings["fuse"]["bench"] = True
     jobs = plan(cohort, settings)
@@ -246,11 +248,15 @@ def test_external_atlases_label_each_other_in_the_bench(cohort):
     assert study.bench.scans == ["atlases/sub-a/anat/sub-a", "atlases/sub-b/anat/sub-b"]
     assert [path.rsplit("/", 1)[-1] for path in study.bench.references] == ["a_dseg.nii.gz", "b_dseg.nii.gz"]
     # each reads the lists of the others, and never its own labels
+    monkeypatch.chdir(cohort / "out")
     for scan, other in (study.bench.scans, study.bench.scans[::-1]):
-        lists = re.findall(r"--(\S+) @(\S+)", study.fuse.atlas_options(Namespace(scan=scan)))
-        listed = {name: (cohort / "out" / path).read_text().split() for name, path in lists}
-        assert listed["names"] == [other] and listed["in_dsegs"] == [study.fuse.atlases[other]]
-        assert listed["in_brains"] == [f"{other}_desc-brain_T1w.nii.gz"]
+        target = Namespace(scan=scan)
+        words = with_values(shlex.split(f"{study.fuse.names(target)} {study.fuse.atlas_options(target)}"))
+        listed = dict(zip(words[::2], words[1::2], strict=True))
+        assert listed["--names"] == other and listed["--in_dsegs"] == study.fuse.atlases[other]
+        assert listed["--in_brains"] == f"{other}_desc-brain_T1w.nii.gz"
+    native = plan(cohort, {**settings, "fuse": settings["fuse"] | {"space": "native"}})
+    assert native == jobs, "their labels come to the raw grid in the same jobs"
     # one that failed there is left out of the bench alone
     row = "atlases/sub-a/anat/sub-a\tbench\tmemory\n"
     write_text(cohort / "out/cohort/failures.tsv", f"scan\tstage\treason\n{row}")

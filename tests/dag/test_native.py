@@ -1,7 +1,11 @@
 """Labels on the raw grid as jobs: switched on later, they are all that is made, and switched off they are kept."""
 
+import shlex
+from types import SimpleNamespace
+
 import pytest
 
+from popatlas.cli.together import split
 from popatlas.cohort.outputs import stage_outputs
 from popatlas.config.load import load_config
 from popatlas.study.inventory import LOST, NEVER, OUTDATED
@@ -27,6 +31,23 @@ def test_switched_on_later_only_the_new_jobs_run(cohort):
     assert sum(inventory.jobs.jobs[name].rule == "labels_to_native" for name in inventory.needed("all")) == 8
     leave(opened(cohort, NATIVE), "all")
     assert left(stock(cohort, NATIVE)) == {}
+
+
+def test_they_are_made_in_the_job_that_fuses(cohort):
+    study = opened(cohort, NATIVE)
+    assert stock(cohort, NATIVE).count("all")["fuse_scan"] == 4
+    assert "labels_to_native" not in stock(cohort, NATIVE).count("all")
+    assert stock(cohort, NETWORK).count("all")["labels_to_native"] == 4, "the network labels in jobs of its own"
+    line = study.fuse.steps(study.jobs, study.preprocess.raw_image)(SimpleNamespace(scan=SCAN), 1)
+    name, *options = shlex.split(line)
+    found = [(part.name, part.follows) for part in split(name, options)]
+    assert found == [("FuseLabels", False), ("LabelsToNative", True)] * 2, "one that fails costs only its own"
+    for method, part in zip(("majority", "jlf"), split(name, options)[1::2], strict=True):
+        given = dict(zip(part.options[::2], part.options[1::2], strict=True))
+        assert given["--in_labels"] == f"{SCAN}_desc-{method}_dseg.nii.gz"
+        assert given["--in_raw"] == str(cohort / f"bids/{SCAN}_T1w.nii.gz")
+        assert given["--record"] == f"logs/fuse/{SCAN}_{method}_native.log.json"
+        assert given["--out_description"] == f"{SCAN}_space-orig_desc-{method}_dseg.json"
 
 
 def test_they_follow_labels_and_raw_image_and_are_made_again_when_lost(cohort):

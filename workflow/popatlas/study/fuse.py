@@ -177,25 +177,48 @@ class Fuse:
         gates = f" --in_gates {self._atlas_option(wildcards.scan, 'in_gates')}" if hasattr(input, "gates") else ""
         return f"{options}{gates}"
 
-    def steps(self, jobs: Together) -> Callable[[Wildcards, int], str]:
-        """Return the function of the steps of a job that fuses the labels of a scan by each method that is not trained."""
+    def steps(self, jobs: Together, raw_image: Callable[[Wildcards], str]) -> Callable[[Wildcards, int], str]:
+        """Return the function of the steps of a job that fuses the labels of a scan by each method that is not trained.
+
+        Parameters
+        ----------
+        jobs : Together
+            The jobs of the study.
+        raw_image : callable
+            Returns the raw image of a scan, for labels on its grid.
+        """
 
         def options(wildcards: Wildcards, threads: int) -> str:
-            scan, found = wildcards.scan, []
+            scan, line = wildcards.scan, ""
             for rule, names in jobs.run_by("fuse_scan", {"scan": scan}):
                 made = {name: fill(path, names) for name, path in jobs.outputs(rule).items()}
-                files = {"file": made.pop("dseg"), "atlas_weights": made.pop("trust"), **made}
-                outputs = " ".join(f"--out_{name} {shlex.quote(path)}" for name, path in files.items())
-                settings = json.dumps(fusion_settings(self.config, names["method"]))
-                found.append(
-                    f"FuseLabels --subject {shlex.quote(scan)} --threads {threads} --method {names['method']}"
-                    f" --in_target {shlex.quote(f'{scan}_desc-brain_T1w.nii.gz')} {self.names(wildcards)}"
-                    f" {self.atlas_options(wildcards)}"
-                    f" --settings {shlex.quote(settings)} {outputs} {jobs.proof_of(rule, names)}"
-                )
-            return " --also ".join(found)
+                common = f"--subject {shlex.quote(scan)} --threads {threads} {jobs.proof_of(rule, names)}"
+                if rule == "labels_to_native":
+                    raw = shlex.quote(raw_image(wildcards))
+                    line += f" --then LabelsToNative {common} {self._native_options(names, made)} --in_raw {raw}"
+                else:
+                    line += f" --also FuseLabels {common} {self._fusion_options(wildcards, names['method'], made)}"
+            return line.removeprefix(" --also ")
 
         return options
+
+    def _fusion_options(self, wildcards: Wildcards, method: str, made: Mapping[str, str]) -> str:
+        """Return FuseLabels' options for a method that is not trained."""
+        called = {"dseg": "file", "trust": "atlas_weights"}
+        outputs = " ".join(f"--out_{called.get(name, name)} {shlex.quote(path)}" for name, path in made.items())
+        settings, target = json.dumps(fusion_settings(self.config, method)), f"{wildcards.scan}_desc-brain_T1w.nii.gz"
+        return (
+            f"--method {method} --in_target {shlex.quote(target)} {self.names(wildcards)} {self.atlas_options(wildcards)}"
+            f" --settings {shlex.quote(settings)} {outputs}"
+        )
+
+    def _native_options(self, names: Mapping[str, str], made: Mapping[str, str]) -> str:
+        """Return LabelsToNative's options, but for the raw image."""
+        labels = f"{names['scan']}_desc-{names['method']}_dseg.nii.gz"
+        return (
+            f"--in_labels {shlex.quote(labels)} --out_file {shlex.quote(made['dseg'])}"
+            f" --out_description {shlex.quote(made['description'])}"
+        )
 
     def settings(self, wildcards: Wildcards) -> str:
         """Return the settings that a method depends on, as JSON."""

@@ -288,10 +288,15 @@ class JobList:
         return self.name("fuse_labels", scan=scan, method=method)
 
     def _native(self) -> Iterator[Listed]:
-        fuse = self.study.fuse
-        for scan in self.scans if fuse.config.fuse.space == "native" else ():
-            for method in fuse.scan_methods(scan):
-                yield "labels_to_native", {"scan": scan, "method": method}, [self._labelled(scan, method)]
+        fuse, bench = self.study.fuse, self.study.bench.scans if self.study.config.fuse.bench else []
+        if fuse.config.fuse.space != "native":
+            return
+        wanted = [(scan, method) for scan in self.scans for method in fuse.scan_methods(scan)]
+        # the job of a labelled atlas is the one of all scans
+        others = [scan for scan in bench if scan not in set(self.scans) and fuse.atlases_for(scan)]
+        wanted += [(scan, method) for scan in others for method in fuse.untrained_methods]
+        for scan, method in wanted:
+            yield "labels_to_native", {"scan": scan, "method": method}, [self._labelled(scan, method)]
 
     def _measures(self) -> Iterator[Listed]:
         for scan in self.scans:

@@ -77,7 +77,8 @@ class Jobs:
         found: dict[str, object] = {}
         for rule, wildcards in jobs_of(self.config, row, {}):
             if RULES[rule].kept:
-                names = {key: f"{key}_{wildcards['method']}" if "method" in wildcards else key for key in self.outputs(rule)}
+                ending = f"_{wildcards['method']}_{rule}" if "method" in wildcards else ""
+                names = {key: f"{key}{ending}" for key in self.outputs(rule)}
                 found |= {names[key]: update(fill(path, wildcards)) for key, path in self.outputs(rule).items()}
         return found
 

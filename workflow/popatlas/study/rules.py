@@ -19,7 +19,8 @@ WILDCARDS = {
     "method": "|".join(METHODS),
 }
 TRAINED_METHODS = "|".join(name for name, method in METHODS.items() if method.trained)
-LABELLED_BY = "|".join((*METHODS, SEGMENTER))  # the wildcard `method` of a rule that takes labels of the segmenter too
+# the wildcard `method` of a rule that takes labels of networks, those of the segmenter too
+LABELLED_BY = "|".join((*(name for name, method in METHODS.items() if method.trained), SEGMENTER))
 # Parts of the pipeline that can be asked for by name. preprocess: brains of every scan, before the members of the template
 # are frozen. subjects: per-scan results of every scan that is not failed, excluded or unavailable. segmentations: labels by
 # the trained network. networks: the registration network that is trained on the cohort. fusion_bench: the comparison of the

@@ -16,7 +16,7 @@ from popatlas.fusion.methods import METHODS
 # log of its own
 TOGETHER: Mapping[str, tuple[str, ...]] = {
     "prepare_scan": ("conform_image", "extract_brain", "normalise_brain"),
-    "fuse_scan": ("fuse_labels",),
+    "fuse_scan": ("fuse_labels", "labels_to_native"),
     "measure_and_draw": ("measure_scan", "draw_subject"),
 }
 LOG = "logs/jobs/{scan}_{rule}.log"
@@ -37,23 +37,21 @@ def rows(config: Config) -> dict[str, tuple[str, ...]]:
 def rule_of(config: Config, rule: str, wildcards: Mapping[str, str]) -> tuple[str, Wildcards]:
     """Return the rule of Snakemake that runs a job, and its wildcards."""
     for row, rules in rows(config).items():
-        if rule in rules and not _alone(wildcards.get("method", "")):
+        if rule in rules and is_fused_together(wildcards.get("method")):
             return row, {"scan": wildcards["scan"]}
     return rule, dict(wildcards)
 
 
 def jobs_of(config: Config, rule: str, wildcards: Mapping[str, str]) -> list[tuple[str, Wildcards]]:
     """Return rule and wildcards of the jobs that a job of Snakemake runs."""
-    found = []
-    for member in rows(config).get(rule, ()):
-        if member == "fuse_labels":
-            methods = [method for method in config.fuse.methods if not _alone(method)]
-            found += [(member, {**wildcards, "method": method}) for method in methods]
-        else:
-            found.append((member, dict(wildcards)))
-    return found or [(rule, dict(wildcards))]
+    members = rows(config).get(rule, ())
+    if rule == "fuse_scan":
+        members = members if config.fuse.space == "native" else members[:1]
+        methods = [method for method in config.fuse.methods if is_fused_together(method)]
+        return [(member, {**wildcards, "method": method}) for method in methods for member in members]
+    return [(member, dict(wildcards)) for member in members] or [(rule, dict(wildcards))]
 
 
-def _alone(method: str) -> bool:
-    """Tell whether a fusion method has jobs of its own, for it waits for a training and may need a GPU."""
-    return method in METHODS and METHODS[method].trained
+def is_fused_together(method: str | None) -> bool:
+    """Tell whether what labels a scan does so in the job of all; what waits for a training, or needs a GPU, has its own."""
+    return method is None or (method in METHODS and not METHODS[method].trained)
