@@ -1,11 +1,14 @@
 """Shards of a pass: each job is in one, none needs another but the first, and what failed there is not tried again."""
 
 import argparse
+from types import SimpleNamespace
 
 import pytest
 
 from popatlas.cli.passes import Passes
 from popatlas.cli.process import BEGAN, Outcome
+from popatlas.cli.snake import shares, slots
+from popatlas.cohort.lock import Holder
 from popatlas.config.load import load_config
 from popatlas.study.inventory import Inventory
 from popatlas.study.opening import begin
@@ -96,26 +99,43 @@ def test_what_failed_in_the_first_shard_is_not_tried_again_in_each_of_the_others
 
 
 @pytest.mark.parametrize(("ends", "calls", "code", "stopped_by"), [
-    ([(0, 0, ""), (1, 0, f"{BEGAN}\nfailed\n"), (0, 0, "")], [0, 1, 2], 1, 0),
-    ([(1, 0, f"{BEGAN}\n"), (-2, 2, "")], [0, 1], -2, 2),
-    ([(1, 0, "cannot begin\n")], [0], 1, 0),
-    ([(0, 0, ""), (-9, 0, "")], [0, 1], -9, 0),
+    ([(0, 0, ""), (1, 0, f"{BEGAN}\nfailed\n")], [[0], [1, 2]], 1, 0),
+    ([(1, 0, f"{BEGAN}\n"), (-2, 2, "")], [[0], [1, 2]], -2, 2),
+    ([(1, 0, "cannot begin\n")], [[0]], 1, 0),
+    ([(0, 0, ""), (-9, 0, "")], [[0], [1, 2]], -9, 0),
 ])  # fmt: skip
-def test_shards_follow_each_other_until_something_stops_the_run(tmp_path, monkeypatch, ends, calls, code, stopped_by):
-    args = argparse.Namespace(cores=1, profile="default", snakemake=[], shards=None, verbose=False)
+def test_shards_follow_what_all_need_side_by_side(tmp_path, monkeypatch, ends, calls, code, stopped_by):
+    args = argparse.Namespace(cores=2, profile="default", snakemake=[], shards=None, verbose=False)
     config = load_config({}, bids_dir="bids", out_dir=str(tmp_path))
-    passes, asked = Passes(args, tmp_path / "config.yaml", config, config, lock=None), []
+    passes, asked = Passes(args, tmp_path / "config.yaml", config, config, SimpleNamespace(holder=Holder.here())), []
 
-    def shard(target, request):
-        asked.append(request.number)
-        if request.number == 0:
+    def supervise_all(commands, at_once, *rest):
+        asked.append([Request.given(environment).number for _, environment in commands])
+        cores = {line[line.index("--cores") + 1] for line, _ in commands}
+        if asked == [[0]]:
             assert not read_shards(tmp_path), "those of an earlier pass are forgotten"
             write_shards(tmp_path, [["a"], ["b"], ["c"]])
-        code, signal, text = ends[request.number]
+            assert (at_once, cores) == (1, {"2"})
+        else:
+            assert (at_once, cores) == (2, {"1"})
+        code, signal, text = ends[len(asked) - 1]
         return Outcome(code, signal, text)
 
     write_shards(tmp_path, [["old"]] * 9)
-    monkeypatch.setattr(passes, "_shard", shard)
+    monkeypatch.setattr("popatlas.cli.passes.supervise_all", supervise_all)
     outcome = passes._snakemake("subjects")
     assert (asked, outcome.code, outcome.stopped_by) == (calls, code, stopped_by)
     assert ("failed" in outcome.text) == any("failed" in text for _, _, text in ends)
+
+
+@pytest.mark.parametrize(("profile", "cores", "options", "number", "share"), [
+    ("default", 1, [], 1, 1), ("default", 2, [], 2, 1), ("default", 5, [], 4, 1), ("default", 11, [], 3, 3),
+    ("default", 64, [], 4, 16), ("default", 64, ["--resources", "gpu=1"], 1, 64), ("default", 64, ["--res=gpu=1"], 1, 64),
+    ("slurm", 1, [], 4, 125), ("slurm", 1, ["--jobs", "2"], 2, 1),
+])  # fmt: skip
+def test_shards_share_the_slots(profile, cores, options, number, share):
+    args = argparse.Namespace(cores=cores, profile=profile, snakemake=options)
+    found, each = shares(args, 20)
+    assert (found, slots(each)) == (number, share)
+    assert slots(shares(args, 1)[1]) == slots(args)
+    assert args.snakemake == options

@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 
 import pytest
 
-from popatlas.cli.process import supervise
+from popatlas.cli.process import supervise, supervise_all
 from popatlas.cohort.lock import NAME, TOKEN, Holder, Lock, acquire, take_over
 from popatlas.errors import InputError
 from popatlas.images.io import write_text
@@ -118,8 +119,6 @@ time.sleep(60)
 
 def run(folder, code, after=None):
     """Supervise a Python program and return its outcome; `after` is called in a thread with what it has said so far."""
-    import threading
-
     lock = acquire(folder)
     timer = threading.Timer(1.5, after) if after else None
     if timer:
@@ -128,6 +127,45 @@ def run(folder, code, after=None):
         return supervise([sys.executable, "-c", code], folder, dict(os.environ), lock)
     finally:
         lock.release()
+
+
+TIMED = "import sys, time; a = time.monotonic(); time.sleep(0.7); print(a, time.monotonic(), file=sys.stderr)"
+
+
+def side_by_side(folder, codes, at_once, after=None):
+    lock = acquire(folder)
+    timer = threading.Timer(2.0, after) if after else None
+    if timer:
+        timer.start()
+    try:
+        return supervise_all([([sys.executable, "-c", code], dict(os.environ)) for code in codes], at_once, folder, lock)
+    finally:
+        lock.release()
+
+
+def test_several_programs_run_side_by_side_and_no_more(tmp_path):
+    outcome = side_by_side(tmp_path, [TIMED] * 3, 2)
+    times = sorted(tuple(map(float, line.split())) for line in outcome.text.splitlines())
+    assert (outcome.code, len(times)) == (0, 3)
+    running = [sum(begin <= moment < end for begin, end in times) for moment, _ in times]
+    assert max(running) == 2, "two at a time"
+
+
+def test_one_that_is_killed_stops_the_others_and_those_that_wait(tmp_path, capsys):
+    killed = "import os, time; time.sleep(1.5); os.kill(os.getpid(), 9)"
+    outcome = side_by_side(tmp_path, [TREE, killed, "raise SystemExit('never begun')"], 2)
+    said = capsys.readouterr().err
+    assert (outcome.code, outcome.stopped_by) == (-9, 0)
+    assert "never begun" not in said
+    assert not is_alive(int(said.split("child ")[1].split()[0]))
+
+
+def test_a_signal_stops_all_of_them(tmp_path, capsys):
+    outcome = side_by_side(tmp_path, [TREE, TREE, "raise SystemExit('never begun')"], 2, lambda: os.kill(os.getpid(), 2))
+    said = capsys.readouterr().err
+    assert (outcome.stopped_by, said.count("stopping; the jobs that run")) == (2, 1)
+    assert "never begun" not in said and said.count("child ") == 2
+    assert not any(is_alive(int(part.split()[0])) for part in said.split("child ")[1:])
 
 
 def test_what_is_said_is_kept_and_the_code_is_handed_on(tmp_path, capsys):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from popatlas.cli.display import Display, Lines
-from popatlas.cli.process import BEGAN, Outcome, goes_on, joined, supervise
+from popatlas.cli.process import BEGAN, Command, Outcome, goes_on, joined, supervise_all
 from popatlas.cli.progress import Progress
-from popatlas.cli.snake import command, environment, is_cluster, slots
+from popatlas.cli.snake import command, environment, is_cluster, shares, slots
 from popatlas.cohort.lock import TOKEN, Lock
 from popatlas.failures import REFUSED, last_words
 from popatlas.reasons import kernel_kills
@@ -126,22 +126,27 @@ class Passes:
         return False
 
     def _snakemake(self, target: str) -> Outcome:
-        """Run Snakemake on a pass, shard by shard where it is parted (`popatlas.study.shards`)."""
+        """Run Snakemake on a pass: first what all need, then its shards where it is parted (`popatlas.study.shards`)."""
         self.kills = kernel_kills()
         forget_shards(self.out_dir)
         first = request(slots(self.args), self.args.shards)
-        outcome, number = self._shard(target, first), 1
-        while goes_on(outcome) and number < (count := len(read_shards(self.out_dir))):
-            if self.args.verbose:
-                print(f"popatlas: pass '{target}', shard {number + 1} of {count}", flush=True)
-            outcome, number = joined(outcome, self._shard(target, replace(first, number=number))), number + 1
-        return outcome
+        outcome = self._run([self._shard(target, first, self.args)], 1)
+        others = [replace(first, number=number) for number in range(1, len(read_shards(self.out_dir)))]
+        if not goes_on(outcome) or not others:
+            return outcome
+        number, args = shares(self.args, len(others))
+        if self.args.verbose:
+            print(f"popatlas: pass '{target}', {len(others)} more shards, {number} at a time", flush=True)
+        return joined(outcome, self._run([self._shard(target, shard, args) for shard in others], number))
 
-    def _shard(self, target: str, shard: Request) -> Outcome:
-        line = command(self.config_file, self.args, [target], [])
+    def _shard(self, target: str, shard: Request, args: argparse.Namespace) -> Command:
+        """Return the command of a Snakemake, and its environment."""
         told = {TOKEN: self.lock.holder.token} | ({} if self.args.verbose else {GOAL: self.goal}) | shard.variable()
         told |= {QUEUE: "1"} if is_cluster(self.args) else {}
-        return supervise(line, self.out_dir, environment(self.args) | told, self.lock, self.display)
+        return command(self.config_file, args, [target], []), environment(args) | told
+
+    def _run(self, commands: Sequence[Command], at_once: int) -> Outcome:
+        return supervise_all(commands, at_once, self.out_dir, self.lock, self.display)
 
     def _settle(self, target: str, outcome: Outcome) -> list[str]:
         """Bring the ledger up to date, name new failures, and return the jobs that are left to do without a failure."""

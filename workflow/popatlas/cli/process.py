@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING, Protocol
@@ -77,26 +78,42 @@ class Audience(Protocol):
         """Do what is to be done now and then."""
 
 
+Command = tuple[Sequence[str], dict[str, str]]  # line and environment
+
+
 def supervise(
     line: Sequence[str], cwd: Path, environment: dict[str, str], lock: Lock, audience: Audience | None = None
 ) -> Outcome:
-    """Run a command, hand its stderr on, and end when it and all that it started have ended.
+    """Run one command, see `supervise_all`."""
+    return supervise_all([(line, environment)], 1, cwd, lock, audience)
 
-    A signal that asks this process to stop is handed to the command and its jobs. When this process is killed the command
-    ends its jobs; when the command is killed its jobs are ended here.
+
+def supervise_all(
+    commands: Iterable[Command], at_once: int, cwd: Path, lock: Lock, audience: Audience | None = None
+) -> Outcome:
+    """Run commands, some at a time, hand their stderr on, and end when they and all that they started have ended.
+
+    A signal that asks this process to stop is handed to the commands and their jobs. When this process is killed the
+    commands end their jobs; when a command is killed its jobs are ended here. After one that ends so that nothing can go
+    on (`goes_on`) the others are stopped.
 
     Parameters
     ----------
-    line : sequence of str
-        Command.
+    commands : iterable of (sequence of str, dict)
+        Command lines and their environments.
+    at_once : int
+        Commands that run at a time.
     cwd : Path
-        Where it runs.
-    environment : dict
-        Its environment.
+        Where they run.
     lock : Lock
-        Lock of the output folder, which tells of the command and gets signs of life.
+        Lock of the output folder, which tells of the commands and gets signs of life.
     audience : Audience, optional
-        Gets its stderr line by line; without one it goes to the stderr of this process.
+        Gets their stderr line by line; without one it goes to the stderr of this process.
+
+    Returns
+    -------
+    Outcome
+        Of all of them, together (`joined`).
 
     Raises
     ------
@@ -105,29 +122,59 @@ def supervise(
     """
     _prctl(PR_SET_CHILD_SUBREAPER, 1)  # jobs of a Snakemake that is killed become our children
     before = {child.pid for child in _children()}
-    process = subprocess.Popen(
-        line, cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0,
-        preexec_fn=_end_with_parent,
-    )  # fmt: skip
-    assert process.stderr is not None
-    lines, audience = Kept(), audience or Passing()
-    reader = threading.Thread(target=_hand_on, args=(process.stderr, lines, audience), daemon=True)
-    reader.start()
-    stopped = _Stop(process.pid)
+    waiting, running, audience = deque(commands), list[_Running](), audience or Passing()
+    stopped, ended = _Stop(), list[Outcome]()
     lost: InputError | None = None
     with stopped.listening():
-        lost = _is_lost(lambda: lock.adopt(process.pid), stopped)
-        while process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(TICK)
+        while running or (waiting and not stopped.is_asked):
+            while waiting and len(running) < at_once and not stopped.is_asked:
+                running.append(_Running.begin(*waiting.popleft(), cwd, audience))
+                stopped.groups.add(running[-1].process.pid)
+                lost = lost or _is_lost(lambda: lock.adopt(*stopped.groups), stopped)
+            running[0].wait(TICK)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                stopped.groups.discard(one.process.pid)
+                if all(map(goes_on, ended)):  # what follows one that does not was stopped here, and tells nothing
+                    ended.append(one.outcome(stopped.signal))
+            if not stopped.is_asked and not all(map(goes_on, ended)):
+                stopped.ask()
             lost = lost or _is_lost(lock.beat, stopped)
             stopped.insist()
             audience.tick()
         _end_orphans(before)
-    reader.join(timeout=5)
     if lost is not None:
         raise lost
-    return Outcome(process.returncode, stopped.signal, lines.text)
+    return reduce(joined, ended) if ended else Outcome(0, stopped.signal, "")
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A command that runs, and who reads what it says."""
+
+    process: subprocess.Popen[str]
+    lines: Kept
+    reader: threading.Thread
+
+    @classmethod
+    def begin(cls, line: Sequence[str], environment: dict[str, str], cwd: Path, audience: Audience) -> _Running:
+        process = subprocess.Popen(
+            line, cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0,
+            preexec_fn=_end_with_parent,
+        )  # fmt: skip
+        assert process.stderr is not None
+        lines = Kept()
+        reader = threading.Thread(target=_hand_on, args=(process.stderr, lines, audience), daemon=True)
+        reader.start()
+        return cls(process, lines, reader)
+
+    def wait(self, seconds: float) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+
+    def outcome(self, stopped_by: int) -> Outcome:
+        self.reader.join(timeout=5)
+        return Outcome(self.process.returncode, stopped_by, self.lines.text)
 
 
 def _is_lost(look: Callable[[], None], stopped: _Stop) -> InputError | None:
@@ -182,10 +229,11 @@ def _hand_on(stream: IO[str], lines: Kept, audience: Audience) -> None:
 
 
 class _Stop:
-    """Hands the first signal to a process group, and kills it when it does not end."""
+    """Hands the first signal to process groups, and kills them when they do not end."""
 
-    def __init__(self, group: int) -> None:
-        self.group, self.signal, self.ticks = group, 0, 0
+    def __init__(self) -> None:
+        self.groups: set[int] = set()
+        self.signal, self.ticks, self.is_asked = 0, 0, False
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -204,22 +252,28 @@ class _Stop:
         self.stop(number)
 
     def stop(self, number: int) -> None:
-        """Ask the process group to stop, for a signal that was heard or would be."""
+        """Ask the process groups to stop, for a signal that was heard or would be."""
         if not self.signal:
             self.signal = number
             print("popatlas: stopping; the jobs that run are ended, finished work is kept", file=sys.stderr, flush=True)
+        self.ask()
+
+    def ask(self) -> None:
+        """Ask the process groups to stop."""
+        self.is_asked = True
         self._send(signal.SIGINT)  # Snakemake ends its jobs, those of a cluster too
 
     def insist(self) -> None:
         """Kill what has not ended in time."""
-        if self.signal:
+        if self.is_asked:
             self.ticks += 1
             if self.ticks * TICK > GRACE:
                 self._send(signal.SIGKILL)
 
     def _send(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.group, number)
+        for group in tuple(self.groups):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
 
 
 def _children() -> list[psutil.Process]:

@@ -102,7 +102,7 @@ class Progress:
         self.out_dir, self.clock = out_dir, clock
         self.lock = Lock()
         self.stages = {stage: Stage() for stage in STAGES}
-        self.jobs: dict[int | str, Job] = {}  # by number, or number and step
+        self.jobs: dict[int | str, Job] = {}  # by process and number, or number and step
         self.dead: dict[str, int] = {}  # scan to the number of the stage that it failed at
         self.index = Row(INDEX, 0, 0)  # until something is known
         self.began = self.looked = self.counted = clock()

@@ -60,7 +60,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--verbose", action="store_true", help="show Snakemake's log instead of a line for each stage")
     parser.add_argument(
         "--shards", type=positive, metavar="N",
-        help="give Snakemake the scans in N parts, one after another (default: in parts of some hundred above 1000 scans)",
+        help="give Snakemake the scans in N parts, four at a time (default: in parts of some hundred above 1000 scans)",
     )  # fmt: skip
     parser.add_argument(
         "--force-unlock", action="store_true", help="take the output folder from a run that is dead or on another machine"

@@ -39,6 +39,8 @@ OURS = {
     ARRAYS: "jobs of an array would all have the memory of the first; leave it out (docs/hpc.md)",
     "--unlock": "popatlas locks by itself; see --force-unlock",
 }
+MOST_AT_ONCE = 4  # Snakemakes of a pass: each has some hundred megabytes, and takes a core while it makes its graph
+USED = 0.8  # share of the slots that is enough, where their number cannot be divided
 
 
 def check_options(options: Sequence[str]) -> None:
@@ -212,13 +214,29 @@ def slots(args: argparse.Namespace) -> int:
     return int(number) if number is not None and number.isdigit() else int(args.cores)
 
 
+def shares(args: argparse.Namespace, parts: int) -> tuple[int, argparse.Namespace]:
+    """Return how many Snakemakes work on the shards of a pass at a time, and the arguments of each: its share of the slots.
+
+    One at a time where a resource is bounded, such as the GPUs of this machine: each would take all of it.
+    """
+    bounded = _asked(args, "resources", "(.*)", "--res", "--resources") is not None
+    total, most = slots(args), 1 if bounded else min(parts, MOST_AT_ONCE)
+    number = max(n for n in range(1, most + 1) if n == 1 or n * (total // n) >= USED * total)
+    each = argparse.Namespace(**vars(args))
+    if is_cluster(args):
+        each.snakemake = [*args.snakemake, "--jobs", str(total // number)]
+    else:
+        each.cores = total // number
+    return number, each
+
+
 def _asked(args: argparse.Namespace, key: str, pattern: str, short: str, long: str) -> str | None:
     """Return a value for Snakemake: that of an option, otherwise of a line of the profile; None without either."""
     files = sorted(profile_folder(args.profile).glob("*.yaml"))
     lines = [re.match(f"{key}: *{pattern}", line) for file in files for line in file.read_text().splitlines()]
     found = next((line[1] for line in lines if line), None)
     for name, value in pairwise([*args.snakemake, ""]):
-        if name in (short, long) or name.startswith(f"{long}="):
+        if name.partition("=")[0] in (short, long):
             found = name.partition("=")[2] or value
     return found
 

@@ -109,10 +109,10 @@ class Lock:
     path: Path
     holder: Holder
 
-    def adopt(self, pid: int) -> None:
-        """Note a process that belongs to this run, and that must end before another run begins."""
+    def adopt(self, *pids: int) -> None:
+        """Note the processes that belong to this run, and that must end before another run begins."""
         self.require()
-        self.holder = replace(self.holder, helpers=[[pid, _born(pid)]])
+        self.holder = replace(self.holder, helpers=[[pid, _born(pid)] for pid in pids])
         write_text(self.path, json.dumps(asdict(self.holder)))
 
     def beat(self) -> None:

@@ -195,9 +195,8 @@ class JobListener(logging.Handler):
                 for place, happened in self._happened(event, number):
                     told = {key: place[key] for key in ("stage", "unit", "rule", "log")}
                     before = stamp(self.writer.out_dir, place["log"]) if event == "job_started" else 0
-                    self._say(
-                        {"job": place["key"], "state": EVENTS[happened], **told} | ({"stamp": before} if before else {})
-                    )
+                    key = f"{os.getpid()}.{place['key']}"  # shards of a pass run side by side
+                    self._say({"job": key, "state": EVENTS[happened], **told} | ({"stamp": before} if before else {}))
                     self._note(happened, place, before)
                 if event != "job_started":
                     self.book.end(number, good=event == "job_finished", said=str(found.get("rule_msg") or ""))
