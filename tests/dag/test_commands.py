@@ -5,11 +5,13 @@ import re
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from popatlas.images.io import read_table, write_text
+from popatlas.manyvalues import with_values
 
 from ..cohorts import noise_cohort, noise_image, noise_labels, popatlas
 from .test_dag import NAMES, opened, plan
@@ -29,6 +31,14 @@ import sys
 from popatlas.manyvalues import with_values
 print(len(with_values(sys.argv[1:])))
 """
+
+
+class Found(SimpleNamespace):
+    """Wildcards of a job."""
+
+
+class Given(SimpleNamespace):
+    """Inputs of a job."""
 
 
 def commands(folder, settings, step=r"\w+"):
@@ -119,3 +129,36 @@ def test_ten_thousand_paths_reach_a_step(of_many, tmp_path, step, many):
         ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     ).stdout
     assert many * PATHS < int(words) < many * PATHS + 100
+
+
+def test_lists_hold_what_a_job_reads(of_many, monkeypatch):
+    """The words that a step gets are those of the inputs that Snakemake waits for, in the same order."""
+    folder = of_many[0]
+    study = opened(folder, MANY)
+    monkeypatch.chdir(folder / "out")
+    scan, batch = "sub-01/anat/sub-01", Found(batch="1", iteration="1")
+    target = Found(scan=scan, method="dataparams")
+    fuse, trained = study.fuse, Given(network="n", parameters="p", gates=["g"])
+    found = [
+        (study.preprocess.batch_options(batch), {"in_files": study.preprocess.batch_images(batch)}),
+        (study.register.prediction_list(batch), paired(study.register.prediction_brains(batch))),
+        (study.atlas.iteration_list(batch), paired(study.atlas.iteration_brains(batch))),
+        (fuse.atlas_options(target), {"in_brains": fuse.atlas_brains(target), "in_warps": fuse.atlas_warps(target),
+                                      "in_affines": fuse.atlas_affines(target)}),
+        (fuse.names(target), {"names": fuse.atlases_for(scan)}),
+        (fuse.data_parameters_options(target, trained), {"in_gates": fuse.data_parameters_inputs(target)["gates"]}),
+    ]  # fmt: skip
+    for line, wanted in found:
+        words = with_values(shlex.split(line))
+        for name, values in wanted.items():
+            start = words.index(f"--{name}") + 1
+            assert len(values) > 1 and words[start : start + len(values)] == list(map(str, values)), name
+    words = with_values(shlex.split(study.preprocess.batch_options(batch)))
+    masks = words[words.index("--out_masks") + 1 :]
+    assert masks == [study.preprocess.raw_mask(scan) for scan in study.preprocess.batches.scans(1)] and len(masks) == 6
+    dsegs = with_values(shlex.split(fuse.atlas_options(target)))
+    assert dsegs[1 : 1 + len(fuse.atlases_for(scan))] == [fuse.atlases[atlas] for atlas in fuse.atlases_for(scan)]
+
+
+def paired(brains):
+    return {"in_brains": brains["brains"], "in_masks": brains["masks"]}

@@ -202,7 +202,13 @@ def test_what_snakemake_logs_of_jobs_is_told_and_written_down(capsys, tmp_path):
     found = [json.loads(line.removeprefix(MARK)) for line in capsys.readouterr().err.splitlines()]
     assert found[0] == {"began": True}
     assert [entry["state"] for entry in found[1:]] == ["begun", "failed", "done", "begun", "begun"]
-    place = {"job": f"{os.getpid()}.3", "stage": "register", "unit": SCANS[0], "rule": "register_to_template", "log": "a.log"}
+    place = {
+        "job": f"{os.getpid()}.3",
+        "stage": "register",
+        "unit": SCANS[0],
+        "rule": "register_to_template",
+        "log": "a.log",
+    }
     assert all(entry == place | {"state": entry["state"]} for entry in found[1:4])
 
 
