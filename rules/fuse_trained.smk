@@ -23,8 +23,8 @@ if study.fuse.trained_methods:
         conda:
             "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(3000),
-            runtime=60,
+            mem_mb=growing(study.needs.memory("propagate_labels")),
+            runtime=growing(study.needs.minutes("propagate_labels")),
         params:
             proof=study.jobs.proof("propagate_labels"),
             atlases=study.fuse.atlas_options,
@@ -56,8 +56,8 @@ if study.fuse.trained_methods:
         conda:
             "../envs/gpu.yaml" if study.config.fuse.dataparams.gpu else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(4000),
-            runtime=120,
+            mem_mb=growing(study.needs.memory("fuse_labels")),
+            runtime=growing(study.needs.minutes("fuse_labels")),
             gpu=study.fuse.gpu,
         params:
             proof=study.jobs.proof("fuse_labels"),

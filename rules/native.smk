@@ -14,8 +14,8 @@ rule labels_to_native:
     conda:
         "../envs/cpu.yaml"
     resources:
-        mem_mb=growing(3000),
-        runtime=30,
+        mem_mb=growing(study.needs.memory("labels_to_native")),
+        runtime=growing(study.needs.minutes("labels_to_native")),
     params:
         proof=study.jobs.proof("labels_to_native"),
         raw=study.preprocess.raw_image,

@@ -77,8 +77,8 @@ if study.fuse.has_segmenter:
         conda:
             "../envs/gpu.yaml" if study.config.fuse.segmenter.gpu else "../envs/cpu.yaml"
         resources:
-            mem_mb=growing(4000),
-            runtime=30,
+            mem_mb=growing(study.needs.memory("segment_scan")),
+            runtime=growing(study.needs.minutes("segment_scan")),
             gpu=study.config.fuse.segmenter.gpu,
         params:
             proof=study.jobs.proof("segment_scan"),

@@ -1,9 +1,10 @@
 """What a job asks of a machine: memory by the voxels of its images, and minutes.
 
 `NEEDS` is the one table of rates. They are peaks of real heads on grids of 2 and of 1 mm (benchmarks/cost.py; of the bias
-correction those of raw images of 11 and of 23 million voxels), one thread each, fitted by a line; of fusion with the kernels
-that the first job on a machine compiles. What is asked for is a margin above it, with room for Snakemake itself, and grows
-with each attempt (`popatlas.study.rules.growing`).
+correction those of raw images of 11 and of 23 million voxels; of the steps with a network, and of labels on the raw grid,
+those of phantoms of 1 and 4 million voxels with 3 and 9 atlases), one thread each, fitted by a line; of fusion with the
+kernels that the first job on a machine compiles. What is asked for is a margin above it, with room for Snakemake itself, and
+grows with each attempt (`popatlas.study.rules.growing`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from popatlas.fusion.methods import METHODS
 from popatlas.study.rules import Wildcards
 
 MARGIN = 1.3  # of memory, above what was measured
@@ -49,6 +51,8 @@ class Need:
     minutes_atlas: float = 0.0
 
 
+TRAINED = "fuse_labels by a network"
+
 # by rule; a job that runs several steps needs the memory of the largest and the minutes of all
 NEEDS: Mapping[str, Need] = {
     "conform_image": Need(400, raw=110, minutes_raw=2.0),
@@ -57,7 +61,11 @@ NEEDS: Mapping[str, Need] = {
     "normalise_brain": Need(150, grid=32),
     "align_to_reference": Need(720, template=95, minutes=20, minutes_grid=1.0),
     "average_template": Need(200, template=160, minutes=120),
+    "propagate_labels": Need(280, grid=95, atlas=8, minutes_atlas=0.1),
     "fuse_labels": Need(420, grid=95, atlas=12, minutes_atlas=0.5),
+    TRAINED: Need(540, grid=190, atlas=12, minutes=20, minutes_grid=1.0, minutes_atlas=0.5),
+    "segment_scan": Need(480, grid=180, minutes_grid=1.0),
+    "labels_to_native": Need(140, raw=60, grid=60, minutes=5, minutes_raw=0.2, minutes_grid=0.2),
     "measure_scan": Need(260, grid=75, minutes_grid=1.0),
     "draw_subject": Need(320, grid=90),
 }
@@ -115,4 +123,10 @@ class Needs:
 
     def _needs(self, rule: str, wildcards: Wildcards) -> tuple[list[Need], str]:
         names = {str(key): str(value) for key, value in wildcards.items()}
-        return [NEEDS[step] for step, _ in self.run_by(rule, names)], names.get("scan", "")
+        return [NEEDS[_entry(step, of)] for step, of in self.run_by(rule, names)], names.get("scan", "")
+
+
+def _entry(rule: str, wildcards: Mapping[str, str]) -> str:
+    """Return the entry of `NEEDS` for a job: fusion by a method that is trained loads a network."""
+    method = METHODS.get(wildcards.get("method", ""))
+    return TRAINED if rule == "fuse_labels" and method is not None and method.trained else rule
