@@ -5,6 +5,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 from popatlas.cluster.guard import guard_slurm
+from popatlas.config.beside import located
 from popatlas.study.opening import begin
 from popatlas.study.rules import LABELLED_BY, PARTS, SETTINGS, TRAINED_METHODS, WILDCARDS, growing
 from popatlas.failures import stopping
@@ -17,7 +18,8 @@ min_version("9.19")
 guard_slurm()
 # The main process indexes the cohort and takes stock of what is made; the jobs read the tables that it wrote.
 with stopping():
-    study = begin(config, sys.argv, main=workflow.is_main_process, jobs=lambda: workflow.dag.jobs)
+    given = located(config, workflow.overwrite_configfiles)
+    study = begin(given, sys.argv, main=workflow.is_main_process, jobs=lambda: workflow.dag.jobs)
 label, build = study.template.label, study.template.build_folder
 shell.prefix(path_prefix())
 

@@ -4,9 +4,12 @@ import os
 import shutil
 from dataclasses import replace
 
-from popatlas.images.io import read_table, sha256, write_table
+from popatlas.config.beside import saved_text
+from popatlas.config.load import load_config
+from popatlas.images.io import read_table, sha256, write_table, write_text
 from popatlas.receipts import Receipt
-from popatlas.study.inventory import BROKEN, OUTDATED, REPLACED
+from popatlas.study.inventory import BROKEN, OUTDATED, REPLACED, Inventory
+from popatlas.study.study import open_study
 
 from .test_dag import opened
 from .test_fusion import leave
@@ -74,3 +77,16 @@ def test_what_was_made_from_an_image_that_was_put_back_since_is_made_again(cohor
             assert found.get((name, job.scan)) == (None if digest == sha256(path) else REPLACED)
             assert not [rule for rule, _ in found if rule in ("register_to_template", "fuse_labels")]
         assert stock(cohort).replaced("all").endswith(str(path))
+
+
+def test_a_study_that_is_moved_with_its_dataset_makes_nothing_again(cohort, tmp_path_factory):
+    """Its own settings tell where the dataset lies now, and a raw image is known by its content."""
+    write_text(cohort / "out/config.yaml", saved_text(stock(cohort).study.config.content))
+    place = tmp_path_factory.mktemp("other") / "place"
+    shutil.move(cohort, place)
+    config = load_config(place / "out/config.yaml")
+    assert (config.bids_dir, config.out_dir) == (str(place / "bids"), str(place / "out"))
+    study = open_study(config, main=True)
+    assert left(Inventory(study)) == {}
+    assert str(cohort) not in (place / "out/cohort/config.yaml").read_text()
+    assert str(cohort) not in (place / "out/config.yaml").read_text()

@@ -22,10 +22,10 @@ def scan(number):
 
 @pytest.fixture(scope="module")
 def moved(first_run, tmp_path_factory):
-    """The finished study in another folder."""
+    """The finished study and its dataset in another folder."""
     finished = first_run[0]
     work = Workspace(tmp_path_factory.mktemp("moved"))
-    work.bids = finished.bids
+    shutil.copytree(finished.bids, work.bids)
     shutil.copytree(finished.out, work.out)
     work.config.write_text(yaml.safe_dump(SETTINGS))
     return work

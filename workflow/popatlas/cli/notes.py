@@ -34,8 +34,11 @@ def opening_notes(config: Config, config_file: Path) -> list[str]:
     """Say which settings are others than at the last run in this folder, and return it for the end of the run."""
     import yaml
 
+    from popatlas.config.beside import located
+
     try:
         before = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+        before = located(before, [config_file]) if isinstance(before, dict) else before
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return []
     found = list(changes(before, config.content)) if isinstance(before, dict) else []

@@ -89,8 +89,9 @@ def _run(args: argparse.Namespace, config: Path) -> int:
     import yaml
 
     from popatlas.cli.main import main as popatlas
+    from popatlas.config.beside import located
 
-    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    content = located(yaml.safe_load(config.read_text(encoding="utf-8")), [config])
     options = [
         "--profile",
         args.profile,

@@ -124,8 +124,6 @@ def run_passes(
     int
         Exit code, see `main`.
     """
-    import yaml
-
     from popatlas.cli.notes import opening_notes, plugin_note
     from popatlas.cli.passes import FINISHED, Passes
     from popatlas.cli.snake import check_folders, demo_plan, dry_run, executor_of, forget_notes
@@ -133,6 +131,7 @@ def run_passes(
     from popatlas.cohort.ledger import forget_failures
     from popatlas.cohort.lock import acquire
     from popatlas.cohort.runrecords import recorded
+    from popatlas.config.beside import saved_text
     from popatlas.errors import InputError
     from popatlas.images.io import write_if_changed
     from popatlas.study.opening import only_looks
@@ -153,7 +152,7 @@ def run_passes(
         if not args.no_retry:
             forget_failures(out_dir)
         forget_notes(out_dir)
-        write_if_changed(config_file, yaml.safe_dump(config.content, sort_keys=False))
+        write_if_changed(config_file, saved_text(config.content))
         with recorded(out_dir, args.line, config_file) as ends:
             code = ends(_followed(Passes(args, config_file, config, settled or config, lock), targets, results, said))
         with suppress(InputError):  # of a Snakemake that could not end them; the next run asks again

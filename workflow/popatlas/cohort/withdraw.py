@@ -25,6 +25,7 @@ from popatlas.cohort.ledger import FAILURES, LEDGER
 from popatlas.cohort.members import MemberList
 from popatlas.cohort.runrecords import CRATE, rename_words
 from popatlas.cohort.select import WITHDRAWN, read_withdrawn
+from popatlas.config.beside import NOTE, is_kept
 from popatlas.config.load import load_config
 from popatlas.config.sections import Config
 from popatlas.errors import PopatlasError
@@ -169,7 +170,8 @@ class Withdrawal:
                 return
         if path.relative_to(self.out_dir).as_posix() in CONFIGS:
             content = _without(yaml.safe_load(path.read_text(encoding="utf-8")), self.subject)
-            write_text(path, self._renamed(yaml.safe_dump(content, sort_keys=False)))
+            note = NOTE if is_kept(path) else ""
+            write_text(path, note + self._renamed(yaml.safe_dump(content, sort_keys=False)))
         else:
             try:
                 write_text(path, self._renamed(path.read_text(encoding="utf-8")))

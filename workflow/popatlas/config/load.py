@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from popatlas.config.beside import located, with_paths
 from popatlas.config.contradictions import find_contradictions
 from popatlas.config.sections import DEFAULT, Config
 from popatlas.errors import ConfigError, InputError
@@ -21,7 +22,6 @@ from popatlas.settings import Content, find_faults, merge, not_plain, settings_f
 from popatlas.yamlfile import read_yaml
 
 _shipped = functools.cache(read_yaml)  # files of the package; those of the user may change between two looks
-ONE_WEIGHTS = ".safetensors"  # what ends so is a file, else it is a name of the zoo
 
 
 def default_content() -> Content:
@@ -164,24 +164,13 @@ def _put_back(content: dict[Any, Any], shipped: Mapping[Any, Any], place: Place)
 
 def make_absolute(config: Config) -> Config:
     """Return a configuration with absolute paths: jobs run in the output folder."""
-    register, atlas, fuse, recipe = config.register, config.atlas, config.fuse, config.train.recipe
-    changes: Content = {"bids_dir": resolved(config.bids_dir), "out_dir": resolved(config.out_dir), "register": {}}
-    if atlas.template is not None:
-        changes["atlas"] = {"template": resolved(atlas.template)}
-    if isinstance(fuse.atlases, str):
-        changes["fuse"] = {"atlases": resolved(fuse.atlases)}
-    if register.weights.endswith(ONE_WEIGHTS):
-        changes["register"]["weights"] = resolved(register.weights)
-    if register.unigradicon.weights.endswith(ONE_WEIGHTS):
-        changes["register"]["unigradicon"] = {"weights": resolved(register.unigradicon.weights)}
-    if recipe is not None and Path(recipe).suffix in (".yaml", ".yml"):  # else it is the name of one of the package
-        changes["train"] = {"recipe": resolved(recipe)}
-    return parse_config(merge(config.content, changes))
+    return parse_config(with_paths(config.content, resolved))
 
 
 def _own(path: Path) -> Any:
     try:
-        return read_yaml(path, "the configuration")
+        found = read_yaml(path, "the configuration")
+        return located(found, [path]) if isinstance(found, Mapping) else found
     except InputError as error:
         raise ConfigError(str(error)) from error
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from popatlas.cohort.batches import MEMBERS, PREDICTIONS, batches
+from popatlas.config.beside import beside
 from popatlas.config.load import default_config
 from popatlas.config.sections import Config
 from popatlas.images.io import write_if_changed
@@ -26,7 +27,8 @@ def prepare(config: Config, out_dir: Path) -> None:
     from popatlas.cohort.training import freeze_network
 
     index = index_cohort(config, out_dir)
-    write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(config.content, sort_keys=False))
+    # the steps, which read it, run in OUT_DIR
+    write_if_changed(out_dir / "cohort" / "config.yaml", yaml.safe_dump(beside(config.content), sort_keys=False))
     good, failed, early = list(index.loc[index["state"] == "ok", "scan"]), failed_scans(out_dir)[""], failed_atlases(out_dir)
     usable = [scan for scan in good if scan not in failed]
     serving = [scan for scan in good if scan not in early]  # a target that failed may still be an atlas of the others
