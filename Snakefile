@@ -1,7 +1,5 @@
 """A cohort goes in; an unbiased atlas, fused labels, tables and a QC page come out (`popatlas run` adds quarantine)."""
 
-from pathlib import Path
-
 from snakemake.utils import min_version
 
 from popatlas.cluster.guard import guard_slurm

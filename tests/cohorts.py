@@ -35,9 +35,8 @@ def noise_cohort(root: Path, names: list[str], *, labels: bool = True) -> Path:
         if labels:
             noise_labels(root / f"derivatives/truth/{name}/anat/{name}_desc-truth_dseg.nii.gz", seed=number)
     ages = [20.0 + 5 * number for number in range(len(names))]
-    people = pd.DataFrame(
-        {"participant_id": names, "age": ages, "sex": ["F", "M"] * (len(names) // 2) + ["F"] * (len(names) % 2)}
-    )
+    sexes = ["F" if number < (len(names) + 1) // 2 else "M" for number in range(len(names))]  # so that a draw is one by age
+    people = pd.DataFrame({"participant_id": names, "age": ages, "sex": sexes})
     write_table(people, root / "participants.tsv")
     return root
 

@@ -18,6 +18,7 @@ from popatlas.cohort.members import COLUMNS, MemberList
 from popatlas.cohort.participants import known_ages, read_people
 from popatlas.cohort.pathtable import read_atlas_table
 from popatlas.cohort.select import subject_name
+from popatlas.cohort.strata import in_turns, known_strata
 from popatlas.config.attempts import registration_settings
 from popatlas.config.sections import Config
 from popatlas.errors import ConfigError, InputError, first_few
@@ -25,6 +26,7 @@ from popatlas.images.io import mask_beside, read_json, read_table, sha256, table
 from popatlas.settings import Content
 
 MEMBER_COLUMNS = COLUMNS
+MEMBERS = "atlas.members"
 ALIASES = "cohort/template-versions.json"
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
 
@@ -91,7 +93,7 @@ def freeze_atlas_members(config: Config, index: pd.DataFrame, usable: Sequence[s
             )
         return frozen
     candidates = index[index["scan"].isin(usable) & (index["role"] == "cohort")]
-    chosen = _choose(candidates, _wanted_members(config, len(candidates)), "atlas.members", index, out_dir)
+    chosen = _choose(candidates, _wanted_members(config, len(candidates)), MEMBERS, index, out_dir)
     if len(chosen) < 2:
         excluded = int((index["state"] == "excluded").sum())
         chosen_out = f" ({excluded} are left out: --participant-label, --query or cohort in the configuration)" * bool(
@@ -139,7 +141,8 @@ def _choose(
     if wanted == "all":
         return candidates
     if isinstance(wanted, int):
-        return draw_evenly(*with_age(candidates, out_dir, wanted))
+        table, count, by = with_age(candidates, out_dir, wanted)
+        return _draw_members(table, count, by, out_dir) if where == MEMBERS else draw_evenly(table, count, by)
     names = [subject_name(name) for name in wanted]
     known, usable = sorted(set(index["subject"])), set(candidates["subject"])
     for name in names:
@@ -150,6 +153,18 @@ def _choose(
         if name not in usable:  # one broken scan must not stop the study
             print(f"popatlas: {where}: {name} cannot be used and is left out", file=sys.stderr)
     return candidates[candidates["subject"].isin(names)]
+
+
+def _draw_members(table: pd.DataFrame, count: int, by: str, out_dir: Path) -> pd.DataFrame:
+    """Return members that are drawn evenly over site and sex, where participants.tsv has them, and age."""
+    strata = known_strata(read_people(out_dir), list(table["scan"]))
+    if strata.empty or count >= len(table):
+        return draw_evenly(table, count, by)
+    over = [*(f"{name} ({strata[name].nunique()} values)" for name in strata), *(["age"] if by == "age" else [])]
+    words = " and ".join([", ".join(over[:-1]), over[-1]] if len(over) > 1 else over)
+    print(f"popatlas: the {count} members of the template are drawn evenly over {words}", file=sys.stderr)
+    drawn = draw_evenly(in_turns(table, strata, by), count, "place")
+    return drawn.drop(columns="place")
 
 
 def with_age(candidates: pd.DataFrame, out_dir: Path, count: int) -> tuple[pd.DataFrame, int, str]:

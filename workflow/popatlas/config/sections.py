@@ -187,7 +187,7 @@ class Atlas:
         | Annotated[int, Field(ge=2)]
         | Annotated[tuple[str, ...], Field(min_length=2, json_schema_extra={"uniqueItems": True})]
     ) = option("all", "Subjects that the template is built from: all, a number or a list")
-    most_members: int = option(200, "Of a larger cohort, so many scans with `members: all`, drawn evenly over age", ge=2)
+    most_members: int = option(200, "Of a larger cohort, so many with `members: all`, evenly over site, sex and age", ge=2)
     iterations: int = option(3, "Template iterations", ge=1, le=50)
     presets: tuple[str, ...] = option(
         ("quick", "quick", "fast"), "Schedule of each iteration; the last one repeats", min_length=1
