@@ -15,7 +15,7 @@ if study.jobs.is_left("train_trust"):
             "../envs/gpu.yaml" if study.config.fuse.dataparams.gpu else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(study.train.memory("trust")),
-            runtime=growing(720),
+            runtime=growing(study.train.minutes("trust")),
             gpu=study.config.fuse.dataparams.gpu,
         params:
             proof=study.jobs.proof("train_trust"),
@@ -44,7 +44,7 @@ if study.jobs.is_left("train_segmenter"):
             "../envs/gpu.yaml" if study.config.fuse.segmenter.gpu else "../envs/cpu.yaml"
         resources:
             mem_mb=growing(study.train.memory("segmenter")),
-            runtime=growing(720),
+            runtime=growing(study.train.minutes("segmenter")),
             gpu=study.config.fuse.segmenter.gpu,
         params:
             proof=study.jobs.proof("train_segmenter"),

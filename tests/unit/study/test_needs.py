@@ -6,6 +6,7 @@ from popatlas.config.load import load_config
 from popatlas.study.needs import MARGIN, NEEDS, SNAKEMAKE, STEP, TRAINED, Needs
 from popatlas.study.register import registration_memory
 from popatlas.study.together import jobs_of
+from popatlas.study.train import training_minutes
 
 SCAN = "sub-01/anat/sub-01"
 CONFIG = load_config({})
@@ -66,6 +67,14 @@ def test_steps_with_a_network_follow_voxels_and_atlases(rule, method):
         assert 1.1 * took < found < max(1.6 * took, took + SNAKEMAKE) + STEP, (voxels, atlases)
     alone, together = ({"scan": SCAN, "method": name} for name in ("dataparams", "majority"))
     assert needs().memory("fuse_labels")(alone) > needs().memory("fuse_scan")(together), "it loads a network"
+
+
+def test_a_training_asks_for_many_times_what_it_takes():
+    box = 3.5 / 2**3  # millions of voxels at 2 mm
+    took = 64 * 15 * (0.4 + 1.2 * box) / 60  # minutes of the defaults
+    assert 5 * took < training_minutes(64, 15, 2, 20_000) < 10 * took + 61
+    assert training_minutes(64, 15, 1, 20_000) > training_minutes(64, 15, 2, 20_000) > training_minutes(8, 15, 2, 20_000)
+    assert training_minutes(8, 15, 2, 10_000_000) >= 720, "steps over whole images were not measured"
 
 
 def test_a_registration_follows_the_grid():

@@ -17,6 +17,10 @@ BRAIN_BOX, PROCESS, STEP = 3.5e6, 3000, 400
 # candidates, and of each candidate of the target that is read, uncropped
 HELD, CANDIDATE_HELD, CANDIDATE_READ = {"trust": 12, "segmenter": 42}, 2, 40
 
+# CPU seconds of a target in an epoch, and more for each million voxels of its box (phantoms of 0.3 and 1 million, one core);
+# what is asked for is many times that, above an hour
+SECONDS, SECONDS_VOXELS, MANY, HOUR, LONG, USUAL_VOXELS = 0.4, 1.2, 10, 60, 720, 40_000
+
 
 def training_memory(name: str, targets: int, atlases: int, resolution: float, batch: int = 1) -> int:
     """Return the memory that the training of a network needs, megabytes.
@@ -38,6 +42,23 @@ def training_memory(name: str, targets: int, atlases: int, resolution: float, ba
     candidates = atlases if name == "trust" else 0
     held = targets * (HELD[name] + CANDIDATE_HELD * candidates)
     return math.ceil(PROCESS + millions * (STEP * batch + CANDIDATE_READ * candidates + held))
+
+
+def training_minutes(targets: int, epochs: int, resolution: float, voxels: int) -> int:
+    """Return the minutes that are asked for the training of a network: ten times what it takes on one core of a CPU.
+
+    Parameters
+    ----------
+    targets, epochs : int
+        Training targets, and how often each is seen.
+    resolution : float
+        Voxel size, mm.
+    voxels : int
+        Voxels of a target that are looked at in a step; no time was measured for many more than the default.
+    """
+    millions = BRAIN_BOX / resolution**3 / 1e6
+    found = math.ceil(HOUR + MANY * targets * epochs * (SECONDS + SECONDS_VOXELS * millions) / 60)
+    return found if voxels <= USUAL_VOXELS else max(found, LONG)
 
 
 @dataclass(frozen=True)
@@ -104,3 +125,9 @@ class Train:
         batch = training_settings(self.config, name).get("batch", 1)
         resolution = self.config.preprocess.resolution_mm
         return training_memory(name, len(self.trainings[name].scans), len(self.atlases), resolution, batch)
+
+    def minutes(self, name: str) -> int:
+        """Return the minutes that are asked for the training of a network."""
+        settings, targets = training_settings(self.config, name), len(self.trainings[name].scans)
+        resolution = self.config.preprocess.resolution_mm
+        return training_minutes(targets, settings["epochs"], resolution, settings["voxels"])
