@@ -23,6 +23,7 @@ NAMES = [f"sub-{number:02d}" for number in range(1, 7)]
 
 
 def plan(tmp_path, settings):
+    """Return the jobs of a plan, without those of scans that failed before."""
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(settings))
     with redirect_stdout(io.StringIO()) as said:  # in this process: there are many plans
