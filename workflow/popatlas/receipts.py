@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -80,7 +81,10 @@ class Receipt:
             )
             if not good or not all(_is_made(entry) for entry in found.outputs.values()):
                 return None
-            return replace(found, outputs={file: (size, digest) for file, (size, digest) in found.outputs.items()})
+            # one file is in the receipts of all that read it: of each path and digest one is kept
+            inputs = {sys.intern(file): sys.intern(digest) for file, digest in found.inputs.items()}
+            outputs = {sys.intern(file): (size, sys.intern(digest)) for file, (size, digest) in found.outputs.items()}
+            return replace(found, inputs=inputs, outputs=outputs)
         except (OSError, ValueError, RecursionError, TypeError):
             return None
 

@@ -24,7 +24,7 @@ GROUP = ("tabulate_cohort", "score_truth", "tabulate_trust", "write_report")
 Listed = tuple[str, dict[str, str], list[str]]  # rule, wildcards, and the names of the jobs that are needed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One job.
 

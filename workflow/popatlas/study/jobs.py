@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -92,7 +93,7 @@ class Jobs:
         pattern = self._patterns.get(rule)
         if pattern is None:
             pattern = self._patterns.setdefault(rule, fill(RULES[rule].job, self.names(rule)))
-        return fill(pattern, wildcards)
+        return sys.intern(fill(pattern, wildcards))  # each name is there for the job and for all that need it
 
     def is_left(self, rule: str) -> bool:
         """Tell whether a training is wanted and not made; once it is, its network is an input and no rule makes it."""
