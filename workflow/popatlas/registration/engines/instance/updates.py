@@ -142,7 +142,7 @@ def run_level(
     """
     halves = halves.refined(level.field_shape)
     batch = halves.to_moving.shape[0]
-    searches = [_Search(step.length, stop) for _ in range(batch)]
+    searches = [Search(step.length, stop) for _ in range(batch)]
     best = halves
     for _ in range(level.iterations):
         lengths = torch.tensor([search.length for search in searches], device=halves.to_moving.device)
@@ -160,7 +160,7 @@ def run_level(
     return _choose(last, halves, best), reports
 
 
-class _Search:
+class Search:
     """The step length of one pair, and when it goes back or ends."""
 
     def __init__(self, length: float, stop: Stop) -> None:

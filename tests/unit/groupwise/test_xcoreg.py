@@ -1,0 +1,183 @@
+"""X-CoReg on a phantom of four classes in three contrasts that no monotone curve joins, moved by known deformations."""
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from popatlas.errors import InputError
+from popatlas.groupwise.xcoreg.core import coregister
+from popatlas.groupwise.xcoreg.motion import centred_maps
+from popatlas.groupwise.xcoreg.settings import XCoRegSettings
+from popatlas.measures.warpingindex import warping_index
+from popatlas.transforms.ffd import control_shape, dense_from_control
+from popatlas.transforms.fieldops import TensorOps
+from popatlas.transforms.fields import warp
+from popatlas.transforms.jacobian import jacobian_determinant
+
+SIDE = 96
+CONTRASTS = ((0, 0.3, 0.6, 1.0), (0.1, 1.0, 0.5, 0.2), (0.05, 0.7, 0.95, 0.4))
+
+
+def anatomy():
+    """Return four classes with many corners, so that the truth can be seen nearly everywhere."""
+    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
+    radius, angle = np.hypot(x / 0.85, y), np.arctan2(y, x)
+    classes = np.zeros((SIDE, SIDE), int)
+    classes[radius < 40 + 2 * np.cos(3 * angle)] = 1
+    classes[(radius < 36) & (np.sin(x / 4) * np.sin(y / 5) > 0)] = 2
+    classes[(radius < 34) & (np.hypot((x + 4) % 14 - 7, (y + 3) % 16 - 8) < 4)] = 3
+    return torch.from_numpy(classes)
+
+
+@lru_cache
+def group(seed=0, largest=4.0, spacing=24):
+    """Return the images, and where their voxels go in the anatomy."""
+    chance = torch.Generator().manual_seed(seed)
+    images, truth = [], []
+    for levels in CONTRASTS:
+        control = torch.rand(1, 2, *control_shape((SIDE, SIDE), spacing), generator=chance) * 2 - 1
+        field = dense_from_control(control, (SIDE, SIDE), spacing)
+        truth.append(field * largest / float(field.norm(dim=1).max()))
+        image = warp(torch.tensor(levels)[anatomy()][None, None], truth[-1])
+        images.append(image + 0.02 * torch.randn(image.shape, generator=chance))
+    return images, truth
+
+
+INSIDE = anatomy() > 0
+STILL = [torch.zeros(1, 2, SIDE, SIDE)] * 3
+
+
+@lru_cache
+def registered(motion):
+    images, truth = group()
+    plan = XCoRegSettings(motion=motion, step=0.3, spacing=12, fluid=4.0, elastic=1.0, starts=2)
+    return coregister(images, plan), truth
+
+
+@pytest.mark.parametrize("motion", ["diffeomorphic", "ffd"])
+def test_images_of_three_contrasts_come_together(motion):
+    result, truth = registered(motion)
+    before, after = warping_index(STILL, truth, INSIDE), warping_index(result.displacements, truth, INSIDE)
+    assert before > 1.2
+    assert after < 0.4 * before
+    assert torch.stack(result.displacements).mean(0).abs().max() < 0.02  # voxels: the common space is the middle
+    assert max(result.history[-1]) > result.history[0][0]
+
+
+@pytest.mark.parametrize("motion", ["diffeomorphic", "ffd"])
+def test_classes_come_for_free(motion):
+    """Each class of the anatomy is one class of the posterior, up to its number."""
+    result, truth = registered(motion)
+    assert result.posterior is not None
+    torch.testing.assert_close(result.posterior.sum(0), torch.ones(SIDE, SIDE))
+    back = TensorOps().compose(result.displacements[0], truth[0])
+    there = warp((torch.nn.functional.one_hot(anatomy()).movedim(-1, 0)[None]).float(), back)[0].argmax(0)
+    found = result.posterior.argmax(0)
+    overlap = [[2 * int(((found == k) & (there == c)).sum()) for k in range(4)] for c in range(4)]
+    sizes = [[int((found == k).sum() + (there == c).sum()) for k in range(4)] for c in range(4)]
+    dice = np.array(overlap) / np.array(sizes)
+    assert (dice.max(1) > 0.85).all(), dice.round(2)
+    assert sorted(dice.argmax(1)) == [0, 1, 2, 3]
+
+
+def test_diffeomorphic_maps_do_not_fold_and_can_be_undone():
+    result, _ = registered("diffeomorphic")
+    for number, field in enumerate(result.displacements):
+        assert float(jacobian_determinant(field).min()) > 0
+        rest = TensorOps().compose(result.inverse(number), field)
+        assert float(rest[..., 4:-4, 4:-4].norm(dim=1).max()) < 0.1
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=10, deadline=None)
+def test_mean_of_centred_maps_is_the_identity(seed):
+    chance = torch.Generator().manual_seed(seed)
+    fields = [dense_from_control(3 * torch.randn(1, 2, 6, 6, generator=chance), (33, 33), 14) for _ in range(3)]
+    fields = [field / max(1.0, float(field.abs().max()) / 3) for field in fields]
+    rest = torch.stack(centred_maps(fields, TensorOps())).mean(0)
+    assert float(rest[..., 5:-5, 5:-5].abs().max()) < 0.05
+
+
+def test_rigid_moves_are_found_and_shared():
+    """Two contrasts turned against each other by 0.2 radians and shifted: each moves by half of it."""
+    from popatlas.transforms.linear import matrix
+
+    middle = torch.full((2,), (SIDE - 1) / 2, dtype=torch.float64)
+    turn = matrix(torch.tensor([[3.0, -2.0, 0.2]], dtype=torch.float64), "rigid", middle)[:, :2].float()
+    still = torch.eye(2, 3)[None]
+    one, other = (torch.tensor(levels)[anatomy()][None, None] for levels in CONTRASTS[:2])
+    moved = TensorOps().warp(other, STILL[0], 1, turn, (SIDE, SIDE))
+    plan = XCoRegSettings(motion="rigid", iterations=(100, 60, 40), classes=4, starts=2)
+    result = coregister([one, moved], plan, matrices=[still, still])
+    first, second = (torch.cat([m[0].double(), torch.tensor([[0, 0, 1.0]]).double()]) for m in result.matrices)
+    found = torch.linalg.inv(first) @ second  # from the first image's voxels to the second's
+    truth = torch.linalg.inv(torch.cat([turn[0].double(), torch.tensor([[0, 0, 1.0]]).double()]))
+    corners = torch.tensor([[20.0, 20, 1], [75, 20, 1], [48, 70, 1]]).double().T
+    assert float(((second @ torch.linalg.inv(first) - truth) @ corners)[:2].norm(dim=0).max()) < 0.5, found
+
+
+def test_one_image_at_a_time_gives_the_same():
+    images, _ = group()
+    plan = XCoRegSettings(shrink=(4,), iterations=(10,), starts=1)
+    kept, single = (coregister(images, plan, kept=kept) for kept in (True, False))
+    for one, other in zip(kept.displacements, single.displacements, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_classes_of_a_prior_keep_their_numbers():
+    images, _ = group(largest=1.0)
+    prior = 0.9 * torch.nn.functional.one_hot(anatomy()).movedim(-1, 0).float() + 0.025
+    order = [2, 0, 3, 1]
+    result = coregister(images, XCoRegSettings(shrink=(2, 1), iterations=(20, 10)), prior=prior[order])
+    assert result.posterior is not None
+    for number, known in enumerate(order):
+        found, there = result.posterior.argmax(0) == number, anatomy() == known
+        assert 2 * int((found & there).sum()) / int(found.sum() + there.sum()) > 0.85
+
+
+def bad_groups():
+    images, _ = group()
+    empty = torch.zeros_like(images[0])
+    away = torch.tensor([[[1.0, 0, 500], [0, 1, 0]]])
+    still = torch.eye(2, 3)[None]
+    nan = images[1].clone()
+    nan[..., 5, 5] = float("nan")
+    plan = XCoRegSettings()
+    return {
+        "one image": (images[:1], {}, "a group of 1 image"),
+        "no image": ([], {}, "a group of 0 images"),
+        "constant": ([images[0], torch.ones_like(images[0])], {}, "image 2: the image is constant"),
+        "NaN": ([images[0], nan], {"names": ["T1w", "T2w"]}, "T2w: the image has 1 voxels that are NaN"),
+        "no overlap": (images[:2], {"matrices": [still, away]}, "image 2 does not overlap the common space"),
+        "empty mask": (images[:2], {"masks": [None, empty]}, "image 2: the mask is empty"),
+        "two shapes": ([images[0], images[1][..., :50]], {}, "no matrix joins them"),
+        "prior": (images, {"prior": torch.ones(plan.classes, 5, 5)}, "the prior has shape"),
+        "3D in 2D": ([images[0], images[1][..., None]], {}, "image 2 has shape"),
+    }
+
+
+@pytest.mark.parametrize("case", list(bad_groups()))
+def test_bad_groups_are_refused(case):
+    images, options, message = bad_groups()[case]
+    with pytest.raises(InputError, match=message):
+        coregister(images, XCoRegSettings(), **options)
+
+
+def test_3d_runs_on_grids_of_their_own():
+    """Two contrasts of a ball, the second on a shifted and coarser grid: they meet."""
+    axis = np.arange(32) - 15.5
+    distance = torch.from_numpy(np.sqrt(sum(np.meshgrid(*[axis**2] * 3, indexing="ij")))).float()
+    bright = (torch.sigmoid(2 * (10 - distance)) + torch.sigmoid(2 * (5 - distance)))[None, None]
+    dark = torch.nn.functional.avg_pool3d(2 * torch.sigmoid(2 * (10 - distance)) - bright + 0.1, 2)[None, None].reshape(
+        1, 1, 16, 16, 16
+    )
+    still = torch.eye(3, 4)[None]
+    coarse = torch.tensor([[[0.5, 0, 0, -0.25 + 1], [0, 0.5, 0, -0.25], [0, 0, 0.5, -0.25]]])  # two fine voxels off
+    plan = XCoRegSettings(shrink=(2, 1), iterations=(40, 20), classes=3, starts=2, fluid=2.0)
+    result = coregister([bright, dark], plan, matrices=[still, coarse])
+    apart = (result.displacements[1] - result.displacements[0])[0, 0][distance < 10].mean()
+    assert float(apart) == pytest.approx(-2, abs=0.5)

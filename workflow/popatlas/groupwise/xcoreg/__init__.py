@@ -1,0 +1,1 @@
+"""X-CoReg: register a group of images of any contrasts to their common anatomy, and get its classes for free."""
