@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,8 @@ from popatlas.errors import InputError
 from popatlas.groupwise.xcoreg.core import coregister
 from popatlas.groupwise.xcoreg.motion import centred_maps
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
+from popatlas.images.io import save_image
+from popatlas.interfaces import load_interface
 from popatlas.measures.warpingindex import warping_index
 from popatlas.transforms.ffd import control_shape, dense_from_control
 from popatlas.transforms.fieldops import TensorOps
@@ -54,7 +57,7 @@ STILL = [torch.zeros(1, 2, SIDE, SIDE)] * 3
 @lru_cache
 def registered(motion):
     images, truth = group()
-    plan = XCoRegSettings(motion=motion, step=0.3, spacing=12, fluid=4.0, elastic=1.0, starts=2)
+    plan = XCoRegSettings(motion=motion, step=0.3, starts=2)
     return coregister(images, plan), truth
 
 
@@ -111,7 +114,7 @@ def test_rigid_moves_are_found_and_shared():
     still = torch.eye(2, 3)[None]
     one, other = (torch.tensor(levels)[anatomy()][None, None] for levels in CONTRASTS[:2])
     moved = TensorOps().warp(other, STILL[0], 1, turn, (SIDE, SIDE))
-    plan = XCoRegSettings(motion="rigid", iterations=(100, 60, 40), classes=4, starts=2)
+    plan = XCoRegSettings(motion="rigid", classes=4, starts=2)
     result = coregister([one, moved], plan, matrices=[still, still])
     first, second = (torch.cat([m[0].double(), torch.tensor([[0, 0, 1.0]]).double()]) for m in result.matrices)
     found = torch.linalg.inv(first) @ second  # from the first image's voxels to the second's
@@ -181,3 +184,74 @@ def test_3d_runs_on_grids_of_their_own():
     result = coregister([bright, dark], plan, matrices=[still, coarse])
     apart = (result.displacements[1] - result.displacements[0])[0, 0][distance < 10].mean()
     assert float(apart) == pytest.approx(-2, abs=0.5)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Return the folder of a group of two images on a world grid, registered by the step."""
+    folder = tmp_path_factory.mktemp("group")
+    affine = np.array([[0, -1.5, 0, 40], [1.5, 0, 0, -20], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    for name, image in zip("ab", group()[0], strict=False):
+        save_image(image[0, 0].numpy(), affine, folder / f"{name}.nii.gz", np.float32)
+    save_image((anatomy() > 0).numpy(), affine, folder / "mask.nii.gz", np.uint8)
+    step = load_interface("CoRegisterGroup")
+    names = {"warped": "w_{}.nii.gz", "warps": "f_{}.nii.gz", "inverse_warps": "i_{}.nii.gz", "affines": "t_{}.mat"}
+    lists = {f"out_{what}": [str(folder / name.format(letter)) for letter in "ab"] for what, name in names.items()}
+    step(
+        in_images=[str(folder / "a.nii.gz"), str(folder / "b.nii.gz")],
+        in_masks=[str(folder / "mask.nii.gz")] * 2,
+        out_posterior=str(folder / "posterior.nii.gz"),
+        out_labels=str(folder / "labels.nii.gz"),
+        options={"shrink": [4, 2], "iterations": [40, 20], "starts": 2},
+        **lists,
+    ).run()
+    return folder
+
+
+def test_fields_mean_the_same_to_itk(written):
+    """SimpleITK with the written field makes the written image, on a grid that is turned and not of 1 mm."""
+    import SimpleITK as sitk
+
+    for letter in "ab":
+        field = sitk.ReadImage(str(written / f"f_{letter}.nii.gz"), sitk.sitkVectorFloat64)
+        image = sitk.ReadImage(str(written / f"{letter}.nii.gz"), sitk.sitkFloat32)
+        steps = sitk.CompositeTransform([sitk.ReadTransform(str(written / f"t_{letter}.mat"))])
+        steps.AddTransform(sitk.DisplacementFieldTransform(field))
+        there = sitk.GetArrayFromImage(sitk.Resample(image, image, steps, sitk.sitkLinear))
+        ours = sitk.GetArrayFromImage(sitk.ReadImage(str(written / f"w_{letter}.nii.gz")))
+        np.testing.assert_allclose(there[5:-5, 5:-5], ours[5:-5, 5:-5], atol=2e-3)
+
+
+def test_classes_are_written_where_an_image_sees_them(written):
+    posterior = np.asarray(nib.load(written / "posterior.nii.gz").dataobj)
+    labels = np.asarray(nib.load(written / "labels.nii.gz").dataobj)
+    known = labels > 0
+    np.testing.assert_allclose(posterior.sum(-1)[known], 1, atol=1e-5)
+    assert (posterior[~known] == 0).all()
+    assert known[40:56, 40:56].all()
+    assert not known[:4].any()
+    np.testing.assert_array_equal(posterior.argmax(-1)[known] + 1, labels[known])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"in_masks": ["mask.nii.gz"]}, "2 images and 1 masks"),
+        ({"out_warps": ["x.nii.gz"]}, "2 images and 1 files for out_warps"),
+        ({"in_prior": "a.nii.gz"}, "do not lie on the common grid"),
+        ({"options": {"motion": "elastic"}}, "options.motion"),
+        ({"options": {"shrink": [4, 1], "iterations": [1, 1]}}, "may halve"),
+        ({"options": {"motion": "ffd", "spacing": [8.0]}}, "need one entry for each level"),
+    ],
+)
+def test_bad_inputs_of_the_step(written, change, message):
+    def placed(value):
+        if isinstance(value, list) and isinstance(value[0], str):
+            return [str(written / name) for name in value]
+        return str(written / value) if isinstance(value, str) else value
+
+    inputs = {"in_images": ["a.nii.gz", "b.nii.gz"], "out_posterior": "p.nii.gz"} | change
+    step = load_interface("CoRegisterGroup")(**{name: placed(value) for name, value in inputs.items()})
+    with pytest.raises(InputError, match=message):
+        step.run()
+    assert not (written / "p.nii.gz").exists()

@@ -1,8 +1,8 @@
 """The chi metric of Luo and Zhuang: how much the images of a group say, each for itself, about their common anatomy.
 
 With images ``U_j`` and a map of classes ``Z`` in the common space, ``chi = sum_j I(U_j, Z)``. When the images are
-independent given the class, it equals the total correlation of the group plus ``I(U, Z)``. It needs the histogram of only one
-image at a time, and does not care which intensity an image gives to a class.
+independent given the class, it equals the total correlation of the group plus ``I(U, Z)``. It needs the histogram of one
+image at a time only, and does not care which intensity an image gives to a class.
 
 X. Luo, X. Zhuang, IEEE Transactions on Pattern Analysis and Machine Intelligence 2023;45(7):9206-9224,
 doi:10.1109/TPAMI.2022.3225418.

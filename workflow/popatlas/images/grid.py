@@ -76,6 +76,13 @@ class Grid:
         """Middle of the grid (D,), LPS millimetres."""
         return np.asarray(self.affine[:-1, :-1] @ ((np.array(self.shape) - 1) / 2) + self.origin)
 
+    @property
+    def ras_affine(self) -> Array:
+        """Affine as NIfTI wants it: (4, 4), RAS millimetres; a 2D image lies in the plane z = 0."""
+        affine, axes = np.eye(4), [*range(self.ndim), 3]
+        affine[np.ix_(axes, axes)] = self.affine
+        return np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+
     @classmethod
     def isotropic(cls, shape: Sequence[int], spacing: float = 1.0) -> Grid:
         """Return a grid along the world axes with its first voxel at the origin; spacing in millimetres."""

@@ -45,7 +45,10 @@ INTERFACES: dict[str, str] = {
     "WriteTrainingTable": "popatlas.interfaces.train",
 }
 # steps for use by hand
-TOOLS: dict[str, str] = {"DeformImages": "popatlas.interfaces.deform"}
+TOOLS: dict[str, str] = {
+    "CoRegisterGroup": "popatlas.interfaces.xcoreg",
+    "DeformImages": "popatlas.interfaces.deform",
+}
 STEPS = INTERFACES | TOOLS
 
 

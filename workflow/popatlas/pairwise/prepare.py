@@ -16,7 +16,7 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.antialias import antialias_sigmas
 from popatlas.images.arrays import FloatArray
-from popatlas.images.grid import Array, Grid
+from popatlas.images.grid import Grid
 from popatlas.images.intensity import rescaled
 from popatlas.images.io import save_image
 from popatlas.images.place import read_mask_on
@@ -224,7 +224,7 @@ def _write_copy(image: Image, spacing: float, stem: Path) -> tuple[Path, Path]:
     for name, data in (("image", values), ("mask", inside)):
         moved = _resampled(data, image.grid, grid)[0, 0].numpy()
         path = stem.with_name(f"{stem.name}-{name}.nii.gz")
-        save_image((moved > 0.5).astype(np.uint8) if name == "mask" else moved, ras_affine(grid), path)
+        save_image((moved > 0.5).astype(np.uint8) if name == "mask" else moved, grid.ras_affine, path)
         written.append(path)
     return written[0], written[1]
 
@@ -246,10 +246,3 @@ def isotropic(grid: Grid, spacing: float) -> Grid:
     affine[:-1, :-1] = grid.direction * spacing
     affine[:-1, -1] = grid.centre - affine[:-1, :-1] @ ((shape - 1) / 2)
     return Grid(tuple(shape.tolist()), affine)
-
-
-def ras_affine(grid: Grid) -> Array:
-    """Return the affine of a grid as NIfTI wants it: (4, 4), RAS millimetres; a 2D image lies in the plane z = 0."""
-    affine, axes = np.eye(4), [*range(grid.ndim), 3]
-    affine[np.ix_(axes, axes)] = grid.affine
-    return np.asarray(np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)

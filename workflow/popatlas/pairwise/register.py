@@ -17,7 +17,7 @@ from popatlas.pairwise.apply import resampled
 from popatlas.pairwise.files import Outputs
 from popatlas.pairwise.page import Drawn, draw_page
 from popatlas.pairwise.plan import Wanted, limits_for, plan_attempts
-from popatlas.pairwise.prepare import Given, Image, make_pair, ras_affine, read_image, working_spacing
+from popatlas.pairwise.prepare import Given, Image, make_pair, read_image, working_spacing
 from popatlas.pairwise.scores import Extras, Scores
 from popatlas.registration.attempt import attempt_row
 from popatlas.registration.evidence import of_affine
@@ -224,7 +224,7 @@ class _Run:
             self.pair.fixed_mask.numpy(),
             before,
             after,
-            ras_affine(fixed.grid),
+            fixed.grid.ras_affine,
             jacobian if jacobian.is_file() else None,
         )
 

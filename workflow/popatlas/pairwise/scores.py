@@ -17,7 +17,7 @@ from popatlas.images.place import check_place
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks, target_registration_error
 from popatlas.measures.overlap import LabelPair
 from popatlas.measures.surface import label_surface_distances
-from popatlas.pairwise.prepare import Given, ras_affine
+from popatlas.pairwise.prepare import Given
 from popatlas.settings import Content
 from popatlas.transforms.chain import Chain
 
@@ -193,7 +193,7 @@ def _label_scores(one: Structures | None, other: Structures | None, chain: Chain
 
 
 def _compare(reference: IntArray, before: IntArray, after: IntArray, grid: Grid) -> list[LabelScore]:
-    start, end = (LabelPair(reference, part, ras_affine(grid)) for part in (before, after))
+    start, end = (LabelPair(reference, part, grid.ras_affine) for part in (before, after))
     distances = label_surface_distances(reference, after, grid.spacing, end.labels)["hd95"]
     values = zip(end.labels, start.overlaps["dice"], end.overlaps["dice"], distances, strict=True)
     return [LabelScore(str(label), float(a), float(b), float(c)) for label, a, b, c in values]

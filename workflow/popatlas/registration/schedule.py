@@ -87,7 +87,7 @@ def plainly(settings: EngineSettings, leave_out: Iterable[str] = ()) -> str:
     return ", ".join(f"{key} {value}" for key, value in as_content(settings).items() if key not in leave_out)
 
 
-def check_levels(**levels: tuple[int, ...]) -> None:
+def check_levels(**levels: tuple[float, ...]) -> None:
     """Raise ValueError unless all have one entry for each level."""
     lengths = [len(values) for values in levels.values()]
     if len(set(lengths)) > 1:

@@ -34,7 +34,7 @@ class GroupResult:
     warped : list of (1, 1, *shape) Tensor
         Images in the common space.
     posterior : (K, *shape) Tensor
-        Probability of each class; None when the metric knows no classes.
+        Probability of each class, 0 where no image says anything; None when the metric knows no classes.
     proportions : (K,) Tensor
         Share of each class.
     history : list of list of float
@@ -47,6 +47,12 @@ class GroupResult:
     posterior: Tensor | None
     proportions: Tensor | None
     history: list[list[float]]
+
+    def labels(self) -> Tensor:
+        """Return the most probable class of each voxel (*shape), from 1; 0 where no image says anything."""
+        if self.posterior is None:
+            raise ValueError("the metric knows no classes")
+        return (self.posterior.argmax(0) + 1) * (self.posterior.sum(0) > 0)
 
     def inverse(self, number: int, threads: int = 1) -> Tensor:
         """Return the displacement (1, D, *shape) that undoes that of an image, voxels of the common grid."""
@@ -176,7 +182,7 @@ def _result(
     anatomy: Anatomy | None = None
     if isinstance(metric, ChiMetric):
         metric.value(views)
-        anatomy = metric.anatomy
+        anatomy = metric.seen(views)
     warped = [views[j][0].reshape(1, 1, *full.shape) for j in range(len(full))]
     return GroupResult(
         displacements=displacements,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -101,6 +101,8 @@ class ChiMetric:
         if self.prior is not None:
             small = block_mean(self.prior[None].float(), [group.shrink] * group.ndim)[0].reshape(len(self.prior), -1)
             self.log_prior = small.clamp(min=self.settings.posterior_floor).log()
+        if self.anatomy is not None and (group.shrink == 1 or self.prior is not None):
+            return  # the classes of the level before will do, and at full resolution new ones cost more than the moves
         runs = [self._from_chance(views, start) for start in range(1 if self.prior is not None else self.settings.starts)]
         if self.anatomy is not None:
             runs.append(self._warmed(self.anatomy, views))
@@ -120,6 +122,12 @@ class ChiMetric:
         position = axis.positions(values)
         found = intensity_slope(position, weight, self.anatomy.posterior, self.slopes[number])
         return found * axis.scale * axis.slopes_count(values)
+
+    def seen(self, views: Views) -> Anatomy:
+        """Return the anatomy with a posterior of 0 where no image has weight."""
+        assert self.anatomy is not None
+        inside = torch.stack([views[number][1] for number in range(len(views))]).amax(0) > 0
+        return replace(self.anatomy, posterior=self.anatomy.posterior * inside)
 
     def updated(self, anatomy: Anatomy, views: Views) -> Anatomy:
         """Return the anatomy after one expectation and maximisation."""
@@ -147,19 +155,49 @@ class ChiMetric:
         return Anatomy(posterior, shares, joints)
 
     def _from_chance(self, views: Views, start: int) -> Anatomy:
-        """Return the anatomy after the warm-up from random classes, or from the prior."""
-        voxels = len(views[0][0])
-        if self.log_prior is not None:
-            first = torch.softmax(self.log_prior, 0)
-        else:
-            chance = torch.Generator().manual_seed(1_000_003 * self.settings.seed + start)
-            first = torch.softmax(torch.randn(self.settings.classes, voxels, generator=chance), 0).to(views[0][0])
+        """Return the anatomy after the warm-up from classes round random voxels, or from the prior."""
+        chance = torch.Generator().manual_seed(1_000_003 * self.settings.seed + start)
+        first = torch.softmax(self.log_prior, 0) if self.log_prior is not None else self._scattered(views, chance)
         return self._warmed(self._maximised(first, views), views)
+
+    def _scattered(self, views: Views, chance: torch.Generator) -> Tensor:
+        """Return classes round voxels that differ from each other in some image.
+
+        Each voxel is drawn with a chance that grows with the square of its difference from those before it (k-means++). The
+        paper begins with noise, which often ends with two tissues in one class and noise in another.
+        """
+        seen = torch.stack([weight for _, weight in map(views.__getitem__, range(len(views)))]).amin(0) > 0
+        candidates = (seen if bool(seen.any()) else torch.ones_like(seen)).float()
+        nearest = torch.full_like(candidates, torch.inf)
+        distances: list[Tensor] = []
+        for _ in range(self.settings.classes):
+            odds = candidates if not distances else candidates * nearest
+            odds = odds if float(odds.sum()) > 0 else candidates
+            distances.append(self._differences(views, _drawn(odds, chance)))
+            nearest = torch.minimum(nearest, distances[-1])
+        width = float((nearest * candidates).sum() / candidates.sum())
+        return torch.softmax(-torch.stack(distances) / max(width, 1e-6), 0)
+
+    def _differences(self, views: Views, voxel: int) -> Tensor:
+        """Return the squared difference (V,) of all voxels from one, in bins, summed over the images that see both."""
+        total = torch.zeros_like(views[0][0])
+        for number in range(len(views)):
+            values, weight = views[number]
+            position = self.axes[number].positions(values)
+            total += weight * weight[voxel] * (position - position[voxel]).square()
+        return total
 
     def _warmed(self, anatomy: Anatomy, views: Views) -> Anatomy:
         for _ in range(self.settings.warmup):
             anatomy = self.updated(anatomy, views)
         return anatomy
+
+
+def _drawn(odds: Tensor, chance: torch.Generator) -> int:
+    """Return the number of an entry drawn by its odds."""
+    total = odds.double().cumsum(0)
+    at = torch.rand(1, generator=chance, dtype=torch.float64).to(total) * total[-1]
+    return min(int(torch.searchsorted(total, at)), len(odds) - 1)
 
 
 def _ordered(anatomy: Anatomy, *, ordered: bool) -> Anatomy:

@@ -185,16 +185,18 @@ class ControlPoints(GroupMotion):
     """Free-form deformation; its bending energy is that of the lattice (Rueckert et al., 1999)."""
 
     def __init__(self, settings: XCoRegSettings) -> None:
-        self.spacing, self.weight = settings.spacing, settings.bending
+        self.spacings, self.weight = iter(settings.spacing), settings.bending
+        self.spacing = 0.0
         self.adam: _Adam | None = None
 
     def begin(self, group: Group, threads: int) -> None:
         """Go on with a finer lattice that moves about as the last one did."""
+        before, self.spacing = self.spacing, next(self.spacings, self.spacing)
         shape = control_shape(group.shape, self.spacing)
         first = [torch.zeros(1, group.ndim, *shape) for _ in group.images]
         if self.adam is not None:
             ratio = self.group.shrink / group.shrink
-            at = (coordinates(shape) - 1) / ratio + 1
+            at = (coordinates(shape) - 1) * (self.spacing / (before * ratio)) + 1
             first = [ratio * sample(value.detach(), at) for value in self.adam.values]
         self.group, self.adam = group, _Adam(first)
         self.voxels = coordinates(group.shape)

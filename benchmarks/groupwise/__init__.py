@@ -1,0 +1,1 @@
+"""X-CoReg beside other ways to register a group."""
