@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from popatlas.cohort.batches import MEMBERS, PREDICTIONS, read_batch_members
 from popatlas.config.load import changed, load_config
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.io import read_table, write_json
+from popatlas.manyvalues import with_values
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.study.register import REFERENCE_MM, REGISTRATION, registration_memory
 from popatlas.zoo.lock import estimate_from_lock
@@ -53,6 +55,18 @@ def batch_record(states):
 ALL_OK = batch_record({scan: {"state": "ok"} for scan in [*SCANS, "sub-07/anat/sub-07"]})
 
 
+def listed(folder, line):
+    """Return the scans, brains and masks that a command gets from its lists, which the opened study has written."""
+    words = shlex.split(line)
+    found = [words[words.index(f"--{name}") + 1] for name in ("scans", "in_brains", "in_masks")]
+    return [with_values([word.replace("@", f"@{folder}/out/", 1)]) for word in found]
+
+
+def wanted(scans):
+    brains, masks = (f"{scan}_desc-brain_T1w.nii.gz" for scan in scans), (f"{scan}_desc-brain_mask.nii.gz" for scan in scans)
+    return [list(scans), list(brains), list(masks)]
+
+
 def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
     settings = with_register(gpu=1)
     lines = commands(cohort, settings, r"(?:PredictDeformations|RegisterImages)")
@@ -60,17 +74,15 @@ def test_one_job_predicts_the_scans_of_a_batch_for_their_registrations(cohort):
     folder = study.register.predictions
     assert re.fullmatch(rf"work/network/tiny-default-[0-9a-f]{{8}}/{study.template.version}", folder)
     predicting = [line for line in lines if "PredictDeformations" in line]
-    first, second = sorted((line for line in predicting if f" {folder} " in line), key=lambda line: SCANS[0] not in line)
-    for scan in SCANS:
-        line = first if scan in SCANS[:4] else second
-        assert f"{scan}_desc-brain_T1w.nii.gz" in line and f"{scan}_desc-brain_mask.nii.gz" in line
+    first, second = sorted(line for line in predicting if f" {folder} " in line)
+    assert listed(cohort, first) == wanted(SCANS[:4]) and listed(cohort, second) == wanted(SCANS[4:])
     assert f" --gpu 1 --out_folder {folder} --out_batch_record {folder}/batch-1.json " in first and '"sha256"' in first
     taking = [line for line in lines if f"--in_prediction {folder}/" in line]
     assert len(taking) == 6
     for scan in SCANS:
         batch = 1 if scan in SCANS[:4] else 2
-        wanted = f" --in_prediction {folder}/{scan} --in_batch_record {folder}/batch-{batch}.json --gpu 0 "
-        assert sum(wanted in line for line in taking) == 1
+        taken = f" --in_prediction {folder}/{scan} --in_batch_record {folder}/batch-{batch}.json --gpu 0 "
+        assert sum(taken in line for line in taking) == 1
 
 
 def test_batches_of_members_are_predicted_in_each_iteration_of_the_template(cohort):
@@ -84,10 +96,10 @@ def test_batches_of_members_are_predicted_in_each_iteration_of_the_template(coho
         for batch, scans in ((1, SCANS[:4]), (2, SCANS[4:])):
             (line,) = (line for line in lines if f" --out_batch_record {folder}/batch-{batch}.json " in line)
             assert template in line and f" --gpu 1 --out_folder {folder} " in line
-            assert all((f"{scan}_desc-brain_T1w.nii.gz" in line) == (scan in scans) for scan in SCANS)
+            assert listed(cohort, line) == wanted(scans)
             for scan in scans:
-                wanted = f" --in_prediction {folder}/{scan} --in_batch_record {folder}/batch-{batch}.json --gpu 0 "
-                assert sum(wanted in line and template in line for line in lines) == 1
+                taken = f" --in_prediction {folder}/{scan} --in_batch_record {folder}/batch-{batch}.json --gpu 0 "
+                assert sum(taken in line and template in line for line in lines) == 1
 
 
 def test_the_gpu_profile_asks_a_gpu_for_predictions_only(cohort):
@@ -206,7 +218,7 @@ def test_a_failed_scan_is_left_out_of_a_batch_that_has_not_run(cohort):
     opened(cohort, NETWORK)
     fail(cohort, SCANS[0])
     study = opened(cohort, NETWORK)
-    assert study.register.prediction_scans(SimpleNamespace(batch="1")) == SCANS[1:4]
+    assert listed(cohort, study.register.prediction_list(SimpleNamespace(batch="1"))) == wanted(SCANS[1:4])
     assert members(cohort)[1] == tuple(SCANS[:4]), "it keeps its place"
 
 

@@ -47,6 +47,7 @@ def begin(folder, settings):
     """Leave a checkpoint, as an interrupted training does."""
     study = opened(folder, settings)
     write_text(folder / "out" / study.network.plan.work_folder / "checkpoint.pt", "")
+    write_text(folder / "out" / "tpl-popatlas" / "template_description.json", "{}")  # members stay as they are
     return study.network.plan
 
 
