@@ -48,6 +48,7 @@ INTERFACES: dict[str, str] = {
 TOOLS: dict[str, str] = {
     "CoRegisterGroup": "popatlas.interfaces.xcoreg",
     "DeformImages": "popatlas.interfaces.deform",
+    "SegmentTissues": "popatlas.interfaces.tissues",
 }
 STEPS = INTERFACES | TOOLS
 
