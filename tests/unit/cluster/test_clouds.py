@@ -10,7 +10,7 @@ import yaml
 
 from popatlas.cli.main import parse
 from popatlas.cli.snake import command, environment, profile_of, study_config
-from popatlas.cluster import clouds
+from popatlas.cluster import plugins
 from popatlas.cluster.clouds import MODULES, check_cloud
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
@@ -27,7 +27,7 @@ OWN = {"kubernetes": {"persistent-volumes", "namespace"}, "aws-batch": {"region"
 
 @pytest.fixture
 def installed(monkeypatch):
-    monkeypatch.setattr(clouds, "find_spec", lambda name: name)
+    monkeypatch.setattr(plugins, "find_spec", lambda name: name)
 
 
 @pytest.mark.parametrize("executor", MODULES)
@@ -55,11 +55,19 @@ def test_what_cannot_is_refused(executor, change, place, words, installed):
         check_cloud(executor, IMAGE | VOLUME[executor] | change, PLACES | place)
 
 
-@pytest.mark.parametrize("executor", MODULES)
-def test_without_the_plugin_it_is_named(executor, monkeypatch):
-    monkeypatch.setattr(clouds, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=re.escape(f"pip install 'popatlas[{executor}]'")):
-        check_cloud(executor, {}, PLACES)
+@pytest.mark.parametrize("verb", ["plan", "run"])
+@pytest.mark.parametrize(
+    "profile, line",
+    [
+        ("kubernetes", "'popatlas[kubernetes]'"), ("aws-batch", "'popatlas[aws-batch]'"), ("slurm", "'popatlas[slurm]'"),
+        ("lsf", "snakemake-executor-plugin-lsf"), ("sge", "snakemake-executor-plugin-cluster-generic"),
+        ("pbs", "snakemake-executor-plugin-cluster-generic"),
+    ],
+)  # fmt: skip
+def test_without_the_plugin_it_is_named(profile, line, verb, monkeypatch):
+    monkeypatch.setattr(plugins, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=re.escape(f"not installed. Remedy: pip install {line}")):
+        study_config(parse([verb, "/study/bids", "/study/out", "--profile", profile]))
 
 
 @pytest.mark.parametrize("verb", ["plan", "run"])

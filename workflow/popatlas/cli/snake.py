@@ -18,6 +18,7 @@ from popatlas.cli.arguments import given_path, positive
 from popatlas.cli.options import add_bids_app_options, check_known, options_of
 from popatlas.cluster.clouds import IMAGE, MODULES, VOLUMES, check_cloud
 from popatlas.cluster.environment import without_outer_job
+from popatlas.cluster.plugins import check_plugin
 from popatlas.errors import ConfigError
 from popatlas.resources import workflow_root
 from popatlas.surroundings import QUIET
@@ -124,6 +125,7 @@ def study_config(args: argparse.Namespace) -> Config:
         from popatlas.cli.gpu import in_batches
 
         profile, executor = profile_of(args), str(executor_of(args))
+        check_plugin(executor)
         if profile.get(ARRAYS.removeprefix("--")):
             raise ConfigError(f"{ARRAYS} of the profile cannot be used here. Remedy: {OURS[ARRAYS]}")
         config = in_batches(config, profile)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,10 +71,6 @@ def check_cloud(executor: str, profile: Mapping[str, Any], places: Mapping[str, 
     ConfigError
         With a remedy.
     """
-    if find_spec(MODULES[executor]) is None:
-        raise ConfigError(
-            f"{executor}: its plugin of Snakemake is not installed. Remedy: pip install 'popatlas[{executor}]'"
-        )
     image = str(profile.get(IMAGE) or "")
     if not image or "EXAMPLE" in image:
         raise ConfigError(f"{executor}: jobs need an image with popatlas. Remedy: {IMAGE} of a copy of the profile ({SITE})")
