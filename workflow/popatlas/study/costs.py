@@ -36,6 +36,7 @@ RATES: dict[str, float] = {
 PER_ATLAS = ("propagate_labels", "fuse_labels")
 BY_TEMPLATE = 40.0  # of `extract_brain`, where a template finds the brain
 OTHERS = 0.5  # CPU seconds of a rule that is not in the table
+UNRECORDED = ("settle_ledger",)  # rules without a record of their own
 START = 0.9  # CPU seconds until a job begins (benchmarks/startup.py)
 HEAD = 1.3  # millions of voxels of a real head on a grid of 2 mm
 # part of the seconds that grows with the voxels: a subject takes 58 s at 2 mm and 214 at 1 mm (benchmarks/results/cost)
@@ -131,7 +132,8 @@ def cost(inventory: Inventory, names: Iterable[str], index: pd.DataFrame, before
         cpu, wall = ((START * is_first + seconds * share) / HOUR for seconds in (rate.cpu, rate.wall))
         found[stage] = (count + is_first, cores + cpu, gpus + wall * _gpus(config, job.rule))
     stages = {stage: found[stage] for stage in STAGES if stage in found}
-    return Cost(stages, *_bytes(inventory, needed, voxels, voxels / then), all(rate.is_own for rate in rates.values()))
+    own = all(rate.is_own for rule, rate in rates.items() if rule not in UNRECORDED)
+    return Cost(stages, *_bytes(inventory, needed, voxels, voxels / then), own)
 
 
 def mean_megavoxels(index: pd.DataFrame, config: Config) -> float:
