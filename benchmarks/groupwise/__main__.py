@@ -1,11 +1,12 @@
 """X-CoReg beside other ways to register a group, on groups with known truth.
 
     python -m benchmarks.groupwise [--parts slices volumes growth] [--groups 5]
-    python -m benchmarks.groupwise --parts tissues --data IXI_BIDS --out FOLDER
+    python -m benchmarks.groupwise --parts tissues ages --data IXI_BIDS --out FOLDER
 
 `slices`: the experiment of Luo and Zhuang (2023): three contrasts of an axial slice at 1 mm, four levels of misalignment.
 `volumes`: the same in 3D at 2 mm. `growth`: time and memory for 2 to 64 images. One thread; every method has the same moves,
 levels and steps, but ANTs, which has its own. `tissues`: volumes of real heads by mixtures, beside Atropos.
+`ages`: ventricles of real heads along age, in a conditional atlas and in the single subjects.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pandas as pd
 import torch
 
 from benchmarks.common import Bar, Record, at_least, at_most, parser, report
+from benchmarks.groupwise.ages import age_tables
 from benchmarks.groupwise.cases import Case, make_case
 from benchmarks.groupwise.growth import SIZES, growth
 from benchmarks.groupwise.peers import AGREEMENTS, Agreement, ants_to_first
@@ -41,7 +43,11 @@ TITLES = {
     "volumes": "Volumes: three contrasts at 2 mm",
     "growth": "Growth with the images of a group (slices)",
     "tissues": "Tissue volumes of real heads (IXI at 2 mm)",
+    "ages": "Ventricles along age in a conditional atlas (IXI at 2 mm)",
+    "slopes": "Growth of the ventricles with age (IXI at 2 mm)",
 }
+
+PARTS = ("slices", "volumes", "growth", "tissues", "ages")
 
 
 def methods(ndim: int) -> tuple[str, ...]:
@@ -122,11 +128,13 @@ def _index(table: pd.DataFrame) -> dict[tuple[float, str], float]:
 def main() -> None:
     """Run, print and write."""
     options = parser(__doc__)
-    options.add_argument("--parts", nargs="+", choices=TITLES, default=[*TITLES][:3], help="what to run (the first three)")
+    options.add_argument(
+        "--parts", nargs="+", choices=[*TITLES][:5], default=[*TITLES][:3], help="what to run (the first three)"
+    )
     options.add_argument("--groups", type=int, default=5, help="groups at each level (5)")
     args = options.parse_args()
-    if "tissues" in args.parts and (args.data is None or args.out is None):
-        options.error("the part tissues needs --data and --out")
+    if {"tissues", "ages"} & {*args.parts} and (args.data is None or args.out is None):
+        options.error("the parts tissues and ages need --data and --out")
     torch.set_num_threads(1)
     groups = 1 if args.quick else args.groups
     makers = {
@@ -135,11 +143,14 @@ def main() -> None:
         "growth": lambda: growth(SIZES),
         "tissues": lambda: tissue_table(args.data, args.out / "cohort", 2 if args.quick else None),
     }
-    tables = {TITLES[part]: makers[part]() for part in args.parts}
+    tables = {TITLES[part]: makers[part]() for part in args.parts if part in makers}
+    more: list[Bar] = []
+    if "ages" in args.parts:
+        tables[TITLES["ages"]], tables[TITLES["slopes"]], more = age_tables(args.data, args.out / "cohort")
     data = (
         "tissue maps of MNI152 (nilearn wheel) in simulated contrasts; IXI Hammersmith (brain-development.org, CC BY-SA 3.0)"
     )
-    report("groupwise", tables, bars_of(tables), args, data, tuple(TITLES.values()))
+    report("groupwise", tables, bars_of(tables) + more, args, data, tuple(TITLES.values()))
 
 
 if __name__ == "__main__":

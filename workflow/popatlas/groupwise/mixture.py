@@ -131,19 +131,19 @@ def segment(
         For shapes that differ, values that are not finite, an empty mask, a contrast that is constant in it, a prior that is
         not one, and a class without any prior in it.
     """
-    settings_ = plan or MixtureSettings()
+    chosen = plan or MixtureSettings()
     inside = _checked(images, prior, mask)
-    if settings_.slices != "none" and images.ndim != 4:
+    if chosen.slices != "none" and images.ndim != 4:
         raise InputError("slices move in volumes only", remedy="set slices to none for 2D images")
     low, high = _ends(images, inside)
     scaled = (images - low) / (high - low)
-    problem = _Problem(scaled, prior, inside, settings_)
+    problem = _Problem(scaled, prior, inside, chosen)
     mixtures = problem.first()
-    for _ in range(settings_.rounds if problem.moves else 0):
+    for _ in range(chosen.rounds if problem.moves else 0):
         # one update only: mixtures that fit misplaced images well leave the moves nothing to gain
         mixtures, _ = problem.maximised(mixtures, 1)
         problem.move(mixtures)
-    mixtures, losses = problem.maximised(mixtures, settings_.iterations)
+    mixtures, losses = problem.maximised(mixtures, chosen.iterations)
     if progress is not None:
         progress(f"log-likelihood {losses[0]:.4f} -> {losses[-1]:.4f} in {len(losses) - 1} updates")
     posterior = torch.zeros_like(prior)

@@ -46,6 +46,7 @@ INTERFACES: dict[str, str] = {
 }
 # steps for use by hand
 TOOLS: dict[str, str] = {
+    "BuildConditionalAtlas": "popatlas.interfaces.conditional",
     "CoRegisterGroup": "popatlas.interfaces.xcoreg",
     "DeformImages": "popatlas.interfaces.deform",
     "SegmentTissues": "popatlas.interfaces.tissues",

@@ -133,7 +133,7 @@ def coregister(
 def _told(shrink: int, values: Sequence[float]) -> str:
     if not values:
         return f"shrink {shrink}: no iteration"
-    return f"shrink {shrink}: {values[0]:.4f} -> {max(values):.4f} a image in {len(values)} iterations"
+    return f"shrink {shrink}: {values[0]:.4f} -> {max(values):.4f} an image in {len(values)} iterations"
 
 
 def _level(
