@@ -102,6 +102,24 @@ def test_the_next_run_makes_only_what_follows_and_does_not_take_it_in(study):
     assert after.bad_files == {}, "files whose text was changed are known to their receipts"
 
 
+def test_labels_that_were_fused_from_its_labels_go_whatever_is_asked_for_now(study, capsys):
+    """Of jlf, which the settings have lost since: nothing would make these again."""
+    out, fewer = study / "out", SETTINGS | {"fuse": {"methods": ["majority"], "atlases": 2}}
+    fuse, names = opened(study, SETTINGS).fuse, [*NAMES[:4], "sub-011"]
+    hit = [name for name in names[1:] if "sub-01/anat/sub-01" in fuse.atlases_for(f"{name}/anat/{name}")]
+    files = [out / f"{name}/anat/{name}_desc-{method}_dseg.nii.gz" for name in hit for method in ("majority", "jlf")]
+    assert hit and all(path.is_file() for path in files)
+    opened(study, fewer)
+    write_text(out / "cohort/kept.json", "{}")
+    assert withdraw(study, "01") == 1
+    assert f"{len(files)} label images of other scans" in capsys.readouterr().out and all(path.is_file() for path in files)
+    assert withdraw(study, "01", "--yes") == 0
+    assert not any(path.exists() for path in [*files, out / "cohort/kept.json"])
+    after = Inventory(opened(study, fewer))
+    made = {after.jobs.jobs[name].scan for name in after.needed("all") if after.jobs.jobs[name].rule == "fuse_labels"}
+    assert made >= {f"{name}/anat/{name}" for name in hit} and after.bad_files == {}
+
+
 def test_two_may_withdraw_one_after_the_other(study):
     version = opened(study, SETTINGS).template.version
     for name in ("01", "02"):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 MEGABYTE = 1_000_000
 SHOWN = 10
 REFUSED = 1  # exit code without --yes
+FUSED = "label images of other scans (*_dseg.nii.gz) that were fused from its labels"
+AGAIN = "the next run makes those that your settings ask for"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -22,8 +24,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "withdraw",
         help="remove all that was derived from a subject",
         description="Remove all files in OUT_DIR that were derived from a subject who has withdrawn the consent, and its "
-        "name from tables, pages, logs and records. Tables and pages of the cohort are removed: the next run makes them "
-        "again. Templates and networks that were made of it and others are named and stay. The subject is not taken in "
+        "name from tables, pages, logs and records. Labels of other scans that were fused from its labels, by whatever "
+        "method, are removed too. Tables and pages of the cohort are removed: the next run makes them again. Templates "
+        "and networks that were made of it and others are named and stay. The subject is not taken in "
         "again, though its raw data, which are not touched, may still lie in the dataset: only its id and the date are "
         "kept, in cohort/withdrawn.tsv. Without --yes, nothing is changed, what would be is shown, and the exit code is 1.",
     )
@@ -65,6 +68,8 @@ def main(args: argparse.Namespace) -> int:
     print(
         f"{subject} is withdrawn: {len(found.own)} files and folders of it are removed, {len(found.texts)} name it no more"
     )
+    if found.labels:
+        print(f"  {found.labels} {FUSED} are removed; {AGAIN}")
     for what in found.still_in:
         print(f"  it is still in: {what}")
     print("the next run makes the tables and pages of the cohort again, and takes the subject not in again")
@@ -82,6 +87,8 @@ def _show(found: Withdrawal) -> int:
     if len(found.own) > SHOWN:
         print(f"  ... and {len(found.own) - SHOWN} more")
     print(f"and {len(found.texts)} files name it, beside the tables and pages of the cohort")
+    if found.labels:
+        print(f"{found.labels} {FUSED} would be removed too; {AGAIN}")
     for what in found.still_in:
         print(f"it is also in: {what}")
     print("nothing has been changed; with --yes all that is removed, which cannot be undone")

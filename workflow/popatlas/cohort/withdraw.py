@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from popatlas.cohort.freeze import ALIASES, read_aliases, template_version
-from popatlas.cohort.ledger import FAILURES, LEDGER
+from popatlas.cohort.ledger import FAILURES, KEPT, LEDGER
 from popatlas.cohort.members import MemberList
 from popatlas.cohort.runrecords import CRATE, rename_words
 from popatlas.cohort.select import WITHDRAWN, read_withdrawn
@@ -40,7 +40,7 @@ ROWS = (
     "cohort/label-files.tsv",
 )  # fmt: skip
 # results of all scans, with their receipts: the next run makes them again
-GROUP = ("group", "report/index.html", f"{FOLDER}/group", CRATE)
+GROUP = ("group", "report/index.html", f"{FOLDER}/group", CRATE, KEPT)
 # notes and logs of Snakemake go as a whole, but for the programs that it has installed
 SNAKEMAKE, PROGRAMS = ".snakemake", ("conda", "conda-archive", "singularity")
 CONFIGS = ("config.yaml", "cohort/config.yaml")
@@ -62,6 +62,8 @@ class Withdrawal:
         Files and folders that are of it alone, or of it and another one.
     texts : list of Path
         Files of others that name it.
+    fused : list of Path
+        Labels of other scans that were fused from its own, by whatever method, what follows from them, and receipts.
     still_in : list of str
         What was made of it and others, in words.
     """
@@ -71,6 +73,7 @@ class Withdrawal:
     pseudonym: str
     own: list[Path] = field(default_factory=list)
     texts: list[Path] = field(default_factory=list)
+    fused: list[Path] = field(default_factory=list)
     still_in: list[str] = field(default_factory=list)
 
     @classmethod
@@ -84,6 +87,7 @@ class Withdrawal:
                 continue
             elif found.names(path):
                 found.texts.append(path)
+        found.fused = list(found._fused())
         found.still_in = list(found._still_in())
         return found
 
@@ -96,6 +100,11 @@ class Withdrawal:
     def is_anywhere(self) -> bool:
         """Tell whether anything is there of it."""
         return bool(self.own or self.texts)
+
+    @property
+    def labels(self) -> int:
+        """Number of label images of other scans that were fused from its labels."""
+        return sum(path.name.endswith("_dseg.nii.gz") for path in self.fused)
 
     @property
     def size(self) -> int:
@@ -111,6 +120,21 @@ class Withdrawal:
         content = path.read_bytes()
         return self.subject.encode() in content and bool(self.word.search(content.decode("utf-8", errors="replace")))
 
+    def _fused(self) -> Iterator[Path]:
+        paths = (self.out_dir / FOLDER / "fuse").rglob("*.json")
+        others = [path for path in sorted(paths) if not self.word.search(path.relative_to(self.out_dir).as_posix())]
+        receipts = {path: receipt for path in others if (receipt := Receipt.read(path)) is not None}
+        gone: set[str] = set()
+
+        def follows(receipt: Receipt) -> bool:
+            return any(name in gone or self.word.search(name) for name in receipt.inputs)
+
+        while more := [path for path, receipt in receipts.items() if follows(receipt)]:
+            for path in more:
+                made = _ours(receipts.pop(path).outputs)
+                gone.update(made)
+                yield from (path, *(self.out_dir / name for name in made))
+
     def _still_in(self) -> Iterator[str]:
         for path in sorted((self.out_dir / "cohort").glob("atlas-*.tsv")):
             if path in self.texts:
@@ -118,8 +142,6 @@ class Withdrawal:
                 version = _versions(self.out_dir, label)
                 name = f"{label}@{version}" if version else label
                 yield f"the template {name} (tpl-{label}/), of which it is a member"
-        if self.out_dir / "cohort/label-atlases.tsv" in self.texts:
-            yield "labels of other scans (*_dseg.nii.gz) that were fused from its labels: the next run makes them again"
         if self.out_dir / "atlases" / self.subject in self.own:
             yield "the table of external atlases (fuse.atlases): take it out there, or the next run takes it in again"
         for pattern in NETWORKS:
@@ -140,7 +162,7 @@ class Withdrawal:
         raw = self._raw_files()
         also = (*CONFIGS, *(ROWS if raw else ()))  # they may name it by its label alone, or by its files
         self.texts += [path for name in also if (path := self.out_dir / name).is_file() and path not in self.texts]
-        for path in self.own:
+        for path in (*self.own, *self.fused):
             _remove(path)
         for name in (*self._group_files(), *GROUP):
             _remove(self.out_dir / name)
@@ -195,7 +217,7 @@ class Withdrawal:
         """Return what jobs of the group have made; pictures and Parquet do not show whom they hold."""
         receipts = [Receipt.read(path) for path in sorted((self.out_dir / FOLDER / "group").glob("*.json"))]
         made = [name for receipt in receipts if receipt is not None for name in receipt.outputs]
-        return [name for name in made if name not in ROWS and not Path(name).is_absolute() and ".." not in Path(name).parts]
+        return [name for name in _ours(made) if name not in ROWS]
 
     def _keep_version(self) -> None:
         """Let the template keep its version, though one of its members is called otherwise from now on."""
@@ -253,6 +275,11 @@ def _rows_with(table: pd.DataFrame, word: re.Pattern[str]) -> pd.Series:
     texts = table.select_dtypes(exclude="number").astype(str)
     found: pd.Series = texts.apply(lambda column: column.str.contains(word)).any(axis=1)
     return found
+
+
+def _ours(names: Iterable[str]) -> list[str]:
+    """Return the names of files that are in the output folder."""
+    return [name for name in names if not Path(name).is_absolute() and ".." not in Path(name).parts]
 
 
 def _remove(path: Path) -> None:
