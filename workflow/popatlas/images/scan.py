@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
+from popatlas.images.io import PathLike, load_image
 
 FLAT = 1e-6  # range of a constant image relative to its largest absolute value: float32 rounding
 
@@ -39,6 +41,21 @@ class Scan:
     def ndim(self) -> int:
         """Number of spatial axes."""
         return self.grid.ndim
+
+
+def read_volume(path: PathLike, subject: str | None = None) -> Tensor:
+    """Read one volume of one channel (1, 1, *shape), float32.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read or holds anything else than an image of 2 or 3 axes.
+    """
+    values = np.asarray(load_image(path).dataobj, dtype=np.float32)
+    if values.ndim not in (2, 3):
+        message = f"shape {values.shape} is no image of 2 or 3 axes"
+        raise InputError(message, file=path, subject=subject, remedy="give one volume")
+    return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
 def check_pair(

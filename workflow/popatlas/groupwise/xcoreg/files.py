@@ -17,6 +17,7 @@ from popatlas.images.grid import Grid
 from popatlas.images.header import check_header
 from popatlas.images.io import load_image, save_image
 from popatlas.images.place import read_mask_on
+from popatlas.images.scan import read_volume
 from popatlas.registration.engines.io import between_voxels, check_isotropic
 from popatlas.transforms.itk import write_affine, write_displacement
 from popatlas.transforms.linear import voxel_matrix
@@ -76,7 +77,7 @@ def coregister_files(
     common = Grid.from_file(reference)
     check_isotropic(common, reference, subject)
     result = coregister(
-        [_volume(path, grid, subject) for path, grid in zip(files.images, grids, strict=True)],
+        [read_volume(path, subject) for path in files.images],
         settings,
         shape=common.shape,
         matrices=[_matrix(files, number, common, grid) for number, grid in enumerate(grids)],
@@ -87,14 +88,6 @@ def coregister_files(
         progress=lambda line: print(line, flush=True),
     )
     return result, common
-
-
-def _volume(path: Path, grid: Grid, subject: str | None) -> Tensor:
-    values = np.asarray(load_image(path).dataobj, dtype=np.float32)
-    if tuple(values.shape) != tuple(grid.shape):
-        remedy = "give one volume of one channel"
-        raise InputError(f"shape {values.shape} is no image of 2 or 3 axes", file=path, subject=subject, remedy=remedy)
-    return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
 def _mask(path: Path, image: Path) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.images.arrays import FloatArray
 from popatlas.images.grid import Grid
-from popatlas.images.io import load_image
 from popatlas.images.labels import LabelImage, read_labels, read_mask
+from popatlas.images.scan import read_volume
 from popatlas.measures.landmarks import AXES, RAS_TO_LPS, read_landmarks
 from popatlas.registration.engines.instance.core import InstanceResult, register
 from popatlas.registration.engines.instance.settings import InstanceSettings
@@ -92,7 +92,7 @@ def deform_files(
     """
     grids = Grid.from_file(fixed.image), Grid.from_file(moving.image)
     check_isotropic(grids[0], fixed.image, subject)
-    images = [_image(side.image, grid, subject) for side, grid in zip((fixed, moving), grids, strict=True)]
+    images = [read_volume(side.image, subject) for side in (fixed, moving)]
     masks = [_mask(side, grid, subject) for side, grid in zip((fixed, moving), grids, strict=True)]
     if affine is None:
         identity = torch.eye(grids[0].ndim + 1, dtype=torch.float64)[None]
@@ -116,15 +116,6 @@ def deform_files(
         progress=lambda line: print(line, flush=True),
     )
     return write_fields(result.forward, result.inverse, grids[0], folder, diverged=result.diverged), result
-
-
-def _image(path: Path, grid: Grid, subject: str | None) -> Tensor:
-    values = np.asarray(load_image(path).dataobj, dtype=np.float32)
-    if tuple(values.shape) != tuple(grid.shape):
-        raise InputError(
-            f"shape {values.shape} is no image of 2 or 3 axes", file=path, subject=subject, remedy="give one volume"
-        )
-    return torch.from_numpy(np.ascontiguousarray(values))[None, None]
 
 
 def _mask(side: Side, grid: Grid, subject: str | None) -> Tensor | None:
