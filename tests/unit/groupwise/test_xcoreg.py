@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popatlas.errors import InputError
+from popatlas.groupwise.centre import centred_maps
 from popatlas.groupwise.xcoreg.core import coregister
-from popatlas.groupwise.xcoreg.motion import centred_maps
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface

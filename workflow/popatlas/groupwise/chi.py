@@ -59,7 +59,7 @@ class Intensities:
         found = self.axis.positions(values.reshape(1, -1), self.low, self.high)[0]
         return found.clamp(max=self.axis.first + self.axis.cells - 1e-3)
 
-    def slopes_count(self, values: Tensor) -> Tensor:
+    def counted(self, values: Tensor) -> Tensor:
         """Return 1 for intensities that lie within the ends, and 0 for those that count as an end."""
         return ((values > self.low) & (values < self.high)).to(values.dtype)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError, first_few
+from popatlas.groupwise.centre import centred_maps
 from popatlas.images.scan import check_pair
 from popatlas.registration.engines.instance.core import register
 from popatlas.registration.engines.instance.settings import InstanceSettings, preset
@@ -195,7 +196,7 @@ def _template(
         for number, image in enumerate(images):
             mask = None if masks is None else masks[number]
             maps.append(register(template, image, schedule, moving_mask=mask, threads=threads).forward)
-        maps = centred(maps, weights, ops)
+        maps = centred_maps(maps, ops, weights)
         pieces = zip(images, maps, weights, strict=True)
         new = sum(w * ops.warp(image, field, 1, whole, template.shape[2:]) for image, field, w in pieces)
         assert isinstance(new, Tensor)
@@ -204,14 +205,6 @@ def _template(
         if changes[-1] < plan.tolerance:
             break
     return template, maps, changes
-
-
-def centred(maps: Sequence[Tensor], weights: Sequence[float], ops: TensorOps) -> list[Tensor]:
-    """Return maps whose weighted mean is the identity: each goes through the inverse of the mean map first."""
-    mean = sum(weight * field for weight, field in zip(weights, maps, strict=True))
-    assert isinstance(mean, Tensor)
-    back = ops.invert(mean.contiguous())
-    return [ops.compose(back, field) for field in maps]
 
 
 def weighted_median(images: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -121,7 +121,7 @@ class ChiMetric:
         axis = self.axes[number]
         position = axis.positions(values)
         found = intensity_slope(position, weight, self.anatomy.posterior, self.slopes[number])
-        return found * axis.scale * axis.slopes_count(values)
+        return found * axis.scale * axis.counted(values)
 
     def seen(self, views: Views) -> Anatomy:
         """Return the anatomy with a posterior of 0 where no image has weight."""

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from popatlas.groupwise.centre import centred_maps
 from popatlas.groupwise.xcoreg.group import Group, View, Views
 from popatlas.groupwise.xcoreg.metric import GroupMetric
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
 from popatlas.regularisers.bending import bending
 from popatlas.transforms.ffd import control_shape, dense_from_control
-from popatlas.transforms.fieldops import TensorOps, coarse_shape, double, gradient
+from popatlas.transforms.fieldops import coarse_shape, double, gradient
 from popatlas.transforms.fields import coordinates, sample
 from popatlas.transforms.linear import identity_parameters, matrix
 
@@ -315,23 +316,6 @@ class Diffeomorphic(GroupMotion):
     def displacement(self, number: int) -> Tensor:
         """Return the field of an image."""
         return self.fields[number]
-
-
-def centred_maps(fields: Sequence[Tensor], ops: TensorOps) -> State:
-    """Return maps whose mean is the identity: each goes through the inverse of the mean map first.
-
-    Parameters
-    ----------
-    fields : sequence of (1, D, *shape) Tensor
-        Displacements, voxels of their common grid.
-    ops : TensorOps
-        Operations on them.
-    """
-    mean = fields[0].clone()
-    for field in fields[1:]:
-        mean += field
-    back = ops.invert(mean / len(fields))
-    return [ops.compose(back, field) for field in fields]
 
 
 def _refined(field: Tensor, shape: Sequence[int]) -> Tensor:
