@@ -175,3 +175,18 @@ def test_step_writes_templates_and_volumes(folder):
 def test_bad_files_are_refused(folder, change, message):
     with pytest.raises(InputError, match=message):
         run_step(folder, **change)
+
+
+def test_rows_of_other_subjects_are_refused(folder, tmp_path):
+    """Ages in another order than the images would be those of others, and no number would look wrong."""
+    table = pd.read_csv(folder / "people.tsv", sep="\t")
+    images = []
+    for number in range(7):
+        (tmp_path / f"sub-{number}").mkdir()
+        images.append(tmp_path / f"sub-{number}" / "brain.nii.gz")
+        images[-1].symlink_to(folder / f"{number}.nii.gz")
+    table.assign(participant_id=[f"sub-{number}" for number in range(7)]).to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    change = {"in_images": [str(path) for path in images], "in_covariates": str(tmp_path / "p.tsv")}
+    run_step(folder, **change)
+    with pytest.raises(InputError, match=r"the row of sub-0 stands where brain.nii.gz is"):
+        run_step(folder, **change | {"in_images": [str(path) for path in reversed(images)]})

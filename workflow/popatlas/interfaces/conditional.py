@@ -11,12 +11,13 @@ from nipype.interfaces.base import File, Str, isdefined, traits
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.header import check_header
-from popatlas.images.io import load_image, read_table, save_image, write_table
+from popatlas.images.io import read_table, save_image, write_table
 from popatlas.images.labels import read_labels
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.settings import settings_from
 
 if TYPE_CHECKING:
+    import pandas as pd
     from torch import Tensor
 
 
@@ -91,18 +92,30 @@ class BuildConditionalAtlas(PopatlasInterface):
             message = f"it has {len(table)} rows and the columns {', '.join(map(str, table.columns))}"
             remedy = f"give a table with a row for each of the {count} images and a column '{column}'"
             raise InputError(message, file=self.inputs.in_covariates, remedy=remedy)
+        self._check_rows(table)
         try:
             return [float(value) for value in table[column]]
         except ValueError as error:
             message = f"the column '{column}' is not of numbers: {error}"
             raise InputError(message, file=self.inputs.in_covariates, remedy="name another column") from error
 
+    def _check_rows(self, table: pd.DataFrame) -> None:
+        """Refuse a table whose rows are of other subjects than the images: ages would be those of others."""
+        if "participant_id" not in table:
+            return
+        for path, name in zip(self.inputs.in_images, table["participant_id"].astype(str), strict=True):
+            subject = f"sub-{name.removeprefix('sub-')}"
+            if not any(word == subject for part in Path(path).parts for word in part.split("_")):
+                message = f"the row of {subject} stands where {Path(path).name} is among the images"
+                remedy = "give rows and images in the same order, or a table without participant_id"
+                raise InputError(message, file=self.inputs.in_covariates, remedy=remedy)
+
     def _image(self, path: Path, grid: Grid) -> Tensor:
-        import torch
+        from popatlas.images.scan import read_volume
 
         check_header(path)
         _on(Grid.from_file(path), grid, path)
-        return torch.from_numpy(np.asarray(load_image(path).dataobj, dtype=np.float32).copy())[None, None]
+        return read_volume(path)
 
     def _labels(self, grid: Grid, count: int) -> list[Tensor]:
         import torch
