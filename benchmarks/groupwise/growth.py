@@ -6,12 +6,12 @@ import multiprocessing
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import pandas as pd
 import torch
 
 from benchmarks.groupwise.cases import make_case
+from benchmarks.registration.worker import memory_mb
 from popatlas.groupwise.xcoreg.core import coregister
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
 from popatlas.transforms.kernels import Volume
@@ -23,16 +23,10 @@ def _grow(images: list[Volume], pipe: Connection) -> None:
     torch.set_num_threads(1)
     group = [torch.from_numpy(image) for image in images]
     plan = XCoRegSettings(shrink=(1,), iterations=(10,), starts=1, warmup=5, tolerance=0.0)
-    before = peak_mb()
+    before = memory_mb(peak=True)
     started = time.process_time()
     coregister(group, plan)
-    pipe.send((time.process_time() - started, peak_mb() - before))
-
-
-def peak_mb() -> float:
-    """Return the largest memory of this program, MB; that of `getrusage` holds the peak of the program that started it."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    pipe.send((time.process_time() - started, memory_mb(peak=True) - before))
 
 
 def growth(sizes: Sequence[int]) -> pd.DataFrame:
