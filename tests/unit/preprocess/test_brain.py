@@ -146,6 +146,14 @@ def test_a_visible_gpu_is_used_only_when_it_was_asked_for(tmp_path: Path, networ
     assert [load["gpu"] for load in network] == [used]
 
 
+def normalise(folder: Path) -> None:
+    """Run the step that reads what the extraction of a batch has left in a folder."""
+    files = {"in_file": "head.nii.gz", "in_mask": "mask.nii.gz", "in_batch_record": "receipt.json", "record": "record.json"}
+    files |= {"out_brain": "brain.nii.gz", "out_mask": "m.nii.gz", "out_qc": "qc.json"}
+    inputs = {name: str(folder / file) for name, file in files.items()}
+    NormaliseBrain(volume_ml=[700, 2300], subject="sub-01", **inputs).run()
+
+
 @pytest.mark.parametrize(
     ("error", "code", "remedy"),
     [
@@ -167,17 +175,7 @@ def test_a_scan_that_failed_in_a_batch_fails_for_the_reason_of_the_batch(
     extract(tmp_path)
     assert read_json(tmp_path / "receipt.json")["sub-01"]["code"] == code
     with pytest.raises(InputError) as caught:
-        NormaliseBrain(
-            in_file=str(tmp_path / "head.nii.gz"),
-            in_mask=str(tmp_path / "mask.nii.gz"),
-            in_batch_record=str(tmp_path / "receipt.json"),
-            volume_ml=[700, 2300],
-            out_brain=str(tmp_path / "brain.nii.gz"),
-            out_mask=str(tmp_path / "m.nii.gz"),
-            out_qc=str(tmp_path / "qc.json"),
-            record=str(tmp_path / "record.json"),
-            subject="sub-01",
-        ).run()
+        normalise(tmp_path)
     assert (read_json(tmp_path / "record.json")["code"], remedy in str(caught.value)) == (code, True)
 
 
@@ -194,16 +192,7 @@ def test_a_missing_mask_is_explained_by_what_happened(tmp_path: Path, entry, wor
     save_image(ball().astype(np.float32), AFFINE, tmp_path / "head.nii.gz")
     write_json(tmp_path / "receipt.json", {"sub-01": entry})
     with pytest.raises(InputError, match=words):
-        NormaliseBrain(
-            in_file=str(tmp_path / "head.nii.gz"),
-            in_mask=str(tmp_path / "mask.nii.gz"),
-            in_batch_record=str(tmp_path / "receipt.json"),
-            volume_ml=[700, 2300],
-            out_brain=str(tmp_path / "brain.nii.gz"),
-            out_mask=str(tmp_path / "m.nii.gz"),
-            out_qc=str(tmp_path / "qc.json"),
-            subject="sub-01",
-        ).run()
+        normalise(tmp_path)
 
 
 def test_deepbet_finds_the_brain_without_a_network_connection(tmp_path: Path, head, monkeypatch: pytest.MonkeyPatch) -> None:
