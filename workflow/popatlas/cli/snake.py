@@ -109,7 +109,7 @@ def study_config(args: argparse.Namespace) -> Config:
     check_known(args.snakemake, options_of(args.parser))
     config = with_settings(load_config(args.config, bids_dir=_text(args.bids_dir), out_dir=_text(args.out_dir)), args.set)
     if args.bids_dir is not None and args.out_dir is None:
-        raise ConfigError("OUT_DIR is missing. Remedy: popatlas run BIDS_DIR OUT_DIR")
+        raise ConfigError(f"OUT_DIR is missing. Remedy: {args.parser.prog} BIDS_DIR OUT_DIR")
     chosen: dict[str, object] = {}
     if args.participant_label:
         chosen["include"] = parse_labels(args.participant_label)
