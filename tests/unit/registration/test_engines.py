@@ -204,18 +204,21 @@ def broken_engine(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "reason"),
+    ("error", "reason", "code"),
     [
-        (InputError("no overlap", remedy="look at it"), "no overlap. Remedy: look at it"),
-        (RuntimeError("itk::ERROR"), "RuntimeError: itk::ERROR"),
-        (ValueError("not a shape"), "ValueError: not a shape"),
+        (InputError("no overlap", remedy="look at it"), "no overlap. Remedy: look at it", "input"),
+        (RuntimeError("itk::ERROR"), "RuntimeError: itk::ERROR", "bug"),
+        (ValueError("not a shape"), "ValueError: not a shape", "bug"),
     ],
 )
-def test_an_attempt_that_raises_is_recorded_and_the_next_one_tried(pair, tmp_path, capsys, broken_engine, error, reason):
+def test_an_attempt_that_raises_is_recorded_and_the_next_one_tried(
+    pair, tmp_path, capsys, broken_engine, error, reason, code
+):
     gate = read_json(run(pair, tmp_path, broken_engine(error), [QUICK]) / "gate.json")
     assert (gate["verdict"], gate["engine"]) == ("pass", "ants")
     first, second = gate["attempts"]
-    assert first == {"engine": "greedy", "linear": "ants", "start": "mass", "metrics": {}, "reasons": [reason]}
+    way = {"engine": "greedy", "linear": "ants", "start": "mass"}
+    assert first == {**way, "metrics": {}, "reasons": [reason], "code": code}
     assert second["engine"] == "ants" and second["reasons"] == [] and second["metrics"]["ncc"] == gate["ncc"]
     assert f"greedy from mass raised an error: {reason}" in capsys.readouterr().out
     assert (tmp_path / "warp.nii.gz").exists()
