@@ -135,7 +135,8 @@ IMAGES, PRIOR = contrasts(bodies()), softened(bodies())
 BAD = {
     "shapes": ((IMAGES, PRIOR[:, :5], None), "have shapes"),
     "one class": ((IMAGES, PRIOR[:1], None), "fewer than two classes"),
-    "NaN": ((IMAGES * torch.nan, PRIOR, None), "not finite"),
+    "NaN": ((IMAGES * torch.nan, PRIOR, None), "contrast 1 has 27648 voxels that are NaN"),
+    "NaN in the prior": ((IMAGES, torch.cat([PRIOR[:2], PRIOR[2:] * torch.inf]), None), "the prior of class 3 has"),
     "prior above 1": ((IMAGES, 3 * PRIOR, None), "above 1"),
     "empty mask": ((IMAGES, PRIOR, torch.zeros(IMAGES.shape[1:])), "no voxel is left"),
     "constant": ((torch.ones_like(IMAGES), PRIOR, None), "contrast 1 is constant"),

@@ -142,6 +142,16 @@ def test_classes_of_a_prior_keep_their_numbers():
         assert 2 * int((found & there).sum()) / int(found.sum() + there.sum()) > 0.85
 
 
+def _column(values):
+    return torch.tensor(values).reshape(-1, 1, 1)
+
+
+def _nothing_in_common():
+    """Return two images of noise."""
+    chance = torch.Generator().manual_seed(0)
+    return [torch.randn(1, 1, 16, 16, generator=chance) for _ in range(2)]
+
+
 def bad_groups():
     images, _ = group()
     empty = torch.zeros_like(images[0])
@@ -168,6 +178,16 @@ def test_bad_groups_are_refused(case):
     images, options, message = bad_groups()[case]
     with pytest.raises(InputError, match=message):
         coregister(images, XCoRegSettings(), **options)
+
+
+def test_classes_that_no_voxel_takes_are_named():
+    """Two levels and four classes: two are left, and keep their numbers."""
+    inside = (anatomy() > 0).float()[None, None]
+    result = coregister([inside, 1 - inside], XCoRegSettings(shrink=(1,), iterations=(2,)))
+    assert len(result.vanished()) == 2
+    assert sorted(result.vanished() + result.labels().unique().tolist()) == [1, 2, 3, 4]
+    assert result.posterior is not None
+    assert bool(torch.isfinite(result.posterior).all())
 
 
 def test_3d_runs_on_grids_of_their_own():

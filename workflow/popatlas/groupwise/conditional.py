@@ -17,7 +17,7 @@ from torch import Tensor
 
 from popatlas.errors import InputError, first_few
 from popatlas.groupwise.centre import centred_maps
-from popatlas.images.scan import check_pair
+from popatlas.images.scan import check_image
 from popatlas.registration.engines.instance.core import register
 from popatlas.registration.engines.instance.settings import InstanceSettings, preset
 from popatlas.settings import option, settings
@@ -174,7 +174,7 @@ def _check(images: Sequence[Tensor], covariate: Sequence[float], values: Sequenc
         if image.shape != images[0].shape:
             message = f"{name} has shape {tuple(image.shape)}, {names[0]} {tuple(images[0].shape)}"
             raise InputError(message, remedy="bring all images to one grid")
-        check_pair(image, image, subject=name)
+        check_image(image, subject=name)
 
 
 def _template(

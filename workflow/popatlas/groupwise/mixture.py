@@ -161,8 +161,12 @@ def _checked(images: Tensor, prior: Tensor, mask: Tensor | None) -> Tensor:
         raise InputError(f"contrasts, prior and mask have shapes {sizes}", remedy="bring them to one grid of 2 or 3 axes")
     if len(prior) < 2:
         raise InputError("a prior of fewer than two classes", remedy="give one map for each class")
-    if not bool(torch.isfinite(images).all() and torch.isfinite(prior).all()):
-        raise InputError("contrasts or prior have voxels that are not finite", remedy="replace them")
+    for name, rows in (("contrast", images), ("the prior of class", prior)):
+        wrong = [int((~torch.isfinite(row)).sum()) for row in rows]
+        if any(wrong):
+            first = next(number for number, count in enumerate(wrong) if count)
+            message = f"{name} {first + 1} has {wrong[first]} voxels that are NaN or infinite"
+            raise InputError(message, remedy="replace them, by 0 outside of the field of view")
     if float(prior.min()) < 0 or float(prior.max()) > 1 + 1e-3:
         raise InputError("the prior has values below 0 or above 1", remedy="give probabilities")
     inside = prior.sum(0) > 0 if mask is None else mask > 0

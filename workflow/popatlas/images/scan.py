@@ -86,11 +86,34 @@ def check_pair(
     if axes[0] != axes[1] or axes[0] not in (2, 3):
         message = f"the fixed image has {axes[0]} axes and the moving one {axes[1]}"
         raise InputError(message, subject=subject, remedy="give two images of 2 axes or two of 3 axes")
-    for name, image, mask in (("fixed", fixed, fixed_mask), ("moving", moving, moving_mask)):
-        _check_values(name, image, subject)
-        if mask is not None:
-            _check_mask(name, image, mask, subject)
-        _check_contrast(name, image, mask, subject)
+    check_image(fixed, fixed_mask, subject, "fixed ")
+    check_image(moving, moving_mask, subject, "moving ")
+
+
+def check_image(image: Tensor, mask: Tensor | None = None, subject: str | None = None, kind: str = "") -> None:
+    """Refuse an image that no engine can register; see `check_pair`.
+
+    Parameters
+    ----------
+    image : (B, C, *shape) Tensor
+        Image of 2 or 3 axes.
+    mask : (B or 1, 1, *shape) Tensor, optional
+        Voxels that count are above 0.
+    subject : str, optional
+        Named in the error.
+    kind : str
+        What kind of image it is, with a blank behind it.
+
+    Raises
+    ------
+    InputError
+        For an axis of one voxel, values that are not finite, a constant image (in its mask when it has one), a mask of
+        another shape and an empty mask.
+    """
+    _check_values(kind, image, subject)
+    if mask is not None:
+        _check_mask(kind, image, mask, subject)
+    _check_contrast(kind, image, mask, subject)
 
 
 def check_scans(fixed: Scan, moving: Scan, subject: str | None = None) -> None:
@@ -98,29 +121,29 @@ def check_scans(fixed: Scan, moving: Scan, subject: str | None = None) -> None:
     check_pair(fixed.image, moving.image, fixed.mask, moving.mask, subject)
 
 
-def _check_values(name: str, image: Tensor, subject: str | None) -> None:
+def _check_values(kind: str, image: Tensor, subject: str | None) -> None:
     if min(image.shape[2:]) < 2:
-        message = f"the {name} image has an axis of one voxel (shape {tuple(image.shape[2:])})"
+        message = f"the {kind}image has an axis of one voxel (shape {tuple(image.shape[2:])})"
         raise InputError(message, subject=subject, remedy="drop that axis and register in 2D")
     wrong = int((~torch.isfinite(image)).sum())
     if wrong:
-        message = f"the {name} image has {wrong} voxels that are NaN or infinite"
+        message = f"the {kind}image has {wrong} voxels that are NaN or infinite"
         raise InputError(message, subject=subject, remedy="replace them, by 0 outside of the field of view")
 
 
-def _check_mask(name: str, image: Tensor, mask: Tensor, subject: str | None) -> None:
+def _check_mask(kind: str, image: Tensor, mask: Tensor, subject: str | None) -> None:
     if mask.shape[2:] != image.shape[2:]:
-        message = f"the {name} mask has shape {tuple(mask.shape[2:])} and its image {tuple(image.shape[2:])}"
+        message = f"the {kind}mask has shape {tuple(mask.shape[2:])} and its image {tuple(image.shape[2:])}"
         raise InputError(message, subject=subject, remedy="resample the mask onto the image's grid")
     if not bool((mask > 0).flatten(1).any(1).all()):
-        raise InputError(f"the {name} mask is empty", subject=subject, remedy="check the brain extraction, or give no mask")
+        raise InputError(f"the {kind}mask is empty", subject=subject, remedy="check the brain extraction, or give no mask")
 
 
-def _check_contrast(name: str, image: Tensor, mask: Tensor | None, subject: str | None) -> None:
+def _check_contrast(kind: str, image: Tensor, mask: Tensor | None, subject: str | None) -> None:
     for row in range(image.shape[0]):
         values = image[row] if mask is None else image[row][(mask[row % mask.shape[0]] > 0).expand_as(image[row])]
         low, high = float(values.min()), float(values.max())
         if high - low <= FLAT * max(abs(low), abs(high)):
             where = "" if mask is None else " inside its mask"
-            message = f"the {name} image is constant{where} (value {low:g})"
+            message = f"the {kind}image is constant{where} (value {low:g})"
             raise InputError(message, subject=subject, remedy="check that the file holds the intended image")

@@ -71,6 +71,11 @@ class CoRegisterGroup(PopatlasInterface):
             threads=inputs.threads,
         )
         shares = [] if result.proportions is None else [round(float(share), 4) for share in result.proportions]
+        if result.vanished():
+            nowhere = ", ".join(map(str, result.vanished()))
+            notice = f"classes {nowhere} of {settings.classes} are nowhere the most probable: the images show fewer tissues"
+            self.said.append(notice)
+            print(notice, flush=True)
         self.notes = {"chi": [max(level, default=None) for level in result.history], "proportions": shares}
 
     def _check_count(self, name: str, found: list[Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
@@ -53,6 +54,13 @@ class GroupResult:
         if self.posterior is None:
             raise ValueError("the metric knows no classes")
         return (self.posterior.argmax(0) + 1) * (self.posterior.sum(0) > 0)
+
+    def vanished(self) -> list[int]:
+        """Return the classes, from 1, that are the most probable one nowhere."""
+        if self.posterior is None:
+            return []
+        voxels = torch.bincount(self.labels().flatten(), minlength=len(self.posterior) + 1)
+        return [number for number in range(1, len(self.posterior) + 1) if not voxels[number]]
 
     def inverse(self, number: int, threads: int = 1) -> Tensor:
         """Return the displacement (1, D, *shape) that undoes that of an image, voxels of the common grid."""
@@ -110,13 +118,13 @@ def coregister(
     Raises
     ------
     InputError
-        From `checked_group`; for a prior of another shape; and when no class but one is left.
+        From `checked_group`; for a prior of another shape or with a class that it has nowhere; and when one class is the
+        most probable everywhere, so that the images have nothing to meet by.
     """
     plan = settings or XCoRegSettings()
     full = checked_group(images, tuple(shape or images[0].shape[2:]) if len(images) else (), matrices, masks, names)
-    if prior is not None and tuple(prior.shape) != (plan.classes, *full.shape):
-        message = f"the prior has shape {tuple(prior.shape)}, where {(plan.classes, *full.shape)} is needed"
-        raise InputError(message, remedy="give one map for each class on the common grid")
+    if prior is not None:
+        _check_prior(prior, (plan.classes, *full.shape))
     measure: GroupMetric = metric if metric is not None else ChiMetric(full, plan, prior)
     motion = motion_of(plan, full)
     history = []
@@ -127,7 +135,21 @@ def coregister(
             history.append(_level(motion, measure, group, plan, iterations, kept=kept))
             if progress is not None:
                 progress(_told(shrink, history[-1]))
-        return _result(full, motion, measure, history, plan, threads, kept=kept)
+        result = _result(full, motion, measure, history, plan, threads, kept=kept)
+    if result.posterior is not None and len(result.vanished()) >= plan.classes - 1:
+        message = f"{plan.classes - 1} of {plan.classes} classes have vanished, so that nothing tells where the images meet"
+        raise InputError(message, remedy="check that the images show the same anatomy, and the prior where one is given")
+    return result
+
+
+def _check_prior(prior: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(prior.shape) != shape:
+        message = f"the prior has shape {tuple(prior.shape)}, where {shape} is needed"
+        raise InputError(message, remedy="give one map for each class on the common grid")
+    nowhere = [number for number, one in enumerate(prior, 1) if not float(one.max()) > 0]
+    if nowhere:
+        message = f"class {nowhere[0]} has no prior anywhere"
+        raise InputError(message, remedy="leave its map out, and set classes to the number of maps")
 
 
 def _told(shrink: int, values: Sequence[float]) -> str:

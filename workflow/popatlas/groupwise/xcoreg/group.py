@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
-from popatlas.images.scan import check_pair
+from popatlas.images.scan import check_image
 from popatlas.registration.engines.instance.core import level_matrix
 from popatlas.registration.engines.instance.inputs import zero_border
 from popatlas.transforms.fieldops import TensorOps, block_mean, coarse_shape, ops_for
@@ -82,12 +82,13 @@ def checked_group(
     Raises
     ------
     InputError
-        For fewer than two images, images or masks that cannot be used (`popatlas.images.scan.check_pair`), images of other
+        For fewer than two images, images or masks that cannot be used (`popatlas.images.scan.check_image`), images of other
         shapes than the common grid without matrices, and an image that does not overlap the common grid.
     """
     called = list(names) if names is not None else [f"image {j + 1}" for j in range(len(images))]
     if len(images) < 2:
-        raise InputError(f"a group of {len(images)} images", remedy="give two or more images, of any contrasts")
+        count = f"{len(images)} image{'s' * (len(images) != 1)}"
+        raise InputError(f"a group of {count}", remedy="give two or more images, of any contrasts")
     ndim = len(shape)
     given = list(masks) if masks is not None else [None] * len(images)
     whole = torch.eye(ndim, ndim + 1)[None]
@@ -113,9 +114,9 @@ def _check(name: str, image: Tensor, mask: Tensor | None, ndim: int) -> None:
         message = f"{name} has shape {tuple(image.shape)}, where (1, 1, *{ndim} axes) is needed"
         raise InputError(message, remedy="give images of one channel, all with as many axes as the common grid")
     try:
-        check_pair(image, image, mask, mask)
+        check_image(image, mask)
     except InputError as error:
-        raise InputError(f"{name}: {error.message}".replace("the fixed", "the"), remedy=error.remedy) from error
+        raise InputError(f"{name}: {error.message}", remedy=error.remedy) from error
 
 
 class Views:
