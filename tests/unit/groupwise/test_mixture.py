@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from popatlas.errors import InputError
-from popatlas.groupwise.mixture import MixtureSettings, moved_slices, segment
+from popatlas.groupwise.mixture import moved_slices, segment
+from popatlas.groupwise.settings import MixtureSettings
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
 from popatlas.transforms.ffd import control_shape, dense_from_control
@@ -213,3 +214,20 @@ def test_bad_files_are_refused(files, change, message):
     placed = {key: place(key, value) for key, value in change.items()}
     with pytest.raises(InputError, match=message):
         run_step(files, **placed)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_amounts_of_the_classes_are_found_where_the_prior_knows_none(share):
+    """A prior that is the same everywhere: shares, means and spreads of a known mixture come out."""
+    values, classes = drawn((share, 1 - share), (2.0, 8.0), (0.8, 1.4))
+    flat = torch.full((2, *values.shape[1:]), 0.5)
+    found = segment(values, flat, plan=MixtureSettings(components=1, amounts=True))
+    assert float(found.posterior[0].mean()) == pytest.approx(float((classes == 0).float().mean()), abs=0.005)
+    assert found.mixtures.means[0, :, 0].tolist() == pytest.approx((2.0, 8.0), abs=0.05)
+    losses = found.log_likelihoods
+    assert all(later >= earlier - 2e-5 for earlier, later in itertools.pairwise(losses))
+
+
+def test_a_flat_prior_of_many_classes_is_refused():
+    with pytest.raises(InputError, match="says nothing"):
+        segment(torch.rand(1, 8, 8), torch.full((5, 8, 8), 0.2))

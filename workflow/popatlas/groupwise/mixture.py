@@ -14,40 +14,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
+from popatlas.groupwise.settings import MixtureSettings
 from popatlas.regularisers.bending import bending
-from popatlas.settings import option, settings
 from popatlas.transforms.ffd import control_shape, dense_from_control
 from popatlas.transforms.fieldops import TensorOps
 from popatlas.transforms.fields import warp
 
 FLOOR = 1e-6  # least prior of a class, and least share of a component
 BLUR = 1.8  # voxels; noise that is interpolated halfway between pixels is weaker, and would draw every slice there
+FLAT = 1e-4  # a prior that is the same for all classes but for this says nothing
+MOST_FLAT = 4  # classes that such a prior may have
 LEAST_SPREAD = 0.005  # of a Gaussian, as a share of the range of an image
-
-
-@settings
-class MixtureSettings:
-    """How tissues are found."""
-
-    components: int = option(2, "Gaussians of each class in each contrast", ge=1, le=8)
-    iterations: int = option(40, "Most updates of the mixtures, after the moves", ge=1)
-    rounds: int = option(20, "How often moves and one update of the mixtures take turns", ge=1, le=100)
-    tolerance: float = option(1e-5, "The updates end when the log-likelihood of a voxel gains less", ge=0)
-    slices: Literal["none", "shift", "affine"] = option(
-        "none", "Moves of each slice within its plane, of all contrasts but the first"
-    )
-    slice_axis: int = option(2, "Axis across the slices", ge=0, le=2)
-    deform: bool = option(False, "Deform the prior, by control points with bending energy")
-    spacing: float = option(12.0, "Distance of those control points, voxels", gt=1)
-    bending: float = option(0.01, "Weight of their bending energy", ge=0)
-    rate: float = option(0.2, "Step of the moves, voxels", gt=0)
-    steps: int = option(20, "Steps of the moves in a round", ge=1)
 
 
 @dataclass(frozen=True)
@@ -203,6 +186,7 @@ class _Problem:
         self.slice_moves: Tensor | None = None
         self.control: Tensor | None = None
         self.displacement: Tensor | None = None
+        self.log_amounts = torch.zeros(len(prior))
         if plan.slices != "none":
             self.blurred = in_plane(images, plan.slice_axis, BLUR)
         self._look(images, prior)
@@ -212,9 +196,14 @@ class _Problem:
         self.log_prior = _log_prior(prior)[:, self.inside]
 
     def first(self) -> Gaussians:
-        """Return mixtures from the prior: components share a class by its quantiles."""
+        """Return mixtures from the prior: components share a class by its quantiles.
+
+        A prior that is the same everywhere says nothing of places: classes are told by the first contrast then.
+        """
         count, (classes, voxels) = self.plan.components, self.log_prior.shape
         weights = self.log_prior.exp()
+        if float((weights - weights[:, :1]).abs().max()) < FLAT:
+            weights = _by_intensity(self.values[0], classes)
         means = torch.empty(len(self.values), classes, count)
         spreads = torch.empty_like(means)
         for number, values in enumerate(self.values):
@@ -230,9 +219,23 @@ class _Problem:
 
     def posterior(self, mixtures: Gaussians) -> tuple[Tensor, Tensor]:
         """Return the probability of each class (K, V) and the log-likelihood of each voxel (V,)."""
-        joint = self.log_prior + mixtures.log_density(self.values).sum(0)
+        joint = self._log_shares() + mixtures.log_density(self.values).sum(0)
         total = joint.logsumexp(0)
         return (joint - total).exp(), total
+
+    def _log_shares(self) -> Tensor:
+        """Return the logarithm of the prior (K, V), weighted by the amounts of the classes."""
+        if not self.plan.amounts:
+            return self.log_prior
+        weighted = self.log_prior + self.log_amounts[:, None]
+        return weighted - weighted.logsumexp(0)
+
+    def _weigh(self, classes: Tensor) -> None:
+        """Update the amounts of the classes, by which the prior is weighted, from their posterior (K, V)."""
+        total = (self.log_prior + self.log_amounts[:, None]).logsumexp(0)
+        expected = (self.log_prior - total).exp().double().sum(1)
+        amounts = classes.double().sum(1) / expected.clamp(min=1e-9)
+        self.log_amounts = (amounts / amounts.sum()).clamp(min=FLOOR).log().float()
 
     def maximised(self, mixtures: Gaussians, iterations: int) -> tuple[Gaussians, list[float]]:
         """Return mixtures after expectation and maximisation, and the log-likelihood before each update and at the end."""
@@ -243,6 +246,8 @@ class _Problem:
             if len(losses) > 1 and losses[-1] - losses[-2] < self.plan.tolerance:
                 return mixtures, losses
             mixtures = self._updated(mixtures, classes)
+            if self.plan.amounts:
+                self._weigh(classes)
         losses.append(float(self.posterior(mixtures)[1].mean()))
         return mixtures, losses
 
@@ -301,7 +306,7 @@ class _Problem:
 
     def _deformed(self, mixtures: Gaussians) -> Tensor:
         shape = tuple(self.prior.shape[1:])
-        density = mixtures.log_density(self.values).sum(0)
+        density = mixtures.log_density(self.values).sum(0) + self.log_amounts[:, None]
         if self.control is None:
             self.control = torch.zeros(1, len(shape), *control_shape(shape, self.plan.spacing))
 
@@ -321,7 +326,7 @@ class _Problem:
         found = found.clone()
         densities = mixtures.log_density(self.values)
         for number in range(1, len(self.images)):
-            rest = self.log_prior + densities.sum(0) - densities[number]
+            rest = self._log_shares() + densities.sum(0) - densities[number]
             one = Gaussians(*(array[number : number + 1] for array in (mixtures.shares, mixtures.means, mixtures.spreads)))
             free = torch.zeros(2, 3)
             free[:, 2] = 1
@@ -336,6 +341,21 @@ class _Problem:
 
             found[number] += (self._ascend(torch.zeros(1, count, 2, 3), value) * free)[0]
         return found
+
+
+def _by_intensity(values: Tensor, classes: int) -> Tensor:
+    """Return the class (K, V) of each voxel, 0 or 1, from dark to bright, by the best thresholds of its intensity.
+
+    They maximise the variance between the classes (Otsu), which finds small ones too; more than `MOST_FLAT` take too long.
+    """
+    from skimage.filters import threshold_multiotsu
+
+    if classes > MOST_FLAT:
+        message = f"a prior of {classes} classes that is the same for all of them says nothing"
+        raise InputError(message, remedy=f"give maps that tell the classes apart, or no more than {MOST_FLAT} classes")
+    found = threshold_multiotsu(values.numpy(), classes, nbins=256 if classes < MOST_FLAT else 128)
+    edges = torch.from_numpy(np.asarray(found, dtype=np.float32))
+    return torch.nn.functional.one_hot(torch.bucketize(values, edges), classes).T.to(values)
 
 
 def _log_prior(prior: Tensor) -> Tensor:
