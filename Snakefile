@@ -29,18 +29,13 @@ wildcard_constraints:
     **WILDCARDS,
 
 
-include: "rules/index.smk"
-include: "rules/prepare.smk"
-include: "rules/preprocess.smk"
-include: "rules/register.smk"
-include: "rules/atlas.smk"
-include: "rules/fuse.smk"
-include: "rules/fuse_trained.smk"
-include: "rules/native.smk"
-include: "rules/train.smk"
-include: "rules/train_registration.smk"
-include: "rules/measure.smk"
-include: "rules/report.smk"
+# the pipeline, from top to bottom
+for stage in (
+    *("index", "prepare", "preprocess", "register", "atlas_start", "atlas", "tissues"),
+    *("fuse", "fuse_trained", "native", "train", "train_registration", "measure", "report"),
+):
+
+    include: f"rules/{stage}.smk"
 
 
 rule all:

@@ -74,15 +74,21 @@ def rule_table() -> str:
     return "\n".join(["| rule | step | what it does |", "|---|---|---|", *rows]) + "\n"
 
 
+# the step of `popatlas.study.tissues.Tissues.step`, which some scans have
+DIVISION = ("{params.division}", "SegmentTissues --then")
+
+
 def rules() -> Iterator[tuple[str, list[str], str]]:
     """Yield name, steps and first line of each rule that makes something, as the Snakefile includes them."""
     steps: dict[str, list[str]] = {}
-    included = re.findall(r'include: "(.+)"', (ROOT / "Snakefile").read_text(encoding="utf-8"))
+    listed = re.search(r"for stage in \((.+?)\):", (ROOT / "Snakefile").read_text(encoding="utf-8"), re.S)
+    assert listed is not None
+    included = [f"rules/{name}.smk" for name in re.findall(r'"(\w+)"', listed[1])]
     for place in included:
         text = (ROOT / place).read_text(encoding="utf-8")
         for match in re.finditer(RULE, text):
             name, parent = match["name"] or match["heir"], match["parent"]
-            found = re.findall(r"(?:popatlas step|--then|--also) (\w+)", match["body"])
+            found = re.findall(r"(?:popatlas step|--then|--also) (\w+)", match["body"].replace(*DIVISION))
             found += ["FuseLabels"] if "study.fuse.steps" in match["body"] else []
             steps[name] = found or steps.get(parent, [])
             if steps[name]:

@@ -1,10 +1,11 @@
 rule measure_and_draw:
-    """Measure a scan (volumes, overlap, Jacobian, similarity, landmarks), then draw its figures and its page."""
+    """Divide a scan into its tissues, measure it (volumes, overlap, Jacobian, similarity, landmarks), draw its figures and its page."""
     input:
         unpack(
             study.jobs.asks(
                 "measure_and_draw",
                 study.measure.registered,
+                study.tissues.divided,
                 mask="{scan}_desc-brain_mask.nii.gz",
                 brain="{scan}_desc-brain_T1w.nii.gz",
                 labels=study.fuse.labels,
@@ -31,12 +32,14 @@ rule measure_and_draw:
         template=study.template.column,
         labels=study.fuse.label_options,
         references=study.measure.reference_options,
+        tissues=study.tissues.measure_option,
+        division=study.tissues.step(study.jobs),
         surface=study.config.measure.surface,
         min_voxels=study.config.measure.min_voxels,
     shell:
-        "popatlas step MeasureScan --subject {wildcards.scan:q} --threads {threads} --scan {wildcards.scan:q}"
+        "popatlas step {params.division} MeasureScan --subject {wildcards.scan:q} --threads {threads} --scan {wildcards.scan:q}"
         " --template {params.template} --in_mask {input.mask:q} --in_brain {input.brain:q} {params.labels}"
-        " {params.references} --in_names {input.names:q} --in_template_brain {input.template:q} --in_template_mask"
+        " {params.references} {params.tissues} --in_names {input.names:q} --in_template_brain {input.template:q} --in_template_mask"
         " {input.template_mask:q} --in_warped {input.warped:q} --in_log_jacobian {input.logjacobian:q} --in_affine"
         " {input.affine:q} --in_inverse_warp {input.inverse_warp:q} --in_gate {input.gate:q} --surface {params.surface}"
         " --min_voxels {params.min_voxels} --out_table {output.table:q} {params.measured}"

@@ -101,8 +101,9 @@ rule align_channel:
     params:
         proof=study.jobs.proof("align_channel"),
         channel=study.preprocess.channel_image,
+        group=study.preprocess.group_option,
         n4=study.preprocess.n4,
     shell:
         "popatlas step AlignChannel --subject {wildcards.scan:q} --threads {threads} --in_channel {params.channel:q}"
-        " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q} --out_file {output.image:q}"
+        " --in_reference {input.reference:q} --in_mask {input.mask:q} --n4 {params.n4:q} {params.group} --out_file {output.image:q}"
         " --out_transform {output.transform:q} {params.proof} --record {log:q}.json > {log:q} 2>&1"

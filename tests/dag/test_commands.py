@@ -55,7 +55,7 @@ def test_every_scan_is_measured_with_the_names_of_the_atlases(tmp_path):
     write_text(tmp_path / "set" / "dseg.tsv", "index\tname\n17\thippocampus\n")
     write_text(tmp_path / "set" / "atlases.tsv", "atlas\tt1w\tdseg\na\ta_T1w.nii.gz\ta_dseg.nii.gz\n")
     settings = {"fuse": {"atlases": str(tmp_path / "set" / "atlases.tsv"), "methods": ["majority"]}}
-    found = commands(tmp_path, settings, "MeasureScan")
+    found = commands(tmp_path, settings, r"SegmentTissues .* --then +MeasureScan")
     assert len(found) == 3
     assert all("--in_names cohort/label-names.tsv" in line for line in found)
     opened(tmp_path, settings)

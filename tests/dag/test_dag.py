@@ -54,6 +54,7 @@ def test_jobs_of_the_whole_pipeline(cohort):
         "register_member": 8,
         "average_template": 2,
         "publish_template": 1,
+        "classify_template": 1,
         "register_to_template": 6,
         "fuse_scan": 6,
         "measure_and_draw": 6,

@@ -82,6 +82,7 @@ DELIVERABLES = {
     "report/thumbnails/sub-02/anat/sub-02.png": "draw_subject",
     f"tpl-{LABEL}/tpl-{LABEL}_T1w.nii.gz": "publish_template",
     f"tpl-{LABEL}/template_description.json": "publish_template",
+    f"tpl-{LABEL}/tpl-{LABEL}_probseg.nii.gz": "classify_template",
     "group/volumes.tsv": "tabulate_cohort",
     "group/metrics.parquet": "tabulate_cohort",
     "group/trust.tsv": "tabulate_trust",
@@ -101,7 +102,7 @@ def test_every_result_that_is_lost_is_made_again_by_its_own_job(cohort):
         (cohort / "out" / path).write_bytes(kept)
     assert {rule for rule, made in RULES.items() if made.kept} - set(DELIVERABLES.values()) == {
         "train_trust", "train_segmenter", "segment_scan", "train_registration", "score_truth", "bench_fusion",
-        "labels_to_native",
+        "labels_to_native", "segment_tissues",
     }  # fmt: skip
 
 

@@ -45,8 +45,11 @@ STUDY_OF = {
     "register.weights": "network",
     "register.presets.network": "network",
     "train": "train",
+    "atlas.xcoreg": "grouped",
 }
-STUDIES = {"": BASE, "network": NETWORK, "train": TRAINED}
+STUDIES = {"": BASE, "network": NETWORK, "train": TRAINED, "grouped": {"atlas": {"members": 3, "method": "xcoreg"}}}
+# sections of which one key stands for all
+OF_ONE_KIND = ("atlas.xcoreg", "tissues.mixture")
 # what a key is changed to, where the next value that its schema takes would not do
 OTHERS = {
     "cohort.query": "age < 33", "cohort.include": ["01", "02", "03"], "cohort.exclude": ["04"], "cohort.channels": [],
@@ -60,7 +63,8 @@ OTHERS = {
     "fuse.labels": "derivatives/other/{scan}_dseg.nii.gz", "measure.reference": "", "measure.landmarks": "",
     "measure.truth": "", "fuse.segmenter.labels": "majority", "train.changes": {"schedule": {"seed": 7}},
     "train.recipe": "voxelmorph-diffeo", "train.labels": "jlf", "train.name": "mine", "retention": "minimal",
-    "fuse.dataparams.votes": "label", "register.weights": "brain-contrast",
+    "fuse.dataparams.votes": "label", "register.weights": "brain-contrast", "atlas.xcoreg": {"classes": 3},
+    "tissues.maps": "{folder}/template.nii.gz", "tissues.channels": ["T2w"], "tissues.mixture": {"components": 1},
 }  # fmt: skip
 # where something lies, and what is only drawn when there is no dataset
 LEFT_OUT = (
@@ -101,7 +105,9 @@ def keys(schema, values, prefix=""):
     """Yield key, schema and default of each key that is not a section; presets by engine."""
     for name, part in schema["properties"].items():
         where = f"{prefix}{name}"
-        if part.get("properties") and where != "register.presets":
+        if where in OF_ONE_KIND:
+            yield where, {}, {}
+        elif part.get("properties") and where != "register.presets":
             yield from keys(part, values[name], f"{where}.")
         elif where == "register.presets":
             yield from ((f"{where}.{engine}", {}, {}) for engine in values[name] if engine not in OTHER_ENGINES)

@@ -80,6 +80,7 @@ def test_every_step_and_each_file_that_it_takes_or_writes_is_used_by_a_rule():
     # target_options and map_options of popatlas.study.fuse, composed_options of popatlas.study.register
     code = code.replace("--in_{name} ", "--in_target_affine --in_target_inverse_warp ")
     code = code.replace("--out_{name} ", "".join(f"--out_{name} " for name in (*MAPS, *DERIVED["register_to_template"])))
+    code = code.replace("{params.division} ", "")  # of popatlas.study.tissues, before the measures
     for name in INTERFACES:
         assert re.search(rf'(?:popatlas step |--then |f"){name} ', code), f"no rule runs {name}"
         files = [trait for trait in load_interface(name).input_spec().copyable_trait_names() if re.match("in_|out_", trait)]

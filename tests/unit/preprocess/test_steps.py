@@ -148,8 +148,14 @@ def test_a_mask_of_another_grid_is_refused(tmp_path: Path) -> None:
 # Channels
 
 
-@pytest.mark.parametrize("shift", [(3.0, -4.0, 5.0), (70.0, -90.0, 60.0)], ids=["same session", "lost header"])
-def test_a_known_pose_of_another_contrast_is_recovered(tmp_path: Path, shift: tuple[float, float, float]) -> None:
+@pytest.mark.parametrize(
+    ("shift", "group"),
+    [((3.0, -4.0, 5.0), False), ((70.0, -90.0, 60.0), False), ((70.0, -90.0, 60.0), True)],
+    ids=["same session", "lost header", "lost header, in a group"],
+)
+def test_a_known_pose_of_another_contrast_is_recovered(
+    tmp_path: Path, shift: tuple[float, float, float], group: bool
+) -> None:
     """A voxel's world position differs by a known rigid motion: the transform must take T1w points to channel points."""
     data, affine = reference_brain(3.0)
     mask = tidy_mask(binary_closing(data > 0.05, iterations=2))
@@ -159,11 +165,14 @@ def test_a_known_pose_of_another_contrast_is_recovered(tmp_path: Path, shift: tu
     save_image(data, affine, tmp_path / "t1w.nii.gz")
     save_image(mask, affine, tmp_path / "mask.nii.gz")
     save_image(channel.astype(np.float32), pose @ cropped, tmp_path / "t2w.nii.gz")
+    save_image((data**2 * (1.2 - data)).astype(np.float32), affine, tmp_path / "flair.nii.gz")
     AlignChannel(
         in_channel=str(tmp_path / "t2w.nii.gz"),
         in_reference=str(tmp_path / "t1w.nii.gz"),
         in_mask=str(tmp_path / "mask.nii.gz"),
         n4=n4_options(enabled=False),
+        group=group,
+        in_others=[str(tmp_path / "flair.nii.gz")] * group,
         out_file=str(tmp_path / "aligned.nii.gz"),
         out_transform=str(tmp_path / "rigid.mat"),
     ).run()

@@ -31,9 +31,9 @@ PHANTOMS = {
 }
 
 
-def needs(raw=1.3, grid=1.3, template=0.9, atlases=2):
+def needs(raw=1.3, grid=1.3, template=0.9, atlases=2, members=3):
     run_by = lambda rule, names: jobs_of(CONFIG, rule, names)  # noqa: E731
-    return Needs({SCAN: (raw, grid)}, template, lambda scan: atlases, run_by)
+    return Needs({SCAN: (raw, grid)}, template, lambda scan: atlases, members, run_by)
 
 
 def asked(of, kind, rule):
@@ -87,7 +87,14 @@ def test_a_registration_follows_the_grid():
 @pytest.mark.parametrize("rule", [*sorted(set(NEEDS) - {TRAINED}), "prepare_scan", "fuse_scan", "measure_and_draw"])
 def test_more_voxels_and_atlases_never_ask_for_less(rule):
     small = needs()
-    for larger in (needs(raw=20), needs(grid=10), needs(template=8), needs(atlases=9), needs(grid=10, atlases=9)):
+    for larger in (
+        needs(raw=20),
+        needs(grid=10),
+        needs(template=8),
+        needs(atlases=9),
+        needs(grid=10, atlases=9),
+        needs(members=9),
+    ):
         for kind in ("memory", "minutes"):
             assert asked(larger, kind, rule) >= asked(small, kind, rule)
 

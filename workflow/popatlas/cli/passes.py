@@ -18,6 +18,7 @@ from popatlas.cli.snake import command, environment, is_cluster, shares, slots
 from popatlas.cohort.lock import TOKEN, Lock
 from popatlas.failures import REFUSED, last_words
 from popatlas.reasons import kernel_kills
+from popatlas.stages import SIDE_STAGES
 from popatlas.study.progress import GOAL, QUEUE
 from popatlas.study.shards import Request, forget_shards, read_shards, request
 
@@ -171,7 +172,7 @@ class Passes:
 
     def _left(self, inventory: Inventory, names: Sequence[str]) -> list[str]:
         """Return the jobs that are left to do although none of their scans has failed."""
-        out = {scan for scan, stage in self.failed if stage not in ("channel", "page", "bench")}
+        out = {scan for scan, stage in self.failed if stage not in SIDE_STAGES}
         side = {(scan, stage) for scan, stage in self.failed}
         jobs = [inventory.jobs.jobs[name] for name in names]
         return [job.name for job in jobs if job.scan not in out and (job.scan, job.stage) not in side]

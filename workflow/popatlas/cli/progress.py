@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from popatlas.stages import SIDE_STAGES
 from popatlas.study.progress import MARK, STAGES
 
 INDEX = "index"
@@ -18,7 +19,6 @@ LOOK = 5.0  # seconds between looks at jobs that wait
 OPENED = re.compile(r"popatlas: opened (\d+) of (\d+) images")  # while the dataset is indexed
 # where a failure of the ledger is shown, where its stage has another name
 LEDGER_STAGES = {"channel": "preprocess", "page": "report", "bench": "fuse"}
-SPARED = ("channel", "page", "bench")  # failures that keep a scan in the stages that follow
 SPARING = ("align_channel", "draw_subject")  # the same, as rules
 
 
@@ -188,7 +188,7 @@ class Progress:
                 name = LEDGER_STAGES.get(where, where)
                 stage = self.stages[name]
                 stage.failed[scan] = stage.left.pop(scan, 1)
-                if where not in SPARED:
+                if where not in SIDE_STAGES:
                     self.dead.setdefault(scan, list(STAGES).index(name))
 
     def look(self) -> None:

@@ -28,6 +28,7 @@ from popatlas.settings import Content
 MEMBER_COLUMNS = COLUMNS
 MEMBERS = "atlas.members"
 ALIASES = "cohort/template-versions.json"
+NOT_OF_TEMPLATE = ("members", "most_members")  # keys of the atlas: who takes part is told by the members themselves
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
 
 
@@ -216,10 +217,20 @@ def template_version(members: pd.DataFrame, config: Config) -> str:
         "members": sorted(zip(members["scan"], members["sha256"], strict=True)),
         "preprocess": preprocess_settings(config),
         "presets": used,
-        "atlas": {key: value for key, value in config.content["atlas"].items() if key not in ("members", "most_members")},
+        "atlas": _template_settings(config),
     }
     computed = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     return read_aliases(Path(config.out_dir)).get(computed, computed)
+
+
+def _template_settings(config: Config) -> Content:
+    """Return the settings of the atlas that change its template.
+
+    What a way of building does not use is left out, so that templates of the time before it was there keep their version.
+    """
+    own = config.content["atlas"]
+    unused = ("method", "xcoreg") if config.atlas.method == "mean" else ("iterations",)
+    return {key: value for key, value in own.items() if key not in (*NOT_OF_TEMPLATE, *unused)}
 
 
 def read_aliases(out_dir: Path) -> dict[str, str]:
@@ -234,7 +245,7 @@ def read_aliases(out_dir: Path) -> dict[str, str]:
 def preprocess_settings(config: Config) -> Content:
     """Return the settings of preprocessing that change an image."""
     not_science = ("batch", "gpu", "volume_ml")  # volume_ml judges a mask and does not change it
-    own = config.content["preprocess"]
+    own = {key: value for key, value in config.content["preprocess"].items() if key != "channels"}  # of extra images
     return {**own, "brain": {key: value for key, value in own["brain"].items() if key not in not_science}}
 
 

@@ -4,8 +4,9 @@ A stage is `ok` when the inventory says that all its results are made; files tha
 counts in the attempt in which it was recorded, whatever the clock said. Its code says in a word why (`popatlas.reasons`).
 
 Group steps take the ledger as input and compute on `ok` only, so a broken scan costs itself and nothing else. The extra
-channels and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them stays in. So do
-the labels that an atlas gets in the bench of the fusion methods: an atlas that lacks them is left out of the bench alone.
+channels, the tissues and the QC page of a scan stand in it too, but no group result needs them: a scan that lacks them
+stays in. So do the labels that an atlas gets in the bench of the fusion methods: an atlas that lacks them is left out of
+the bench alone.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ LEDGER, FAILURES = "cohort/ledger.tsv", "cohort/failures.tsv"
 KEPT = "cohort/kept.json"  # bytes of the results after the last run, and the level of `retention`
 FAILURE_COLUMNS = ["scan", "stage", "code", "reason"]
 # Folders below logs/ whose records speak for a stage: a member that cannot be registered blocks the template
-RECORD_FOLDERS = {"register": ("register", "atlas"), "channel": ("preprocess",), "page": ("report",), "bench": ("fuse",)}
+RECORD_FOLDERS = {
+    **{"register": ("register", "atlas"), "channel": ("preprocess",), "tissues": ("tissues",)},
+    **{"page": ("report",), "bench": ("fuse",)},
+}
 # Logs of batches, below logs/, and their tables: what a batch failed at all its scans failed at
 BATCH_LOGS = {
     "preprocess": {BRAINS: "batches/brain-{batch}.log"},
@@ -44,7 +48,7 @@ BATCH_LOGS = {
 }
 RETRY_MARK = ATTEMPT  # records that name no attempt count when they are newer than this file
 CHANNEL_LOG = "_channel-"
-NOT_FOR_ATLASES = ("fuse", "measure", "channel", "page")
+NOT_FOR_ATLASES = ("fuse", "measure", "channel", "tissues", "page")
 KILLED = "the job ended without a word: killed, out of memory or out of time; remedy: give it more memory or time"
 
 
@@ -334,6 +338,6 @@ def left_out(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def incomplete(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return the failures that keep no scan from the group results: of its extra channels and of its QC page."""
+    """Return the failures that keep no scan from the group results: extra channels, tissues, the QC page, the bench."""
     beside = ledger["stage"].isin(list(SIDE_STAGES))
     return ledger.loc[beside & (ledger["state"] == "failed"), COLUMNS].reset_index(drop=True)

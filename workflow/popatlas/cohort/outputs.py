@@ -84,6 +84,13 @@ MEMBER = _iteration(
     gate="{scan}_gate.json",
 )
 AVERAGE = _iteration(template="template_T1w.nii.gz", mask="template_mask.nii.gz", row="convergence.json")
+PREDICTED = f"{BUILD}/iter-1/predictions"  # what a co-registration of the members leaves for each of them
+GROUP_START = {
+    **START,
+    "classes": f"{BUILD}/iter-0/template_probseg.nii.gz",
+    "batch_record": f"{PREDICTED}/group.json",
+}
+CLASSES = {"classes": f"{TEMPLATE}_desc-classes_probseg.nii.gz"}
 PUBLISHED = {
     "template": f"{TEMPLATE}_T1w.nii.gz",
     "mask": f"{TEMPLATE}_desc-brain_mask.nii.gz",
@@ -101,6 +108,12 @@ REGISTERED = {
     "logjacobian": f"{SPACE}_desc-logjacobian_T1w.nii.gz",
     "gate": f"{SPACE}_desc-gate_registration.json",
 }
+TISSUES = {
+    "maps": "{scan}_desc-tissues_probseg.nii.gz",
+    "dseg": "{scan}_desc-tissues_dseg.nii.gz",
+    "volumes": "{scan}_desc-tissues_volumes.tsv",
+}
+TISSUE_MAPS = {"maps": f"{TEMPLATE}_probseg.nii.gz", "description": f"{TEMPLATE}_probseg.json"}
 PAIRED = {
     "affine": f"{PAIR}_desc-affine_xfm.mat",
     "warp": f"{PAIR}_desc-warp_xfm.nii.gz",
@@ -150,6 +163,9 @@ RULES: dict[str, Made] = {
     "make_reference": Made("group", "logs/atlas/make_reference.log", REFERENCE, name=f"{BUILT}/make_reference"),
     "align_to_reference": Made("register", "logs/atlas/{scan}_iter-0.log", FIRST, name=f"{BUILT}/{{scan}}_iter-0"),
     "initialise_template": Made("group", "logs/atlas/template_iter-0.log", START, name=f"{BUILT}/template_iter-0"),
+    "coregister_members": Made(
+        "group", "logs/atlas/coregister_members.log", GROUP_START, name=f"{BUILT}/coregister_members"
+    ),
     "predict_members": Made(
         "register",
         "logs/atlas/predict_iter-{iteration}_batch-{batch}.log",
@@ -165,6 +181,9 @@ RULES: dict[str, Made] = {
     "publish_template": Made(
         "group", "logs/atlas/publish_template.log", PUBLISHED, kept=True, name="atlas/{label}/publish_template"
     ),
+    "classify_template": Made(
+        "group", "logs/atlas/classify_template.log", TISSUE_MAPS, kept=True, name="atlas/{label}/classify_template"
+    ),
     "predict_deformations": Made(
         "register",
         "logs/batches/predict-{batch}.log",
@@ -179,6 +198,7 @@ RULES: dict[str, Made] = {
         proof=("composed", "inverse_composed", "warped", "logjacobian"),
         name="register/{scan}_space-{label}",
     ),
+    "segment_tissues": Made("tissues", "logs/tissues/{scan}_tissues.log", TISSUES, kept=True),
     "register_atlas_to_target": Made("fuse", "logs/fuse/{scan}_from/{atlas}.log", PAIRED),
     "propagate_labels": Made("fuse", "logs/fuse/{scan}_propagate.log", CANDIDATES),
     "fuse_labels": Made("fuse", "logs/fuse/{scan}_{method}.log", FUSED, kept=True),
@@ -221,7 +241,15 @@ PASSING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "register_member": (("warp", "warped", "mask"), ("minimal",)),
 }
 MINIMAL = "minimal"
-PER_SCAN = ("preprocess", "register", "fuse", "measure", "channel", "page")  # stages of scans, in the ledger's order
+PER_SCAN = (
+    "preprocess",
+    "register",
+    "fuse",
+    "measure",
+    "channel",
+    "tissues",
+    "page",
+)  # stages of scans, in the ledger's order
 
 
 def fill(pattern: str, names: Mapping[str, str]) -> str:
@@ -235,6 +263,8 @@ def made_files(config: Config, rule: str) -> dict[str, str]:
     """Return output name to pattern of a rule: with the maps of labels, and the fields, that the configuration wants."""
     left_out = DERIVED.get(rule, ()) if config.retention == MINIMAL else ()
     files = {name: pattern for name, pattern in RULES[rule].files.items() if name not in left_out}
+    if rule == "publish_template" and config.atlas.is_grouped:
+        files |= CLASSES
     maps = {"fuse_labels": MAPS, "segment_scan": ("probability",)}.get(rule, ()) if config.fuse.maps else ()
     method = SEGMENTER if rule == "segment_scan" else "{method}"
     return {**files, **{name: f"{{scan}}_desc-{method}_{name}.nii.gz" for name in maps}}
@@ -266,6 +296,7 @@ def stage_outputs(config: Config, *, labelled: bool) -> dict[str, list[str]]:
     methods = {"fuse_labels": fuse.methods, "labels_to_native": labelling_methods(config)}
     wanted = {
         "fuse_labels": labelled,
+        "segment_tissues": config.tissues.enabled,
         "segment_scan": labelled and fuse.segmenter.enabled,
         "labels_to_native": labelled and fuse.space == "native",
     }

@@ -21,6 +21,8 @@ from popatlas.fusion.settings import (
     StapleSettings,
     Ties,
 )
+from popatlas.groupwise.settings import MixtureSettings
+from popatlas.groupwise.xcoreg.settings import XCoRegSettings
 from popatlas.preprocess.settings import PreprocessSettings
 from popatlas.registration.engines.instance.settings import SimilarityName
 from popatlas.registration.engines.registry import ENGINES
@@ -182,6 +184,12 @@ class Atlas:
         "Existing brain-only template to register to instead of building one; its mask is taken from beside it (*_mask), or "
         "derived",
     )
+    method: Literal["mean", "xcoreg"] = option(
+        "mean",
+        "How the template is built: all members registered to their mean by turns (mean), or as one group to a common space "
+        "(xcoreg, one iteration), which finds its classes too",
+    )
+    xcoreg: XCoRegSettings = option(XCoRegSettings(), "How the group is registered with method xcoreg")
     members: (
         Literal["all"]
         | Annotated[int, Field(ge=2)]
@@ -194,6 +202,32 @@ class Atlas:
     )
     shape_step: float = option(1.0, "Share of the mean deformation removed at each iteration", gt=0, le=1)
     sharpen: float = option(0.0, "Weight of unsharp masking of the mean image", ge=0, le=1)
+
+    @property
+    def is_grouped(self) -> bool:
+        """Tell whether the template is built by registering its members as one group."""
+        return self.template is None and self.method == "xcoreg"
+
+    @property
+    def passes(self) -> int:
+        """Iterations that are made: a group is registered once."""
+        return 1 if self.method == "xcoreg" else self.iterations
+
+
+@settings
+class Tissues:
+    """Tissues of each scan: a map and volumes of CSF, grey and white matter."""
+
+    enabled: bool = option(True, "Divide each brain into its tissues")
+    maps: str | None = option(
+        None,
+        "Tissue maps of an existing template (atlas.template): probabilities of CSF, GM and WM along the last axis; left "
+        "out they are found in the brains",
+    )
+    channels: Annotated[tuple[str, ...], Unique] = option(
+        (), "Extra channels (cohort.channels) that are used beside the T1w; a scan that lacks one gets no tissues"
+    )
+    mixture: MixtureSettings = option(MixtureSettings(), "Mixtures of Gaussians of the tissues")
 
 
 @settings
@@ -298,6 +332,7 @@ class Config:
     )
     register: Register = option(Register(), "Registration to the template")
     atlas: Atlas = option(Atlas(), "Unbiased groupwise template")
+    tissues: Tissues = option(Tissues(), "Tissues of each scan")
     fuse: Fuse = option(Fuse(), "Label propagation and fusion")
     train: Train = option(Train(), "Registration network trained on the cohort")
     measure: Measure = option(Measure(), "Measures and tables")

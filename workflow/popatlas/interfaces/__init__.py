@@ -18,6 +18,8 @@ INTERFACES: dict[str, str] = {
     "AlignChannel": "popatlas.interfaces.preprocess",
     "AverageTemplate": "popatlas.interfaces.groupwise",
     "BenchFusion": "popatlas.interfaces.bench",
+    "ClassifyTemplate": "popatlas.interfaces.tissues",
+    "CoRegisterMembers": "popatlas.interfaces.xcoreg",
     "CorrectAndConform": "popatlas.interfaces.preprocess",
     "DescribeTemplate": "popatlas.interfaces.groupwise",
     "DrawSubject": "popatlas.interfaces.report",
@@ -35,6 +37,7 @@ INTERFACES: dict[str, str] = {
     "RegisterRigid": "popatlas.interfaces.register",
     "ScoreTruth": "popatlas.interfaces.measure",
     "SegmentScan": "popatlas.interfaces.fusion_networks",
+    "SegmentTissues": "popatlas.interfaces.tissues",
     "SettleLedger": "popatlas.interfaces.cohort",
     "TabulateAtlasWeights": "popatlas.interfaces.bench",
     "TabulateCohort": "popatlas.interfaces.measure",
@@ -49,7 +52,6 @@ TOOLS: dict[str, str] = {
     "BuildConditionalAtlas": "popatlas.interfaces.conditional",
     "CoRegisterGroup": "popatlas.interfaces.xcoreg",
     "DeformImages": "popatlas.interfaces.deform",
-    "SegmentTissues": "popatlas.interfaces.tissues",
 }
 STEPS = INTERFACES | TOOLS
 

@@ -108,12 +108,14 @@ class DescribeTemplateInputSpec(PopatlasInputSpec):
     in_mask = File(exists=True, desc="its brain mask; derived from the template (> 0) when left out")
     in_rows = traits.List(File(exists=True), desc="rows of the convergence table, in order")
     in_members = File(exists=True, desc="frozen cohort file")
+    in_classes = File(exists=True, desc="classes that a registration of the members as one group found")
     label = Str(mandatory=True, desc="name of the template")
     version = Str(mandatory=True, desc="hash of members and settings")
     out_template = File(mandatory=True, desc="tpl-<label>_T1w.nii.gz")
     out_mask = File(mandatory=True, desc="brain mask")
     out_convergence = File(mandatory=True, desc="convergence table, TSV")
     out_description = File(mandatory=True, desc="template_description.json")
+    out_classes = File(desc="tpl-<label>_desc-classes_probseg.nii.gz, these classes")
 
 
 class DescribeTemplate(PopatlasInterface):
@@ -139,6 +141,9 @@ class DescribeTemplate(PopatlasInterface):
         columns = list(Iteration.__dataclass_fields__)
         rows = pd.DataFrame([read_json(path) for path in files], columns=columns)
         write_table(rows, self.inputs.out_convergence)
+        if isdefined(self.inputs.in_classes):
+            classes = load_image(self.inputs.in_classes)
+            save_image(np.asarray(classes.dataobj), classes.affine, self.inputs.out_classes, np.float32)
         members = read_table(self.inputs.in_members) if is_built else pd.DataFrame()
         image = read_image(self.inputs.out_template)
         write_json(

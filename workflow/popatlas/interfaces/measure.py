@@ -31,6 +31,7 @@ class MeasureScanInputSpec(PopatlasInputSpec):
     in_brain = File(exists=True, desc="brain on the preprocessed grid")
     in_labels = traits.List(File(exists=True), desc="fused labels, one per method")
     methods = traits.List(Str, desc="method of each file of in_labels")
+    in_tissues = File(exists=True, desc="volumes of the tissues (name, volume_ml)")
     in_reference = File(exists=True, desc="reference labels, any grid in the same world space")
     in_names = File(exists=True, desc="label names (index, name); found beside the reference when left out")
     in_landmarks = File(exists=True, desc="landmarks of the scan (name, x, y, z in RAS mm)")
@@ -65,7 +66,7 @@ class MeasureScan(PopatlasInterface):
                 remedy="name the method of each label image",
             )
         names = (
-            "mask", "brain", "reference", "names", "landmarks", "template_brain", "template_mask", "warped",
+            "mask", "brain", "tissues", "reference", "names", "landmarks", "template_brain", "template_mask", "warped",
             "log_jacobian", "affine", "inverse_warp", "gate",
         )  # fmt: skip
         files: dict[str, Any] = {name: _path(getattr(inputs, f"in_{name}")) for name in names}

@@ -248,6 +248,8 @@ class AlignChannelInputSpec(PopatlasInputSpec):
     in_reference = File(exists=True, mandatory=True, desc="preprocessed T1w")
     in_mask = File(exists=True, mandatory=True, desc="brain mask of the T1w")
     n4 = traits.Dict(mandatory=True, desc="preprocess.n4 (JSON)")
+    group = traits.Bool(False, usedefault=True, desc="align it as one of a group with the T1w and in_others (X-CoReg)")
+    in_others = traits.List(File(exists=True), desc="raw images of the other channels of the session, for the group")
     out_file = File(mandatory=True, desc="channel on the T1w grid")
     out_transform = File(mandatory=True, desc="rigid transform, ITK, T1w to channel points")
 
@@ -265,7 +267,14 @@ class AlignChannel(PopatlasInterface):
         n4 = settings_from(N4Settings, inputs.n4, "preprocess.n4")
         with tempfile.TemporaryDirectory() as folder:
             image, transform = align_channel(
-                inputs.in_channel, inputs.in_reference, inputs.in_mask, n4, Path(folder), inputs.subject
+                inputs.in_channel,
+                inputs.in_reference,
+                inputs.in_mask,
+                n4,
+                Path(folder),
+                inputs.subject,
+                group=inputs.group,
+                others=list(inputs.in_others) if isdefined(inputs.in_others) else [],
             )
             publish(transform, inputs.out_transform)
         with atomic_path(inputs.out_file) as temporary:

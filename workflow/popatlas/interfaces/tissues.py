@@ -1,4 +1,4 @@
-"""Tissues of a subject as a step."""
+"""Steps of tissues: their probabilities on a template, and those of a subject."""
 
 from __future__ import annotations
 
@@ -11,19 +11,31 @@ from nipype.interfaces.base import File, Str, isdefined, traits
 from popatlas.errors import InputError
 from popatlas.images.grid import Grid
 from popatlas.images.header import check_header
-from popatlas.images.io import load_image, save_image, write_table
+from popatlas.images.io import load_image, save_image, write_json, write_table
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.settings import settings_from
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from popatlas.groupwise.tissues import Brain
     from popatlas.images.arrays import FloatArray
+
+LINE_UP = "bring it there, for example with `popatlas apply`"
 
 
 class SegmentTissuesInputSpec(PopatlasInputSpec):
     """Inputs of SegmentTissues; all images lie on the grid of the first."""
 
     in_images = traits.List(File(exists=True), mandatory=True, minlen=1, desc="contrasts of one subject")
-    in_prior = File(exists=True, mandatory=True, desc="probability of each class from an atlas, classes along the last axis")
+    in_prior = File(
+        exists=True,
+        mandatory=True,
+        desc="probability of each class from an atlas, classes along the last axis; on the grid of the first image, or on "
+        "that of a template where affine and inverse warp are given",
+    )
+    in_affine = File(exists=True, desc="affine part of the registration of the subject to that template, ITK")
+    in_inverse_warp = File(exists=True, desc="its displacement field of the way back, ITK")
     in_mask = File(exists=True, desc="voxels to be labelled (where the prior is above 0)")
     names = traits.List(Str, desc="names of the classes for the table (class-1, ...)")
     options = traits.Dict(desc="settings to change (JSON), for example components, slices or deform")
@@ -41,23 +53,26 @@ class SegmentTissues(PopatlasInterface):
         import pandas as pd
         import torch
 
-        from popatlas.groupwise.mixture import MixtureSettings, segment
+        from popatlas.groupwise.mixture import segment
+        from popatlas.groupwise.settings import MixtureSettings
         from popatlas.images.place import read_mask_on
 
         inputs = self.inputs
-        first = Path(inputs.in_images[0])
+        subject, first = inputs.subject or None, Path(inputs.in_images[0])
         grid = Grid.from_file(first)
-        images = np.stack([self._volume(Path(path), grid, first) for path in inputs.in_images])
-        prior = np.moveaxis(self._volume(Path(inputs.in_prior), grid, first, components=True), -1, 0)
+        images = np.stack([read_on(Path(path), grid, first, subject) for path in inputs.in_images])
+        prior = self._prior(grid, first)
         names = list(inputs.names) if isdefined(inputs.names) else [f"class-{k + 1}" for k in range(len(prior))]
         if len(names) != len(prior):
             raise InputError(f"{len(names)} names for {len(prior)} classes", remedy="give one name for each class")
         mask = None
         if isdefined(inputs.in_mask):
-            mask = torch.from_numpy(read_mask_on(inputs.in_mask, first, inputs.subject or None).data > 0)
+            mask = torch.from_numpy(read_mask_on(inputs.in_mask, first, subject).data > 0)
         plan = settings_from(MixtureSettings, inputs.options if isdefined(inputs.options) else {}, "options")
-        there = torch.from_numpy(np.ascontiguousarray(prior))
-        result = segment(torch.from_numpy(images), there, mask, plan, lambda line: print(line, flush=True))
+        try:
+            result = segment(torch.from_numpy(images), prior, mask, plan, lambda line: print(line, flush=True))
+        except InputError as error:
+            raise InputError(error.message, file=first, subject=subject, remedy=error.remedy) from error
         posterior, labels = result.posterior.numpy(), result.labels().numpy()
         save_image(np.moveaxis(posterior, 0, -1), grid.ras_affine, inputs.out_posterior, np.float32)
         if isdefined(inputs.out_labels):
@@ -70,16 +85,115 @@ class SegmentTissues(PopatlasInterface):
             write_table(table, inputs.out_volumes)
         self.notes = {"volume_ml": dict(zip(names, volumes, strict=True))}
 
-    def _volume(self, path: Path, grid: Grid, first: Path, *, components: bool = False) -> FloatArray:
-        """Return an image that lies on the grid of the first, with or without a last axis of components."""
-        subject = self.inputs.subject or None
-        if not components:
-            check_header(path)
-        image = load_image(path)
-        values = np.asarray(image.dataobj, dtype=np.float32)
-        own = Grid.from_affine(values.shape[: grid.ndim], image.affine, path) if components else Grid.from_file(path)
-        if values.ndim != grid.ndim + components or not own.same_as(grid, 1e-2 * min(grid.spacing)):
-            message = f"it does not lie on the grid of {first.name}"
-            remedy = "bring it there, for example with `popatlas apply`"
-            raise InputError(message, file=path, subject=subject, remedy=remedy)
-        return values
+    def _prior(self, grid: Grid, first: Path) -> Tensor:
+        """Return the class probabilities (K, *shape) on the grid of the subject."""
+        import torch
+
+        inputs, path = self.inputs, Path(self.inputs.in_prior)
+        subject = inputs.subject or None
+        if not isdefined(inputs.in_affine) and not isdefined(inputs.in_inverse_warp):
+            return torch.from_numpy(read_on(path, grid, first, subject, components=True))
+        if not (isdefined(inputs.in_affine) and isdefined(inputs.in_inverse_warp)):
+            message = "one of affine and inverse warp is given, and a registration has both"
+            raise InputError(message, subject=subject, remedy="give in_affine and in_inverse_warp")
+        from popatlas.transforms.composed import way_back
+
+        values, own = read_maps(path, subject)
+        return way_back(Path(inputs.in_affine), Path(inputs.in_inverse_warp)).apply(values[None], own, grid)[0]
+
+
+class ClassifyTemplateInputSpec(PopatlasInputSpec):
+    """Inputs of ClassifyTemplate; all images lie on the grid of the template."""
+
+    in_template = File(exists=True, mandatory=True, desc="template")
+    in_brains = traits.List(File(exists=True), mandatory=True, minlen=1, desc="T1w brains on its grid, or the template")
+    in_masks = traits.List(File(exists=True), mandatory=True, minlen=1, desc="mask of each")
+    in_maps = File(exists=True, desc="maps that are there already, classes along the last axis: they are checked and taken")
+    in_classes = File(exists=True, desc="classes of a co-registration of the group, to begin from; the first is background")
+    out_maps = File(mandatory=True, desc="probability of CSF, GM and WM along the last axis")
+    out_description = File(mandatory=True, desc="names of the maps, JSON")
+
+
+class ClassifyTemplate(PopatlasInterface):
+    """Find the tissue probabilities of a template from the brains that were registered to it."""
+
+    input_spec = ClassifyTemplateInputSpec
+
+    def _execute(self) -> None:
+        from popatlas.groupwise.settings import TISSUES
+        from popatlas.groupwise.tissues import tissue_maps
+
+        inputs = self.inputs
+        template = Path(inputs.in_template)
+        grid = Grid.from_file(template)
+        if isdefined(inputs.in_maps):
+            maps, source = self._given(Path(inputs.in_maps), grid, template), "given (tissues.maps)"
+        else:
+            brains, masks = list(inputs.in_brains), list(inputs.in_masks)
+            if len(brains) != len(masks):
+                raise InputError(f"{len(brains)} brains and {len(masks)} masks", remedy="give one mask for each brain")
+            pairs = list(zip(brains, masks, strict=True))
+            readers = [lambda pair=pair: self._brain(*pair, grid=grid, template=template) for pair in pairs]
+            found = tissue_maps(readers, self._classes(grid, template), progress=lambda line: print(line, flush=True))
+            maps, source = found.numpy(), f"mixtures of Gaussians in {len(brains)} brains"
+        save_image(np.moveaxis(maps, 0, -1), grid.ras_affine, inputs.out_maps, np.float32)
+        shares = [float(one.sum(dtype=np.float64)) for one in maps]
+        voxel_ml = float(np.prod(grid.spacing)) / 1000
+        self.notes = {"volume_ml": {name: voxel_ml * share for name, share in zip(TISSUES, shares, strict=True)}}
+        write_json(inputs.out_description, {"LabelMap": list(TISSUES), "Description": f"Tissue probabilities: {source}"})
+
+    def _brain(self, brain: str, mask: str, *, grid: Grid, template: Path) -> Brain:
+        import torch
+
+        from popatlas.images.place import read_mask_on
+
+        image = read_on(Path(brain), grid, template, None)
+        inside = read_mask_on(mask, brain).data > 0
+        return torch.from_numpy(image), torch.from_numpy(inside)
+
+    def _classes(self, grid: Grid, template: Path) -> Tensor | None:
+        """Return the classes of a co-registration but for the first, which is the background."""
+        import torch
+
+        if not isdefined(self.inputs.in_classes):
+            return None
+        found = read_on(Path(self.inputs.in_classes), grid, template, None, components=True)[1:]
+        return torch.from_numpy(np.clip(found, LEAST, 1).astype(np.float32))
+
+    def _given(self, path: Path, grid: Grid, template: Path) -> FloatArray:
+        from popatlas.groupwise.settings import TISSUES
+
+        maps = read_on(path, grid, template, None, components=True)
+        if len(maps) != len(TISSUES) or not np.isfinite(maps).all() or maps.min() < 0 or maps.sum(0).max() > 1.01:
+            message = f"it holds no probabilities of {', '.join(TISSUES)} along the last axis"
+            raise InputError(message, file=path, remedy="give these three maps, between 0 and 1, in this order")
+        return maps
+
+
+LEAST = 0.05  # of a class that a group found: its posteriors are nearly certain, and one brain may differ
+
+
+def read_maps(path: Path, subject: str | None) -> tuple[Tensor, Grid]:
+    """Return class probabilities (K, *shape) and their grid."""
+    import torch
+
+    image = load_image(path)
+    values = np.asarray(image.dataobj, dtype=np.float32)
+    if values.ndim not in (3, 4):
+        message = f"shape {values.shape} is no stack of class maps"
+        raise InputError(message, file=path, subject=subject, remedy="give one map for each class along the last axis")
+    grid = Grid.from_affine(values.shape[:-1], image.affine, path)
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 0))), grid
+
+
+def read_on(path: Path, grid: Grid, first: Path, subject: str | None, *, components: bool = False) -> FloatArray:
+    """Return an image that lies on a grid; one with components along its last axis has them first."""
+    if components:
+        maps, own = read_maps(path, subject)
+        values: FloatArray = maps.numpy()
+    else:
+        check_header(path)
+        values, own = np.asarray(load_image(path).dataobj, dtype=np.float32), Grid.from_file(path)
+    if values.ndim != grid.ndim + components or not own.same_as(grid, 1e-2 * min(grid.spacing)):
+        raise InputError(f"it does not lie on the grid of {first.name}", file=path, subject=subject, remedy=LINE_UP)
+    return values

@@ -13,6 +13,7 @@ KEYS = ["participant_id", "session_id", "template", "method", "label"]
 COLUMNS = [*KEYS, "metric", "value", "unit"]
 # method of rows that describe no label fusion
 REFERENCE, MASK, AFFINE, REGISTRATION, TRUTH = "reference", "mask", "affine", "registration", "truth"
+TISSUES = "tissues"
 ATTEMPT = "attempt"  # with a number: attempt-1
 BRAIN = "brain"  # label of rows that describe the whole brain
 GROUP = "group"  # participant of rows that describe the cohort
@@ -34,7 +35,8 @@ COLUMN_TEXT = {
     "session_id": _SESSION,
     "template": "template label and the first 8 digits of its version hash, label@version",
     "method": "label fusion method (of fuse.methods), or what was measured: reference (reference labels), mask "
-    "(brain mask), affine (after the affine stage only), registration (after the full transform), attempt-1, attempt-2 ... "
+    "(brain mask), affine (after the affine stage only), registration (after the full transform), tissues (sums of the "
+    "probabilities of CSF, GM and WM), attempt-1, attempt-2 ... "
     "(each attempt at the registration; the last is the one that stands), truth (simulation)",
     "label": f"{_STRUCTURE}, the name of the landmark or point, brain, the session before (session_distance), or what an "
     "attempt at the registration was: engine-linear-start",

@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from popatlas.images.io import load_image
+from popatlas.images.io import load_image, read_table
 from popatlas.images.labels import LabelImage, read_labels, read_mask
 from popatlas.images.place import check_place, read_mask_on
 from popatlas.measures.attempts import attempt_rows
-from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION
+from popatlas.measures.dictionary import AFFINE, BRAIN, COLUMNS, MASK, REFERENCE, REGISTRATION, TISSUES
 from popatlas.measures.landmarks import AXES, read_landmarks, to_template
 from popatlas.measures.metrics import OF_FIELDS, OF_IMAGES, OF_LABELS, measure, unit_of
 from popatlas.measures.names import find_names, read_names
@@ -42,6 +42,8 @@ class ScanFiles:
         Brain mask and brain on the preprocessed grid.
     labels : mapping of str to Path
         Fused labels by method.
+    tissues : Path
+        Table of the volumes of the tissues (name, volume_ml).
     reference, names, landmarks : Path
         Reference labels on any grid of the same world space, table of label names (index, name; the one beside the
         reference when left out), landmark table.
@@ -60,6 +62,7 @@ class ScanFiles:
     mask: Path | None = None
     brain: Path | None = None
     labels: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    tissues: Path | None = None
     reference: Path | None = None
     names: Path | None = None
     landmarks: Path | None = None
@@ -103,6 +106,7 @@ def measure_scan(files: ScanFiles, surface: bool = True, min_voxels: int = 1) ->
     rows = [
         *_mask_rows(files),
         *_label_rows(files, surface, max(min_voxels, 1)),
+        *_tissue_rows(files),
         *_registration_rows(files),
         *_landmark_rows(files),
         *_session_rows(files),
@@ -155,6 +159,13 @@ def _label_rows(files: ScanFiles, surface: bool, min_voxels: int) -> Iterator[Ro
         pair = LabelPair(resample_labels(given, image), fused, image.affine, min_voxels=min_voxels)
         for label, metric, value, _ in label_scores(pair, metrics).itertuples(index=False):
             yield method, name(int(label)), str(metric), float(value)
+
+
+def _tissue_rows(files: ScanFiles) -> Iterator[Row]:
+    if files.tissues is not None:
+        table = read_table(files.tissues)
+        for name, volume in zip(table["name"], table["volume_ml"], strict=True):
+            yield TISSUES, str(name), "volume", float(volume)
 
 
 def _reference(files: ScanFiles) -> LabelImage | None:

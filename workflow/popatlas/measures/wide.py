@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from popatlas.images.tables import column_of, number_of
-from popatlas.measures.dictionary import ATLASES
+from popatlas.measures.dictionary import ATLASES, TISSUES
 from popatlas.measures.names import column_names
 
 WHO = ["participant_id", "session_id"]
@@ -65,8 +65,10 @@ class Volumes:
     def columns(self, names: Mapping[int, str] | None = None) -> dict[str, tuple[str, str]]:
         """Return the columns to method and label."""
         numbers = {name: number for number, name in (names or {}).items()}
-        safe = column_names([*numbers, *(label for _, label in self.found)], numbers)
-        return {f"{method}_{safe[label]}": (method, label) for method, label in self.found}
+        safe = column_names([*numbers, *(label for method, label in self.found if method != TISSUES)], numbers)
+        # a structure and a tissue may have one name: neither changes how the other is called
+        plain = column_names(label for method, label in self.found if method == TISSUES)
+        return {f"{method}_{(plain if method == TISSUES else safe)[label]}": (method, label) for method, label in self.found}
 
     def table(
         self, scans: pd.DataFrame, participants: pd.DataFrame | None = None, names: Mapping[int, str] | None = None

@@ -48,4 +48,9 @@ class PreprocessSettings:
     n4: N4Settings = option(N4Settings(), "N4 bias field correction")
     denoise: bool = option(False, "Non-local means before N4")
     brain: BrainSettings = option(BrainSettings(), "Skull stripping")
+    channels: Literal["alone", "group"] = option(
+        "alone",
+        "How extra channels are aligned to the T1w: each alone by mutual information, or all of a session as one group "
+        "(X-CoReg)",
+    )
     intensity: Literal["robust", "zscore", "none"] = option("robust", "Intensity normalisation within the brain")

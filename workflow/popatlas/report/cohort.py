@@ -42,10 +42,11 @@ from popatlas.report.pages import (
     thumbnail,
     write_page,
 )
-from popatlas.report.panels import ScanImages, draw_template
+from popatlas.report.panels import ScanImages
 from popatlas.report.plots import Line, Scatter, Strip, line, scatter, strip
 from popatlas.report.scans import MOST_OUT, ORDER, Row, is_long, shown, write_scans
 from popatlas.report.subject import draw_subject
+from popatlas.report.template import draw_template, draw_tissue_maps
 from popatlas.settings import Content
 
 PACKAGES = ("popatlas", "snakemake", "antspyx", "deepbet", "SimpleITK", "nipype", "nibabel", "numpy", "torch")
@@ -199,7 +200,9 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
     """Return what only the first page shows."""
     counts = summary(cohort.ledger)
     convergence = optional_table(cohort.out_dir / f"tpl-{cohort.label}" / f"tpl-{cohort.label}_desc-convergence_table.tsv")
-    picture = draw_template(ScanImages(cohort.out_dir, "", cohort.label), page.parent / "figures")
+    template = ScanImages(cohort.out_dir, "", cohort.label)
+    picture = draw_template(template, page.parent / "figures")
+    maps = draw_tissue_maps(template, page.parent / "figures") if cohort.config.tissues.enabled else None
     return {
         "rows": shown(rows),
         "is_long": is_long(rows),
@@ -217,6 +220,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
         "stages": [(stage, counts.loc[stage].to_dict()) for stage in counts.index],
         "description": description,
         "template": (picture, link(picture.path, page)) if picture else None,
+        "tissues": (maps, link(maps.path, page)) if maps else None,
         "convergence": convergence_table(convergence),
         "lines": convergence_lines(convergence),
         "strips": strips(cohort),

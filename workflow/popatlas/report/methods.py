@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from popatlas.config.attempts import iteration_preset
-from popatlas.config.sections import Config, Fuse, Measure
+from popatlas.config.sections import Config, Fuse, Measure, Tissues
 from popatlas.fusion.methods import METHODS, SEGMENTER
 from popatlas.fusion.sections import describe as describe_fusion
 from popatlas.preprocess.settings import PreprocessSettings
@@ -107,6 +107,7 @@ def write_methods(config: Config, counts: Counts, methods: Sequence[str], versio
         ("Preprocessing", " ".join(_preprocessing(config.preprocess, counts.channels))),
         ("Template", " ".join(_template(config, counts))),
         ("Registration", " ".join(_registration(config))),
+        ("Tissues", " ".join(_tissues(config.tissues))),
         ("Label fusion", " ".join(_fusion(config.fuse, methods, counts))),
         ("Measures and quality control", " ".join(_measures(config.measure, counts))),
         ("Software", _software(versions)),
@@ -160,23 +161,48 @@ def _template(config: Config, counts: Counts) -> Iterator[str]:
         return
     is_drawn = isinstance(atlas.members, int) or (atlas.members == "all" and counts.members == atlas.most_members)
     drawn = ", drawn evenly from the cohort" * is_drawn
+    if atlas.is_grouped:
+        yield (
+            f"An unbiased template was built from {_several(counts.members, 'scan')}{drawn}: after rigid alignment to the "
+            f"pose of the ICBM 152 average [@fonov2011] all members were registered as one group to a common space with "
+            f"{atlas.xcoreg.classes} latent classes (X-CoReg [@luo2023], {atlas.xcoreg.motion}), each registration was "
+            "judged and, where it failed, made anew, and the registered images were averaged."
+        )
+        return
     yield (
         f"An unbiased template was built from {_several(counts.members, 'scan')}{drawn}: after rigid alignment to the pose "
         f"of the ICBM 152 average [@fonov2011], each of {_several(atlas.iterations, 'iteration')} registered all members to "
         "the current template, averaged the registered images, and deformed the average by the inverse of the mean "
         f"transform [@joshi2004, @avants2010] (step {atlas.shape_step:g})."
     )
-    presets = [iteration_preset(config, number) for number in range(1, atlas.iterations + 1)]
+    presets = [iteration_preset(config, number) for number in range(1, atlas.passes + 1)]
     yield f"The schedules were {', '.join(presets)} (see Registration)."
     if atlas.sharpen:
         yield f"The average was sharpened by unsharp masking (weight {atlas.sharpen:g})."
+
+
+def _tissues(options: Tissues) -> Iterator[str]:
+    if not options.enabled:
+        return
+    contrasts = _list(["the T1-weighted image", *(f"the {name} image" for name in options.channels)])
+    source = (
+        "were given"
+        if options.maps
+        else "were found in the registered brains by mixtures of Gaussians whose prior says nothing of places, then with "
+        "the mean of these posteriors as prior"
+    )
+    yield (
+        f"Each brain was divided into cerebrospinal fluid, grey and white matter by mixtures of "
+        f"{options.mixture.components} Gaussians for each tissue in {contrasts}, with the tissue maps of the template as "
+        f"prior (MvMM [@zhuang2019]). The maps {source} [@ashburner2005]. Volumes are sums of the probabilities."
+    )
 
 
 def _registration(config: Config) -> Iterator[str]:
     options = config.register
     used = [options.preset]
     if config.atlas.template is None:
-        used += [iteration_preset(config, number) for number in range(1, config.atlas.iterations + 1)]
+        used += [iteration_preset(config, number) for number in range(1, config.atlas.passes + 1)]
     linear = {"affine": "our affine engine (multi-resolution, mutual information)", "ants": "ANTs [@avants2008]"}
     yield f"Brains were aligned rigidly and affinely with {linear[options.linear]}."
     engine = ENGINES[options.engine]

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from popatlas.groupwise.settings import TISSUES
 from popatlas.images.io import load_image
 from popatlas.images.labels import read_labels, read_mask
 from popatlas.measures.scan import resample_labels
@@ -140,6 +141,17 @@ class ScanImages:
         there = {method: path for method, path in paths.items() if path.is_file()}
         return {method: read_labels(path, self.scan, empty=True).data for method, path in there.items()}
 
+    @cached_property
+    def tissues(self) -> Array | None:
+        """Most probable tissue of each voxel: 1 CSF, 2 grey matter, 3 white matter."""
+        return self._voxels("desc-tissues_dseg")
+
+    @cached_property
+    def tissue_maps(self) -> Array | None:
+        """Probabilities of the tissues on the template, along the last axis."""
+        path = self.out_dir / f"tpl-{self.label}" / f"tpl-{self.label}_probseg.nii.gz"
+        return voxels(load_image(path)) if path.is_file() else None
+
     def agreement(self, method: str) -> Array | None:
         """Return the share of the atlases that agree with the labels fused by a method."""
         return self._voxels(f"desc-{method}_agreement")
@@ -202,7 +214,9 @@ def draw_scan(images: ScanImages, folder: Path, name: str) -> list[Figure]:
     list of Figure
         In page order.
     """
-    painters: list[Painter] = [_correction, _mask, _channels, _brain, _warped, _template_under, _jacobian, _labels]
+    painters: list[Painter] = [
+        *(_correction, _mask, _channels, _brain, _warped, _template_under, _jacobian, _tissues, _labels)
+    ]
     return [paint(sheet, folder, name) for painter in painters for sheet in painter(images)]
 
 
@@ -298,6 +312,16 @@ def _jacobian(images: ScanImages) -> Iterator[Sheet]:
     yield Sheet("jacobian", "Log Jacobian", caption, rows, PLANE_TITLES, bar)
 
 
+def _tissues(images: ScanImages) -> Iterator[Sheet]:
+    if images.native is None or images.brain is None or images.tissues is None:
+        return
+    brain, tissues, cuts = voxels(images.brain), images.tissues, images.native.mixed()
+    grounds = (Gray(brain, *window(brain)), Gray(tissues, 0.0, float(len(TISSUES))))
+    rows = [[Cell(images.native, cut, [ground]) for cut in cuts] for ground in grounds]
+    caption = "Below the most probable tissue of each voxel: dark the fluid, grey the grey matter, bright the white matter."
+    yield Sheet("tissues", "Tissues", caption, rows, ("brain", "tissues"))
+
+
 def _labels(images: ScanImages) -> Iterator[Sheet]:
     stacks = dict(images.fused)
     if images.reference_labels is not None:
@@ -368,15 +392,3 @@ def _label_column(images: ScanImages) -> Column:
     data = voxels(images.brain)
     # the last method is the most elaborate one of the configuration
     return _column(images.native, [under(data), Labels(list(images.fused.values())[-1])])
-
-
-def draw_template(images: ScanImages, folder: Path) -> Figure | None:
-    """Draw the template in three planes as `template.webp`; None when there is none."""
-    if images.target is None:
-        return None
-    data = images.target.data
-    rows = planes(images.target.view, [Gray(data, *window(data))])
-    path = folder / "template.webp"
-    width, height = draw_sheet(rows, path, titles=PLANE_TITLES)
-    alt = f"Template tpl-{images.label}: seven axial, coronal and sagittal slices."
-    return Figure("template", "Template", "", alt, path, width, height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from popatlas.cohort.batches import MEMBERS, batch_list
+from popatlas.cohort.outputs import CLASSES, fill
 from popatlas.config.attempts import iteration_preset
 from popatlas.config.sections import Config
 from popatlas.images.io import mask_beside
 from popatlas.manyvalues import values_in
+from popatlas.settings import as_content
 from popatlas.study.preprocess import BRAIN, MASK
 from popatlas.study.register import prediction_list, prediction_option
 from popatlas.study.rules import SETTINGS, Files, Given, Wildcards
@@ -88,10 +91,34 @@ class Atlas:
         if self.config.atlas.template is not None:
             return {}
         found = {self._list(0, "images"): self.member_files(f"{self._folder(0)}/{{scan}}_T1w.nii.gz")}
-        for number in range(1, self.config.atlas.iterations + 1):
+        for number in range(1, self.config.atlas.passes + 1):
             files = self.averaged(Iteration(str(number)))
             found |= {self._list(number, name): list(files[name]) for name in AVERAGED}
+        if self.config.atlas.is_grouped:
+            found |= {self._list(0, name): lines for name, lines in self._group().items()}
         return found
+
+    # The group that is registered at once
+
+    def _group(self) -> dict[str, list[str]]:
+        """Return what there is of each member before the group is registered, and the members."""
+        aligned = self.member_files(f"{self._folder(0)}/{{scan}}_xfm.mat")
+        brains = {"brains": self.member_files(BRAIN), "masks": self.member_files(MASK)}
+        return {**brains, "affines": aligned, "scans": list(self.members)}
+
+    def grouped(self, wildcards: Wildcards) -> dict[str, Files]:
+        """Return what the registration of the group reads."""
+        reference = f"{self.template.build_folder}/reference_T1w.nii.gz"
+        files = {name: files for name, files in self._group().items() if name != "scans"}
+        return {"reference": reference, **files}
+
+    @property
+    def group_options(self) -> str:
+        """CoRegisterMembers' options: the members, and how they are registered."""
+        lists = {"in_brains": "brains", "in_masks": "masks", "in_affines": "affines", "scans": "scans"}
+        options = " ".join(f"--{option} @{self._list(0, name)}" for option, name in lists.items())
+        way = json.dumps(as_content(self.config.atlas.xcoreg))
+        return f"{options} --options {shlex.quote(way)} --out_folder {self._folder(1)}/predictions"
 
     def _list(self, iteration: int, name: str) -> str:
         return f"cohort/members-{self.template.label}-{self.template.version}-{iteration}-{name}.txt"
@@ -136,6 +163,8 @@ class Atlas:
 
     def iteration_inputs(self, wildcards: Wildcards) -> dict[str, str]:
         """Return the record of the batch that predicts the registration of a member, nothing when none does."""
+        if self.config.atlas.is_grouped:
+            return {"batch_record": f"{self.iteration_folder(wildcards)}/group.json"}
         if not self.batches:
             return {}
         return {"batch_record": f"{self.iteration_folder(wildcards)}/batch-{self.batches[wildcards.scan]}.json"}
@@ -151,13 +180,14 @@ class Atlas:
         """Return the inputs of the published template: the last iteration; nothing for an existing one."""
         if self.config.atlas.template is not None:
             return {}
-        last = self.config.atlas.iterations
+        last = self.config.atlas.passes
         template, mask = self._made(last)
         return {
             "template": template,
             "mask": mask,
             "rows": [f"{self._folder(number)}/convergence.json" for number in range(1, last + 1)],
             "members": f"cohort/atlas-{self.template.label}.tsv",
+            **({"classes": f"{self._folder(0)}/template_probseg.nii.gz"} if self.config.atlas.is_grouped else {}),
         }
 
     def options(self, wildcards: Wildcards, input: Given) -> str:
@@ -170,4 +200,11 @@ class Atlas:
         if not hasattr(input, "template"):  # it is made
             return name
         given = f"{name} --in_template {shlex.quote(input.template)} --in_mask {shlex.quote(input.mask)}"
-        return f"{given} --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
+        given += f" --in_rows {shlex.join(input.rows)} --in_members {shlex.quote(input.members)}"
+        if not self.config.atlas.is_grouped:
+            return given
+        return f"{given} --in_classes {shlex.quote(input.classes)} --out_classes {shlex.quote(self._classes)}"
+
+    @property
+    def _classes(self) -> str:
+        return fill(CLASSES["classes"], {"label": self.template.label})

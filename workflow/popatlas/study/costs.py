@@ -30,6 +30,7 @@ RATES: dict[str, float] = {
     "align_channel": 6.0, "predict_deformations": 6.0, "predict_members": 6.0, "register_to_template": 9.4,
     "register_atlas_to_target": 9.4, "make_reference": 1.0, "align_to_reference": 3.7, "initialise_template": 0.2,
     "register_member": 7.4, "average_template": 3.2, "publish_template": 0.3, "propagate_labels": 1.0, "fuse_labels": 1.8,
+    "coregister_members": 120.0, "classify_template": 20.0, "segment_tissues": 1.5,
     "labels_to_native": 1.0, "segment_scan": 3.0, "train_trust": 1800.0, "train_segmenter": 1800.0,
     "train_registration": 36000.0, "measure_scan": 3.8, "draw_subject": 2.2, "write_report": 1.3,
 }  # fmt: skip

@@ -22,7 +22,7 @@ from popatlas.registration.gate import judge_again
 from popatlas.study.joblist import BATCHES, Job, JobList, neighbours
 from popatlas.study.jobs import TRAINED
 from popatlas.study.study import Study
-from popatlas.study.together import rule_of
+from popatlas.study.together import NOT_OF_ALL, rule_of
 
 MADE, NEVER, LOST, BROKEN, OUTDATED, SUPERSEDED = "made", "never made", "lost", "broken", "outdated", "superseded"
 REPLACED, REFUSED, FORCED = "replaced", "refused", "forced"
@@ -90,10 +90,18 @@ class Inventory:
         for name in self.jobs.downstream(superseded):
             if self.verdicts[name] == MADE:
                 self.verdicts[name] = SUPERSEDED
+        self._judge_together()
         for name, job in self.jobs.jobs.items():
             if job.rule in SHARED:
                 self.verdicts[name] = self._judge_shared(job)
         self.made = frozenset(name for name, verdict in self.verdicts.items() if verdict == MADE)
+
+    def _judge_together(self) -> None:
+        """Have what reads a result in the job that makes it made again with it: Snakemake knows of the former alone."""
+        for name, job in self.jobs.jobs.items():
+            lost = [need for need in job.needs if need in self.verdicts and self.jobs.jobs[need].rule in NOT_OF_ALL]
+            if self.verdicts[name] == MADE and any(self.verdicts[need] != MADE for need in lost):
+                self.verdicts[name] = SUPERSEDED
 
     def _judged(self, only: Collection[str] | None) -> Collection[str]:
         jobs = self.jobs.jobs

@@ -14,10 +14,11 @@ from popatlas.cohort.outputs import RULES, fill
 from popatlas.cohort.training import NetworkTraining
 from popatlas.fusion.methods import METHODS, SEGMENTER
 from popatlas.study.study import Study
-from popatlas.study.together import jobs_of, prepares_together
+from popatlas.study.together import NOT_OF_ALL, jobs_of, prepares_together
 
 # rules of batches: their scans have receipts of their own, so that only what has to be is made again
 BATCHES = ("extract_brains", "predict_deformations", "predict_members")
+PUBLISHED = ("publish_template", "classify_template")  # of the template
 GROUP = ("tabulate_cohort", "score_truth", "tabulate_trust", "write_report")
 
 
@@ -88,7 +89,8 @@ class JobList:
 
     def run_by(self, rule: str, wildcards: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
         """Return rule and wildcards of the jobs that a job of Snakemake runs."""
-        return jobs_of(self.study.config, rule, wildcards)
+        found = jobs_of(self.study.config, rule, wildcards)
+        return [(one, of) for one, of in found if one not in NOT_OF_ALL or self.name(one, **of) in self.jobs]
 
     @staticmethod
     def log(rule: str, wildcards: Mapping[str, str]) -> str:
@@ -100,13 +102,14 @@ class JobList:
         scans, own = self.study.scans, set(self.study.scans.own)
         stages = {
             "preprocess": ("preprocess",),
-            "subjects": ("preprocess", "register", "fuse", "measure", "channel", "page"),
+            "subjects": ("preprocess", "register", "fuse", "measure", "channel", "tissues", "page"),
         }
         if target in ("segmentations", "networks", "fusion_bench"):
             rules = {"segmentations": "segment_scan", "networks": "train_registration", "fusion_bench": "bench_fusion"}
             return [name for name, job in self.jobs.items() if job.rule == rules[target] and job.scan not in scans.dead]
         wanted = stages.get(target, stages["subjects"])
-        left_out = {("page", scan) for scan in scans.undrawn} | {("channel", scan) for scan in scans.unaligned}
+        failed = {"page": scans.undrawn, "channel": scans.unaligned, "tissues": scans.undivided}
+        left_out = {(stage, scan) for stage, who in failed.items() for scan in who}
         found = [
             name
             for name, job in self.jobs.items()
@@ -117,7 +120,7 @@ class JobList:
         ]
         if target == "preprocess":
             return found
-        found += [name for name, job in self.jobs.items() if job.rule == "publish_template"]
+        found += [name for name, job in self.jobs.items() if job.rule in PUBLISHED]
         if target == "subjects":
             return found
         bench = ("bench_fusion",) if self.study.config.fuse.bench else ()
@@ -160,6 +163,7 @@ class JobList:
         yield from self._preprocessing()
         yield from self._template()
         yield from self._registrations()
+        yield from self._tissues()
         yield from self._fusion()
         yield from self._networks()
         yield from self._native()
@@ -197,11 +201,16 @@ class JobList:
         yield "make_reference", {}, []
         for scan in members:
             yield "align_to_reference", {"scan": scan}, [self.name("make_reference"), self._brain(scan)]
-        yield "initialise_template", {}, [self.name("align_to_reference", scan=scan) for scan in members]
-        before = self.name("initialise_template")
-        count = study.config.atlas.iterations
+        aligned = [self.name("align_to_reference", scan=scan) for scan in members]
+        first, grouped = "initialise_template", study.config.atlas.is_grouped
+        if grouped:
+            first, aligned = "coregister_members", [*aligned, *(self._brain(scan) for scan in members)]
+        yield first, {}, aligned
+        before = self.name(first)
+        count = study.config.atlas.passes
         for iteration in map(str, range(1, count + 1)):
-            batches = {scan: str(study.atlas.batches[scan]) for scan in members} if study.atlas.batches else {}
+            is_predicted = study.atlas.batches and not grouped
+            batches = {scan: str(study.atlas.batches[scan]) for scan in members} if is_predicted else {}
             for batch in dict.fromkeys(batches.values()):
                 brains = [self._brain(scan) for scan in members if batches[scan] == batch]
                 yield "predict_members", {"iteration": iteration, "batch": batch}, [before, *brains]
@@ -227,6 +236,22 @@ class JobList:
         for scan in scans:
             predicted = [self.name("predict_deformations", batch=batches[scan])] if batches else []
             yield "register_to_template", {"scan": scan}, [template, self._brain(scan), *predicted]
+
+    def _tissues(self) -> Iterator[Listed]:
+        study, template = self.study, self.name("publish_template")
+        if not study.config.tissues.enabled:
+            return
+        yield "classify_template", {}, [template, *(self._registered(scan) for scan in study.tissues.seen)]
+        maps = self.name("classify_template")
+        for scan in filter(study.tissues.can_have, self.scans):
+            channels = [self.name("align_channel", scan=scan, channel=one) for one in study.config.tissues.channels]
+            yield "segment_tissues", {"scan": scan}, [self._brain(scan), self._registered(scan), maps, *channels]
+
+    def _registered(self, scan: str) -> str:
+        return self.name("register_to_template", scan=scan)
+
+    def _divided(self, scan: str) -> list[str]:
+        return [self.name("segment_tissues", scan=scan)] if self.study.tissues.has(scan) else []
 
     def _fusion(self) -> Iterator[Listed]:
         study, direct = self.study, self.study.config.fuse.through == "direct"
@@ -301,7 +326,7 @@ class JobList:
     def _measures(self) -> Iterator[Listed]:
         for scan in self.scans:
             basis = [self._brain(scan), self.name("publish_template"), self.name("register_to_template", scan=scan)]
-            yield "measure_scan", {"scan": scan}, [*basis, *self._labels(scan)]
+            yield "measure_scan", {"scan": scan}, [*basis, *self._labels(scan), *self._divided(scan)]
             yield "draw_subject", {"scan": scan}, [self.name("measure_scan", scan=scan), *basis, *self._labels(scan)]
 
     def _group(self) -> Iterator[Listed]:

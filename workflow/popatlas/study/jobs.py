@@ -12,7 +12,7 @@ from popatlas.config.sections import Config
 from popatlas.receipts import FOLDER
 from popatlas.study.madeof import MadeOf
 from popatlas.study.rules import Files, Named, Wildcards
-from popatlas.study.together import LOG, TOGETHER, jobs_of
+from popatlas.study.together import LOG, NOT_OF_ALL, TOGETHER, jobs_of
 
 # rules that are there only where something is trained, and fill in names of their own
 TRAINED = ("train_trust", "train_segmenter", "write_training_table", "train_registration")
@@ -77,7 +77,7 @@ class Jobs:
 
         found: dict[str, object] = {}
         for rule, wildcards in jobs_of(self.config, row, {}):
-            if RULES[rule].kept:
+            if RULES[rule].kept and rule not in NOT_OF_ALL:
                 ending = f"_{wildcards['method']}_{rule}" if "method" in wildcards else ""
                 names = {key: f"{key}{ending}" for key in self.outputs(rule)}
                 found |= {names[key]: update(fill(path, wildcards)) for key, path in self.outputs(rule).items()}

@@ -34,6 +34,7 @@ from popatlas.study.register import Register
 from popatlas.study.report import Report
 from popatlas.study.scans import Scans
 from popatlas.study.template import Template
+from popatlas.study.tissues import Tissues
 
 # keys of the configuration that say where or how fast something is computed, or where it lies
 EXECUTION = ("gpu", "gpus", "batch", "minutes", "bids_dir", "out_dir", "weights", "simulate", "network", "retention")
@@ -56,7 +57,7 @@ class MadeOf:
         Complete configuration.
     out_dir : Path
         Output folder.
-    scans, template, preprocess, register, fuse, bench, network, measure, report
+    scans, template, preprocess, register, tissues, fuse, bench, network, measure, report
         The parts of the study that the fingerprints follow from.
     digests : Digests
         Checksums of files that lie beside the images.
@@ -68,6 +69,7 @@ class MadeOf:
     template: Template
     preprocess: Preprocess
     register: Register
+    tissues: Tissues
     fuse: Fuse
     bench: Bench
     network: Network | None
@@ -89,8 +91,8 @@ class MadeOf:
         if rule in ("conform_image", "labels_to_native"):
             return {self.scans.images[scan]: self.scans.raw_digests[scan]}
         if rule == "align_channel":
-            channel = wildcards["channel"]
-            return {self.scans.channels[scan][channel]: self.scans.channel_digests[scan][channel]}
+            names = (wildcards["channel"], *self.preprocess.others(scan, wildcards["channel"]))
+            return {self.scans.channels[scan][name]: self.scans.channel_digests[scan][name] for name in names}
         if rule in ("propagate_labels", "fuse_labels"):
             used = (self.fuse.atlases[atlas] for atlas in self.fuse.atlases_for(scan))
             return {path: self._atlas_labels[path] for path in used}
@@ -149,8 +151,10 @@ class MadeOf:
 
     def align_channel(self, scan: str, channel: str) -> object:
         """Return what an extra channel of a scan is made of."""
-        raw = self.scans.channel_digests[scan][channel]
-        return [raw, self("brain", scan=scan), self.config.content["preprocess"]["n4"]]
+        digests = self.scans.channel_digests[scan]
+        others = [digests[name] for name in self.preprocess.others(scan, channel)]
+        way = ["group", *others] if self.config.preprocess.channels == "group" else []
+        return [digests[channel], self("brain", scan=scan), self.config.content["preprocess"]["n4"], *way]
 
     # Template: its version is a fingerprint of members, their images and all settings
 
@@ -158,7 +162,7 @@ class MadeOf:
         return self.template.version
 
     make_reference = align_to_reference = initialise_template = predict_members = _template
-    register_member = average_template = publish_template = _template
+    register_member = average_template = publish_template = coregister_members = _template
 
     # Registration
 
@@ -176,6 +180,19 @@ class MadeOf:
     def register_atlas_to_target(self, scan: str, atlas: str) -> object:
         """Return what the registration of an atlas to a target is made of."""
         return [self("brain", scan=scan), self("brain", scan=atlas), self._way()]
+
+    # Tissues
+
+    def classify_template(self) -> object:
+        """Return what the tissue maps of the template are made of, once the template is there."""
+        maps = self.config.tissues.maps
+        return [self.template.version, self._way(), self.digests.of(maps) if maps else ""]
+
+    def segment_tissues(self, scan: str) -> object:
+        """Return what the tissues of a scan are made of."""
+        section = self.config.content["tissues"]
+        channels = [self("align_channel", scan=scan, channel=channel) for channel in self.config.tissues.channels]
+        return [self("register_to_template", scan=scan), self("classify_template"), section["mixture"], channels]
 
     # Fusion
 
@@ -232,6 +249,7 @@ class MadeOf:
     def measure_scan(self, scan: str) -> object:
         """Return what the metrics of a scan are made of."""
         section = self.config.content["measure"]
+        tissues = [self("segment_tissues", scan=scan)] if self.tissues.has(scan) else []
         return [
             self("register_to_template", scan=scan),
             self.labels(scan),
@@ -239,6 +257,7 @@ class MadeOf:
             self._names(),
             self.template.column,
             {key: section[key] for key in ("surface", "min_voxels")},
+            *tissues,
         ]
 
     def _names(self) -> str:
@@ -283,7 +302,9 @@ class MadeOf:
         """Return what the pages of the cohort are made of."""
         weights = [self("tabulate_trust")] if self.fuse.atlas_weights_tables() else []
         bench = [self("bench_fusion")] if self.bench.shown else []
-        failed = [sorted(self.scans.undrawn), sorted(self.scans.unaligned), sorted(self.scans.unbenched)]
-        without = [*failed, *self.scans.incomplete]
+        scans = self.scans
+        failed = [sorted(scans.undrawn), sorted(scans.unaligned), sorted(scans.unbenched)]
+        failed += [sorted(scans.undivided)] if scans.undivided else []
+        without = [*failed, *scans.incomplete]
         pages = {scan: self("draw_subject", scan=scan) for scan in self.report.drawn}
         return [self("tabulate_cohort"), weights, bench, without, pages, self.template.version, science(self.config.content)]

@@ -34,6 +34,8 @@ class Need:
         Bytes for each voxel of the raw image, of the scan on the grid of the study, and of the template.
     atlas : float
         Bytes for each voxel of the scan on that grid and each atlas of it.
+    member : float
+        Bytes for each voxel of the template and each member of it.
     minutes : float
         That are asked for whatever the images; many times what was measured, for slow nodes and disks.
     minutes_raw, minutes_grid, minutes_atlas : float
@@ -45,6 +47,7 @@ class Need:
     grid: float = 0.0
     template: float = 0.0
     atlas: float = 0.0
+    member: float = 0.0
     minutes: float = 10.0
     minutes_raw: float = 0.0
     minutes_grid: float = 0.0
@@ -61,6 +64,9 @@ NEEDS: Mapping[str, Need] = {
     "normalise_brain": Need(150, grid=32),
     "align_to_reference": Need(720, template=95, minutes=20, minutes_grid=1.0),
     "average_template": Need(200, template=160, minutes=120),
+    "coregister_members": Need(330, member=235, minutes=240),
+    "classify_template": Need(300, template=150, minutes=60),
+    "segment_tissues": Need(300, grid=220, minutes_grid=1.0),
     "propagate_labels": Need(280, grid=95, atlas=8, minutes_atlas=0.1),
     "fuse_labels": Need(420, grid=95, atlas=12, minutes_atlas=0.5),
     TRAINED: Need(540, grid=190, atlas=12, minutes=20, minutes_grid=1.0, minutes_atlas=0.5),
@@ -83,6 +89,8 @@ class Needs:
         Millions of voxels of the template.
     atlases : callable
         Returns the number of labelled atlases of a scan.
+    members : int
+        Members of the template.
     run_by : callable
         Returns rule and wildcards of the jobs that a rule of Snakemake runs.
     """
@@ -90,6 +98,7 @@ class Needs:
     voxels: Mapping[str, tuple[float, float]]
     template: float
     atlases: Callable[[str], int]
+    members: int
     run_by: Callable[[str, Mapping[str, str]], list[tuple[str, dict[str, str]]]] = field(repr=False)
 
     def memory(self, rule: str) -> Callable[[Wildcards], int]:
@@ -114,7 +123,7 @@ class Needs:
         """Return the memory that is asked for a step of a scan."""
         raw, grid = self.voxels.get(scan, HEAD)
         found = need.base + need.raw * raw + need.grid * grid + need.template * self.template
-        found += need.atlas * grid * self.atlases(scan)
+        found += need.atlas * grid * self.atlases(scan) + need.member * self.template * self.members
         return math.ceil(max(MARGIN * found, found + SNAKEMAKE) / STEP) * STEP
 
     def _minutes(self, need: Need, scan: str) -> float:

@@ -28,6 +28,7 @@ from popatlas.study.retention import make_again, missing
 from popatlas.study.rules import PARTS
 from popatlas.study.shards import Request, read_shards, split, targets, write_shards
 from popatlas.study.study import Study, open_study
+from popatlas.study.together import NOT_OF_ALL
 
 MEGA = 1e6
 # options of Snakemake with which it runs no job
@@ -206,7 +207,8 @@ def with_inventory(
     """
     made, jobs, given = inventory.made, inventory.jobs, shards or {}
     looked = jobs.jobs if names is None else [name for name in names if name in jobs.jobs]
-    left = {name: inventory.files(jobs.jobs[name]) for name in looked if name not in made}
+    known = (name for name in looked if jobs.jobs[name].rule not in NOT_OF_ALL)
+    left = {name: inventory.files(jobs.jobs[name]) for name in known if name not in made}
     to_make = {
         part: [path for name in (given[part] if part in given else jobs.wanted(part)) for path in left.get(name, ())]
         for part in (*PARTS, "all")

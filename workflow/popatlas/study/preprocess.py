@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from popatlas.cohort.batches import Batches
 from popatlas.config.sections import Config
-from popatlas.study.rules import Wildcards
+from popatlas.study.rules import Wildcards, option
 
 CONFORMED = "{scan}_desc-preproc_T1w.nii.gz"
 BRAIN, MASK = "{scan}_desc-brain_T1w.nii.gz", "{scan}_desc-brain_mask.nii.gz"
@@ -58,6 +58,19 @@ class Preprocess:
     def channel_image(self, wildcards: Wildcards) -> str:
         """Return an extra channel of a scan."""
         return self.channels[wildcards.scan][wildcards.channel]
+
+    def others(self, scan: str, channel: str) -> list[str]:
+        """Return the other channels of a session that a channel is aligned together with."""
+        found = self.channels.get(scan, {}) if self.config.preprocess.channels == "group" else {}
+        return [name for name in found if name != channel]
+
+    def group_option(self, wildcards: Wildcards) -> str:
+        """Return AlignChannel's option for a channel that is aligned as one of a group."""
+        if self.config.preprocess.channels != "group":
+            return ""
+        images = self.channels[wildcards.scan]
+        others = [images[name] for name in self.others(wildcards.scan, wildcards.channel)]
+        return f"--group True {option('--in_others', others)}"
 
     def batch_images(self, wildcards: Wildcards) -> list[str]:
         """Return the conformed images of a batch."""

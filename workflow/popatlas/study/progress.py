@@ -36,11 +36,12 @@ STAGES: dict[str, tuple[str, ...]] = {
     "preprocess": ("conform_image", "extract_brain", "extract_brains", "normalise_brain", "align_channel"),
     "atlas": (
         *("make_reference", "align_to_reference", "initialise_template", "predict_members", "register_member"),
-        *("average_template", "publish_template"),
+        *("average_template", "coregister_members", "publish_template", "classify_template"),
     ),
     "register": ("predict_deformations", "register_to_template"),
     "fuse": ("register_atlas_to_target", "propagate_labels", "fuse_labels", "segment_scan", "labels_to_native"),
     "train": ("train_trust", "train_segmenter", "write_training_table", "train_registration"),
+    "tissues": ("segment_tissues",),
     "measure": ("measure_scan",),
     "report": (
         *("draw_subject", "settle_ledger", "score_truth", "tabulate_cohort", "tabulate_trust", "bench_fusion"),

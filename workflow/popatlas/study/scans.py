@@ -43,8 +43,8 @@ class Scans:
         Scan, stage, code and reason of what failed at a stage that no other scan needs.
     voxels : dict
         Scan to the millions of voxels of its T1w, and of cubic millimetres that it covers.
-    unaligned, undrawn, unbenched : frozenset of str
-        Those that failed at a stage that no other scan needs: an extra channel, their page, the bench.
+    unaligned, undivided, undrawn, unbenched : frozenset of str
+        Those that failed at a stage that no other scan needs: an extra channel, tissues, their page, the bench.
     """
 
     images: dict[str, str]
@@ -58,6 +58,7 @@ class Scans:
     outside: list[list[str]]
     incomplete: list[list[str]]
     unaligned: frozenset[str]
+    undivided: frozenset[str]
     undrawn: frozenset[str]
     unbenched: frozenset[str]
     voxels: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -88,6 +89,7 @@ class Scans:
             outside=[[*row, *why.loc[row[0]].tolist()] if row[0] in why.index else row for row in out],
             incomplete=failures[beside].to_numpy().tolist(),
             unaligned=frozenset(failed["channel"]),
+            undivided=frozenset(failed["tissues"]),
             undrawn=frozenset(failed["page"]),
             unbenched=frozenset(failed["bench"]),
             voxels={

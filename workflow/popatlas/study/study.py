@@ -35,6 +35,7 @@ from popatlas.study.register import Register, prediction_folder
 from popatlas.study.report import Report
 from popatlas.study.scans import Scans
 from popatlas.study.template import Template
+from popatlas.study.tissues import Tissues
 from popatlas.study.train import Train
 
 
@@ -77,7 +78,7 @@ class Study:
         What is known of the scans.
     template : Template
         What they are registered to.
-    preprocess, atlas, register, fuse, train, network, measure, bench, report
+    preprocess, atlas, register, tissues, fuse, train, network, measure, bench, report
         What the rules of a stage ask; `network` is None where no registration network is trained.
     digests : Digests
         Checksums of files.
@@ -94,6 +95,7 @@ class Study:
     preprocess: Preprocess
     atlas: Atlas
     register: Register
+    tissues: Tissues
     fuse: Fuse
     train: Train
     network: Network | None
@@ -123,6 +125,8 @@ class Study:
         preprocess = Preprocess(config, scans.images, scans.channels, extraction)
         atlas = Atlas(config, template, tuple(members["scan"]), predicted, attempts)
         register = Register(config, template, attempts, predictions, prediction)
+        usable = tuple(scan for scan in members["scan"] if scan in scans.serving)
+        tissues = Tissues(config, template, usable, scans.channels, scans.unaligned, scans.undivided)
         fuse = Fuse(config, template, scans.own, atlases, trainings)
         train = Train(config, trainings, atlases)
         network = Network(config, plan) if plan else None
@@ -130,7 +134,7 @@ class Study:
         bench = Bench(config, fuse, scans.unbenched)
         report = Report(scans.own, scans.undrawn, tuple(fuse.all_methods))
         made_of = MadeOf(
-            config, out_dir, scans, template, preprocess, register, fuse, bench, network, measure, report, digests
+            config, out_dir, scans, template, preprocess, register, tissues, fuse, bench, network, measure, report, digests
         )
         filled = {
             "label": template.label,
@@ -141,10 +145,12 @@ class Study:
         jobs = Jobs(config, filled, _trained(trainings, plan), made_of)
         edge = float(config.preprocess.resolution_mm)
         voxels = {scan: (raw, volume / edge**3) for scan, (raw, volume) in scans.voxels.items()}
-        needs = Needs(voxels, register.template_voxels(), lambda scan: len(fuse.atlases_for(scan)), jobs.run_by)
+        needs = Needs(
+            voxels, register.template_voxels(), lambda scan: len(fuse.atlases_for(scan)), len(members), jobs.run_by
+        )
         return cls(
-            config, out_dir, scans, template, preprocess, atlas, register, fuse, train, network, measure, bench, report,
-            digests, jobs, needs,
+            config, out_dir, scans, template, preprocess, atlas, register, tissues, fuse, train, network, measure, bench,
+            report, digests, jobs, needs,
         )  # fmt: skip
 
     def write_lists(self) -> None:
@@ -154,6 +160,7 @@ class Study:
             | self.register.batches.listed()
             | self.fuse.listed()
             | self.atlas.listed()
+            | self.tissues.listed()
             | self.bench.listed()
             | self.train.listed()
             | (self.network.listed() if self.network else {})

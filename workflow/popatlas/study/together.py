@@ -17,8 +17,11 @@ from popatlas.fusion.methods import METHODS
 TOGETHER: Mapping[str, tuple[str, ...]] = {
     "prepare_scan": ("conform_image", "extract_brain", "normalise_brain"),
     "fuse_scan": ("fuse_labels", "labels_to_native"),
-    "measure_and_draw": ("measure_scan", "draw_subject"),
+    "measure_and_draw": ("segment_tissues", "measure_scan", "draw_subject"),
 }
+# Steps of these rows that not every scan has: Snakemake does not know their files, and what reads them in the same job
+# stands for them
+NOT_OF_ALL = ("segment_tissues",)
 LOG = "logs/jobs/{scan}_{rule}.log"
 Wildcards = dict[str, str]
 
@@ -44,7 +47,7 @@ def rule_of(config: Config, rule: str, wildcards: Mapping[str, str]) -> tuple[st
 
 def jobs_of(config: Config, rule: str, wildcards: Mapping[str, str]) -> list[tuple[str, Wildcards]]:
     """Return rule and wildcards of the jobs that a job of Snakemake runs."""
-    members = rows(config).get(rule, ())
+    members = tuple(one for one in rows(config).get(rule, ()) if one != "segment_tissues" or config.tissues.enabled)
     if rule == "fuse_scan":
         members = members if config.fuse.space == "native" else members[:1]
         methods = [method for method in config.fuse.methods if is_fused_together(method)]

@@ -43,7 +43,11 @@ def compose_forward(affine: Path, warp: Path, fixed: Path, out_file: PathLike) -
     write_composed(out_file, Chain((read_step(warp), Affine(torch.as_tensor(read_affine(affine))))), grid_of(fixed))
 
 
+def way_back(affine: Path, inverse_warp: Path) -> Chain:
+    """Return the way from moving to fixed points from the affine and the warp of the way back."""
+    return Chain((Affine(torch.as_tensor(read_affine(affine))).inverse(), read_step(inverse_warp)))
+
+
 def compose_inverse(affine: Path, inverse_warp: Path, moving: Path, out_file: PathLike) -> None:
     """Write the way back, on the grid of the moving image, from the affine and the warp of the way back."""
-    back = Chain((Affine(torch.as_tensor(read_affine(affine))).inverse(), read_step(inverse_warp)))
-    write_composed(out_file, back, grid_of(moving))
+    write_composed(out_file, way_back(affine, inverse_warp), grid_of(moving))

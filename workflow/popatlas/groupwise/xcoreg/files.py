@@ -13,6 +13,7 @@ from torch import Tensor
 from popatlas.errors import InputError
 from popatlas.groupwise.xcoreg.core import GroupResult, coregister
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
+from popatlas.images.arrays import FloatArray
 from popatlas.images.grid import Grid
 from popatlas.images.header import check_header
 from popatlas.images.io import load_image, save_image
@@ -33,6 +34,8 @@ class GroupFiles:
         Images of any contrasts and grids.
     masks : sequence of Path, optional
         Where they may be trusted, each on the grid of its image.
+    margin_mm : float
+        By which the masks are widened: the rim of a brain shows where it ends.
     affines : sequence of Path, optional
         ITK affines from the common space to each image; the identity in millimetres when left out.
     reference : Path, optional
@@ -43,13 +46,14 @@ class GroupFiles:
 
     images: Sequence[Path]
     masks: Sequence[Path] | None = None
+    margin_mm: float = 0.0
     affines: Sequence[Path] | None = None
     reference: Path | None = None
     prior: Path | None = None
 
 
 def coregister_files(
-    files: GroupFiles, settings: XCoRegSettings, *, subject: str | None = None, threads: int = 1
+    files: GroupFiles, settings: XCoRegSettings, *, subject: str | None = None, kept: bool = True, threads: int = 1
 ) -> tuple[GroupResult, Grid]:
     """Register the images of some files; see `popatlas.groupwise.xcoreg.core.coregister`.
 
@@ -81,17 +85,25 @@ def coregister_files(
         settings,
         shape=common.shape,
         matrices=[_matrix(files, number, common, grid) for number, grid in enumerate(grids)],
-        masks=None if files.masks is None else [_mask(m, i) for m, i in zip(files.masks, files.images, strict=True)],
+        masks=None if files.masks is None else [_mask(files, number) for number in range(len(files.masks))],
         prior=None if files.prior is None else _prior(files.prior, common, subject),
         names=[str(path) for path in files.images],
+        kept=kept,
         threads=threads,
         progress=lambda line: print(line, flush=True),
     )
     return result, common
 
 
-def _mask(path: Path, image: Path) -> Tensor:
-    inside = read_mask_on(path, image).data > 0
+def _mask(files: GroupFiles, number: int) -> Tensor:
+    assert files.masks is not None
+    found = read_mask_on(files.masks[number], files.images[number])
+    inside = found.data > 0
+    if files.margin_mm > 0:
+        from scipy.ndimage import distance_transform_edt
+
+        away: FloatArray = np.asarray(distance_transform_edt(~inside, sampling=found.grid.spacing), dtype=np.float64)
+        inside = away <= files.margin_mm
     return torch.from_numpy(inside.astype(np.float32))[None, None]
 
 
@@ -159,7 +171,7 @@ def write_group(
     for number, path in enumerate(inverse_warps):
         write_displacement(path, result.inverse(number, threads)[0], common)
     for number, path in enumerate(affines):
-        write_affine(path, _millimetres(result.matrices[number], common, grids[number]))
+        write_affine(path, millimetres(result.matrices[number], common, grids[number]))
     if result.posterior is None:
         return
     if posterior is not None:
@@ -168,8 +180,8 @@ def write_group(
         save_image(result.labels().numpy(), to_ras, labels, np.uint8)
 
 
-def _millimetres(matrix: Tensor, common: Grid, grid: Grid) -> Tensor:
-    """Return a matrix between voxels as one between points, LPS millimetres."""
+def millimetres(matrix: Tensor, common: Grid, grid: Grid) -> Tensor:
+    """Return a (1, D, D + 1) matrix from voxels of the common grid to those of an image as one (D + 1, D + 1) in LPS mm."""
     whole = torch.eye(common.ndim + 1, dtype=torch.float64)
     whole[:-1] = matrix[0].double()
     before, after = torch.from_numpy(np.linalg.inv(common.affine)), torch.from_numpy(grid.affine.copy())

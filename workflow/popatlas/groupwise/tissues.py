@@ -1,0 +1,75 @@
+"""Tissue probabilities of a template from the brains that were registered to it, without an atlas from elsewhere.
+
+Each brain is divided into its tissues by a mixture of Gaussians that knows nothing of places; the mean of these posteriors
+is the first map. With it as prior all brains are divided again, so that noise of one brain no longer counts. Such maps are
+the priors of Ashburner and Friston (NeuroImage 2005;26:839-851, doi:10.1016/j.neuroimage.2005.02.018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from popatlas.errors import InputError
+from popatlas.groupwise.mixture import segment
+from popatlas.groupwise.settings import TISSUES, MixtureSettings
+
+ENOUGH = 4  # brains from which their mean is a better prior than none
+Brain = tuple[Tensor, Tensor]  # image and mask, both (*shape)
+
+
+def tissue_maps(
+    brains: Sequence[Callable[[], Brain]],
+    prior: Tensor | None = None,
+    plan: MixtureSettings | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Tensor:
+    """Return the probability of each tissue on the grid of a template.
+
+    Parameters
+    ----------
+    brains : sequence of callable
+        Return a T1w brain on that grid and its mask, both (*shape); one is in memory at a time.
+    prior : (K, *shape) Tensor, optional
+        Probabilities to begin from, such as those that a co-registration of the group found. Without, classes are
+        `TISSUES` and are told by intensity alone.
+    plan : MixtureSettings, optional
+        Of the mixtures; one Gaussian for each tissue, and amounts, when left out.
+    progress : callable, optional
+        Called with a line of text for each pass.
+
+    Returns
+    -------
+    (K, *shape) Tensor
+        Mean over the brains that cover a voxel; 0 where none does.
+
+    Raises
+    ------
+    InputError
+        Without brains, and from `popatlas.groupwise.mixture.segment`.
+    """
+    if not brains:
+        raise InputError("tissue maps of no brain", remedy="give the brains that were registered to the template")
+    chosen = plan or MixtureSettings(components=1, amounts=True)
+    found = prior
+    for turn in range(2 if len(brains) >= ENOUGH else 1):
+        found = _mean_posterior(brains, found, chosen)
+        if progress is not None:
+            shares = found.flatten(1).double().sum(1)
+            told = ", ".join(f"{float(share / shares.sum()):.3f}" for share in shares)
+            progress(f"pass {turn + 1} over {len(brains)} brains: shares of the tissues {told}")
+    assert found is not None
+    return found
+
+
+def _mean_posterior(brains: Sequence[Callable[[], Brain]], prior: Tensor | None, plan: MixtureSettings) -> Tensor:
+    total = seen = torch.zeros(())
+    for read in brains:
+        image, mask = read()
+        inside = mask > 0
+        given = torch.full((len(TISSUES), *image.shape), 1 / len(TISSUES)) if prior is None else prior
+        total = total + segment(image[None], given, inside, plan).posterior
+        seen = seen + inside
+    return total / seen.clamp(min=1)
