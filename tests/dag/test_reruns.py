@@ -46,8 +46,10 @@ STUDY_OF = {
     "register.presets.network": "network",
     "train": "train",
     "atlas.xcoreg": "grouped",
+    "tissues.maps": "existing",
 }
 STUDIES = {"": BASE, "network": NETWORK, "train": TRAINED, "grouped": {"atlas": {"members": 3, "method": "xcoreg"}}}
+STUDIES["existing"] = {"atlas": {"template": "{folder}/template.nii.gz"}}
 # sections of which one key stands for all
 OF_ONE_KIND = ("atlas.xcoreg", "tissues.mixture")
 # what a key is changed to, where the next value that its schema takes would not do
@@ -166,7 +168,8 @@ def finished(folder):
 
     @cache
     def study(name):
-        config = load_config(STUDIES[name], bids_dir=str(folder / "bids"), out_dir=str(folder / (name or "out")))
+        settings = json.loads(json.dumps(STUDIES[name]).replace("{folder}", str(folder)))
+        config = load_config(settings, bids_dir=str(folder / "bids"), out_dir=str(folder / (name or "out")))
         opened = open_study(config.content, main=True)
         first = needed(opened)
         for target in ("all", *(["networks"] if opened.network else [])):

@@ -45,6 +45,7 @@ def test_lost_tissues_are_made_again_with_what_is_measured_of_them(cohort):
 def test_a_scan_that_lacks_a_contrast_has_no_tissues_and_stays_in(cohort):
     inventory = stock(cohort, T2W)
     assert divided(inventory) == {SCAN}
+    assert inventory.study.tissues.why_not("sub-01/anat/sub-01") == "it has no T2w (tissues.channels)"
     jobs = {job.scan: job for job in inventory.jobs.jobs.values() if job.rule == "segment_tissues"}
     assert any("channel-T2w" in need for need in jobs[SCAN].needs)
     assert ("measure_scan", "sub-01/anat/sub-01") in left(inventory), "its volumes were made from other tissues"

@@ -232,7 +232,8 @@ def test_an_atlas_that_fails_in_the_bench_is_left_out_there_alone(tmp_path):
     record(tmp_path, "fuse", f"{key('B')}_majority", message="memory")
     ledger = settle(tmp_path, index_of(*names, role="atlas"), OUTPUTS | {"bench": OUTPUTS["fuse"]})
     assert [states(ledger, name).get("bench") for name in names] == ["ok", "failed", None]
-    assert failed_scans(tmp_path) == {"": set(), "channel": set(), "page": set(), "bench": {key("B")}}
+    empty = {stage: set() for stage in ("", "channel", "tissues", "page")}
+    assert failed_scans(tmp_path) == {**empty, "bench": {key("B")}}
     assert (left_out(ledger).empty, list(incomplete(ledger)["scan"])) == (True, [key("B")])
 
 
@@ -268,3 +269,13 @@ def test_the_plan_names_what_changed():
     assert "jobs:  13" in text
     assert "up to date" in format_plan({}, cohort_changes(after, after))
     assert len(cohort_changes(None, before).added) == 3
+
+
+def test_what_a_scan_lacks_is_told_and_keeps_it_in(tmp_path):
+    """A scan without the contrast that its tissues ask for has no row of tissues that says ok."""
+    index = index_of("A", "B")
+    ledger = settle(tmp_path, index, OUTPUTS | {"tissues": ["{scan}_volumes.tsv"]}, lambda scan, stage: True,
+                    lambda scan, stage: "it has no T2w" if (scan, stage) == (key("B"), "tissues") else "")  # fmt: skip
+    assert [states(ledger, name)["tissues"] for name in "AB"] == ["ok", "unavailable"]
+    assert incomplete(ledger)["reason"].tolist() == ["it has no T2w"] and left_out(ledger).empty
+    assert failed_scans(tmp_path)["tissues"] == set()

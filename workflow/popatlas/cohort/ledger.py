@@ -57,6 +57,7 @@ def settle(
     index: pd.DataFrame,
     stage_outputs: Mapping[str, Sequence[str]],
     is_done: Callable[[str, str], bool] | None = None,
+    why_not: Callable[[str, str], str] | None = None,
 ) -> pd.DataFrame:
     """Find out what became of each scan and write `cohort/ledger.tsv` and `cohort/failures.tsv`.
 
@@ -71,6 +72,8 @@ def settle(
     is_done : callable, optional
         Tells whether a scan's results at a stage are made (`Inventory.is_done`). When left out the files are looked for,
         which may be those of another time.
+    why_not : callable, optional
+        Tells why a scan that can be used is to have nothing at a stage beside the chain; empty when it is.
 
     Returns
     -------
@@ -89,7 +92,8 @@ def settle(
         return unfused if scan in exempt else stage_outputs if scan in atlases else unbenched
 
     evidence = Evidence(out_dir, is_done)
-    rows = [row for scan in index.to_dict("records") for row in _settle_scan(evidence, scan, outputs(scan["scan"]))]
+    records, lacks = index.to_dict("records"), why_not or (lambda scan, stage: "")
+    rows = [row for scan in records for row in _settle_scan(evidence, scan, outputs(scan["scan"]), lacks)]
     ledger = pd.DataFrame(rows, columns=COLUMNS)
     write_if_changed(out_dir / LEDGER, table_text(ledger))
     failures = ledger.loc[ledger["state"] == "failed", FAILURE_COLUMNS]
@@ -225,7 +229,10 @@ class Evidence:
 
 
 def _settle_scan(
-    evidence: Evidence, scan: Mapping[Hashable, str], stage_outputs: Mapping[str, Sequence[str]]
+    evidence: Evidence,
+    scan: Mapping[Hashable, str],
+    stage_outputs: Mapping[str, Sequence[str]],
+    why_not: Callable[[str, str], str],
 ) -> list[dict[str, str]]:
     def row(stage: str, state: str, reason: str = "", code: str = "", log: str = "") -> dict[str, str]:
         keys = {"scan": scan["scan"], "subject": scan["subject"], "session": scan["session"]}
@@ -260,6 +267,8 @@ def _settle_scan(
             continue
         if scan["state"] != "ok":
             rows.append(row(stage, *unusable))
+        elif reason := why_not(scan["scan"], stage):
+            rows.append(row(stage, "unavailable", reason, INPUT))
         elif found[needed] != "ok":
             rows.append(row(stage, "pending", f"waits for {needed}"))
         elif evidence.is_done(scan["scan"], stage, patterns):
@@ -338,6 +347,8 @@ def left_out(ledger: pd.DataFrame) -> pd.DataFrame:
 
 
 def incomplete(ledger: pd.DataFrame) -> pd.DataFrame:
-    """Return the failures that keep no scan from the group results: extra channels, tissues, the QC page, the bench."""
+    """Return what scans in the group results lack: extra channels, tissues, the QC page, the bench."""
     beside = ledger["stage"].isin(list(SIDE_STAGES))
-    return ledger.loc[beside & (ledger["state"] == "failed"), COLUMNS].reset_index(drop=True)
+    usable = ledger["scan"].isin(ledger.loc[(ledger["stage"] == "index") & (ledger["state"] == "ok"), "scan"])
+    lacking = (ledger["state"] == "failed") | ((ledger["state"] == "unavailable") & usable)
+    return ledger.loc[beside & lacking, COLUMNS].reset_index(drop=True)

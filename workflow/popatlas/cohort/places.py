@@ -93,7 +93,11 @@ def check_files(config: Config) -> None:
     InputError
         Names the key and the absolute path that was looked for.
     """
-    for key, value in (("atlas.template", config.atlas.template), ("fuse.atlases", config.fuse.atlases)):
+    for key, value in (
+        ("atlas.template", config.atlas.template),
+        ("tissues.maps", config.tissues.maps),
+        ("fuse.atlases", config.fuse.atlases),
+    ):
         if not isinstance(value, str):
             continue
         check_path(value, f"the file of {key}")

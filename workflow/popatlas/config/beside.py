@@ -16,6 +16,7 @@ PATHS: Mapping[tuple[str, ...], tuple[str, ...]] = {  # keys that are paths, and
     ("bids_dir",): (),
     ("out_dir",): (),
     ("atlas", "template"): (),
+    ("tissues", "maps"): (),
     ("fuse", "atlases"): (),
     ("register", "weights"): (ONE_WEIGHTS,),
     ("register", "unigradicon", "weights"): (ONE_WEIGHTS,),

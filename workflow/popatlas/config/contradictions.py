@@ -143,6 +143,15 @@ def _fusion_contradictions(config: Config) -> Iterator[str]:
         yield f"fuse.bench: atlases are labelled by each other, at least 2 are needed (fuse.atlases: {given})"
 
 
+def _tissue_contradictions(config: Config) -> Iterator[str]:
+    section, channels = config.tissues, config.cohort.channels
+    for name in section.channels:
+        if section.enabled and name not in channels:
+            yield f"tissues.channels: '{name}' is none of cohort.channels ({', '.join(channels) or 'none'}); add it there"
+    if section.enabled and section.maps is not None and config.atlas.template is None:
+        yield "tissues.maps: maps are those of an existing template, and atlas.template is null; leave them out"
+
+
 def _training_contradictions(config: Config) -> Iterator[str]:
     from popatlas.training.recipe import learns_from_labels, load_brain_recipe
 
@@ -191,5 +200,6 @@ CHECKS: tuple[tuple[Check, tuple[Place, ...]], ...] = (
     (_rising("preprocess.brain.volume_ml"), (("preprocess", "brain", "volume_ml"),)),
     (_rising("register.gate.scale"), (("register", "gate", "scale"),)),
     (_fusion_contradictions, (("fuse",),)),
+    (_tissue_contradictions, (("tissues",), ("cohort", "channels"), ("atlas", "template"))),
     (_training_contradictions, (("train",), ("fuse", "methods"), ("measure", "reference"))),
 )

@@ -93,7 +93,10 @@ def settle_study(inventory: Inventory, settled: Config) -> dict[tuple[str, str],
     def is_done(scan: str, stage: str) -> bool:
         return (inventory if stage == "bench" else whole).is_done(scan, stage)
 
-    ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done)
+    def why_not(scan: str, stage: str) -> str:
+        return whole.study.tissues.why_not(scan) if stage == "tissues" else ""
+
+    ledger = settle(out_dir, read_table(out_dir / "cohort" / "index.parquet"), outputs, is_done, why_not)
     done = [(row["scan"], row["stage"]) for row in ledger[ledger["state"] == "ok"].to_dict("records")]
     said = [(scan, stage, line) for scan, stage in done for line in whole.said(scan, stage)]
     write_remarks(out_dir, said, {scan: study.template.gate(scan) for scan, stage in done if stage == "register"})

@@ -48,11 +48,16 @@ class Tissues:
     unaligned: Collection[str]
     failed: Collection[str]
 
+    def why_not(self, scan: str) -> str:
+        """Return why a scan is to have no tissues: it lacks a contrast that is used; empty when it has all."""
+        wanted = self.config.tissues.channels
+        if lacking := [name for name in wanted if name not in self.channels.get(scan, ())]:
+            return f"it has no {', '.join(lacking)} (tissues.channels)"
+        return "its channels could not be aligned (tissues.channels)" if wanted and scan in self.unaligned else ""
+
     def can_have(self, scan: str) -> bool:
-        """Tell whether tissues of a scan are asked for: it has all contrasts that are used."""
-        section = self.config.tissues
-        lacks = not set(section.channels) <= set(self.channels.get(scan, ()))
-        return section.enabled and not lacks and not (section.channels and scan in self.unaligned)
+        """Tell whether tissues of a scan are asked for."""
+        return self.config.tissues.enabled and not self.why_not(scan)
 
     def has(self, scan: str) -> bool:
         """Tell whether a scan is to have tissues, and has not failed at them."""
