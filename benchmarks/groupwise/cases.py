@@ -88,10 +88,12 @@ def anatomy(ndim: int, spacing: int) -> Tensor:
     return torch.cat([1 - tissues.sum(1, keepdim=True), tissues], 1)
 
 
-def make_case(seed: int, ndim: int, level_mm: float, images: int = 3, spacing: int = 1) -> Case:
-    """Return a group of images whose deformations reach `level_mm`."""
+def make_case(
+    seed: int, ndim: int, level_mm: float, images: int = 3, spacing: int = 1, tissues: Tensor | None = None
+) -> Case:
+    """Return a group of images whose deformations reach `level_mm`; `tissues` (1, 4, *shape) instead of the wheel's."""
     chance = torch.Generator().manual_seed(seed)
-    tissues = anatomy(ndim, spacing)
+    tissues = anatomy(ndim, spacing) if tissues is None else tissues
     shape = tissues.shape[2:]
     found: dict[str, list[Tensor]] = {"images": [], "truth": [], "labels": [], "masks": []}
     for number in range(images):
