@@ -39,7 +39,7 @@ class Bar:
 
 
 class Result(TypedDict):
-    """What a benchmark writes: tables by title, as rows, and bars; `dates` of tables that an earlier run made."""
+    """What a benchmark writes: tables by title, as rows, and bars; `dates` of tables of earlier runs."""
 
     benchmark: str
     date: str
@@ -48,6 +48,7 @@ class Result(TypedDict):
     rows: dict[str, list[Record]]
     bars: list[Record]
     dates: NotRequired[dict[str, str]]
+    remarks: NotRequired[dict[str, str]]
 
 
 def at_least(name: str, value: float, threshold: float) -> Bar:
@@ -94,6 +95,7 @@ def report(
     args: argparse.Namespace,
     data: str,
     parts: Sequence[str] = (),
+    remarks: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Print tables and bars; write Markdown and JSON to `benchmarks/results`, and return the JSON files.
 
@@ -112,6 +114,8 @@ def report(
     parts : sequence of str
         Titles of all tables that the benchmark may make: those that this run did not make are kept from the committed
         result, with their date and the bars that no new one replaces.
+    remarks : mapping, optional
+        What has to be said of a table, by its title.
     """
     result: Result = {
         "benchmark": name,
@@ -121,6 +125,8 @@ def report(
         "rows": {title: records(table) for title, table in tables.items()},
         "bars": [asdict(bar) for bar in bars],
     }
+    if remarks:
+        result["remarks"] = dict(remarks)
     if parts and not args.quick and (RESULTS / f"{name}.json").is_file():
         result = with_kept(result, read_json(RESULTS / f"{name}.json"), parts)
     text = to_markdown(result)
@@ -168,8 +174,9 @@ def to_markdown(result: Result) -> str:
         f"Versions: {', '.join(f'{package} {place[package]}' for package in PACKAGES)}.\n",
     ]
     for title, rows in result["rows"].items():
-        date = result.get("dates", {}).get(title)
-        lines += [f"## {title}\n", *([f"Of {date}.\n"] if date else []), table_markdown(pd.DataFrame(rows)), ""]
+        date, remark = result.get("dates", {}).get(title), result.get("remarks", {}).get(title)
+        said = [f"Of {date}.\n"] * bool(date) + [f"{remark}\n"] * bool(remark)
+        lines += [f"## {title}\n", *said, table_markdown(pd.DataFrame(rows)), ""]
     if result["bars"]:
         lines += ["## Bars\n", table_markdown(pd.DataFrame(result["bars"])), ""]
     return "\n".join(lines)
