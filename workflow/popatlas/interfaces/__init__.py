@@ -52,6 +52,8 @@ TOOLS: dict[str, str] = {
     "BuildConditionalAtlas": "popatlas.interfaces.conditional",
     "CoRegisterGroup": "popatlas.interfaces.xcoreg",
     "DeformImages": "popatlas.interfaces.deform",
+    "PredictGroup": "popatlas.interfaces.combined",
+    "TrainCombined": "popatlas.interfaces.combined",
 }
 STEPS = INTERFACES | TOOLS
 
