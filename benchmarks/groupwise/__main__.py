@@ -10,6 +10,7 @@ FreeSurfer) in the folder of `--data`; methods that `--methods` does not name ke
 2 to 64 images. One thread; every method has the same moves, levels and steps, but ANTs, which has its own.
 `tissues`: volumes of real heads by mixtures, beside Atropos. `ages`: ventricles of real heads along age, in a conditional
 atlas and in the single subjects. `atlas`: an atlas of real heads by X-CoReg, beside the mean template of the pipeline.
+`deepcc`: a network that learns on other slices.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from benchmarks.common import RESULTS, Bar, Record, at_least, at_most, parser, r
 from benchmarks.groupwise.ages import age_tables
 from benchmarks.groupwise.atlas import HEADS, atlas_tables
 from benchmarks.groupwise.cases import MARGIN, Case, make_case
+from benchmarks.groupwise.combined import combined_bars, combined_table
 from benchmarks.groupwise.growth import SIZES, growth
 from benchmarks.groupwise.labelmaps import label_maps, merged
 from benchmarks.groupwise.peers import AGREEMENTS, Agreement, ants_to_first
@@ -61,6 +63,7 @@ TITLES = {
     "slopes": "Growth of the ventricles with age (IXI at 2 mm)",
     "atlas": "Atlas of real heads (IXI at 2 mm)",
     "classes": "Classes of the atlas of X-CoReg (IXI at 2 mm)",
+    "deepcc": "DeepCC: slices at 5 mm that the network never saw",
 }
 
 INTENSITIES = (
@@ -75,7 +78,7 @@ REMARKS = {
         "classes for the whole head: within a tissue they say nothing, where the local correlation of the template does."
     ),
 }
-PARTS = ("slices", "volumes", "growth", "tissues", "ages", "atlas")
+PARTS = ("slices", "volumes", "growth", "tissues", "ages", "atlas", "deepcc")
 
 
 def methods(ndim: int) -> tuple[str, ...]:
@@ -159,6 +162,8 @@ def bars_of(tables: dict[str, pd.DataFrame]) -> list[Bar]:
         ]
     if TITLES["tissues"] in tables:
         found += tissue_bars(tables[TITLES["tissues"]])
+    if TITLES["deepcc"] in tables:
+        found += combined_bars(tables[TITLES["deepcc"]])
     return found
 
 
@@ -186,6 +191,7 @@ def main() -> None:
         "growth": lambda: (TITLES["growth"], growth(SIZES)),
         "tissues": lambda: (TITLES["tissues"], tissue_table(args.data, args.out / "cohort", 2 if args.quick else None)),
     }
+    makers["deepcc"] = lambda: (TITLES["deepcc"], combined_table(args.quick))
     tables = dict(makers[part]() for part in args.parts if part in makers)
     more: list[Bar] = []
     if "ages" in args.parts:
