@@ -1,9 +1,9 @@
 """DeepCC beside optimised registration: groups of three contrasts from slices that the network never saw.
 
 The network learns from axial slices of the wheel's tissue maps, each a group of T1w, T2w and PDw with bias and noise,
-deformed anew in each step, and is tried on slices between them. Labels: of no contrast, of none but with an atlas in the common
-space (the mean tissue maps of the training slices), of the T1w only, of all. Without labels and atlas a class has no name:
-each is called what fits it best.
+deformed anew in each step, and is tried on slices between them (of the same head, 2 mm away, with new deformations). Labels:
+of no contrast, of none but with an atlas in the common space (the mean tissue maps of the training slices), of the T1w only,
+of all. Without labels and atlas a class has no name: each is called what fits it best, which favours that row.
 """
 
 from __future__ import annotations
@@ -161,9 +161,12 @@ def combined_table(quick: bool = False) -> pd.DataFrame:
 def combined_bars(table: pd.DataFrame) -> list[Bar]:
     """Return what has to hold."""
     rows = table.set_index("method")
-    registered = {str(name): float(value) for name, value in rows["reg_dice"].items()}
+    registered = dict(zip(map(str, rows.index), rows["reg_dice"].astype(float).tolist(), strict=True))
     unlabelled = [name for name in rows.columns if name.startswith("seg_") and name != "seg_t1w"]
-    mean = {name: float(rows.loc[f"deepcc, labels: {name}", unlabelled].mean()) for name in ("none", "some")}
+    mean = {
+        name: float(rows.loc[[f"deepcc, labels: {name}"], unlabelled].to_numpy(dtype=float).mean())
+        for name in ("none", "some")
+    }
     ours, start, peer = (registered[name] for name in ("deepcc, labels: all", "unregistered", "mi-reference"))
     return [
         at_least("deepcc: Dice after registration against the start", ours, start),

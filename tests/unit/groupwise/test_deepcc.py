@@ -212,6 +212,10 @@ def test_files_in_a_network_and_a_new_group_out(table):
     ).run()
     assert nib.load(table / "posterior.nii.gz").shape == (24, 20, 3)
     assert nib.load(table / "out_segmentations0.nii.gz").shape == (24, 20)
+    named = np.asarray(nib.load(table / "labels.nii.gz").dataobj)
+    assert np.array_equal(named, np.asarray(nib.load(table / "posterior.nii.gz").dataobj).argmax(-1)), (
+        "numbered as labels are"
+    )
     fields = sum(np.asarray(nib.load(path).dataobj) for path in out["out_warps"])
     assert np.abs(fields).max() < 1e-4
 
@@ -258,3 +262,10 @@ def test_images_of_any_size_come_back_as_they_were():
     net = CombinedNet(2, 2, 3, (4, 8, 8, 8))
     found, maps = predict_group(net, [image[..., :23, :19] for image in images], (0, 1), PLAN)
     assert maps[0].shape == (3, 23, 19) and found.posterior.shape == (3, 23, 19)
+
+
+def test_a_training_is_not_resumed_with_other_images(table):
+    train(table)
+    save_image(np.random.default_rng(1).random((24, 20), np.float32), np.eye(4), table / "g0_t1w.nii.gz", np.float32)
+    with pytest.raises(InputError, match="of another training"):
+        train(table)

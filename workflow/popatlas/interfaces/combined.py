@@ -48,7 +48,7 @@ class TrainCombined(PopatlasInterface):
         from popatlas.images.io import sha256
         from popatlas.receipts import fingerprint
         from popatlas.training.combined import CombinedTrainer
-        from popatlas.training.groups import Groups, read_groups
+        from popatlas.training.groups import Groups, digest_of, read_groups
 
         inputs = self.inputs
         plan = settings_from(CombinedSettings, inputs.options if isdefined(inputs.options) else {}, "options")
@@ -60,7 +60,8 @@ class TrainCombined(PopatlasInterface):
         net = CombinedNet(groups[0].images[0].ndim - 2, len(contrasts), plan.classes, plan.features)
         folder = Path(inputs.out_folder)
         folder.mkdir(parents=True, exist_ok=True)
-        given = [sha256(inputs.in_table), sha256(inputs.in_prior) if prior is not None else "", sorted(used)]
+        files = digest_of(Path(inputs.in_table))
+        given = [files, sha256(inputs.in_prior) if prior is not None else "", sorted(used)]
         way = {key: value for key, value in as_content(plan).items() if key != "checkpoint_every"}
         trainer = CombinedTrainer(net, Groups(groups, plan, prior), plan, folder, fingerprint([given, way]))
         trainer.resume()
@@ -94,9 +95,9 @@ class PredictGroupInputSpec(PopatlasInputSpec):
     out_warped = traits.List(File, desc="images in the common space")
     out_warps = traits.List(File, desc="displacement fields from the common space to each image, ITK")
     out_inverse_warps = traits.List(File, desc="displacement fields of the way back, on the common grid")
-    out_segmentations = traits.List(File, desc="most probable class of each voxel of each image")
+    out_segmentations = traits.List(File, desc="most probable class of each voxel of each image, numbered as in the labels")
     out_posterior = File(mandatory=True, desc="probability of each class in the common space, classes along the last axis")
-    out_labels = File(desc="most probable class of each voxel of the common space, from 1 (background)")
+    out_labels = File(desc="most probable class of each voxel of the common space, numbered as in the labels")
 
 
 class PredictGroup(PopatlasInterface):
@@ -135,9 +136,11 @@ class PredictGroup(PopatlasInterface):
             warps=[Path(path) for path in lists.get("out_warps", [])],
             inverse_warps=[Path(path) for path in lists.get("out_inverse_warps", [])],
             posterior=Path(inputs.out_posterior),
-            labels=Path(inputs.out_labels) if isdefined(inputs.out_labels) else None,
             threads=inputs.threads,
         )
+        assert result.posterior is not None
+        if isdefined(inputs.out_labels):
+            save_image(result.posterior.argmax(0).numpy(), grids[0].ras_affine, inputs.out_labels, np.uint8)
         for path, one in zip(lists.get("out_segmentations", []), maps, strict=False):
             save_image(one.argmax(0).numpy(), grids[0].ras_affine, path, np.uint8)
 

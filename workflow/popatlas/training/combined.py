@@ -2,7 +2,8 @@
 
 Every step evaluates a group with both branches, and one of them learns: the segmentation branch, to which the encoder
 belongs, from the segmentation and the anatomy loss; the registration branch from chi, bending energy and the anatomy loss.
-They change every `turn` steps, so that the registration does not repair faults of the segmentation.
+They change every `turn` steps, so that the registration does not repair faults of the segmentation. The running means of the
+normalisations follow every step, in both branches.
 """
 
 from __future__ import annotations
@@ -95,11 +96,12 @@ class CombinedTrainer:
         report: Callable[[str], None] = print,
     ) -> None:
         self.net, self.source, self.plan, self.folder, self.report = net, source, plan, folder, report
-        first = [*net.encoder.parameters(), *net.segmentation.parameters()]
-        self.optimisers = {
-            "segmentation": torch.optim.Adam(first, lr=plan.segmentation_rate),
-            "registration": torch.optim.Adam(net.registration.parameters(), lr=plan.registration_rate),
+        self.weights = {
+            "segmentation": [*net.encoder.parameters(), *net.segmentation.parameters()],
+            "registration": list(net.registration.parameters()),
         }
+        rates = {"segmentation": plan.segmentation_rate, "registration": plan.registration_rate}
+        self.optimisers = {name: torch.optim.Adam(self.weights[name], lr=rates[name]) for name in BRANCHES}
         self.state = Checkpoint(identity, 0, {}, {}, {}, {}, -math.inf, 0, micro_batch=plan.batch)
 
     @property
@@ -150,8 +152,10 @@ class CombinedTrainer:
         """Let one branch learn from the groups of a step, and return the losses."""
         generator = step_generator(self.plan.seed, self.state.step)
         branch = branch_of(self.state.step, self.plan)
-        for optimiser in self.optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+        for name, values in self.weights.items():
+            self.optimisers[name].zero_grad(set_to_none=True)
+            for value in values:
+                value.requires_grad_(name == branch)  # slopes of weights that rest would be thrown away
         samples = [self.source.draw(generator) for _ in range(self.plan.batch)]
         losses = self._losses(samples)
         learnt = ("anatomy", "segmentation") if branch == "segmentation" else ("chi", "bending", "anatomy")

@@ -14,7 +14,7 @@ from torch import Tensor
 from popatlas.errors import InputError, first_few
 from popatlas.groupwise.deepcc.group import padded, scaled
 from popatlas.groupwise.deepcc.settings import CombinedSettings
-from popatlas.images.io import read_table
+from popatlas.images.io import read_table, sha256
 from popatlas.images.labels import read_labels
 from popatlas.images.scan import read_volume
 from popatlas.training.combined import GroupSample
@@ -76,6 +76,13 @@ def read_groups(table: Path, classes: int) -> tuple[list[str], list[TrainingGrou
     if len({group.images[0].ndim for group in found}) > 1:
         raise InputError("some groups are 2D and some are 3D", file=table, remedy="train on groups of one kind")
     return contrasts, found
+
+
+def digest_of(table: Path) -> list[str]:
+    """Return the SHA-256 of a table and of all files that it names."""
+    rows = read_table(table, dtype=str).fillna("")
+    names = [name for column in ("image", "labels") if column in rows for name in rows[column] if name]
+    return [sha256(path) for path in (table, *(table.parent / name for name in names))]
 
 
 def _read(rows: pd.DataFrame, table: Path, name: str, classes: int) -> TrainingGroup:

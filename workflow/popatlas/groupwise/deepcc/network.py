@@ -92,7 +92,7 @@ class RegistrationBranch(nn.Module):
         for level in reversed(range(len(self.heads))):
             seen = torch.stack([levels[level] for levels in images])
             mean = seen.mean(0)
-            group = self.group[level](torch.cat([mean, seen.var(0, correction=0)], 1))
+            group = self.group[level](torch.cat([mean, (seen - mean).square().mean(0)], 1))
             shape = seen.shape[3:]
             mixed = [self.own[level](one - mean) + group for one in seen]
             if level < last:

@@ -11,7 +11,9 @@ class CombinedSettings:
 
     classes: int = option(4, "Classes, background included", ge=2, le=64)
     features: tuple[Count, ...] = option((16, 32, 64, 128), "Channels of each level, from fine to coarse", min_length=2)
-    softness: float = option(2.0, "Slope of softened labels by the signed distance from the border, 1/voxel", gt=0)
+    softness: float = option(
+        2.0, "Slope of softened labels by the signed distance from the border, 1/voxel (0.1 in the public code)", gt=0
+    )
     bins: int = option(32, "Bins of an image's histogram", ge=8, le=256)
     floor: float = option(0.001, "Least probability of a class at a voxel", gt=0, le=0.02)
     use_labels: bool = option(
