@@ -2,6 +2,7 @@
 
     python -m benchmarks.groupwise [--parts slices volumes growth] [--groups 5] [--methods xcoreg-ffd mi-pairs]
     python -m benchmarks.groupwise --parts slices volumes --data LABEL_MAPS
+    python -m benchmarks.groupwise --parts types
     python -m benchmarks.groupwise --parts tissues ages atlas --data IXI_BIDS --out FOLDER
 
 `slices`: the experiment of Luo and Zhuang (2023): three contrasts of an axial slice at 1 mm, four levels of misalignment.
@@ -11,6 +12,7 @@ FreeSurfer) in the folder of `--data`; methods that `--methods` does not name ke
 `tissues`: volumes of real heads by mixtures, beside Atropos. `ages`: ventricles of real heads along age, in a conditional
 atlas and in the single subjects. `atlas`: an atlas of real heads by X-CoReg, beside the mean template of the pipeline.
 `deepcc`: a network that learns on other slices.
+`types`: how often the planted number of types is found, beside ways that use a part of what popatlas asks.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from benchmarks.groupwise.growth import SIZES, growth
 from benchmarks.groupwise.labelmaps import label_maps, merged
 from benchmarks.groupwise.peers import AGREEMENTS, Agreement, ants_to_first
 from benchmarks.groupwise.tissues import tissue_bars, tissue_table
+from benchmarks.groupwise.types import type_bars, type_table
 from popatlas.groupwise.xcoreg.core import coregister
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
 from popatlas.images.io import read_json
@@ -62,6 +65,7 @@ TITLES = {
     "ages": "Ventricles along age in a conditional atlas (IXI at 2 mm)",
     "slopes": "Growth of the ventricles with age (IXI at 2 mm)",
     "atlas": "Atlas of real heads (IXI at 2 mm)",
+    "types": "Types of subjects: planted templates of 64 cells",
     "classes": "Classes of the atlas of X-CoReg (IXI at 2 mm)",
     "deepcc": "DeepCC: slices at 5 mm that the network never saw",
 }
@@ -78,7 +82,7 @@ REMARKS = {
         "classes for the whole head: within a tissue they say nothing, where the local correlation of the template does."
     ),
 }
-PARTS = ("slices", "volumes", "growth", "tissues", "ages", "atlas", "deepcc")
+PARTS = ("slices", "volumes", "growth", "tissues", "ages", "atlas", "deepcc", "types")
 
 
 def methods(ndim: int) -> tuple[str, ...]:
@@ -164,6 +168,8 @@ def bars_of(tables: dict[str, pd.DataFrame]) -> list[Bar]:
         found += tissue_bars(tables[TITLES["tissues"]])
     if TITLES["deepcc"] in tables:
         found += combined_bars(tables[TITLES["deepcc"]])
+    if TITLES["types"] in tables:
+        found += type_bars(tables[TITLES["types"]])
     return found
 
 
@@ -189,6 +195,7 @@ def main() -> None:
         "slices": partial(compare, "slices", groups, label_maps(args.data), args.methods),
         "volumes": partial(compare, "volumes", max(1, groups // 2), label_maps(args.data), args.methods),
         "growth": lambda: (TITLES["growth"], growth(SIZES)),
+        "types": lambda: (TITLES["types"], type_table(2 if args.quick else 10)),
         "tissues": lambda: (TITLES["tissues"], tissue_table(args.data, args.out / "cohort", 2 if args.quick else None)),
     }
     makers["deepcc"] = lambda: (TITLES["deepcc"], combined_table(args.quick))

@@ -52,6 +52,7 @@ TOOLS: dict[str, str] = {
     "BuildConditionalAtlas": "popatlas.interfaces.conditional",
     "CoRegisterGroup": "popatlas.interfaces.xcoreg",
     "DeformImages": "popatlas.interfaces.deform",
+    "FindTypes": "popatlas.interfaces.types",
     "PredictGroup": "popatlas.interfaces.combined",
     "TrainCombined": "popatlas.interfaces.combined",
 }
