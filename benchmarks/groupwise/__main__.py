@@ -7,8 +7,8 @@
 
 `slices`: the experiment of Luo and Zhuang (2023): three contrasts of an axial slice at 1 mm, four levels of misalignment.
 `volumes`: the same in 3D at 2 mm. Both take their anatomy from the nilearn wheel, or from each of the label maps (numbers of
-FreeSurfer) in the folder of `--data`; methods that `--methods` does not name keep their rows. `growth`: time and memory for
-2 to 64 images. One thread; every method has the same moves, levels and steps, but ANTs, which has its own.
+FreeSurfer) in the folder of `--data`; what `--methods` and `--levels` leave out keeps its rows. `growth`: time and memory
+for 2 to 64 images. One thread; every method has the same moves, levels and steps, but ANTs, which has its own.
 `tissues`: volumes of real heads by mixtures, beside Atropos. `ages`: ventricles of real heads along age, in a conditional
 atlas and in the single subjects. `atlas`: an atlas of real heads by X-CoReg, beside the mean template of the pipeline.
 `deepcc`: a network that learns on other slices.
@@ -34,7 +34,7 @@ import torch
 
 from benchmarks.common import RESULTS, Bar, Record, at_least, at_most, parser, report
 from benchmarks.groupwise.ages import age_tables
-from benchmarks.groupwise.atlas import HEADS, atlas_tables
+from benchmarks.groupwise.atlas import HEADS, METHODS, atlas_bars, atlas_tables
 from benchmarks.groupwise.cases import MARGIN, Case, make_case
 from benchmarks.groupwise.combined import combined_bars, combined_table
 from benchmarks.groupwise.growth import SIZES, growth
@@ -105,9 +105,12 @@ def run_method(name: str, case: Case) -> Record:
     return {"gwi_mm": case.index(fields), "dice": case.dice(fields), "chi": chi, "cpu_s": seconds}
 
 
-def compare(part: str, groups: int, maps: Sequence[Path], names: Sequence[str] | None) -> tuple[str, pd.DataFrame]:
-    """Return title and mean scores of each method at each level of misalignment; methods that are not named keep theirs."""
-    ndim, levels, spacing = (2, LEVELS, 1) if part == "slices" else (3, VOLUME_LEVELS, 2)
+def compare(
+    part: str, groups: int, maps: Sequence[Path], names: Sequence[str] | None, chosen: Sequence[float] | None
+) -> tuple[str, pd.DataFrame]:
+    """Return title and mean scores of each method at each level of misalignment; what is not named keeps its rows."""
+    ndim, spacing = (2, 1) if part == "slices" else (3, 2)
+    levels = chosen or (LEVELS if part == "slices" else VOLUME_LEVELS)
     title = TITLES[f"{part}, label maps" if maps else part]
     rows: list[Record] = []
     for level in levels:
@@ -126,16 +129,20 @@ def compare(part: str, groups: int, maps: Sequence[Path], names: Sequence[str] |
     means.insert(2, "gwi_median", found["gwi_mm"].median())
     means["groups"] = found["gwi_mm"].size()
     means = means.reset_index()
-    return title, means if names is None else with_others(title, means, methods(ndim))
+    return title, with_others(title, means, methods(ndim)) if names or chosen else means
 
 
 def with_others(title: str, means: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
-    """Return a table with the rows of the committed result for methods that were not run."""
+    """Return a table with the rows of the committed result for what was not run."""
     kept = pd.DataFrame(read_json(RESULTS / "groupwise.json")["rows"].get(title, []), columns=means.columns)
-    table = pd.concat([kept[~kept["method"].isin(means["method"])], means]) if len(kept) else means
+    keys = [name for name in ("level_mm", "method") if name in means]
+    known = {tuple(row) for row in means[keys].to_numpy()}
+    kept = kept[[tuple(row) not in known for row in kept[keys].to_numpy()]]
+    table = pd.concat([kept, means]) if len(kept) else means
     places = {name: number for number, name in enumerate(("unregistered", *order))}
-    table = table.assign(place=table["method"].map(places)).sort_values(["level_mm", "place"], ascending=[False, True])
-    return table.drop(columns="place").reset_index(drop=True)
+    levels = -table["level_mm"] if "level_mm" in table else 0
+    table = table.assign(level=levels, place=table["method"].map(places)).sort_values(["level", "place"])
+    return table.drop(columns=["level", "place"]).reset_index(drop=True)
 
 
 def index_bars(tables: dict[str, pd.DataFrame], part: str) -> list[Bar]:
@@ -184,7 +191,10 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3], help="what to run (the first three)")
     options.add_argument("--groups", type=int, default=5, help="groups at each level (5)")
-    options.add_argument("--methods", nargs="+", choices=methods(2), help="of slices and volumes (all)")
+    options.add_argument(
+        "--methods", nargs="+", choices=sorted({*methods(2), *METHODS}), help="of those parts and atlas (all)"
+    )
+    options.add_argument("--levels", nargs="+", type=float, help="of slices and volumes, mm (all)")
     options.add_argument("--heads", type=int, default=HEADS, help=f"of the part atlas ({HEADS})")
     args = options.parse_args()
     if {"tissues", "ages", "atlas"} & {*args.parts} and (args.data is None or args.out is None):
@@ -192,8 +202,8 @@ def main() -> None:
     torch.set_num_threads(1)
     groups = 1 if args.quick else args.groups
     makers: dict[str, Callable[[], tuple[str, pd.DataFrame]]] = {
-        "slices": partial(compare, "slices", groups, label_maps(args.data), args.methods),
-        "volumes": partial(compare, "volumes", max(1, groups // 2), label_maps(args.data), args.methods),
+        "slices": partial(compare, "slices", groups, label_maps(args.data), args.methods, args.levels),
+        "volumes": partial(compare, "volumes", max(1, groups // 2), label_maps(args.data), args.methods, args.levels),
         "growth": lambda: (TITLES["growth"], growth(SIZES)),
         "types": lambda: (TITLES["types"], type_table(2 if args.quick else 10)),
         "tissues": lambda: (TITLES["tissues"], tissue_table(args.data, args.out / "cohort", 2 if args.quick else None)),
@@ -206,8 +216,9 @@ def main() -> None:
         more += bars
     if "atlas" in args.parts:
         heads = 3 if args.quick else args.heads
-        tables[TITLES["atlas"]], tables[TITLES["classes"]], bars = atlas_tables(args.data, args.out / "cohort", heads)
-        more += bars
+        table, tables[TITLES["classes"]] = atlas_tables(args.data, args.out / "cohort", heads, args.methods or [*METHODS])
+        tables[TITLES["atlas"]] = with_others(TITLES["atlas"], table, [*METHODS]) if args.methods else table
+        more += atlas_bars(tables[TITLES["atlas"]])
     data = (
         "tissue maps of MNI152 (nilearn wheel) and training label maps of SynthSeg (Apache-2.0) in simulated contrasts; "
         "IXI Hammersmith (brain-development.org, CC BY-SA 3.0)"

@@ -66,16 +66,16 @@ def test_classes_count_for_the_tissue_that_they_share_most_with():
 
 
 def test_methods_that_were_not_run_keep_their_rows(tmp_path, monkeypatch):
-    def row(method, index):
-        return {"level_mm": 5.0, "method": method, "gwi_mm": index}
+    def row(method, index, level=5.0):
+        return {"level_mm": level, "method": method, "gwi_mm": index}
 
-    write_json(
-        tmp_path / "groupwise.json", {"rows": {"T": [row("unregistered", 2.0), row("xcoreg-ffd", 1.0), row("ants", 1.5)]}}
-    )
+    earlier = [row("unregistered", 2.0), row("xcoreg-ffd", 1.0), row("ants", 1.5), row("xcoreg-ffd", 3.0, 10.0)]
+    write_json(tmp_path / "groupwise.json", {"rows": {"T": earlier}})
     monkeypatch.setattr(bench, "RESULTS", tmp_path)
     table = bench.with_others("T", pd.DataFrame([row("unregistered", 2.0), row("xcoreg-ffd", 0.5)]), bench.methods(3))
-    assert table["method"].tolist() == ["unregistered", "xcoreg-ffd", "ants"]
-    assert table["gwi_mm"].tolist() == [2.0, 0.5, 1.5]
+    assert table["method"].tolist() == ["xcoreg-ffd", "unregistered", "xcoreg-ffd", "ants"]
+    assert table["gwi_mm"].tolist() == [3.0, 2.0, 0.5, 1.5]
+    assert table.columns.tolist() == ["level_mm", "method", "gwi_mm"]
 
 
 def test_remarks_stand_below_the_title_of_their_table():
