@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 from popatlas.cohort.freeze import read_members, template_version
 from popatlas.config.load import load_config
-from popatlas.study.inventory import LOST, SUPERSEDED
+from popatlas.study.inventory import LOST, SUPERSEDED, Inventory
+from popatlas.study.opening import with_inventory
 
 from .test_dag import opened
 from .test_fusion import fail, leave
@@ -40,6 +41,18 @@ def test_lost_tissues_are_made_again_with_what_is_measured_of_them(cohort):
     assert found["segment_tissues", SCAN] == LOST and found["measure_scan", SCAN] == SUPERSEDED
     assert {scan for _, scan in found} == {SCAN}, "its numbers come out the same: nothing of the group is made again"
     assert inventory.count("all")["measure_and_draw"] == 1
+
+
+def test_a_shard_that_measures_anew_knows_that_tissues_and_what_they_were_found_in_are_made(cohort):
+    """Snakemake would ask for all that the maps of the template are made of, in each shard at once."""
+    leave(opened(cohort, T2W), "all")
+    inventory = stock(cohort, T2W | {"measure": {"min_voxels": 3}})
+    names = [name for name in inventory.needed("subjects") if inventory.jobs.jobs[name].scan == SCAN]
+    assert {inventory.jobs.jobs[name].rule for name in names} == {"measure_scan", "draw_subject"}
+    part = Inventory(inventory.study, names)
+    study = with_inventory(part.study, part, names=names)
+    assert study.jobs.asks("classify_template", study.tissues.classified)({}) == {}
+    assert not study.jobs.is_asked("align_channel", {"scan": SCAN, "channel": "T2w"})
 
 
 def test_a_scan_that_lacks_a_contrast_has_no_tissues_and_stays_in(cohort):

@@ -61,14 +61,17 @@ class Job:
 
 
 def neighbours(jobs: Mapping[str, Job], names: Iterable[str]) -> set[str]:
-    """Return some jobs, what they need at first hand and, where that is temporary, what it needs in turn."""
+    """Return some jobs, what they need at first hand and, where that is temporary, what it needs in turn.
+
+    So it is with what is made by the job of Snakemake that reads it: what it needs, that job is given.
+    """
     found, stack = set(names), list(names)
     while stack:
         name = stack.pop()
         for need in jobs[name].needs if name in jobs else ():
             if need not in found:
                 found.add(need)
-                stack += [need] * (need in jobs and not jobs[need].is_kept)
+                stack += [need] * (need in jobs and (not jobs[need].is_kept or jobs[need].rule in NOT_OF_ALL))
     return found
 
 
