@@ -276,3 +276,34 @@ def test_bad_inputs_of_the_step(written, change, message):
     with pytest.raises(InputError, match=message):
         step.run()
     assert not (written / "p.nii.gz").exists()
+
+
+@pytest.mark.slow
+def test_linear_moves_of_members_are_in_their_affines(tmp_path):
+    """A brain and one that is longer by a fifth: the affines lead from the middle to both."""
+    from popatlas.transforms.affine import read_affine
+    from popatlas.transforms.itk import write_affine
+
+    grid = np.indices((24, 24, 24)) - 11.5
+    write_affine(tmp_path / "still.mat", torch.eye(4, dtype=torch.float64))
+    for name, length in (("a", 1.0), ("b", 1.2)):
+        radius = np.sqrt((grid[0] / length) ** 2 + grid[1] ** 2 + grid[2] ** 2)
+        save_image(
+            np.select([radius < 3, radius < 5, radius < 8], [1, 0.6, 0.3], 0.0), np.eye(4), tmp_path / f"{name}.nii.gz"
+        )
+        save_image((radius < 8).astype(np.uint8), np.eye(4), tmp_path / f"{name}_mask.nii.gz", np.uint8)
+    load_interface("CoRegisterMembers")(
+        in_reference=str(tmp_path / "a.nii.gz"),
+        in_brains=[str(tmp_path / f"{name}.nii.gz") for name in "ab"],
+        in_masks=[str(tmp_path / f"{name}_mask.nii.gz") for name in "ab"],
+        in_affines=[str(tmp_path / "still.mat")] * 2,
+        scans=["a", "b"],
+        options={"motion": "affine", "shrink": [2], "iterations": [30], "starts": 1},
+        out_template=str(tmp_path / "template.nii.gz"),
+        out_mask=str(tmp_path / "mask.nii.gz"),
+        out_classes=str(tmp_path / "classes.nii.gz"),
+        out_folder=str(tmp_path / "found"),
+        out_batch_record=str(tmp_path / "group.json"),
+    ).run()
+    first, second = (read_affine(tmp_path / "found" / name / "affine.mat")[0, 0] for name in "ab")
+    assert second / first == pytest.approx(1.2, abs=0.04)

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from popatlas.groupwise.xcoreg.core import GroupResult
-from popatlas.groupwise.xcoreg.files import GroupFiles, coregister_files
+from popatlas.groupwise.xcoreg.files import GroupFiles, coregister_files, millimetres
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
 from popatlas.images.arrays import BoolArray, FloatArray
 from popatlas.images.grid import Grid
 from popatlas.images.place import read_mask_on
 from popatlas.registration.batch import FILES
 from popatlas.registration.engines.io import write_fields
-from popatlas.transforms.affine import read_affine
 from popatlas.transforms.fieldops import TensorOps
 from popatlas.transforms.itk import write_affine
 
@@ -75,14 +74,15 @@ def coregister_members(
     InputError
         From `popatlas.groupwise.xcoreg.files.coregister_files`.
     """
-    assert files.masks is not None and files.affines is not None
+    assert files.masks is not None
     kept = len(files.images) <= KEPT_AT_ONCE
     result, common = coregister_files(files, settings, kept=kept, threads=threads)
     assert result.posterior is not None
     shares = np.zeros(common.shape, np.float32)
     for number, folder in enumerate(folders):
         folder.mkdir(parents=True, exist_ok=True)
-        write_affine(folder / FILES[0], read_affine(files.affines[number]))
+        own = Grid.from_file(files.images[number])
+        write_affine(folder / FILES[0], millimetres(result.matrices[number], common, own))
         field = result.displacements[number]
         write_fields(field, result.inverse(number, threads), common, folder, diverged=False)
         shares += _moved_mask(files, number, result, common)
