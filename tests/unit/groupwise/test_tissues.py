@@ -122,9 +122,52 @@ def test_maps_that_are_given_are_taken_as_they_are_and_wrong_ones_refused(files)
         save_image(wrong, affine, folder / "wrong.nii.gz", np.float32)
         with pytest.raises(InputError, match=words):
             classify(folder, in_maps=folder / "wrong.nii.gz")
+    for order in ((1, 2, 0), (2, 1, 0)):  # as other programs have them, and from bright to dark
+        save_image(given[..., order], affine, folder / "wrong.nii.gz", np.float32)
+        with pytest.raises(InputError, match=r"is not brighter than .*in this order"):
+            classify(folder, in_maps=folder / "wrong.nii.gz")
+    save_image(given * [1, 1, 0], affine, folder / "wrong.nii.gz", np.float32)
+    with pytest.raises(InputError, match="WM is nowhere in the template"):
+        classify(folder, in_maps=folder / "wrong.nii.gz")
     save_image(given[:-1], affine, folder / "wrong.nii.gz", np.float32)
     with pytest.raises(InputError, match="does not lie on the grid of brain"):
         classify(folder, in_maps=folder / "wrong.nii.gz")
+
+
+@pytest.mark.parametrize("levels", [(0.3, 0.6, 1.0), (0.3, 0.3, 1.0), (1.0, 1.0, 1.0)])
+def test_a_brain_with_fewer_intensities_than_tissues_is_named(files, levels):
+    folder, labels, affine = files
+    save_image(np.array([0, *levels])[labels], affine, folder / "brain.nii.gz", np.float32)
+    if len(set(levels)) == 3:
+        assert np.mean((classify(folder).argmax(-1) + 1 == labels)[labels > 0]) == 1, "without noise"
+        return
+    with pytest.raises(InputError, match=r"brain\.nii\.gz"):
+        classify(folder)
+
+
+def test_tissues_that_are_not_where_those_of_a_t1w_are_get_said(files):
+    """A T2w that is called T1w: its brightest class is at the rim, and the numbers come out all the same."""
+    folder, labels, affine = files
+
+    def said(levels, maps):
+        image = np.array([0, *levels])[labels] + 0.03 * np.random.default_rng(0).standard_normal(SHAPE)
+        save_image(image * (labels > 0), affine, folder / "brain.nii.gz", np.float32)
+        step = load_interface("SegmentTissues")(
+            in_images=[str(folder / "brain.nii.gz")],
+            in_mask=str(folder / "mask.nii.gz"),
+            in_prior=str(folder / maps),
+            names=["CSF", "GM", "WM"],
+            out_posterior=str(folder / "posterior.nii.gz"),
+        )
+        step.run()
+        return step.said
+
+    right = np.stack([labels == tissue for tissue in (1, 2, 3)], -1).astype(np.float32)
+    save_image(right, affine, folder / "right.nii.gz", np.float32)
+    save_image(right[..., ::-1], affine, folder / "turned.nii.gz", np.float32)
+    assert said((0.3, 0.6, 1.0), "right.nii.gz") == []
+    assert "is not brighter" in said((1.0, 0.6, 0.3), "right.nii.gz")[0], "this scan alone is no T1w"
+    assert "lies no deeper" in said((1.0, 0.6, 0.3), "turned.nii.gz")[0], "nor are those that the maps were found in"
 
 
 def test_columns_of_structures_keep_their_names_when_there_are_tissues():

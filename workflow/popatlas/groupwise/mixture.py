@@ -233,8 +233,7 @@ class _Problem:
     def _weigh(self, classes: Tensor) -> None:
         """Update the amounts of the classes, by which the prior is weighted, from their posterior (K, V)."""
         total = (self.log_prior + self.log_amounts[:, None]).logsumexp(0)
-        expected = (self.log_prior - total).exp().double().sum(1)
-        amounts = classes.double().sum(1) / expected.clamp(min=1e-9)
+        amounts = classes.double().sum(1) / (self.log_prior - total).exp().double().sum(1).clamp(min=1e-9)
         self.log_amounts = (amounts / amounts.sum()).clamp(min=FLOOR).log().float()
 
     def maximised(self, mixtures: Gaussians, iterations: int) -> tuple[Gaussians, list[float]]:
@@ -353,14 +352,17 @@ def _by_intensity(values: Tensor, classes: int) -> Tensor:
     if classes > MOST_FLAT:
         message = f"a prior of {classes} classes that is the same for all of them says nothing"
         raise InputError(message, remedy=f"give maps that tell the classes apart, or no more than {MOST_FLAT} classes")
-    found = threshold_multiotsu(values.numpy(), classes, nbins=256 if classes < MOST_FLAT else 128)
-    edges = torch.from_numpy(np.asarray(found, dtype=np.float32))
+    bins = 256 if classes < MOST_FLAT else 128
+    try:
+        middles = torch.from_numpy(np.asarray(threshold_multiotsu(values.numpy(), classes, nbins=bins), dtype=np.float32))
+    except ValueError as error:
+        raise InputError(f"its intensities do not tell {classes} classes apart", remedy="check the file") from error
+    edges = middles + (values.max() - values.min()) / (2 * bins)  # a threshold is the middle of the last bin of its class
     return torch.nn.functional.one_hot(torch.bucketize(values, edges), classes).T.to(values)
 
 
 def _log_prior(prior: Tensor) -> Tensor:
-    shares = prior.clamp(min=FLOOR)
-    return (shares / shares.sum(0)).log()
+    return (prior.clamp(min=FLOOR) / prior.clamp(min=FLOOR).sum(0)).log()
 
 
 def in_plane(images: Tensor, axis: int, sigma: float) -> Tensor:

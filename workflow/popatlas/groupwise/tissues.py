@@ -8,15 +8,19 @@ the priors of Ashburner and Friston (NeuroImage 2005;26:839-851, doi:10.1016/j.n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from popatlas.errors import InputError
 from popatlas.groupwise.mixture import segment
 from popatlas.groupwise.settings import TISSUES, MixtureSettings
+from popatlas.images.arrays import FloatArray
 
 ENOUGH = 4  # brains from which their mean is a better prior than none
+MUCH = 0.3  # share of CSF that is more than the ventricles and the sulci of a brain have
 Brain = tuple[Tensor, Tensor]  # image and mask, both (*shape)
 
 
@@ -73,3 +77,35 @@ def _mean_posterior(brains: Sequence[Callable[[], Brain]], prior: Tensor | None,
         total = total + segment(image[None], given, inside, plan).posterior
         seen = seen + inside
     return total / seen.clamp(min=1)
+
+
+def not_brighter(image: FloatArray, tissues: FloatArray) -> str:
+    """Return in words which tissue (3, *shape) of an image (*shape) is not brighter than the one before, as in a T1w.
+
+    Empty when each is.
+    """
+    means = [float((one * image).sum(dtype=np.float64) / max(one.sum(dtype=np.float64), 1e-9)) for one in tissues]
+    steps = zip(pairwise(TISSUES), pairwise(means), strict=True)
+    return ", ".join(f"{bright} is not brighter than {dark}" for (dark, bright), (low, high) in steps if high <= low)
+
+
+def not_deeper(tissues: FloatArray, spacing: Sequence[float]) -> str:
+    """Return in words which tissue lies as deep in the brain as white matter; empty when none does that should not.
+
+    Parameters
+    ----------
+    tissues : (3, *shape) ndarray
+        Probability of each tissue, 0 outside of the brain.
+    spacing : sequence of float
+        Voxel size, mm.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    depth = np.asarray(distance_transform_edt(tissues.sum(0) > 0, sampling=spacing))
+    amounts = [max(float(one.sum(dtype=np.float64)), 1e-9) for one in tissues]
+    csf, gm, wm = (float((one * depth).sum(dtype=np.float64)) / amount for one, amount in zip(tissues, amounts, strict=True))
+    if wm <= gm:
+        return f"WM lies no deeper than GM ({wm:.1f} and {gm:.1f} mm)"
+    if wm <= csf and amounts[0] > MUCH * sum(amounts):  # ventricles lie deep, but are not that much of a brain
+        return f"WM lies no deeper than CSF ({wm:.1f} and {csf:.1f} mm)"
+    return ""

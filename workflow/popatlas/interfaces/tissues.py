@@ -9,6 +9,7 @@ import numpy as np
 from nipype.interfaces.base import File, Str, isdefined, traits
 
 from popatlas.errors import InputError
+from popatlas.groupwise.settings import TISSUES
 from popatlas.images.grid import Grid
 from popatlas.images.header import check_header
 from popatlas.images.io import load_image, save_image, write_json, write_table
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from popatlas.groupwise.tissues import Brain
     from popatlas.images.arrays import FloatArray
 
+ORDER = f"give maps of {', '.join(TISSUES)}, between 0 and 1, in this order"
 LINE_UP = "bring it there, for example with `popatlas apply`"
 
 
@@ -84,6 +86,17 @@ class SegmentTissues(PopatlasInterface):
             table = pd.DataFrame({"name": names, "volume_ml": volumes, "label_ml": counts})
             write_table(table, inputs.out_volumes)
         self.notes = {"volume_ml": dict(zip(names, volumes, strict=True))}
+        if tuple(names) == TISSUES:
+            self._doubt(images[0], posterior, grid)
+
+    def _doubt(self, image: FloatArray, tissues: FloatArray, grid: Grid) -> None:
+        """Say when tissues do not look or lie as those of a T1w."""
+        from popatlas.groupwise.tissues import not_brighter, not_deeper
+
+        if doubts := [words for words in (not_brighter(image, tissues), not_deeper(tissues, grid.spacing)) if words]:
+            notice = f"{'; '.join(doubts)}: is it a T1w? The tissues may be mistaken for each other"
+            self.said.append(notice)
+            print(notice, flush=True)
 
     def _prior(self, grid: Grid, first: Path) -> Tensor:
         """Return the class probabilities (K, *shape) on the grid of the subject."""
@@ -120,7 +133,6 @@ class ClassifyTemplate(PopatlasInterface):
     input_spec = ClassifyTemplateInputSpec
 
     def _execute(self) -> None:
-        from popatlas.groupwise.settings import TISSUES
         from popatlas.groupwise.tissues import tissue_maps
 
         inputs = self.inputs
@@ -134,7 +146,10 @@ class ClassifyTemplate(PopatlasInterface):
                 raise InputError(f"{len(brains)} brains and {len(masks)} masks", remedy="give one mask for each brain")
             pairs = list(zip(brains, masks, strict=True))
             readers = [lambda pair=pair: self._brain(*pair, grid=grid, template=template) for pair in pairs]
-            found = tissue_maps(readers, self._classes(grid, template), progress=lambda line: print(line, flush=True))
+            try:
+                found = tissue_maps(readers, self._classes(grid, template), progress=lambda line: print(line, flush=True))
+            except InputError as error:
+                raise InputError(error.message, file=error.file or self.brain, remedy=error.remedy) from error
             maps, source = found.numpy(), f"mixtures of Gaussians in {len(brains)} brains"
         save_image(np.moveaxis(maps, 0, -1), grid.ras_affine, inputs.out_maps, np.float32)
         shares = [float(one.sum(dtype=np.float64)) for one in maps]
@@ -147,6 +162,7 @@ class ClassifyTemplate(PopatlasInterface):
 
         from popatlas.images.place import read_mask_on
 
+        self.brain = brain
         image = read_on(Path(brain), grid, template, None)
         inside = read_mask_on(mask, brain).data > 0
         return torch.from_numpy(image), torch.from_numpy(inside)
@@ -161,12 +177,17 @@ class ClassifyTemplate(PopatlasInterface):
         return torch.from_numpy(np.clip(found, LEAST, 1).astype(np.float32))
 
     def _given(self, path: Path, grid: Grid, template: Path) -> FloatArray:
-        from popatlas.groupwise.settings import TISSUES
+        from popatlas.groupwise.tissues import not_brighter
 
         maps = read_on(path, grid, template, None, components=True)
         if len(maps) != len(TISSUES) or not np.isfinite(maps).all() or maps.min() < 0 or maps.sum(0).max() > 1.01:
             message = f"it holds no probabilities of {', '.join(TISSUES)} along the last axis"
-            raise InputError(message, file=path, remedy="give these three maps, between 0 and 1, in this order")
+            raise InputError(message, file=path, remedy=ORDER)
+        image = read_on(template, grid, template, None)
+        if nowhere := [name for name, one in zip(TISSUES, maps, strict=True) if not one[image > 0].any()]:
+            raise InputError(f"{nowhere[0]} is nowhere in the template", file=path, remedy=ORDER)
+        if words := not_brighter(image, maps):
+            raise InputError(f"in the template, a T1w, {words}", file=path, remedy=ORDER)
         return maps
 
 
