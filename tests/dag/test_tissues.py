@@ -96,7 +96,7 @@ def test_a_group_is_registered_at_once_and_gated_one_by_one(cohort):
     wildcards = SimpleNamespace(scan=member, iteration="1")
     assert study.atlas.iteration_inputs(wildcards)["batch_record"].endswith("iter-1/predictions/group.json")
     assert len(study.atlas.grouped(wildcards)["brains"]) == len(study.atlas.members) == 3
-    assert study.tissues.classes == "tpl-popatlas/tpl-popatlas_desc-classes_probseg.nii.gz"
+    assert study.jobs.outputs("publish_template")["classes"] == "tpl-popatlas/tpl-popatlas_desc-classes_probseg.nii.gz"
 
 
 def test_settings_that_a_way_of_building_does_not_use_leave_the_version_alone(cohort):

@@ -40,13 +40,20 @@ def test_the_maps_are_the_shares_of_the_brains():
     assert float(maps.sum(0).max()) == pytest.approx(1, abs=1e-5)
 
 
-def test_one_brain_is_enough_and_classes_of_a_group_are_taken_up():
+def test_one_brain_is_enough():
     labels = anatomy()
     maps = tissue_maps([lambda: brain(labels, 1)])
     assert np.mean((maps.argmax(0).numpy() + 1 == labels)[labels > 0]) > 0.98
-    order = torch.from_numpy(np.stack([labels == tissue for tissue in (3, 2, 1)]).astype(np.float32)).clamp(0.05, 0.9)
-    turned = tissue_maps([lambda: brain(labels, 1)], prior=order)
-    assert np.mean((3 - turned.argmax(0).numpy() == labels)[labels > 0]) > 0.98, "the prior says which is which"
+
+
+def test_a_brain_that_cannot_be_divided_is_left_out_and_named():
+    flat = (torch.ones(SHAPE), torch.from_numpy(anatomy() > 0))
+    said = []
+    maps = tissue_maps([lambda: brain(anatomy(), 1), lambda: flat], progress=said.append)
+    torch.testing.assert_close(maps, tissue_maps([lambda: brain(anatomy(), 1)]))
+    assert said[0].startswith("brain 2 is left out of the maps: contrast 1 is constant")
+    with pytest.raises(InputError, match="is constant"):
+        tissue_maps([lambda: flat])
 
 
 def test_without_brains_it_is_refused():

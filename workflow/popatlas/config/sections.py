@@ -174,6 +174,10 @@ class Register:
     gate: Gate = option(Gate(), "Limits of a plausible registration")
 
 
+# for skull-stripped T1w heads: four classes leave the fluid to the background (benchmarks.groupwise, part atlas)
+GROUP = XCoRegSettings(classes=8, fluid=1.5, elastic=0.3)
+
+
 @settings
 class Atlas:
     """Unbiased groupwise template."""
@@ -189,7 +193,7 @@ class Atlas:
         "How the template is built: all members registered to their mean by turns (mean), or as one group to a common space "
         "(xcoreg, one iteration), which finds its classes too",
     )
-    xcoreg: XCoRegSettings = option(XCoRegSettings(), "How the group is registered with method xcoreg")
+    xcoreg: XCoRegSettings = option(GROUP, "How the group is registered with method xcoreg")
     members: (
         Literal["all"]
         | Annotated[int, Field(ge=2)]

@@ -26,19 +26,15 @@ Brain = tuple[Tensor, Tensor]  # image and mask, both (*shape)
 
 def tissue_maps(
     brains: Sequence[Callable[[], Brain]],
-    prior: Tensor | None = None,
     plan: MixtureSettings | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Tensor:
-    """Return the probability of each tissue on the grid of a template.
+    """Return the probability of each of `TISSUES` on the grid of a template.
 
     Parameters
     ----------
     brains : sequence of callable
         Return a T1w brain on that grid and its mask, both (*shape); one is in memory at a time.
-    prior : (K, *shape) Tensor, optional
-        Probabilities to begin from, such as those that a co-registration of the group found. Without, classes are
-        `TISSUES` and are told by intensity alone.
     plan : MixtureSettings, optional
         Of the mixtures; one Gaussian for each tissue, and amounts, when left out.
     progress : callable, optional
@@ -46,20 +42,20 @@ def tissue_maps(
 
     Returns
     -------
-    (K, *shape) Tensor
+    (3, *shape) Tensor
         Mean over the brains that cover a voxel; 0 where none does.
 
     Raises
     ------
     InputError
-        Without brains, and from `popatlas.groupwise.mixture.segment`.
+        Without brains, and from `popatlas.groupwise.mixture.segment` when none of them can be divided.
     """
     if not brains:
         raise InputError("tissue maps of no brain", remedy="give the brains that were registered to the template")
     chosen = plan or MixtureSettings(components=1, amounts=True)
-    found = prior
+    found: Tensor | None = None
     for turn in range(2 if len(brains) >= ENOUGH else 1):
-        found = _mean_posterior(brains, found, chosen)
+        found = _mean_posterior(brains, found, chosen, progress)
         if progress is not None:
             shares = found.flatten(1).double().sum(1)
             told = ", ".join(f"{float(share / shares.sum()):.3f}" for share in shares)
@@ -68,14 +64,29 @@ def tissue_maps(
     return found
 
 
-def _mean_posterior(brains: Sequence[Callable[[], Brain]], prior: Tensor | None, plan: MixtureSettings) -> Tensor:
+def _mean_posterior(
+    brains: Sequence[Callable[[], Brain]],
+    prior: Tensor | None,
+    plan: MixtureSettings,
+    progress: Callable[[str], None] | None,
+) -> Tensor:
+    """Return the mean over the brains that can be divided; the error of the last one where none can."""
     total = seen = torch.zeros(())
-    for read in brains:
+    fault: InputError | None = None
+    for number, read in enumerate(brains):
         image, mask = read()
         inside = mask > 0
         given = torch.full((len(TISSUES), *image.shape), 1 / len(TISSUES)) if prior is None else prior
-        total = total + segment(image[None], given, inside, plan).posterior
+        try:
+            total = total + segment(image[None], given, inside, plan).posterior
+        except InputError as error:
+            fault = error
+            if progress is not None:
+                progress(f"brain {number + 1} is left out of the maps: {error.message}")
+            continue
         seen = seen + inside
+    if fault is not None and not seen.ndim:
+        raise fault
     return total / seen.clamp(min=1)
 
 

@@ -122,7 +122,6 @@ class ClassifyTemplateInputSpec(PopatlasInputSpec):
     in_brains = traits.List(File(exists=True), mandatory=True, minlen=1, desc="T1w brains on its grid, or the template")
     in_masks = traits.List(File(exists=True), mandatory=True, minlen=1, desc="mask of each")
     in_maps = File(exists=True, desc="maps that are there already, classes along the last axis: they are checked and taken")
-    in_classes = File(exists=True, desc="classes of a co-registration of the group, to begin from; the first is background")
     out_maps = File(mandatory=True, desc="probability of CSF, GM and WM along the last axis")
     out_description = File(mandatory=True, desc="names of the maps, JSON")
 
@@ -147,7 +146,7 @@ class ClassifyTemplate(PopatlasInterface):
             pairs = list(zip(brains, masks, strict=True))
             readers = [lambda pair=pair: self._brain(*pair, grid=grid, template=template) for pair in pairs]
             try:
-                found = tissue_maps(readers, self._classes(grid, template), progress=lambda line: print(line, flush=True))
+                found = tissue_maps(readers, progress=lambda line: print(line, flush=True))
             except InputError as error:
                 raise InputError(error.message, file=error.file or self.brain, remedy=error.remedy) from error
             maps, source = found.numpy(), f"mixtures of Gaussians in {len(brains)} brains"
@@ -167,15 +166,6 @@ class ClassifyTemplate(PopatlasInterface):
         inside = read_mask_on(mask, brain).data > 0
         return torch.from_numpy(image), torch.from_numpy(inside)
 
-    def _classes(self, grid: Grid, template: Path) -> Tensor | None:
-        """Return the classes of a co-registration but for the first, which is the background."""
-        import torch
-
-        if not isdefined(self.inputs.in_classes):
-            return None
-        found = read_on(Path(self.inputs.in_classes), grid, template, None, components=True)[1:]
-        return torch.from_numpy(np.clip(found, LEAST, 1).astype(np.float32))
-
     def _given(self, path: Path, grid: Grid, template: Path) -> FloatArray:
         from popatlas.groupwise.tissues import not_brighter
 
@@ -189,9 +179,6 @@ class ClassifyTemplate(PopatlasInterface):
         if words := not_brighter(image, maps):
             raise InputError(f"in the template, a T1w, {words}", file=path, remedy=ORDER)
         return maps
-
-
-LEAST = 0.05  # of a class that a group found: its posteriors are nearly certain, and one brain may differ
 
 
 def read_maps(path: Path, subject: str | None) -> tuple[Tensor, Grid]:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from popatlas.cohort.outputs import CLASSES, RULES, fill
+from popatlas.cohort.outputs import RULES, fill
 from popatlas.config.sections import Config
 from popatlas.groupwise.settings import TISSUES
 from popatlas.settings import as_content
@@ -79,20 +79,13 @@ class Tissues:
     # Maps of the template
 
     def classified(self, wildcards: Wildcards) -> dict[str, Files]:
-        """Return what the maps are made of: the template, the brains that were registered to it, classes of the group."""
+        """Return what the maps are made of: the template, and the brains that were registered to it."""
         files = self.template.files
         found: dict[str, Files] = {"template": files["fixed"], "mask": files["fixed_mask"]}
         if self.seen:
             found["brains"] = [self._filled(MOVED["warped"], scan) for scan in self.seen]
             found["masks"] = [self._filled(MOVED["warped_mask"], scan) for scan in self.seen]
-        return found | ({"classes": self.classes} if self.classes else {})
-
-    @property
-    def classes(self) -> str:
-        """Classes that a co-registration of the members found, where there was one with as many as there are tissues."""
-        atlas = self.config.atlas
-        is_known = atlas.is_grouped and atlas.xcoreg.classes == len(TISSUES) + 1
-        return self._filled(CLASSES["classes"]) if is_known and self.seen else ""
+        return found
 
     def listed(self) -> dict[str, list[str]]:
         """Return the lines of the lists of brains and masks."""
@@ -115,8 +108,7 @@ class Tissues:
         else:
             brains, masks = files["fixed"], files["fixed_mask"]
         options = f"--in_brains {shlex.quote(brains)} --in_masks {shlex.quote(masks)}"
-        options += f" --in_maps {shlex.quote(given)}" if given else ""
-        return f"{options} --in_classes {shlex.quote(self.classes)}" if self.classes else options
+        return f"{options} --in_maps {shlex.quote(given)}" if given else options
 
     # Tissues of a scan
 
