@@ -37,7 +37,7 @@ SPACING, LEVEL_MM, MARGIN = 5, 12.0, 3
 SEEN, HELD_OUT = range(-10, 41, 4), range(-8, 40, 4)  # mm of the slices
 DRAWS = 2  # groups of each slice that the network learns from
 GROUPS = 12  # that it is tried on
-PLAN = CombinedSettings(features=(16, 32, 64), steps=1200, bending=0.05, registration_rate=2e-3, checkpoint_every=300)
+PLAN = CombinedSettings(features=(16, 32, 64), steps=800, bending=0.05, registration_rate=2e-3, checkpoint_every=300)
 SUPERVISION: dict[str, tuple[bool, bool, bool]] = {
     "none": (False, False, False),
     "atlas": (False, False, False),

@@ -6,7 +6,7 @@ All are of one group. Images are given by the positions of their intensities on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -60,8 +60,10 @@ class GroupViews:
 def posterior(views: GroupViews, plan: CombinedSettings, prior: Tensor | None = None) -> Tensor:
     """Return the classes (K, V) of the common space, in two passes and without slopes.
 
-    The appearance of the first pass is that of each image with its own maps, on its own grid; that of the second follows
-    from the classes of the first.
+    The classes of the first pass are named by what has names: an atlas, else the images with labels, each on its own grid,
+    else the prediction of the first image. The appearance of the second pass follows from the classes of the first: all
+    other images take their names from the common anatomy. Had their own predictions a vote in them, a network that took one
+    tissue for another in one contrast would move the images until they agree.
 
     Parameters
     ----------
@@ -73,16 +75,23 @@ def posterior(views: GroupViews, plan: CombinedSettings, prior: Tensor | None = 
         Class probabilities of an atlas in the common space, in place of the shares of the classes.
     """
     with torch.no_grad():
-        joints = [soft_joint(image, maps, plan.bins) for image, maps in zip(views.native, views.maps, strict=True)]
+        everyone = list(range(len(views.native)))
+        named = [number for number in everyone if views.labelled[number]] or [0]
+        if prior is None:
+            joints = {number: soft_joint(views.native[number], views.maps[number], plan.bins) for number in named}
+        else:
+            joints = {number: soft_joint(views.warped[number], prior, plan.bins) for number in everyone}
         classes = _classes(views, joints, plan, prior)
-        joints = [soft_joint(image, classes, plan.bins) for image in views.warped]
+        joints = {number: soft_joint(views.warped[number], classes, plan.bins) for number in everyone}
         return _classes(views, joints, plan, prior)
 
 
-def _classes(views: GroupViews, joints: Sequence[Tensor], plan: CombinedSettings, prior: Tensor | None) -> Tensor:
-    shares = torch.stack([joint.sum(1) for joint in joints]).mean(0)
+def _classes(views: GroupViews, joints: Mapping[int, Tensor], plan: CombinedSettings, prior: Tensor | None) -> Tensor:
+    """Return the classes (K, V) that some images, whose appearance is known, and the labels speak for."""
+    shares = torch.stack([joint.sum(1) for joint in joints.values()]).mean(0)
     total = shares.clamp(min=FLOOR).log()[:, None] if prior is None else prior.clamp(min=plan.floor).log()
-    for position, joint in zip(views.warped, joints, strict=True):
+    for number, joint in joints.items():
+        position = views.warped[number]
         lower = position.floor().long()
         part = position - lower
         logs = log_appearance(joint)
