@@ -145,7 +145,7 @@ def test_a_training_that_is_resumed_is_the_same_training(tmp_path):
 @pytest.mark.slow
 def test_a_small_network_learns_to_segment_and_to_register(tmp_path):
     """Labels of one contrast of two: the other is segmented too, and the images come closer than they began."""
-    plan = CombinedSettings(classes=3, features=(8, 16), steps=150, turn=3, batch=1, bending=0.02, reach=0.2)
+    plan = CombinedSettings(classes=3, features=(8, 16), steps=300, turn=3, batch=1, bending=0.02, reach=0.2)
     made = trainer(tmp_path, plan)
     made.run()
     images, labels = group([anatomy(-2), anatomy(2)], seed=9)
@@ -157,7 +157,7 @@ def test_a_small_network_learns_to_segment_and_to_register(tmp_path):
         )
 
     assert dice(maps[0].argmax(0), labels[0]) > 0.85
-    assert dice(maps[1].argmax(0), labels[1]) > 0.5, "no label of this contrast was seen"
+    assert dice(maps[1].argmax(0), labels[1]) > 0.85, "no label of this contrast was seen"
     from popatlas.transforms.fields import coordinates, sample
 
     moved = [
