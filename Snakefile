@@ -32,7 +32,7 @@ wildcard_constraints:
 # the pipeline, from top to bottom
 for stage in (
     *("index", "prepare", "preprocess", "register", "atlas_start", "atlas", "tissues"),
-    *("fuse", "fuse_trained", "native", "train", "train_registration", "measure", "report"),
+    *("fuse", "fuse_trained", "native", "train", "train_registration", "measure", "along", "report"),
 ):
 
     include: f"rules/{stage}.smk"

@@ -158,6 +158,7 @@ def outputs() -> str:
         ("group/trust.tsv, group/trust.parquet", dictionary.ATLAS_WEIGHTS_COLUMN_TEXT),
         ("group/fusion-bench.tsv, group/fusion-bench.parquet", dictionary.BENCH_COLUMN_TEXT),
         ("tpl-popatlas/tpl-popatlas_desc-convergence_table.tsv", dictionary.CONVERGENCE_COLUMN_TEXT),
+        *((f"tpl-popatlas/tpl-popatlas_desc-along_{kind}.tsv", text) for kind, text in dictionary.ALONG_COLUMN_TEXT.items()),
     ):
         lines += ["", f"## Columns of {title}\n", *columns(text)]
     lines += ["", "## Files that describe others\n", DESCRIBED]

@@ -11,32 +11,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.linalg import polar
 from torch import Tensor
 
 from benchmarks.common import Bar, at_least, at_most
 from benchmarks.deep.cohort import prepare
-from popatlas.groupwise.conditional import ConditionalSettings, conditional_atlas, structure_volumes
+from popatlas.groupwise.conditional import conditional_atlas, structure_volumes
+from popatlas.groupwise.neighbours import ConditionalSettings
 from popatlas.groupwise.template import reference_brain
 from popatlas.images.grid import Grid
 from popatlas.images.io import load_image, read_table
 from popatlas.measures.scan import resample_labels
 from popatlas.training.table import TrainingScan, read_training_table
-from popatlas.transforms.affine import Matrix, read_affine
+from popatlas.transforms.affine import read_affine, rigid_part
 from popatlas.transforms.chain import Affine, Chain
 
 VENTRICLES = (49, 50, 51, 52)  # MUSE: lateral ventricles and their inferior horns
 AGES = (30.0, 40.0, 50.0, 60.0, 70.0)
 SPACING_MM = 2.0
-
-
-def rigid_part(matrix: Matrix, middle: np.ndarray) -> Matrix:
-    """Return the rotation nearest to an affine, with the translation that sends the template's middle to the same point."""
-    rotation = polar(matrix[:3, :3])[0]
-    found = np.eye(4)
-    found[:3, :3] = rotation
-    found[:3, 3] = (matrix @ [*middle, 1.0])[:3] - rotation @ middle
-    return found
 
 
 def posed(scan: TrainingScan, grid: Grid) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ def test_every_result_that_is_lost_is_made_again_by_its_own_job(cohort):
         (cohort / "out" / path).write_bytes(kept)
     assert {rule for rule, made in RULES.items() if made.kept} - set(DELIVERABLES.values()) == {
         "train_trust", "train_segmenter", "segment_scan", "train_registration", "score_truth", "bench_fusion",
-        "labels_to_native", "segment_tissues",
+        "labels_to_native", "segment_tissues", "publish_along",
     }  # fmt: skip
 
 

@@ -41,6 +41,7 @@ NETWORK = {"register": {"engine": "network"}, "atlas": {"members": 3}, "fuse": {
 TRAINED = BASE | {"train": {"recipe": "voxelmorph"}}
 # the study on which a key is changed, where it says nothing on the usual one, and its settings
 STUDY_OF = {
+    **dict.fromkeys(("atlas.along", "atlas.along_values", "atlas.along_most", "atlas.conditional"), "along"),
     "register.network": "network",
     "register.weights": "network",
     "register.presets.network": "network",
@@ -50,6 +51,7 @@ STUDY_OF = {
 }
 STUDIES = {"": BASE, "network": NETWORK, "train": TRAINED, "grouped": {"atlas": {"members": 3, "method": "xcoreg"}}}
 STUDIES["existing"] = {"atlas": {"template": "{folder}/template.nii.gz"}}
+STUDIES["along"] = BASE | {"atlas": BASE["atlas"] | {"along": "age", "conditional": {"width": 20.0}}}
 # sections of which one key stands for all
 OF_ONE_KIND = ("atlas.xcoreg", "tissues.mixture")
 # what a key is changed to, where the next value that its schema takes would not do
@@ -60,7 +62,9 @@ OTHERS = {
     "register.fallback": [], "register.presets.instance": {"default": {"fluid": 2.5}},
     "register.presets.network": {"default": {"repeats": 2}},
     "register.gate.scale": [0.9, 1.1], "atlas.label": "other", "atlas.members": 2, "atlas.presets": ["fast"],
-    "atlas.template": "{folder}/template.nii.gz", "fuse.methods": ["majority", "jlf", "dataparams"],
+    "atlas.template": "{folder}/template.nii.gz",
+    "atlas.along": None, "atlas.along_values": [25, 30], "atlas.along_most": 3,
+    "fuse.methods": ["majority", "jlf", "dataparams"],
     "fuse.atlases": ["02", "04"],
     "fuse.labels": "derivatives/other/{scan}_dseg.nii.gz", "measure.reference": "", "measure.landmarks": "",
     "measure.truth": "", "fuse.segmenter.labels": "majority", "train.changes": {"schedule": {"seed": 7}},

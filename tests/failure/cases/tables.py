@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from popatlas.cohort.along import check_covariate
 from popatlas.cohort.freeze import freeze_atlas_members
 from popatlas.cohort.index import index_cohort
 from popatlas.cohort.names import freeze_label_names
+from popatlas.cohort.participants import read_people
 from popatlas.config.load import load_config
 from popatlas.errors import PopatlasError
 from popatlas.measures.landmarks import read_landmarks
@@ -19,6 +22,7 @@ from ..casebook import LEFT_OUT, SAID, STOPS, Case, notices, refusal
 TITLE = "Tables"
 MISSING = "the values are missing for the scan, the run goes on"
 NOT_SELECTED = "scan `excluded`, the others go on"
+AGES = "participant_id\tage\tsex\nsub-1\t20\tF\nsub-2\t40\tM\nsub-3\t60\tF\nsub-4\t70\tM\n"
 GOOD = "participant_id\tage\tsex\nsub-1\t20\tF\nsub-2\t40\tM\nsub-3\t60\tF\n"
 
 
@@ -40,6 +44,19 @@ def listed(text: str | bytes, name: str = "participants.tsv", members: int = 0, 
             return notices(work)
         except PopatlasError as error:
             return str(error)
+
+    return run
+
+
+def along(text: str, **atlas: object) -> Callable[[Path], str]:
+    """Ask for templates along a column of a table, and return the refusal."""
+
+    def run(folder: Path) -> str:
+        root = noise_cohort(folder / "bids", ["sub-1", "sub-2", "sub-3", "sub-4"], labels=False)
+        (root / "participants.tsv").write_text(text)
+        config = load_config({"atlas": {"along": "age"} | atlas}, bids_dir=str(root))
+        scans = list(index_cohort(config, folder / "out")["scan"])
+        return refusal(lambda: check_covariate(config, read_people(folder / "out"), scans))
 
     return run
 
@@ -142,6 +159,13 @@ CASES = [
          remedy=False),
     Case("query", "Python", STOPS, "'@' at character 10", listed(GOOD, query='note.map(@__builtins__.get("eval"))')),
     Case("query", "a function", STOPS, "'age.to_csv' is not known", listed(GOOD, query="age.to_csv('f')")),
+    Case("along", "no such column", STOPS, "did you mean 'age'", along(AGES, along="agee")),
+    Case("along", "a column of words", STOPS, "'sex' is not of numbers", along(AGES, along="sex")),
+    Case("along", "an empty column", STOPS, "'age' is empty", along(re.sub(r"\t\d+\t", "\tn/a\t", AGES))),
+    Case("along", "one age for all", STOPS, "one value only (20)", along(re.sub(r"\t\d+\t", "\t20\t", AGES))),
+    Case("along", "ages missing for too many", STOPS, "2 subjects have a value in 'age'",
+         along(AGES.replace("40", "n/a").replace("60", "-999"))),
+    Case("along", "nobody near a value", STOPS, "too few subjects are near 90", along(AGES, along_values=[90])),
     Case("paths", "a scan twice", STOPS, "listed twice (line 3)", paths("subject\tt1w\n01\ta.nii\nsub-01\tb.nii\n")),
     Case("paths", "no column t1w", STOPS, "no column 't1w'", paths("subject\timage\n01\ta.nii\n")),
     Case("atlases", "an empty cell", STOPS, "is empty (line 2)", atlases("atlas\tt1w\tdseg\nA\ta.nii\tn/a\n")),

@@ -9,13 +9,8 @@ import pytest
 import torch
 
 from popatlas.errors import InputError
-from popatlas.groupwise.conditional import (
-    ConditionalSettings,
-    conditional_atlas,
-    kernel_width,
-    structure_volumes,
-    weighted_median,
-)
+from popatlas.groupwise.conditional import conditional_atlas, structure_volumes, weighted_median
+from popatlas.groupwise.neighbours import ConditionalSettings, kernel_width
 from popatlas.images.io import save_image
 from popatlas.interfaces import load_interface
 

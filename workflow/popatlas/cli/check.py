@@ -16,6 +16,7 @@ from popatlas.cli.arguments import Subparsers, given_path
 if TYPE_CHECKING:
     import pandas as pd
 
+    from popatlas.cohort.along import Covariate
     from popatlas.config.sections import Config
 
 MOST_COLUMNS, MOST_CELLS = 30, 10  # that are described
@@ -45,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def main(args: argparse.Namespace) -> int:
     """Print a report; 0 when at least one scan can be used."""
     from popatlas.cli.snake import with_settings
+    from popatlas.cohort.along import check_covariate
     from popatlas.cohort.index import index_cohort
     from popatlas.cohort.labelfiles import inspect_label_files
     from popatlas.cohort.labelsummary import labels_summary
@@ -63,8 +65,10 @@ def main(args: argparse.Namespace) -> int:
         people = read_people(Path(folder))
         usable = index[index["state"] == "ok"]
         found = inspect_label_files(config, index, list(usable["scan"]), Path(folder))
+        along = check_covariate(config, people, list(usable.loc[usable["role"] == "cohort", "scan"]))
         labels = labels_summary(config, index, Path(folder), named=len(found))
-    given = (*labels, *describe_template(config), *describe_members(config, usable), *describe_machine(config, usable))
+    atlas = (*describe_template(config), *describe_members(config, usable), *describe_along(along))
+    given = (*labels, *atlas, *describe_machine(config, usable))
     for line in (*describe_participants(people), *describe_cohort(index), *given):
         print(line)
     return 0 if len(usable) else 1
@@ -158,6 +162,11 @@ def describe_members(config: Config, usable: pd.DataFrame) -> list[str]:
         f"template       built from {wanted} of {count} scans ({how}), drawn evenly over age; by name where most have none",
         "  for others   --set atlas.members=NUMBER, or atlas.members='[sub-01, sub-02, ...]'",
     ]
+
+
+def describe_along(along: Covariate) -> list[str]:
+    """Return the line about templates along a covariate, none where none are asked for."""
+    return [f"along          {along.describe()}"] if along.values else []
 
 
 def _describe_choices(usable: pd.DataFrame) -> list[str]:

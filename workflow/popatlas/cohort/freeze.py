@@ -27,8 +27,9 @@ from popatlas.settings import Content
 
 MEMBER_COLUMNS = COLUMNS
 MEMBERS = "atlas.members"
+# keys of the atlas that do not change its template: who takes part is told by the members themselves
+NOT_OF_TEMPLATE = ("members", "most_members", "along", "along_values", "along_most", "conditional")
 ALIASES = "cohort/template-versions.json"
-NOT_OF_TEMPLATE = ("members", "most_members")  # keys of the atlas: who takes part is told by the members themselves
 ATLAS_COLUMNS = ["atlas", "dseg", "external"]
 
 

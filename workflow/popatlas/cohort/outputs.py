@@ -139,6 +139,19 @@ METRICS = {
     "summary_dictionary": "group/summary.json",
     "members": "group/members.json",
 }
+ALONG = {
+    name: f"work/tpl-{{label}}/{{version}}/along/{{place}}_{file}"
+    for name, file in (("template", "T1w.nii.gz"), *((table, f"{table}.tsv") for table in ("row", "volumes", "members")))
+}
+SERIES = {
+    "templates": f"{TEMPLATE}_desc-along_T1w.nii.gz",
+    "description": f"{TEMPLATE}_desc-along_T1w.json",
+    **{
+        name + suffix: f"{TEMPLATE}_desc-along{called}.{ending}"
+        for name, called in {"table": "_templates", "volumes": "_volumes", "members": "_members"}.items()
+        for suffix, ending in {"": "tsv", "_dictionary": "json"}.items()
+    },
+}
 ATLAS_WEIGHTS = {
     "parquet": "group/trust.parquet",
     "tsv": "group/trust.tsv",
@@ -230,6 +243,8 @@ RULES: dict[str, Made] = {
     "tabulate_cohort": Made("group", "logs/group/tabulate_cohort.log", METRICS, kept=True),
     "tabulate_trust": Made("group", "logs/group/tabulate_trust.log", ATLAS_WEIGHTS, kept=True),
     "bench_fusion": Made("group", "logs/group/bench_fusion.log", BENCH, kept=True),
+    "make_along": Made("group", "logs/group/along_{place}.log", ALONG),
+    "publish_along": Made("group", "logs/group/publish_along.log", SERIES, kept=True),
     "write_report": Made("group", "logs/group/write_report.log", {"page": "report/index.html"}, kept=True),
 }
 # Outputs of a rule that follow from its others, to the byte (`popatlas.transforms.composed`): `retention: minimal` has none

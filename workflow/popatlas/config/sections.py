@@ -21,6 +21,7 @@ from popatlas.fusion.settings import (
     StapleSettings,
     Ties,
 )
+from popatlas.groupwise.neighbours import ConditionalSettings
 from popatlas.groupwise.settings import MixtureSettings
 from popatlas.groupwise.xcoreg.settings import XCoRegSettings
 from popatlas.preprocess.settings import PreprocessSettings
@@ -206,6 +207,16 @@ class Atlas:
     )
     shape_step: float = option(1.0, "Share of the mean deformation removed at each iteration", gt=0, le=1)
     sharpen: float = option(0.0, "Weight of unsharp masking of the mean image", ge=0, le=1)
+    along: str | None = option(
+        None,
+        "Column of numbers of participants.tsv, such as age, that templates are made along; null for none",
+        min_length=1,
+    )
+    along_values: Annotated[tuple[float, ...], Field(min_length=1), Unique] | None = option(
+        None, "Its values where templates are made; null for five from its 10th to its 90th percentile"
+    )
+    along_most: int = option(100, "Scans that take part in them; of more, so many, evenly over the column", ge=3)
+    conditional: ConditionalSettings = option(ConditionalSettings(), "How they are made")
 
     @property
     def is_grouped(self) -> bool:

@@ -8,8 +8,9 @@ network of Bastiaansen et al. (WBIR 2022, doi:10.1007/978-3-031-11203-4) is trai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,29 +18,12 @@ from torch import Tensor
 
 from popatlas.errors import InputError, first_few
 from popatlas.groupwise.centre import centred_maps
+from popatlas.groupwise.neighbours import ConditionalSettings, kernel_width, near
 from popatlas.images.scan import check_image
 from popatlas.registration.engines.instance.core import register
 from popatlas.registration.engines.instance.settings import InstanceSettings, preset
-from popatlas.settings import option, settings
 from popatlas.transforms.fieldops import TensorOps, ops_for
 from popatlas.transforms.jacobian import jacobian_determinant
-
-LEAST_WEIGHT = 0.02  # of the largest: subjects with less take no part
-FEWEST = 3  # subjects of a template
-
-
-@settings
-class ConditionalSettings:
-    """How the templates are made."""
-
-    width: float = option(
-        0.0, "Standard deviation of the kernel, units of the covariate; 0: from the data (Silverman)", ge=0
-    )
-    iterations: int = option(4, "Most iterations of a template", ge=1, le=50)
-    tolerance: float = option(0.01, "A template is done when it changes by less, as a share of its range", gt=0)
-    bootstrap: int = option(200, "Draws of the subjects for the bands of the volumes", ge=0)
-    level: float = option(0.95, "Share of the draws within the bands", gt=0, lt=1)
-    seed: int = option(0, "Of the draws", ge=0)
 
 
 @dataclass(frozen=True)
@@ -74,12 +58,10 @@ class ConditionalTemplate:
         """Number of subjects that the weights are worth."""
         return 1 / sum(weight**2 for weight in self.weights)
 
-
-def kernel_width(covariate: Sequence[float]) -> float:
-    """Return Silverman's rule of thumb, ``0.9 min(sd, IQR / 1.34) n^(-1/5)``."""
-    values = np.asarray(covariate, dtype=float)
-    quartiles = np.percentile(values, [25, 75])
-    return float(0.9 * min(values.std(ddof=1), (quartiles[1] - quartiles[0]) / 1.34) * len(values) ** -0.2)
+    def describe(self) -> str:
+        """Return a line: value, subjects, how much the last iteration changed."""
+        told = f"{self.value:g}: {len(self.members)} subjects (worth {self.effective:.1f})"
+        return f"{told}, change {self.changes[-1]:.3f} in {len(self.changes)} iterations"
 
 
 def conditional_atlas(
@@ -135,24 +117,27 @@ def conditional_atlas(
     found = []
     for value in values:
         members, weights = near(covariate, value, width, called)
-        given = None if masks is None else [masks[i] for i in members]
-        one = _template([images[i] for i in members], weights, given, chosen, schedule or preset("quick"), threads)
-        found.append(ConditionalTemplate(float(value), one[0], members, weights, one[1], one[2]))
+        found.append(template_of(value, images, members, weights, chosen, schedule=schedule, masks=masks, threads=threads))
         if progress is not None:
-            told = f"{value:g}: {len(members)} subjects (worth {found[-1].effective:.1f})"
-            progress(f"{told}, change {one[2][-1]:.3f} in {len(one[2])} iterations")
+            progress(found[-1].describe())
     return found
 
 
-def near(covariate: Sequence[float], value: float, width: float, names: Sequence[str]) -> tuple[list[int], list[float]]:
-    """Return the subjects near a value and their weights."""
-    odds = np.exp(-0.5 * ((np.asarray(covariate, dtype=float) - value) / width) ** 2)
-    members = [int(i) for i in np.flatnonzero(odds >= LEAST_WEIGHT * max(odds.max(), 1e-300))]
-    weights = odds[members] / odds[members].sum()
-    if len(members) < FEWEST or 1 / float((weights**2).sum()) < 2:
-        message = f"near {value:g} there are too few subjects ({first_few(names[i] for i in members)}; width {width:.3g})"
-        raise InputError(message, remedy="leave that value out, or set a larger width")
-    return members, weights.tolist()
+def template_of(
+    value: float,
+    images: Sequence[Tensor],
+    members: Sequence[int],
+    weights: Sequence[float],
+    plan: ConditionalSettings,
+    *,
+    schedule: InstanceSettings | None = None,
+    masks: Sequence[Tensor] | None = None,
+    threads: int = 1,
+) -> ConditionalTemplate:
+    """Make the template of some subjects with weights that sum to 1; see `conditional_atlas`."""
+    given = None if masks is None else [masks[i] for i in members]
+    made = _template([images[i] for i in members], list(weights), given, plan, schedule or preset("quick"), threads)
+    return ConditionalTemplate(float(value), made[0], list(members), list(weights), made[1], made[2])
 
 
 def _check(images: Sequence[Tensor], covariate: Sequence[float], values: Sequence[float], names: Sequence[str]) -> None:
@@ -209,10 +194,18 @@ def _template(
 
 def weighted_median(images: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """Return the voxelwise weighted median of images, the smallest value that half of the weight does not exceed."""
-    stack = torch.stack(list(images))
+    share = torch.tensor(list(weights), dtype=images[0].dtype)
+    slabs = [
+        _median_of(torch.stack([image.narrow(2, place, 1) for image in images]), share)
+        for place in range(images[0].shape[2])
+    ]  # one by one, for the memory of sorting
+    return torch.cat(slabs, 2)
+
+
+def _median_of(stack: Tensor, share: Tensor) -> Tensor:
     values, order = stack.sort(0)
-    total = torch.tensor(list(weights), dtype=stack.dtype)[order].cumsum(0)
-    at = (total < 0.5 * total[-1:]).sum(0, keepdim=True).clamp(max=len(images) - 1)
+    total = share[order].cumsum(0)
+    at = (total < 0.5 * total[-1:]).sum(0, keepdim=True).clamp(max=len(stack) - 1)
     return values.gather(0, at)[0]
 
 
@@ -245,37 +238,63 @@ def structure_volumes(
         value, label, volume, low and high in voxels, for each label. A draw takes the subjects' weights times how often each
         was drawn; its mean shape follows from the same registrations.
     """
-    weights = torch.tensor(found.weights, dtype=torch.float64)
-    chance = np.random.default_rng(plan.seed)
-    draws = [weights]
-    for _ in range(plan.bootstrap):
-        drawn = torch.from_numpy(chance.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))) * weights
-        draws.append(drawn / drawn.sum() if float(drawn.sum()) > 0 else weights)
-    shares = torch.stack(draws).float()  # (B, N)
-    ops = TensorOps()
+
+    def share_of(number: int) -> Callable[[int], Tensor]:
+        return lambda i: labels[i] if soft else (labels[i] == number).float()
+
+    rows = volumes_of(found, {number: share_of(number) for number in numbers}, plan)
+    return [{"value": found.value, "label": number, **row} for number, row in rows.items()]
+
+
+Name = TypeVar("Name", bound=Hashable)
+
+
+def volumes_of(
+    found: ConditionalTemplate, parts: Mapping[Name, Callable[[int], Tensor]], plan: ConditionalSettings
+) -> dict[Name, dict[str, float]]:
+    """Return the volumes of parts of a template, with bands from draws of its subjects.
+
+    Parameters
+    ----------
+    found : ConditionalTemplate
+        The template and its maps.
+    parts : mapping
+        Name to a function that returns the part of a subject, by the numbers of `conditional_atlas`: (1, 1, *shape) shares.
+    plan : ConditionalSettings
+        Draws, level and seed.
+
+    Returns
+    -------
+    dict
+        Name to volume, low and high, voxels.
+    """
+    ops, shape = TensorOps(), found.template.shape[2:]
     whole = torch.eye(found.template.ndim - 2, found.template.ndim - 1)[None]
-    shape = found.template.shape[2:]
-    fields = torch.cat(found.maps)
-    maps = {
-        number: torch.cat(
-            [
-                ops.warp(labels[i] if soft else (labels[i] == number).float(), field, 1, whole, shape)
-                for i, field in zip(found.members, found.maps, strict=True)
-            ]
-        )
-        for number in numbers
-    }
-    volumes: dict[int, list[float]] = {number: [] for number in numbers}
-    for row in shares:
-        mean = torch.tensordot(row, fields, 1)[None]
-        stretch = jacobian_determinant(mean)[0]
-        for number in numbers:
-            volumes[number].append(float((torch.tensordot(row, maps[number], 1)[0] * stretch).sum()))
+    pairs = list(zip(found.members, found.maps, strict=True))
+    seen: dict[Name, tuple[Tensor, Tensor]] = {}  # voxels where a part is in any subject, and its shares there
+    for name, part in parts.items():
+        moved = torch.cat([ops.warp(part(i), field, 1, whole, shape).flatten(1) for i, field in pairs])
+        where = moved.any(0).nonzero()[:, 0]
+        seen[name] = where, moved[:, where]
+    volumes: dict[Name, list[float]] = {name: [] for name in parts}
+    for row in _draws(found.weights, plan):
+        mean = sum(float(weight) * field for weight, field in zip(row, found.maps, strict=True))
+        assert isinstance(mean, Tensor)
+        stretch = jacobian_determinant(mean).flatten()
+        for name, (where, shares) in seen.items():
+            volumes[name].append(float((row @ shares) @ stretch[where]))
     tail = 100 * (1 - plan.level) / 2
-    rows = []
-    for number in numbers:
-        low, high = np.percentile(volumes[number], [tail, 100 - tail])
-        rows.append(
-            {"value": found.value, "label": number, "volume": volumes[number][0], "low": float(low), "high": float(high)}
-        )
-    return rows
+    bands = {name: np.percentile(drawn, [tail, 100 - tail]) for name, drawn in volumes.items()}
+    return {
+        name: {"volume": volumes[name][0], "low": float(low), "high": float(high)} for name, (low, high) in bands.items()
+    }
+
+
+def _draws(weights: Sequence[float], plan: ConditionalSettings) -> list[Tensor]:
+    """Return the weights of the subjects, and those of each draw of them."""
+    given = torch.tensor(list(weights), dtype=torch.float64)
+    chance, found = np.random.default_rng(plan.seed), [given]
+    for _ in range(plan.bootstrap):
+        drawn = torch.from_numpy(chance.multinomial(len(given), np.full(len(given), 1 / len(given)))) * given
+        found.append(drawn / drawn.sum() if float(drawn.sum()) > 0 else given)
+    return [row.float() for row in found]

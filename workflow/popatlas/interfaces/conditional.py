@@ -13,6 +13,7 @@ from popatlas.images.grid import Grid
 from popatlas.images.header import check_header
 from popatlas.images.io import read_table, save_image, write_table
 from popatlas.images.labels import read_labels
+from popatlas.interfaces.along import in_millilitres, row_of
 from popatlas.interfaces.base import PopatlasInputSpec, PopatlasInterface
 from popatlas.settings import settings_from
 
@@ -32,7 +33,7 @@ class BuildConditionalAtlasInputSpec(PopatlasInputSpec):
     labels = traits.List(traits.Int, desc="labels whose volume is asked for (all)")
     options = traits.Dict(desc="settings to change (JSON), for example width or bootstrap")
     out_templates = File(mandatory=True, desc="templates, values along the last axis")
-    out_table = File(mandatory=True, desc="table of value, subjects, effective subjects, iterations and last change")
+    out_table = File(mandatory=True, desc="table of value, mean, subjects, effective subjects, iterations and last change")
     out_volumes = File(desc="table of value, label, volume_ml, low_ml and high_ml")
 
 
@@ -44,7 +45,8 @@ class BuildConditionalAtlas(PopatlasInterface):
     def _execute(self) -> None:
         import pandas as pd
 
-        from popatlas.groupwise.conditional import ConditionalSettings, conditional_atlas, structure_volumes
+        from popatlas.groupwise.conditional import conditional_atlas, structure_volumes
+        from popatlas.groupwise.neighbours import ConditionalSettings
         from popatlas.registration.engines.io import check_isotropic
 
         inputs = self.inputs
@@ -64,27 +66,13 @@ class BuildConditionalAtlas(PopatlasInterface):
         )
         templates = np.stack([one.template[0, 0].numpy() for one in found], -1)
         save_image(templates, grid.ras_affine, inputs.out_templates, np.float32)
-        rows = [
-            {
-                "value": one.value,
-                "subjects": len(one.members),
-                "effective_subjects": one.effective,
-                "iterations": len(one.changes),
-                "last_change": one.changes[-1],
-            }
-            for one in found
-        ]
-        write_table(pd.DataFrame(rows), inputs.out_table)
+        write_table(pd.DataFrame([row_of(one, covariate) for one in found]), inputs.out_table)
         if not isdefined(inputs.out_volumes):
             return
         labels = self._labels(grid, len(files))
         numbers = list(inputs.labels) if isdefined(inputs.labels) else _numbers(labels)
-        voxel_ml = float(np.prod(grid.spacing)) / 1000
         volumes = [row for one in found for row in structure_volumes(one, labels, numbers, plan)]
-        table = pd.DataFrame(volumes).rename(columns={name: f"{name}_ml" for name in ("volume", "low", "high")})
-        for name in ("volume_ml", "low_ml", "high_ml"):
-            table[name] *= voxel_ml
-        write_table(table, inputs.out_volumes)
+        write_table(in_millilitres(pd.DataFrame(volumes), grid), inputs.out_volumes)
 
     def _covariate(self, count: int) -> list[float]:
         table, column = read_table(self.inputs.in_covariates), self.inputs.along

@@ -13,7 +13,7 @@ GROUP_FILES = ("group/metrics.parquet", "group/volumes.tsv", "group/trust.parque
                "cohort/remarks.tsv")  # fmt: skip
 
 # what is written beside the pages of the cohort
-BESIDE = ("methods.bib", "figures/template.webp", "subjects/order.js", "scans.js")
+BESIDE = ("methods.bib", "figures/template.webp", "figures/along.webp", "figures/along.gif", "subjects/order.js", "scans.js")
 
 
 class DrawSubjectInputSpec(PopatlasInputSpec):

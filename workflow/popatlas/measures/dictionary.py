@@ -101,7 +101,36 @@ CONVERGENCE_COLUMN_TEXT = {
     "template_change": "1 minus the correlation with the template before, in the brain",
     "sharpness": "mean length of the gradient over the mean intensity, in the brain",
 }
-UNITS = {"mean_update_mm": "mm", "max_update_mm": "mm", "sharpness": "1/mm"}
+# tables of the templates along a covariate
+_AT = "value of the covariate where the template is made"
+ALONG_COLUMN_TEXT = {
+    "templates": {
+        "value": _AT,
+        "mean_value": "weighted mean of the scans' own values: near the ends of the range they lie on one side of the value",
+        "subjects": "scans near the value, which the template is made of",
+        "effective_subjects": "number of scans that their weights are worth",
+        "iterations": "iterations of the template",
+        "last_change": "root mean square change of the last one, as a share of the template's range",
+    },
+    "volumes": {
+        "value": _AT,
+        "method": f"{_FUSION}, mask for the whole brain",
+        "label": f"{_STRUCTURE}; brain: within the brain mask",
+        "volume_ml": "volume in the template",
+        "low_ml": "lower end of the band from drawing the scans anew",
+        "high_ml": "upper end of that band",
+    },
+    "members": {
+        "at": _AT,
+        "scan": "scan that the template is made of, as a scan key",
+        "value": "its own value of the covariate",
+        "weight": "its weight in the template; those of a template sum to 1",
+    },
+}
+UNITS = {
+    **{"mean_update_mm": "mm", "max_update_mm": "mm", "sharpness": "1/mm"},
+    **dict.fromkeys(("volume_ml", "low_ml", "high_ml"), "ml"),
+}
 # what a reader has to know of volumes by a method
 VOLUME_NOTES = {
     "staple": "STAPLE makes structures too large as it was published (fuse.staple: region all, prior frequency): 25 % on "

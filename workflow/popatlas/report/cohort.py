@@ -24,6 +24,7 @@ from popatlas.measures.attempts import tried
 from popatlas.measures.dictionary import ATLASES
 from popatlas.measures.table import age_effect
 from popatlas.renamed import with_columns_of_today
+from popatlas.report.along import along_section
 from popatlas.report.atlas_weights import atlas_weights_section
 from popatlas.report.fusion import BENCH_SUMMARY, bench_section, is_of_today
 from popatlas.report.limits import CHANCE, FEWEST
@@ -225,6 +226,7 @@ def _overview(cohort: Cohort, rows: Sequence[Row], description: Content, page: P
         "lines": convergence_lines(convergence),
         "strips": strips(cohort),
         "age": age_plot(read_volumes(cohort.out_dir), list(read_people(cohort.out_dir).columns)),
+        "along": along_section(cohort.out_dir, cohort.label, page),
         "bench": bench_section(cohort.out_dir, page, cohort.atlases),
         "atlas_weights": atlas_weights_section(cohort.out_dir, page),
         "rule": outlier_rule(cohort),

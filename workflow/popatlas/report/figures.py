@@ -211,11 +211,12 @@ Layer = Gray | Outline | Edges | Labels | Diverging | Disagreement
 
 @dataclass(frozen=True)
 class Cell:
-    """One tile: a slice of a view and what is drawn on it, bottom first."""
+    """One tile: a slice of a view, what is drawn on it, bottom first, and what is written at its upper edge."""
 
     view: View
     cut: Cut
     layers: Sequence[Layer]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,8 @@ def _draw_cell(
     top = corner[1] + (size[1] - height) / 2
     for layer in cell.layers:
         layer.draw(axes, cell.view.take(cell.cut), (left, left + width, top + height, top))
+    if cell.note:
+        _write(axes, (corner[0] + size[0] / 2, corner[1] + 9), cell.note, 8.5)
     if position:
         where = cell.view.position(cell.cut)
         _write(axes, (corner[0] + 4, corner[1] + size[1] - 8), where, 7, "left")

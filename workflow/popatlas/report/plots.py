@@ -96,6 +96,25 @@ class Scatter:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A curve with a band round it, over the dots of the scans."""
+
+    title: str
+    x_title: str
+    text: str
+    dots: list[Dot]
+    curve: list[Dot]
+    edge: str
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+
+    @property
+    def path(self) -> str:
+        """Points of the curve as an SVG polyline."""
+        return " ".join(f"{dot.x},{dot.y}" for dot in self.curve)
+
+
+@dataclass(frozen=True)
 class Lane:
     """One row of a plot of lanes: a name, a note at its end, its height, dots, quartiles and median."""
 
@@ -220,6 +239,27 @@ def scatter(
     ends = (float(x.min()), float(x.max()))
     fit = (across.at(ends[0]), up.at(intercept + slope * ends[0]), across.at(ends[1]), up.at(intercept + slope * ends[1]))
     return Scatter(title, x_title, text, dots, fit, across.ticks(), up.ticks())
+
+
+def band(
+    title: str,
+    x_title: str,
+    text: str,
+    x: Sequence[float],
+    y: Sequence[float],
+    edges: tuple[Sequence[float], Sequence[float]],
+    points: Mapping[str, tuple[float, float]],
+) -> Band:
+    """Lay out a curve, the lower and upper edges of its band, and the scans' values."""
+    own = np.array(list(points.values()), dtype=float).reshape(-1, 2)
+    across = Axis.over(np.concatenate([np.array(x), own[:, 0]]), 52, WIDTH - 12)
+    up = Axis.over(np.concatenate([np.array([*y, *edges[0], *edges[1]]), own[:, 1]]), HEIGHT - 26, 10)
+    drawn = list(points.items())[:: -(-len(points) // MOST_DOTS) or 1]
+    dots = [Dot(across.at(a), up.at(b), scan, f"{x_title} {a:.3g}, {b:.3g} ml") for scan, (a, b) in drawn]
+    curve = [Dot(across.at(a), up.at(b), "", f"{x_title} {a:.3g}: {b:.4g} ml") for a, b in zip(x, y, strict=True)]
+    around = [*zip(x, edges[0], strict=True), *reversed(list(zip(x, edges[1], strict=True)))]
+    edge = " ".join(f"{across.at(a)},{up.at(b)}" for a, b in around)
+    return Band(title, x_title, text, dots, curve, edge, across.ticks(), up.ticks())
 
 
 @dataclass(frozen=True)

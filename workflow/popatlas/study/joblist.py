@@ -19,7 +19,7 @@ from popatlas.study.together import NOT_OF_ALL, jobs_of, prepares_together
 # rules of batches: their scans have receipts of their own, so that only what has to be is made again
 BATCHES = ("extract_brains", "predict_deformations", "predict_members")
 PUBLISHED = ("publish_template", "classify_template")  # of the template
-GROUP = ("tabulate_cohort", "score_truth", "tabulate_trust", "write_report")
+GROUP = ("tabulate_cohort", "score_truth", "tabulate_trust", "publish_along", "write_report")
 
 
 Listed = tuple[str, dict[str, str], list[str]]  # rule, wildcards, and the names of the jobs that are needed
@@ -355,5 +355,19 @@ class JobList:
             yield "bench_fusion", {}, fused
             if study.config.fuse.bench:
                 shown.append(self.name("bench_fusion"))
+        yield from self._along()
+        if study.along.places:
+            shown.append(self.name("publish_along"))
         drawn = [self.name("draw_subject", scan=scan) for scan in study.scans.own if scan not in study.scans.undrawn]
         yield "write_report", {}, [*shown, *drawn]
+
+    def _along(self) -> Iterator[Listed]:
+        along = self.study.along
+        for place in along.places:
+            needs = [self.name("publish_template")]
+            for scan in along.members(place):
+                needs += [self._brain(scan), self.name("register_to_template", scan=scan)]
+                needs += [self._labelled(scan, along.method)] if along.method in self.study.fuse.all_methods else []
+            yield "make_along", {"place": place}, needs
+        if along.places:
+            yield "publish_along", {}, [self.name("make_along", place=place) for place in along.places]

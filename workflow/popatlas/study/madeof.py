@@ -21,10 +21,11 @@ from popatlas.config.attempts import registration_settings
 from popatlas.config.sections import Config
 from popatlas.fusion.methods import SEGMENTER
 from popatlas.images.io import sha256
-from popatlas.measures.dictionary import REVISION
+from popatlas.measures.dictionary import REFERENCE, REVISION
 from popatlas.preprocess import FINDER, LEVELS
 from popatlas.receipts import fingerprint
 from popatlas.settings import Content
+from popatlas.study.along import Along
 from popatlas.study.bench import Bench
 from popatlas.study.fuse import Fuse
 from popatlas.study.measure import Measure
@@ -57,7 +58,7 @@ class MadeOf:
         Complete configuration.
     out_dir : Path
         Output folder.
-    scans, template, preprocess, register, tissues, fuse, bench, network, measure, report
+    scans, template, preprocess, register, tissues, fuse, bench, along, network, measure, report
         The parts of the study that the fingerprints follow from.
     digests : Digests
         Checksums of files that lie beside the images.
@@ -72,6 +73,7 @@ class MadeOf:
     tissues: Tissues
     fuse: Fuse
     bench: Bench
+    along: Along
     network: Network | None
     measure: Measure
     report: Report
@@ -298,8 +300,23 @@ class MadeOf:
         references = [self.digests.of(path) for path in self.bench.references]
         return [labels, references, self._names(), self.config.fuse.maps, self.config.measure.min_voxels]
 
+    def make_along(self, place: str) -> object:
+        """Return what the template at a value of a covariate is made of: of whom, with which values and weights."""
+        method, scans = self.along.method, self.along.members(place)
+        if method == REFERENCE:
+            labels = {scan: self._references(scan)[REFERENCE][1] for scan in scans}
+        else:
+            labels = {scan: self.labels(scan)[method] for scan in scans} if method else {}
+        made = {scan: self("register_to_template", scan=scan) for scan in scans}
+        return [self.along.request(place), made, labels, self.template.version]
+
+    def publish_along(self) -> object:
+        """Return what the series of templates along a covariate is made of."""
+        return [[self("make_along", place=place) for place in self.along.places], self._names()]
+
     def write_report(self) -> object:
         """Return what the pages of the cohort are made of."""
+        along = [self("publish_along")] if self.along.places else []
         weights = [self("tabulate_trust")] if self.fuse.atlas_weights_tables() else []
         bench = [self("bench_fusion")] if self.bench.shown else []
         scans = self.scans
@@ -307,4 +324,5 @@ class MadeOf:
         failed += [sorted(scans.undivided)] if scans.undivided else []
         without = [*failed, *scans.incomplete]
         pages = {scan: self("draw_subject", scan=scan) for scan in self.report.drawn}
-        return [self("tabulate_cohort"), weights, bench, without, pages, self.template.version, science(self.config.content)]
+        made = [self("tabulate_cohort"), weights, bench, without, pages, self.template.version, science(self.config.content)]
+        return made + along

@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from popatlas.cohort.outputs import RULES
 from popatlas.errors import first_few
 from popatlas.receipts import FOLDER, Receipt
 from popatlas.study.benchstudy import is_valid
@@ -41,7 +42,7 @@ def take_away_orphans(inventory: Inventory) -> list[str]:
     out_dir = inventory.study.out_dir
     owned = {path for job in inventory.jobs.jobs.values() for path in inventory.files(job)}
     owned |= {path for receipt in inventory.receipts.values() if receipt is not None for path in receipt.outputs}
-    found = {name: receipt for name, receipt in orphans(inventory).items() if _is_group(receipt)}
+    found = {name: receipt for name, receipt in orphans(inventory).items() if _is_group(name, receipt)}
     found |= _former_bench(inventory, found)
     taken = []
     for name, receipt in found.items():
@@ -90,7 +91,9 @@ def _former_bench(inventory: Inventory, found: dict[str, Receipt]) -> dict[str, 
     return {} if is_made or is_valid(study, receipt.made_of) else {name: receipt}
 
 
-def _is_group(receipt: Receipt) -> bool:
+def _is_group(name: str, receipt: Receipt) -> bool:
+    if name == RULES["publish_along"].job:  # beside the template
+        return True
     places = [PurePosixPath(path).parts for path in receipt.outputs]
     return bool(places) and all(parts[0] in TAKEN and ".." not in parts for parts in places)
 

@@ -18,11 +18,13 @@ def prepare(config: Config, out_dir: Path) -> None:
     """Bring the cohort's tables up to date: index, frozen members, label atlases, training targets, batches."""
     import yaml
 
+    from popatlas.cohort.along import check_covariate
     from popatlas.cohort.described import describe_outputs
     from popatlas.cohort.freeze import freeze_atlas_members, freeze_label_atlases
     from popatlas.cohort.index import index_cohort
     from popatlas.cohort.ledger import failed_atlases, failed_scans
     from popatlas.cohort.names import freeze_label_names
+    from popatlas.cohort.participants import read_people
     from popatlas.cohort.targets import freeze_targets
     from popatlas.cohort.training import freeze_network
 
@@ -33,6 +35,7 @@ def prepare(config: Config, out_dir: Path) -> None:
     usable = [scan for scan in good if scan not in failed]
     serving = [scan for scan in good if scan not in early]  # a target that failed may still be an atlas of the others
     own = set(index.loc[index["role"] == "cohort", "scan"])
+    check_covariate(config, read_people(out_dir), [scan for scan in good if scan in own])
     if config.atlas.template is None:
         freeze_atlas_members(config, index, [scan for scan in usable if scan in own], out_dir)
     atlases = freeze_label_atlases(config, index, serving, out_dir)

@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "measure": ("measure_scan",),
     "report": (
         *("draw_subject", "settle_ledger", "score_truth", "tabulate_cohort", "tabulate_trust", "bench_fusion"),
-        "write_report",
+        *("make_along", "publish_along", "write_report"),
     ),
 }
 STAGE_OF = {rule: stage for stage, rules in STAGES.items() for rule in rules}

@@ -79,6 +79,11 @@ def _template(config: Config) -> tuple[tuple[int, ...], tuple[float, ...]]:
     return tuple(header.get_data_shape()[:3]), tuple(float(size) for size in header.get_zooms()[:3])
 
 
+def template_voxels(config: Config) -> float:
+    """Return the millions of voxels of the template."""
+    return math.prod(_template(config)[0]) / 1e6
+
+
 def prediction_list(number: int, named: Callable[[int, str], str]) -> str:
     """Return PredictDeformations' options for the scans of a batch.
 
@@ -167,7 +172,7 @@ class Register:
 
     def template_voxels(self) -> float:
         """Return the millions of voxels of the template."""
-        return math.prod(_template(self.config)[0]) / 1e6
+        return template_voxels(self.config)
 
     # Predictions
 

@@ -16,6 +16,7 @@ WILDCARDS = {
     "iteration": r"[1-9][0-9]*",  # what iteration 0 makes has rules of its own
     "batch": r"[0-9]+",
     "channel": r"[0-9A-Za-z]+",
+    "place": r"[1-9][0-9]*",
     "method": "|".join(METHODS),
 }
 TRAINED_METHODS = "|".join(name for name, method in METHODS.items() if method.trained)
@@ -40,6 +41,7 @@ class Wildcards(Protocol):
     batch: str
     channel: str
     method: str
+    place: str
 
     def items(self) -> Iterable[tuple[str, str]]:
         """Return name and value of each."""

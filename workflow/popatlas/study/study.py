@@ -21,6 +21,7 @@ from popatlas.config.attempts import registration_settings
 from popatlas.config.load import load_config, make_absolute
 from popatlas.config.sections import Config
 from popatlas.images.io import write_if_changed
+from popatlas.study.along import Along
 from popatlas.study.atlas import Atlas
 from popatlas.study.bench import Bench
 from popatlas.study.fuse import Fuse
@@ -78,7 +79,7 @@ class Study:
         What is known of the scans.
     template : Template
         What they are registered to.
-    preprocess, atlas, register, tissues, fuse, train, network, measure, bench, report
+    preprocess, atlas, register, tissues, fuse, train, network, measure, bench, along, report
         What the rules of a stage ask; `network` is None where no registration network is trained.
     digests : Digests
         Checksums of files.
@@ -101,6 +102,7 @@ class Study:
     network: Network | None
     measure: Measure
     bench: Bench
+    along: Along
     report: Report
     digests: Digests = field(repr=False)
     jobs: Jobs = field(repr=False)
@@ -132,9 +134,23 @@ class Study:
         network = Network(config, plan) if plan else None
         measure = Measure(config, out_dir, template, scans.own)
         bench = Bench(config, fuse, scans.unbenched)
+        along = Along.read(config, out_dir, template, fuse, measure)
         report = Report(scans.own, scans.undrawn, tuple(fuse.all_methods))
         made_of = MadeOf(
-            config, out_dir, scans, template, preprocess, register, tissues, fuse, bench, network, measure, report, digests
+            config,
+            out_dir,
+            scans,
+            template,
+            preprocess,
+            register,
+            tissues,
+            fuse,
+            bench,
+            along,
+            network,
+            measure,
+            report,
+            digests,
         )
         filled = {
             "label": template.label,
@@ -150,7 +166,7 @@ class Study:
         )
         return cls(
             config, out_dir, scans, template, preprocess, atlas, register, tissues, fuse, train, network, measure, bench,
-            report, digests, jobs, needs,
+            along, report, digests, jobs, needs,
         )  # fmt: skip
 
     def write_lists(self) -> None:
@@ -162,6 +178,7 @@ class Study:
             | self.atlas.listed()
             | self.tissues.listed()
             | self.bench.listed()
+            | self.along.listed()
             | self.train.listed()
             | (self.network.listed() if self.network else {})
         )

@@ -164,6 +164,28 @@ def stretch_about(matrix: Matrix, centre: npt.ArrayLike, power: float = 1.0) -> 
     return result
 
 
+def rigid_part(matrix: Matrix, centre: npt.ArrayLike) -> Matrix:
+    """Return the rigid motion in an affine: the rotation nearest to it, and where it sends a point.
+
+    Parameters
+    ----------
+    matrix : (D + 1, D + 1) ndarray
+        Affine without reflection.
+    centre : (D,) array-like
+        Point that goes where the affine sends it, LPS millimetres.
+
+    Returns
+    -------
+    (D + 1, D + 1) ndarray
+        What moves an image into the pose of the other one and leaves it its size and shape.
+    """
+    point, turn = np.asarray(centre, dtype=float), polar(matrix[:-1, :-1])[0]
+    result = np.eye(len(matrix))
+    result[:-1, :-1] = turn
+    result[:-1, -1] = matrix[:-1, :-1] @ point + matrix[:-1, -1] - turn @ point
+    return result
+
+
 def apply_affine(matrix: Matrix, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Map points (N, D) by a homogeneous matrix."""
     return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
