@@ -23,6 +23,7 @@ STRIP, FILM = "figures/along.webp", "figures/along.gif"  # beside the page
 MOST = 6  # structures that are drawn
 SHARES = (0.52, 0.47, 0.46)  # where the slices lie: axial, coronal, sagittal beside the midline
 FRAME_MS, FRAME_PX = 900, 700
+TILE_PX, MOST_PX = 280, 1400  # width of a template, and of the strip
 
 
 Points = dict[tuple[str, str], dict[str, tuple[float, float]]]  # method and label to scan to value and volume
@@ -87,7 +88,8 @@ def draw_strip(films: RealArray, affine: RealArray, titles: list[str], path: Pat
     """Draw the templates (x, y, z, values) side by side, three slices of each; return the size in pixels."""
     view, grey = View.around(films.max(-1), affine), window(films)
     columns = [_cells(films[..., place], view, title, grey) for place, title in enumerate(titles)]
-    return draw_sheet(list(zip(*columns, strict=True)), path, positions=False)
+    width = min(TILE_PX * len(titles), MOST_PX)
+    return draw_sheet(list(zip(*columns, strict=True)), path, width_px=width, positions=False)
 
 
 def draw_film(films: RealArray, affine: RealArray, titles: list[str], path: Path) -> tuple[int, int]:
@@ -125,23 +127,23 @@ def points_of(out_dir: Path, members: pd.DataFrame, volumes: pd.DataFrame) -> Po
 
 
 def volume_bands(volumes: pd.DataFrame, table: pd.DataFrame, points: Points, column: str) -> list[Band]:
-    """Lay out the volumes that change most from the first to the last template, for the width of their bands."""
+    """Lay out the volumes that change most from the first to the last template; first those whose bands lie apart there."""
     places = dict(zip(table["value"], table["mean_value"], strict=True))
-    found: list[tuple[float, Band]] = []
+    found: list[tuple[tuple[bool, float], Band]] = []
     for key, rows in volumes.groupby(["method", "label"], sort=False):
         method, label = map(str, key)
         if len(rows) < max(len(places), 2) or not (rows["volume_ml"] > 0).all():
             continue
         x, y = [places[value] for value in rows["value"]], rows["volume_ml"].tolist()
-        width = max(float((rows["high_ml"] - rows["low_ml"]).mean()), 1e-9)
         dots = dict(points.get((method, label), {}))
         slope = f"{_slope(x, y):+.3g} ml per unit of {column}"
         if len(dots) > 2:
             slope += f"; the scans {_slope(*zip(*dots.values(), strict=True)):+.3g}"
         title = f"{label.replace('_', ' ')} ({method}), ml"
         edges = rows["low_ml"].tolist(), rows["high_ml"].tolist()
-        found.append((abs(y[-1] - y[0]) / width, band(title, column, slope, x, y, edges, dots)))
-    found.sort(key=lambda pair: -pair[0])
+        is_apart = edges[0][-1] > edges[1][0] or edges[1][-1] < edges[0][0]
+        found.append(((not is_apart, -abs(y[-1] - y[0])), band(title, column, slope, x, y, edges, dots)))
+    found.sort(key=lambda pair: pair[0])
     return [one for _, one in found[:MOST]]
 
 
