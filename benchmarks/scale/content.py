@@ -30,7 +30,7 @@ def content_of(path: str, judged: Mapping[str, object]) -> bytes:
     if name.endswith("desc-qc_mask.json"):
         return json.dumps({"volume_ml": draw.gauss(1400, 100)}).encode()
     if name.startswith("tpl-") and name.endswith(".nii.gz"):
-        return image()
+        return image(volumes=3 if name.endswith("_probseg.nii.gz") else 1)
     if name.endswith(".png"):
         return PIXEL
     if name.endswith(".json"):
@@ -40,21 +40,21 @@ def content_of(path: str, judged: Mapping[str, object]) -> bytes:
     return b"a\n1\n" if name.endswith(".tsv") else path.encode()
 
 
-def image(side: int = 16) -> bytes:
-    """Return a tiny image with a bright ball."""
+def image(side: int = 16, volumes: int = 1) -> bytes:
+    """Return a tiny image with a bright ball, of one or more volumes."""
     import gzip
     import struct
 
     head, middle = bytearray(352), (side - 1) / 2
     for place, kind, values in (
-        (0, "i", (348,)), (40, "8h", (3, side, side, side, 1, 1, 1, 1)), (70, "2h", (2, 8)),
+        (0, "i", (348,)), (40, "8h", (3 if volumes == 1 else 4, side, side, side, volumes, 1, 1, 1)), (70, "2h", (2, 8)),
         (76, "8f", (1.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0)), (108, "3f", (352.0, 1.0, 0.0)), (252, "2h", (1, 1)),
         (280, "12f", (2.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0)), (344, "4s", (b"n+1",)),
     ):  # fmt: skip
         struct.pack_into(f"<{kind}", head, place, *values)
     places = ((x, y, z) for z in range(side) for y in range(side) for x in range(side))
     voxels = bytes(200 * (sum((one - middle) ** 2 for one in place) < (side / 3) ** 2) for place in places)
-    return gzip.compress(bytes(head) + voxels, mtime=0)
+    return gzip.compress(bytes(head) + voxels * volumes, mtime=0)
 
 
 def metrics(subject: str) -> str:

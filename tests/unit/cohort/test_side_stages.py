@@ -50,7 +50,7 @@ def fail(out_dir):
 def out(tmp_path):
     """Four measured scans: the T2w of 02 could not be aligned, the page of 03 not be drawn; 04 has all it should have."""
     for name in ("01", "02", "03", "04"):
-        finish(tmp_path, name, *MAIN)
+        finish(tmp_path, name, *MAIN, "tissues")
     finish(tmp_path, "01", "page")
     finish(tmp_path, "02", "page")
     finish(tmp_path, "04", "page", "channel", channel="T2w")
@@ -67,7 +67,7 @@ def settled_files(out):
 
 def test_the_ledger_names_them(out):
     _, ledger = settled_files(out)
-    assert states(ledger, "01") == dict.fromkeys(("index", *MAIN, "page"), "ok")  # it has no channel
+    assert states(ledger, "01") == dict.fromkeys(("index", *MAIN, "tissues", "page"), "ok")  # it has no channel
     assert states(ledger, "02") == states(ledger, "01") | {"channel": "failed"}
     assert states(ledger, "03") == states(ledger, "01") | {"page": "failed"}
     assert states(ledger, "04") == states(ledger, "01") | {"channel": "ok"}
@@ -76,7 +76,13 @@ def test_the_ledger_names_them(out):
         [key("02"), "channel", "the T2w is empty; remedy: export it again"],
         [key("03"), "page", "no space left"],
     ]
-    assert failed_scans(out) == {"": set(), "channel": {key("02")}, "page": {key("03")}, "bench": set()}
+    assert failed_scans(out) == {
+        "": set(),
+        "channel": {key("02")},
+        "tissues": set(),
+        "page": {key("03")},
+        "bench": set(),
+    }
     assert summary(ledger).loc["channel"].to_dict() == {"ok": 1, "failed": 1, "excluded": 0, "unavailable": 0, "pending": 0}
     validator = Draft202012Validator(yaml.safe_load(schema_path("ledger").read_text()))
     for row in ledger.to_dict("records"):
