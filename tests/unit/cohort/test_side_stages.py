@@ -15,6 +15,7 @@ from popatlas.cli import status
 from popatlas.cli.notes import closing_notes
 from popatlas.cli.passes import BEGAN, Passes
 from popatlas.cli.process import Outcome
+from popatlas.cli.progress import SPARING
 from popatlas.cohort.ledger import failed_scans, incomplete, left_out, read_ledger, settle, summary
 from popatlas.cohort.outputs import stage_outputs
 from popatlas.config.load import load_config, parse_config
@@ -22,6 +23,7 @@ from popatlas.images.io import write_table, write_text
 from popatlas.measures.table import members
 from popatlas.report.cohort import write_report
 from popatlas.resources import schema_path
+from popatlas.stages import SIDE_STAGES, STAGES
 from popatlas.study import books
 from tests.unit.cohort.test_ledger import index_of, key, record, states
 from tests.unit.report_fixture import METHODS, TEMPLATE, build
@@ -87,6 +89,16 @@ def test_the_ledger_names_them(out):
     validator = Draft202012Validator(yaml.safe_load(schema_path("ledger").read_text()))
     for row in ledger.to_dict("records"):
         validator.validate(row)
+
+
+@pytest.mark.parametrize(("name", "place"), [("ledger", "stage"), ("status", "stages")])
+def test_the_schemas_know_all_stages(name, place):
+    schema = yaml.safe_load(schema_path(name).read_text())["properties"][place]
+    assert schema.get("propertyNames", schema)["enum"] == [*STAGES, *SIDE_STAGES]
+
+
+def test_their_failures_end_no_scan_while_a_run_works():
+    assert {"align_channel", "segment_tissues", "draw_subject"} == SPARING
 
 
 def test_no_scan_is_out_for_them(out):

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from popatlas.cli.arguments import Subparsers, given_path, positive
 from popatlas.errors import InputError
+from popatlas.stages import SIDE_STAGES, STAGES
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN = 40  # lines
+LOGGED = (*(stage for stage in STAGES if stage != "index"), *SIDE_STAGES)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -25,7 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("out_dir", type=given_path, help="output folder of a run")
     parser.add_argument("scan", help="scan or subject, as in `popatlas status`: sub-01, sub-01_ses-1, or the whole key")
-    parser.add_argument("--stage", help="of this stage: preprocess, register, fuse, measure, channel, page or bench")
+    parser.add_argument("--stage", help=f"of this stage: {', '.join(LOGGED[:-1])} or {LOGGED[-1]}")
     parser.add_argument("--lines", type=positive, default=SHOWN, help=f"lines that are shown ({SHOWN})")
     parser.add_argument("--all", action="store_true", help="list the paths of all logs of the scan, the newest last")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from popatlas.cohort.outputs import RULES
 from popatlas.stages import SIDE_STAGES
 from popatlas.study.progress import MARK, STAGES
 
@@ -19,7 +20,7 @@ LOOK = 5.0  # seconds between looks at jobs that wait
 OPENED = re.compile(r"popatlas: opened (\d+) of (\d+) images")  # while the dataset is indexed
 # where a failure of the ledger is shown, where its stage has another name
 LEDGER_STAGES = {"channel": "preprocess", "page": "report", "bench": "fuse"}
-SPARING = ("align_channel", "draw_subject")  # the same, as rules
+SPARING = frozenset(rule for rule, made in RULES.items() if made.stage in SIDE_STAGES)  # their failure ends no scan
 
 
 @dataclass(frozen=True)
